@@ -1,0 +1,24 @@
+"""Normalizer-Free networks for PyTorch: models, primitives, optimizer, recipes."""
+
+from . import functional, nn, optim, weights
+from .errors import RunFailed, UsageError
+from .gain import activation_gain
+from .models import ModelInfo, create_model, list_models, model_info
+from .version import __version__
+
+
+
+__all__ = [
+    "__version__",
+    "ModelInfo",
+    "RunFailed",
+    "UsageError",
+    "activation_gain",
+    "create_model",
+    "functional",
+    "list_models",
+    "model_info",
+    "nn",
+    "optim",
+    "weights",
+]

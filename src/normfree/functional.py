@@ -1,0 +1,112 @@
+"""The papers' equations as pure functions of tensors and numbers.
+
+"NF-ResNets" is arXiv:2101.08692 and "NFNets" is arXiv:2102.06171; where paper and released code differ, the released
+weights decide (see ``docs/facts.md``).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def standardize_weight(
+    weight: Tensor, gain: Tensor | None = None, *, scale: float | Tensor | None = None, eps: float = 1e-4
+) -> Tensor:
+    """Scaled Weight Standardization: zero mean and variance 1/N per output unit (NFNets, eq. 1).
+
+    ``gain * scale * (W - mean) / sqrt(max(var * N, eps))`` with biased statistics over the fan-in N. The maximum (not
+    a sum) is what the released weights were trained with.
+
+    Args:
+        weight: (out, in, ...) weights of a convolution or linear layer.
+        gain: (out,) learnable gain per output unit, or None for 1.
+        scale: a further factor, a number or a tensor of one element: constants that stand before or behind the
+            layer, folded into its weight.
+        eps: lower bound of ``var * N``.
+
+    Returns:
+        A tensor like ``weight``. Statistics of bfloat16 and float16 weights are taken in float32.
+    """
+    dtype = weight.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        weight = weight.float()
+    unit = (-1,) + (1,) * (weight.ndim - 1)
+    var, mean = torch.var_mean(weight, dim=tuple(range(1, weight.ndim)), correction=0, keepdim=True)
+    fan_in = weight[0].numel()
+    factor = torch.rsqrt((var * fan_in).clamp(min=eps))
+    if gain is not None:
+        factor = factor * gain.view(unit)
+    if scale is not None:
+        factor = factor * scale
+    return torch.addcmul(-mean * factor, weight, factor).to(dtype)
+
+
+def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]]:
+    """Predicted variance of each block's input, per stage, at initialization (NF-ResNets, section 3).
+
+    The signal enters with variance 1; every block adds ``alpha ** 2``; after a stage's first block (the transition,
+    whose shortcut takes the downscaled activation) the variance is ``1 + alpha ** 2`` again. The ``beta`` of a block is
+    the square root of its entry.
+    """
+    variance, stages = 1.0, []
+    for depth in depths:
+        stage = []
+        for block in range(depth):
+            stage.append(variance)
+            variance = (1.0 if block == 0 else variance) + alpha**2
+        stages.append(stage)
+    return stages
+
+
+def residual_merge(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    """``shortcut + gate * branch`` in one pass over memory; ``gate`` is (N, C, 1, 1), (N, 1, 1, 1) or (1,)."""
+    return torch.addcmul(shortcut, branch, gate.to(branch.dtype))
+
+
+def survival_mask(x: Tensor, rate: float) -> Tensor:
+    """Stochastic depth's 0 or 1 per example, shape (N, 1, ..., 1), not rescaled by the survival rate.
+
+    NF-ResNets, appendix B.2: the rescaling is left out, since it would change the signal's variance.
+    """
+    keep = torch.rand(x.shape[0], device=x.device) >= rate
+    return keep.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+
+
+def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """TensorFlow's "SAME" padding of one axis: (before, after), so that the output has ``ceil(size / stride)`` places."""
+    total = max((-(-size // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def max_pool_same(x: Tensor) -> Tensor:
+    """3x3 max pooling of stride 2 with "SAME" padding: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+    pads = [same_padding(size, 3, 2) for size in x.shape[-2:]]
+    if pads[0][0] == pads[1][0]:  # both odd: pad 1 on each side; both even: the last window hangs over the edge
+        return F.max_pool2d(x, 3, 2, padding=pads[0][0], ceil_mode=pads[0][0] == 0)
+    x = F.pad(x, (*pads[1], *pads[0]), value=float("-inf"))
+    return F.max_pool2d(x, 3, 2)
+
+
+def avg_pool_same(x: Tensor) -> Tensor:
+    """2x2 average pooling of stride 2 with "SAME" padding that does not count the padding."""
+    return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+
+
+def unitwise_norm(x: Tensor) -> Tensor:
+    """L2 norm of each unit (NFNets, eq. 3), broadcastable to ``x``.
+
+    A unit is one output channel of a convolution (over its whole fan-in) or one output row of a linear layer: every
+    dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit.
+    """
+    dims = tuple(range(1, x.ndim)) if x.ndim > 1 else None
+    return torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+
+
+def clip_coefficient(param_norm: Tensor, grad_norm: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
+    """Factor of Adaptive Gradient Clipping per unit: ``min(1, clipping * max(|W|, eps) / |G|)`` (NFNets, eq. 3).
+
+    Norms of any one shape; a unit without gradient gets 1; a gradient that is not finite stays so.
+    """
+    return (param_norm.clamp(min=eps) * clipping / grad_norm).clamp(max=1.0)

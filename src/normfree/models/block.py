@@ -1,0 +1,109 @@
+"""The Normalizer-Free residual block, one body for the three families."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..functional import residual_merge
+from ..nn import Activation, AvgPoolSame, SkipInit, SqueezeExcite, StochasticDepth, WSConv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """What the families' residual blocks differ in.
+
+    Attributes:
+        ratio: inner width over the block's output channels, or over its input channels if ``expand_input``.
+        group_width: channels per group of the 3x3 convolutions; None: not grouped.
+        spatial_convs: number of 3x3 convolutions, 1 or 2; the first one is strided.
+        squeeze_excite: behind the last convolution ("end"), behind the 3x3 ("middle"), or None.
+        pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution instead of striding that.
+    """
+
+    ratio: float
+    expand_input: bool = False
+    group_width: int | None = None
+    spatial_convs: int = 1
+    squeeze_excite: Literal["end", "middle"] | None = None
+    se_ratio: float = 0.5
+    pool_shortcut: bool = False
+
+    def width(self, in_channels: int, out_channels: int) -> tuple[int, int]:
+        """Inner width, rounded down to whole groups, and the number of groups."""
+        width = int((in_channels if self.expand_input else out_channels) * self.ratio)
+        if self.group_width is None:
+            return width, 1
+        groups = width // self.group_width
+        if groups == 0:
+            raise UsageError(f"inner width (={width}) must be at least group_width (={self.group_width})")
+        return groups * self.group_width, groups
+
+
+class NFBlock(nn.Module):
+    """``shortcut + alpha * skip_gain * f(gamma * act(x) / beta)`` (NF-ResNets, section 3; NFNets, figures 5 and 6).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``. ``f``: 1x1 convolution, 3x3
+    (grouped, strided), perhaps a second 3x3, 1x1. Where stride or channels change, the shortcut is a 1x1 convolution of
+    the downscaled activation, which resets the variance.
+
+    No pass over memory but convolutions, bare activations and one merge: ``gamma / beta`` is folded into the weights
+    behind the activation; ``alpha * skip_gain`` and stochastic depth into the gate of Squeeze-Excite or, without one
+    at the end, into the last convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        branch: Branch,
+        stride: int = 1,
+        alpha: float = 0.2,
+        beta: float = 1.0,
+        act: Activation,
+        stochdepth_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.beta = beta
+        self.act = act
+        width, groups = branch.width(in_channels, out_channels)
+        first, rest = act.gamma / beta, act.gamma
+        self.pool = AvgPoolSame() if branch.pool_shortcut and stride > 1 else None
+        self.conv_shortcut = None
+        if stride > 1 or in_channels != out_channels:
+            shortcut_stride = 1 if self.pool is not None else stride
+            self.conv_shortcut = WSConv2d(in_channels, out_channels, 1, shortcut_stride, input_scale=first)
+        self.conv0 = WSConv2d(in_channels, width, 1, input_scale=first)
+        self.conv1 = WSConv2d(width, width, 3, stride, groups=groups, input_scale=rest)
+        self.conv1b = None
+        if branch.spatial_convs == 2:
+            self.conv1b = WSConv2d(width, width, 3, groups=groups, input_scale=rest)
+        self.conv2 = WSConv2d(width, out_channels, 1, input_scale=rest)
+        self.se_position = branch.squeeze_excite
+        self.squeeze_excite = None
+        if self.se_position is not None:
+            self.squeeze_excite = SqueezeExcite(out_channels if self.se_position == "end" else width, branch.se_ratio)
+        self.skip_init = SkipInit(alpha)
+        self.stochdepth = StochasticDepth(stochdepth_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act(x)
+        shortcut = x
+        if self.conv_shortcut is not None:
+            shortcut = self.conv_shortcut(out if self.pool is None else self.pool(out))
+        out = self.conv1(self.act(self.conv0(out)))
+        if self.conv1b is not None:
+            out = self.conv1b(self.act(out))
+        if self.se_position == "middle":
+            out = self.squeeze_excite(out)
+        out = self.act(out)
+        keep, scale = self.stochdepth.mask(x), self.skip_init.scale()
+        if self.se_position == "end":
+            out = self.conv2(out)
+            gate = self.squeeze_excite.gate(out) * scale
+            return residual_merge(shortcut, out, gate if keep is None else gate * keep)
+        out = self.conv2(out, scale)
+        return shortcut + out if keep is None else residual_merge(shortcut, out, keep)

@@ -1,0 +1,167 @@
+"""The body all families share: stem, stages of blocks, final convolution, classifier; and the interface of timm's models."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UsageError
+from ..functional import expected_variances
+from ..nn import Activation, Role, WSConv2d
+from .block import Branch, NFBlock
+
+
+class ClassifierHead(nn.Module):
+    """Average pool, dropout, linear: (N, C, H, W) -> (N, num_classes); (N, C) if ``num_classes`` is 0.
+
+    With ``global_pool=""`` the map is not pooled, which needs ``num_classes=0``.
+    """
+
+    parameter_roles = {"fc.weight": Role.CLASSIFIER}
+
+    def __init__(
+        self, in_features: int, num_classes: int, drop_rate: float, init_std: float = 0.01, global_pool: str = "avg"
+    ):
+        super().__init__()
+        if not 0.0 <= drop_rate < 1.0:
+            raise UsageError(f"drop_rate (={drop_rate}) must be at least 0 and below 1")
+        self.in_features, self.init_std = in_features, init_std
+        self.dropout = nn.Dropout(drop_rate)
+        self.reset(num_classes, global_pool)
+
+    def reset(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier with fresh weights: N(0, init_std), bias 0."""
+        global_pool = self.global_pool if global_pool is None else global_pool
+        if global_pool not in ("avg", ""):
+            raise UsageError(f'global_pool (={global_pool!r}) must be "avg" or "" (no pooling)')
+        if num_classes < 0 or (num_classes and not global_pool):
+            raise UsageError(f"num_classes (={num_classes}) must be at least 0, and 0 without pooling")
+        self.global_pool = global_pool
+        previous = next(self.parameters(), None)
+        self.fc = nn.Identity()
+        if num_classes:
+            self.fc = nn.Linear(self.in_features, num_classes)
+            nn.init.normal_(self.fc.weight, std=self.init_std)
+            nn.init.zeros_(self.fc.bias)
+            if previous is not None:
+                self.fc.to(previous)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool:
+            x = x.mean((2, 3))
+        x = self.dropout(x)
+        return x if pre_logits else self.fc(x)
+
+
+class NormFreeNet(nn.Module):
+    """Normalizer-Free network: (N, in_chans, H, W) -> (N, num_classes).
+
+    A family passes its ``stem`` (whose output has variance 1 at initialization), its ``branch`` and its numbers.
+
+    Args:
+        stem: module from images to ``stem_channels`` maps; ``stem_stride`` is its total stride.
+        widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
+        first_ratio: the first block's branch ratio, where it differs.
+        final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
+        drop_rate: dropout in front of the classifier.
+        stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
+        classifier_std: standard deviation of the classifier's initial weight.
+    """
+
+    family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        stem_channels: int,
+        stem_stride: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[int],
+        branch: Branch,
+        first_ratio: float | None = None,
+        final_channels: int | None = None,
+        act: Activation,
+        alpha: float = 0.2,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
+        classifier_std: float = 0.01,
+        global_pool: str = "avg",
+    ):
+        super().__init__()
+        if not len(widths) == len(depths) == len(strides):
+            raise UsageError(f"widths {widths}, depths {depths} and strides {strides} must have one length")
+        self.num_classes, self.alpha, self.grad_checkpointing = num_classes, alpha, False
+        self.act = act
+        self.stem = stem
+        stages, channels, index, stride = [], stem_channels, 0, stem_stride
+        self.feature_info: list[dict[str, Any]] = []
+        for number, variances in enumerate(expected_variances(depths, alpha)):
+            blocks = []
+            for position, variance in enumerate(variances):
+                ratio = first_ratio if index == 0 and first_ratio is not None else branch.ratio
+                block = NFBlock(
+                    channels,
+                    widths[number],
+                    branch=Branch(**{**vars(branch), "ratio": ratio}),
+                    stride=strides[number] if position == 0 else 1,
+                    alpha=alpha,
+                    beta=math.sqrt(variance),
+                    act=act,
+                    stochdepth_rate=stochdepth_rate * index / sum(depths),
+                )
+                blocks.append(block)
+                channels, index = widths[number], index + 1
+            stages.append(nn.Sequential(*blocks))
+            stride *= strides[number]
+            self.feature_info.append(dict(num_chs=channels, reduction=stride, module=f"stages.{number}"))
+        self.stages = nn.Sequential(*stages)
+        self.final_conv = WSConv2d(channels, final_channels, 1) if final_channels else nn.Identity()
+        self.num_features = self.head_hidden_size = final_channels or channels
+        self.head = ClassifierHead(self.num_features, num_classes, drop_rate, classifier_std, global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, activated and scaled: (N, num_features, H', W')."""
+        x = self.stem(x)
+        for stage in self.stages:
+            for block in stage:
+                if self.grad_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+        return self.act(self.final_conv(x)) * self.act.gamma
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
+        return self.head(x, pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one; 0 classes: none, the network returns pooled features."""
+        self.head.reset(num_classes, global_pool)
+        self.num_classes = num_classes
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute each block once more there."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are not decayed: gains, biases, skip gains."""
+        return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that group parameters by depth, for layer-wise learning rates."""
+        blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,))]
+        return dict(stem=r"^stem", blocks=blocks)
+
+

@@ -1,0 +1,86 @@
+"""NF-RegNet B0 to B8 (NF-ResNets, section 6 and appendix C)."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from ..nn import Activation, WSConv2d
+from .block import Branch
+from .body import NormFreeNet
+
+_TABLE = {  # width pattern, depths, train and test size, dropout
+    "b0": ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
+    "b1": ((48, 104, 208, 440), (2, 4, 7, 7), 224, 256, 0.2),
+    "b2": ((56, 112, 232, 488), (2, 4, 8, 8), 240, 272, 0.3),
+    "b3": ((56, 128, 248, 528), (2, 5, 9, 9), 288, 320, 0.3),
+    "b4": ((64, 144, 288, 616), (2, 6, 11, 11), 320, 384, 0.4),
+    "b5": ((80, 168, 336, 704), (3, 7, 14, 14), 384, 456, 0.4),
+    "b6": ((88, 184, 376, 792), (3, 8, 16, 16), 448, 528, 0.5),
+    "b7": ((96, 208, 416, 880), (4, 10, 19, 19), 512, 600, 0.5),
+    "b8": ((104, 232, 456, 968), (4, 11, 22, 22), 600, 672, 0.5),
+}
+
+VARIANTS = {
+    f"nf_regnet_{name}": dict(
+        widths=tuple(int(0.75 * width) for width in pattern),
+        depths=depths,
+        drop_rate=drop_rate,
+        stochdepth_rate=0.1,
+        train_size=train,
+        test_size=test,
+    )
+    for name, (pattern, depths, train, test, drop_rate) in _TABLE.items()
+}
+
+
+class NFRegNet(NormFreeNet):
+    """NF-RegNet: inverted bottlenecks of group width 8 with Squeeze-Excite in their middle.
+
+    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32. The classifier starts at weight 0.
+    """
+
+    family = "nf_regnet"
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.2,
+        stochdepth_rate: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = "silu",
+        gamma: float | None = None,
+        alpha: float = 0.2,
+        ratio: float = 2.25,
+        group_width: int = 8,
+        se_ratio: float = 0.5,
+        global_pool: str = "avg",
+    ):
+        super().__init__(
+            stem=nn.Sequential(),
+            stem_channels=widths[0],
+            stem_stride=2,
+            widths=widths,
+            depths=depths,
+            strides=(2, 2, 2, 2),
+            branch=Branch(
+                ratio=ratio,
+                expand_input=True,
+                group_width=group_width,
+                squeeze_excite="middle",
+                se_ratio=se_ratio,
+                pool_shortcut=True,
+            ),
+            first_ratio=1.0,
+            final_channels=1280 * widths[-1] // 440,
+            act=Activation(activation, gamma),
+            alpha=alpha,
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            stochdepth_rate=stochdepth_rate,
+            classifier_std=0.0,
+            global_pool=global_pool,
+        )
+        self.stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))

@@ -1,0 +1,84 @@
+"""NFNet F0 to F7 and F0+ to F7+ (NFNets, section 5, table 1, appendix C)."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from ..nn import Activation, WSConv2d
+from .block import Branch
+from .body import NormFreeNet
+
+_TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
+_TEST = (256, 320, 352, 416, 512, 544, 576, 608)
+_DROP = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
+
+VARIANTS = {
+    f"nfnet_f{k}{suffix}": dict(
+        widths=widths,
+        depths=tuple(depth * (k + 1) for depth in (1, 2, 6, 3)),
+        drop_rate=_DROP[k],
+        stochdepth_rate=0.25,
+        train_size=_TRAIN[k],
+        test_size=_TEST[k],
+    )
+    for suffix, widths in (("", (256, 512, 1536, 1536)), ("_plus", (384, 768, 2048, 2048)))
+    for k in range(8)
+}
+
+
+class NFNet(NormFreeNet):
+    """NFNet: SE-ResNeXt-D with two 3x3 convolutions of group width 128 and a four-convolution stem.
+
+    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32.
+    """
+
+    family = "nfnet"
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.2,
+        stochdepth_rate: float = 0.25,
+        activation: str | Callable[[Tensor], Tensor] = "gelu",
+        gamma: float | None = None,
+        alpha: float = 0.2,
+        ratio: float = 0.5,
+        group_width: int = 128,
+        se_ratio: float = 0.5,
+        final_factor: int = 2,
+        global_pool: str = "avg",
+    ):
+        act = Activation(activation, gamma)
+        stem, channels = nn.Sequential(), in_chans
+        for i, (width, stride) in enumerate(zip((16, 32, 64, widths[0] // 2), (2, 1, 1, 2), strict=True)):
+            if i:
+                stem.add_module(f"act{i - 1}", act)
+            stem.add_module(f"conv{i}", WSConv2d(channels, width, 3, stride, input_scale=act.gamma if i else 1.0))
+            channels = width
+        super().__init__(
+            stem=stem,
+            stem_channels=channels,
+            stem_stride=4,
+            widths=widths,
+            depths=depths,
+            strides=(1, 2, 2, 2),
+            branch=Branch(
+                ratio=ratio,
+                group_width=group_width,
+                spatial_convs=2,
+                squeeze_excite="end",
+                se_ratio=se_ratio,
+                pool_shortcut=True,
+            ),
+            final_channels=final_factor * widths[-1],
+            act=act,
+            alpha=alpha,
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            stochdepth_rate=stochdepth_rate,
+            global_pool=global_pool,
+        )

@@ -1,0 +1,151 @@
+"""Names of models: creating, listing and describing them."""
+
+import difflib
+import fnmatch
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from . import nf_regnet, nf_resnet, nfnet
+from .body import NormFreeNet
+from .complexity import complexity
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_VARIANTS: dict[str, tuple[type[NormFreeNet], dict[str, Any]]] = {
+    name: (cls, variant)
+    for cls, variants in (
+        (nfnet.NFNet, nfnet.VARIANTS),
+        (nf_regnet.NFRegNet, nf_regnet.VARIANTS),
+        (nf_resnet.NFResNet, nf_resnet.VARIANTS),
+    )
+    for name, variant in variants.items()
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Numbers of a model at 1000 classes.
+
+    Attributes:
+        params: parameters.
+        macs: multiply-adds of one image at ``test_size`` as the papers count them (they say FLOPs), where strides
+            halve odd maps exactly.
+        macs_executed: multiply-adds that the network performs; more only where the stride does not divide the size.
+        train_size, test_size: side of the images in pixels.
+        drop_rate, stochdepth_rate: regularization of the variant.
+    """
+
+    name: str
+    family: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    params: int
+    macs: int
+    macs_executed: int
+    train_size: int
+    test_size: int
+    drop_rate: float
+    stochdepth_rate: float
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all models that match a shell pattern, for example ``"nfnet_*"``."""
+    return [name for name in _VARIANTS if fnmatch.fnmatch(name, pattern)]
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    stochdepth_rate: float | None = None,
+    **overrides: Any,
+) -> NormFreeNet:
+    """A model by name: (N, in_chans, H, W) -> (N, num_classes), freshly initialized.
+
+    Args:
+        name: one of :func:`list_models`.
+        pretrained: not available yet; load the authors' files with :func:`normfree.weights.load_haiku`.
+        num_classes: 0 gives pooled features instead of logits.
+        drop_rate, stochdepth_rate: None takes the variant's.
+        overrides: further arguments of the family's class, for example ``activation="silu"``, ``depths=(1, 1, 1, 1)``.
+
+    Raises:
+        UsageError: unknown name or override (the nearest ones are suggested), or a value out of range.
+    """
+    cls, variant = _lookup(name)
+    if pretrained:
+        raise UsageError(f"pretrained weights of {name} are not fetched; load a file with normfree.weights.load_haiku")
+    options = dict(num_classes=num_classes, in_chans=in_chans)
+    options |= {k: v for k, v in dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate).items() if v is not None}
+    allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
+    for key in overrides:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=3) or allowed
+            raise UsageError(f"option {key!r} is unknown for {name}; did you mean {', '.join(near)}?")
+    sizes = ("train_size", "test_size")
+    model = cls(**{**{k: v for k, v in variant.items() if k not in sizes}, **options, **overrides})
+    model.default_cfg = model.pretrained_cfg = _default_cfg(name, model, num_classes, in_chans)
+    return model
+
+
+def model_info(name: str) -> ModelInfo:
+    """Parameters, multiply-adds, sizes and regularization of a model, without allocating its weights.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    cls, variant = _lookup(name)
+    params, macs, macs_executed = _complexity(name)
+    defaults = {k: v.default for k, v in inspect.signature(cls.__init__).parameters.items()}
+    return ModelInfo(
+        name=name,
+        family=cls.family,
+        params=params,
+        macs=macs,
+        macs_executed=macs_executed,
+        **{
+            field: variant.get(field, defaults.get(field))
+            for field in ("widths", "depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
+        },
+    )
+
+
+@functools.cache
+def _complexity(name: str) -> tuple[int, int, int]:
+    variant = _VARIANTS[name][1]
+    return complexity(lambda depths: create_model(name, depths=depths), variant["depths"], variant["test_size"])
+
+
+def _lookup(name: str) -> tuple[type[NormFreeNet], dict[str, Any]]:
+    if name not in _VARIANTS:
+        near = difflib.get_close_matches(str(name), _VARIANTS, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`normfree models` lists them"
+        raise UsageError(f"model {name!r} is unknown; {hint}")
+    return _VARIANTS[name]
+
+
+def _default_cfg(name: str, model: NormFreeNet, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """The description timm keeps with a model; ``crop_mode="squash"``: the evaluation resize ignores the aspect."""
+    variant = _VARIANTS[name][1]
+    train, test = variant["train_size"], variant["test_size"]
+    stride = model.feature_info[-1]["reduction"]
+    return dict(
+        architecture=name,
+        num_classes=num_classes,
+        input_size=(in_chans, train, train),
+        test_input_size=(in_chans, test, test),
+        pool_size=(-(-train // stride), -(-train // stride)),
+        crop_pct=test / (test + 32),
+        crop_mode="squash",
+        interpolation="bicubic",
+        mean=IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans,
+        std=IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans,
+        first_conv=next(f"stem.{n}" for n, m in model.stem.named_children() if hasattr(m, "weight")),
+        classifier="head.fc",
+    )

@@ -1,0 +1,24 @@
+"""Modules to build Normalizer-Free networks from: thin layers over :mod:`normfree.functional`.
+
+Every module that owns parameters declares what each one *is* in ``parameter_roles`` (see :class:`Role`);
+:func:`normfree.optim.param_groups` decides from that who gets weight decay and clipping.
+"""
+
+from .activation import Activation, ScaledActivation
+from .conv import WSConv2d
+from .pool import AvgPoolSame, MaxPoolSame
+from .residual import SkipInit, StochasticDepth
+from .roles import Role
+from .squeeze_excite import SqueezeExcite
+
+__all__ = [
+    "Activation",
+    "AvgPoolSame",
+    "MaxPoolSame",
+    "Role",
+    "ScaledActivation",
+    "SkipInit",
+    "SqueezeExcite",
+    "StochasticDepth",
+    "WSConv2d",
+]

@@ -1,0 +1,39 @@
+"""Elementwise nonlinearities, bare or scaled by gamma."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..gain import activation_function, model_gain
+
+
+class Activation(nn.Module):
+    """Bare nonlinearity that knows its gamma: ``forward(x) = g(x)``, any shape.
+
+    The models fold ``gamma`` into the weight of the convolution that follows, since
+    ``conv(gamma * g(x), W) = conv(g(x), gamma * W)``.
+
+    Args:
+        activation: a name (:func:`normfree.gain.activation_names`) or an elementwise callable.
+        gamma: the scale that restores unit variance; None takes the released constant of a name that has one and the
+            exact value of anything else.
+    """
+
+    def __init__(self, activation: str | Callable[[Tensor], Tensor] = "relu", gamma: float | None = None):
+        super().__init__()
+        self.name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
+        self.function = activation_function(activation)
+        self.gamma = model_gain(activation) if gamma is None else float(gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, gamma={self.gamma:.6g}"
+
+
+class ScaledActivation(Activation):
+    """Variance-preserving nonlinearity for networks of one's own: ``forward(x) = gamma * g(x)`` (NF-ResNets, sec. 4.1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x) * self.gamma

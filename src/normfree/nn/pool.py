@@ -1,0 +1,19 @@
+"""Pooling with TensorFlow's "SAME" padding."""
+
+from torch import Tensor, nn
+
+from ..functional import avg_pool_same, max_pool_same
+
+
+class MaxPoolSame(nn.Module):
+    """3x3 max pooling of stride 2: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool_same(x)
+
+
+class AvgPoolSame(nn.Module):
+    """2x2 average pooling of stride 2, the padding not counted: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return avg_pool_same(x)

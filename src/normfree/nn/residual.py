@@ -1,0 +1,57 @@
+"""What stands at the end of a residual branch: SkipInit and stochastic depth."""
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..functional import survival_mask
+from .roles import Role
+
+
+class SkipInit(nn.Module):
+    """Learnable scalar at the end of a residual branch, 0 at first: ``forward(x) = alpha * skip_gain * x``.
+
+    ``skip_gain`` has shape (1,). The models do not call this: they fold ``scale()`` into the last convolution or into
+    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3).
+    """
+
+    parameter_roles = {"skip_gain": Role.SKIP_GAIN}
+
+    def __init__(self, alpha: float = 0.2, init: float = 0.0):
+        super().__init__()
+        self.alpha = alpha
+        self.skip_gain = nn.Parameter(torch.full((1,), float(init)))
+
+    def scale(self) -> Tensor:
+        """``alpha * skip_gain``, shape (1,)."""
+        return self.alpha * self.skip_gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale()
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class StochasticDepth(nn.Module):
+    """Drops whole examples of a residual branch in training, without rescaling the rest (NF-ResNets, appendix B.2).
+
+    ``(N, ...) -> (N, ...)``; in evaluation, or with rate 0, the input itself.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise UsageError(f"stochastic depth rate (={rate}) must be at least 0 and below 1")
+        self.rate = rate
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """(N, 1, ..., 1) of 0 and 1, or None where nothing is dropped."""
+        return survival_mask(x, self.rate) if self.training and self.rate > 0.0 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask(x)
+        return x if mask is None else x * mask
+
+    def extra_repr(self) -> str:
+        return f"{self.rate:.4g}"

@@ -1,0 +1,47 @@
+"""Squeeze-Excite with the factor 2 that keeps the signal's variance."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError
+
+
+def lecun_normal_(weight: Tensor) -> Tensor:
+    """Normal of standard deviation fan_in ** -0.5 cut at two of them: Haiku's default for linear layers."""
+    std = weight[0].numel() ** -0.5
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel-wise gate ``factor * sigmoid(fc1(relu(fc0(mean(x)))))`` (NFNets, appendix C).
+
+    ``(N, C, H, W) -> (N, C, H, W)``. The activation inside is a bare ReLU, as released (the paper says GELU).
+
+    Args:
+        channels: C.
+        ratio: width of the hidden layer over C, rounded down, at least 1.
+        factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
+    """
+
+    def __init__(self, channels: int, ratio: float = 0.5, *, factor: float = 2.0):
+        super().__init__()
+        if ratio <= 0:
+            raise UsageError(f"Squeeze-Excite ratio (={ratio}) must be above 0")
+        self.factor = factor
+        self.fc0 = nn.Linear(channels, max(1, int(channels * ratio)))
+        self.fc1 = nn.Linear(self.fc0.out_features, channels)
+        for layer in (self.fc0, self.fc1):
+            lecun_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
+        h = self.fc1(F.relu(self.fc0(x.mean((2, 3)))))
+        return (self.factor * torch.sigmoid(h))[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"

@@ -1,0 +1,127 @@
+"""Reading pickles of numpy arrays without running anything they say.
+
+The authors' ``.npz`` files are pickles, not archives: ``{module: {name: array}}``, written by dill. A pickle may name any
+callable of any module; here the few that numpy's arrays consist of are replaced by stand-ins that only check and keep
+their arguments, and every other name is refused.
+"""
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+
+_KINDS = "fiub"  # float, int, unsigned, bool
+
+
+class _Dtype:
+    """A numeric dtype, as numpy pickles it: ``dtype('f4', False, True)``, then a state with the byte order."""
+
+    def __init__(self, spec: Any, *flags: Any):
+        if not isinstance(spec, str) or len(spec) > 8:
+            raise pickle.UnpicklingError(f"dtype {spec!r:.60} is not numeric")
+        self.dtype = np.dtype(spec)
+        if self.dtype.kind not in _KINDS:
+            raise pickle.UnpicklingError(f"dtype {self.dtype} is not numeric")
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in ("<", ">") else "=")
+
+
+class _Array:
+    """An array that is being read: empty, then its state."""
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+
+    def fill(self, shape: Any, dtype: Any, data: Any, fortran: Any = False) -> "_Array":
+        if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
+            raise pickle.UnpicklingError("an array is not made of numbers")
+        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise pickle.UnpicklingError(f"array shape {shape!r:.60} is not a tuple of sizes")
+        if math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise pickle.UnpicklingError(f"array of shape {shape} has {len(data)} bytes of {dtype.dtype}")
+        self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self.fill(shape, dtype, data, fortran)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows the names below and no other. The stand-ins are made per file, so that no file can change the next one."""
+
+    def __init__(self, file: Any):
+        super().__init__(file)
+
+        def reconstruct(*args: Any) -> _Array:
+            return _Array()
+
+        def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+            return _Array().fill(shape, dtype, data, order == "F")
+
+        def scalar(dtype: Any, data: Any) -> _Array:
+            return _Array().fill((), dtype, data)
+
+        def encode(text: Any, encoding: Any) -> bytes:  # how protocols 0 to 2 write bytes
+            if not isinstance(text, str) or encoding != "latin1":
+                raise pickle.UnpicklingError("text stands where an array's bytes should")
+            return text.encode("latin1")
+
+        def dtype(*args: Any) -> _Dtype:
+            return _Dtype(*args)
+
+        def ndarray(*args: Any) -> None:
+            raise pickle.UnpicklingError("numpy.ndarray is called; arrays are read by their state only")
+
+        self._names: dict[str, Callable] = {"numpy.ndarray": ndarray, "numpy.dtype": dtype, "_codecs.encode": encode}
+        for core in ("numpy.core", "numpy._core"):
+            self._names[f"{core}.multiarray._reconstruct"] = reconstruct
+            self._names[f"{core}.multiarray.scalar"] = scalar
+            self._names[f"{core}.numeric._frombuffer"] = from_buffer
+
+    def find_class(self, module: str, name: str) -> Callable:
+        full = f"{module}.{name}"
+        if full not in self._names:
+            raise pickle.UnpicklingError(f"it names {full!r:.100}, which is no numpy array")
+        return self._names[full]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to an object outside of itself")
+
+
+def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of a pickle ``{module: {name: array}}``: numbers only, read-only views of the file's bytes.
+
+    Raises:
+        UsageError: no such file; truncated; not such a pickle; anything but dicts, strings and numeric arrays in it.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except EOFError as error:
+        raise UsageError(f"{path} is truncated: the pickle in it does not end") from error
+    except MemoryError as error:
+        raise UsageError(f"{path} asks for more memory than there is; it is not a file of weights") from error
+    except Exception as error:  # a hostile or broken stream can fail in any way; none of it has run
+        raise UsageError(f"{path} is truncated or not a pickle of numpy arrays: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds {type(content).__name__}, not a mapping of modules")
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for module, parameters in content.items():
+        if not isinstance(module, str) or not isinstance(parameters, dict):
+            raise UsageError(f"{path}: entry {module!r:.100} is not a module with a mapping of parameters")
+        arrays[module] = {}
+        for name, array in parameters.items():
+            if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
+                raise UsageError(f"{path}: {module}/{name!r:.100} is not a numpy array")
+            arrays[module][name] = array.value
+    return arrays

@@ -1,0 +1,88 @@
+"""The models are the authors' functions: outputs, signal statistics and gradients against their code's numbers."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import golden_data as gd
+import normfree
+from normfree.models import NFBlock
+
+
+def channel_statistics(x: torch.Tensor) -> tuple[float, float]:
+    """Average squared mean and average variance over channels, in float64."""
+    x = x.detach().double().transpose(0, 1).flatten(1)
+    return x.mean(1).square().mean().item(), x.var(1, correction=0).mean().item()
+
+
+class Measured:
+    """Signal statistics of a model, taken from outside by hooks."""
+
+    def __init__(self, model):
+        self.signal, self.branch, self.end, self.gate = [], [], {}, {}
+        model.stem.register_forward_hook(self._signal)
+        for block in (m for m in model.modules() if isinstance(m, NFBlock)):
+            block.conv2.register_forward_hook(lambda m, a, out, b=block: self.end.__setitem__(b, out))
+            if block.se_position == "end":
+                fc1 = block.squeeze_excite.fc1
+                fc1.register_forward_hook(lambda m, a, out, b=block: self.gate.__setitem__(b, 2 * out.sigmoid()))
+            block.register_forward_hook(self._block)
+
+    def _signal(self, module, args, out):
+        self.signal.append(channel_statistics(out))
+
+    def _block(self, block, args, out):
+        self._signal(block, args, out)
+        end = self.end.pop(block)
+        if block in self.gate:
+            end = end * self.gate.pop(block)[:, :, None, None]
+        else:  # alpha and skip gain are folded into this convolution
+            end = end / block.skip_init.scale()
+        self.branch.append(channel_statistics(end)[1])
+
+
+@pytest.fixture(scope="module", params=gd.MODELS)
+def case(request):
+    """One forward and backward pass of a golden model."""
+    golden = gd.load(request.param)
+    model = normfree.create_model(gd.MODELS[request.param], num_classes=10).eval()
+    normfree.weights.load_haiku(model, gd.parameters(golden))
+    measured = Measured(model)
+    batch = golden["logits"].shape[0]
+    x = gd.images(request.param, batch)
+    pool = model.forward_head(features := model.forward_features(x), pre_logits=True)
+    logits = model.forward_head(features)
+    loss = F.cross_entropy(logits, torch.arange(batch) % 10)
+    loss.backward()
+    return dict(golden=golden, model=model, measured=measured, x=x, pool=pool, logits=logits, loss=loss)
+
+
+@pytest.mark.parametrize("what", ["logits", "pool", "loss"])
+def test_outputs(case, what):
+    assert gd.relative(case[what], case["golden"][what]) < 2e-6  # float32 rounding of two convolution libraries
+
+
+def test_forward_is_head_of_features(case):
+    with torch.no_grad():
+        assert torch.equal(case["model"](case["x"]), case["logits"])
+
+
+def test_signal_statistics(case):
+    golden, measured = case["golden"], case["measured"]
+    sq_mean, var = np.array(measured.signal[: len(golden["avg_var"])]).T
+    np.testing.assert_allclose(sq_mean, golden["avg_sq_mean"], rtol=1e-5)
+    np.testing.assert_allclose(var, golden["avg_var"], rtol=1e-5)
+    np.testing.assert_allclose(measured.branch[: len(golden["res_avg_var"])], golden["res_avg_var"], rtol=1e-5)
+
+
+def test_gradient_norms(case):
+    golden, parameters = case["golden"], dict(case["model"].named_parameters())
+    # float64: torch's float32 norm of 4.7 million elements is itself off by 3e-4
+    norms = {"/".join(key): parameters[ours].grad.double().norm() for ours, key in normfree.weights.haiku_names(case["model"]).items()}
+    got = [norms[str(name)].item() for name in golden["param_names"]]
+    np.testing.assert_allclose(got, golden["grad_norms"], rtol=1e-4)
+
+
+def test_parameter_count(case):
+    assert sum(p.numel() for p in case["model"].parameters()) == case["golden"]["num_params"]
