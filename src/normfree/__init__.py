@@ -6,13 +6,11 @@ from .gain import activation_gain
 from .models import ModelInfo, create_model, list_models, model_info
 from .version import __version__
 
-
-
 __all__ = [
-    "__version__",
     "ModelInfo",
     "RunFailed",
     "UsageError",
+    "__version__",
     "activation_gain",
     "create_model",
     "functional",

@@ -75,7 +75,7 @@ def survival_mask(x: Tensor, rate: float) -> Tensor:
 
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """TensorFlow's "SAME" padding of one axis: (before, after), so that the output has ``ceil(size / stride)`` places."""
+    """TensorFlow's "SAME" padding of one axis: (before, after); the output has ``ceil(size / stride)`` places."""
     total = max((-(-size // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
 

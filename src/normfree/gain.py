@@ -45,10 +45,18 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 } | {
     name: getattr(F, name)
-    for name in ("celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu")
-    + ("silu", "softplus", "softsign", "tanhshrink")
+    for name in (
+        *("celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu"),
+        *("softplus", "tanhshrink"),
+    )
 }
-_ALIASES = {"swish": "silu", "gelu_tanh": "gelu", "logsigmoid": "log_sigmoid", "linear": "identity"}
+_ALIASES = {
+    "swish": "silu",
+    "gelu_tanh": "gelu",
+    "logsigmoid": "log_sigmoid",
+    "softsign": "soft_sign",
+    "linear": "identity",
+}
 
 _CUT = 13.0  # the density beyond is 1e-37
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(16))
@@ -112,7 +120,9 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         x = (left + right)[:, None] / 2 + half[:, None] * _NODES
         y = function(x.clone())  # a clone: an in-place activation must not move the nodes
         if y.shape != x.shape:
-            raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {tuple(y.shape)}; it must be elementwise")
+            raise UsageError(
+                f"activation {name} maps shape {tuple(x.shape)} to {tuple(y.shape)}; it must be elementwise"
+            )
         if not torch.isfinite(y).all():
             raise UsageError(f"activation {name} is not finite between -{_CUT:g} and {_CUT:g}; gamma needs it to be")
         density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
@@ -135,5 +145,7 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         total += whole.sum(0)  # panels of width 1e-14 around a jump: their integral is below rounding
     variance = (total[1] - total[0] ** 2).item()
     if variance <= 1e-20:
-        raise UsageError(f"activation {name} has variance {variance:.1e} on a normal input; gamma needs one that varies")
+        raise UsageError(
+            f"activation {name} has variance {variance:.1e} on a normal input; gamma needs one that varies"
+        )
     return variance**-0.5

@@ -1,7 +1,7 @@
-"""The body all families share: stem, stages of blocks, final convolution, classifier; and the interface of timm's models."""
+"""The body all families share: stem, stages of blocks, final convolution, classifier; with timm's model interface."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -163,5 +163,3 @@ class NormFreeNet(nn.Module):
         """Regular expressions that group parameters by depth, for layer-wise learning rates."""
         blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,))]
         return dict(stem=r"^stem", blocks=blocks)
-
-

@@ -12,7 +12,7 @@ from .roles import Role
 
 
 class WSConv2d(nn.Module):
-    """2-D convolution whose weight is standardized on the fly, with a gain and a bias per output channel (NFNets, eq. 1).
+    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
 
     ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
     (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
@@ -110,4 +110,6 @@ class WSConv2d(nn.Module):
                 text += f", {name}={getattr(self, name)}"
         if not math.isclose(self.input_scale, 1.0):
             text += f", input_scale={self.input_scale:.4g}"
-        return text + ("" if self.gain is not None else ", gain=False") + ("" if self.bias is not None else ", bias=False")
+        return (
+            text + ("" if self.gain is not None else ", gain=False") + ("" if self.bias is not None else ", bias=False")
+        )

@@ -1,8 +1,19 @@
 """Optimization of Normalizer-Free networks: who gets what, clipping, schedule, averaging."""
 
 from .agc import AGC, ClipStatistics, agc_
+from .config import OptimConfig
 from .ema import EMA, ema_decay
 from .groups import param_groups, parameter_roles
 from .schedule import warmup_cosine
 
-__all__ = ["AGC", "EMA", "ClipStatistics", "agc_", "ema_decay", "param_groups", "parameter_roles", "warmup_cosine"]
+__all__ = [
+    "AGC",
+    "EMA",
+    "ClipStatistics",
+    "OptimConfig",
+    "agc_",
+    "ema_decay",
+    "param_groups",
+    "parameter_roles",
+    "warmup_cosine",
+]

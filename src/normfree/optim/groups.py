@@ -45,7 +45,9 @@ def parameter_roles(model: nn.Module, roles: Mapping[str, Role] | None = None) -
             continue
         first, role = by_parameter.setdefault(id(parameter), (name, declared[name]))
         if role is not declared[name]:
-            raise UsageError(f"parameter {first} ({role.value}) is shared as {name} ({declared[name].value}); give one role")
+            raise UsageError(
+                f"parameter {first} ({role.value}) is shared as {name} ({declared[name].value}); give one role"
+            )
     if missing:
         raise UsageError(
             f"no role is known for {', '.join(missing)}; declare it in the module's parameter_roles or pass roles="

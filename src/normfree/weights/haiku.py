@@ -29,7 +29,9 @@ def haiku_names(model: NormFreeNet) -> dict[str, tuple[str, str]]:
     """
     family = getattr(model, "family", None)
     if family not in _FAMILIES:
-        raise UsageError(f"{type(model).__name__} (family {family!r}) has no Haiku counterpart; {', '.join(_FAMILIES)} have")
+        raise UsageError(
+            f"{type(model).__name__} (family {family!r}) has no Haiku counterpart; {', '.join(_FAMILIES)} have"
+        )
     root, block, stem = _FAMILIES[family]
     names: dict[str, tuple[str, str]] = {}
 
@@ -72,7 +74,9 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
     missing = [key for key in names.values() if key not in given]
     extra = sorted(given.keys() - set(names.values()))
     if missing or extra:
-        raise UsageError(f"weights do not fit {_describe(model)}: {_listed('missing', missing)}{_listed('extra', extra)}")
+        raise UsageError(
+            f"weights do not fit {_describe(model)}: {_listed('missing', missing)}{_listed('extra', extra)}"
+        )
     wrong = []
     for ours, key in names.items():
         expected, array = _haiku_shape(key[1], parameters[ours]), np.asarray(given[key])

@@ -1,8 +1,8 @@
 """Reading pickles of numpy arrays without running anything they say.
 
-The authors' ``.npz`` files are pickles, not archives: ``{module: {name: array}}``, written by dill. A pickle may name any
-callable of any module; here the few that numpy's arrays consist of are replaced by stand-ins that only check and keep
-their arguments, and every other name is refused.
+The authors' ``.npz`` files are pickles, not archives: ``{module: {name: array}}``, written by dill. A pickle may name
+any callable of any module; here the few that numpy's arrays consist of are replaced by stand-ins that only check and
+keep their arguments, and every other name is refused.
 """
 
 import math

@@ -1,0 +1,7 @@
+"""``python -m normfree`` is the ``normfree`` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

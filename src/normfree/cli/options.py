@@ -1,0 +1,59 @@
+"""Recipe fields on the command line: ``--optim.lr 0.2`` or ``--optim.lr=0.2``."""
+
+import difflib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from ..errors import UsageError
+from ..recipes import describe_type, field_help, field_paths
+
+SHORTHANDS = {"data": "data.source", "model": "model.name"}
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Dotted path to value; values are YAML (numbers, true, null, [1, 2], text).
+
+    Raises:
+        UsageError: not an option, an option without a value, or unknown (the nearest one is suggested).
+    """
+    overrides: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--"):
+            raise UsageError(f"argument {option!r} is unexpected; options look like --optim.lr 0.2")
+        name, equals, text = option[2:].partition("=")
+        path = SHORTHANDS.get(name, name)
+        if not any(path == known or path.startswith(f"{known}.") for known in field_paths()):
+            raise UsageError(f"option --{name} is unknown; {_nearest(name)}")
+        if not equals:
+            if not rest or (rest[0].startswith("--")):
+                raise UsageError(f"option --{name} needs a value")
+            text = rest.pop(0)
+        try:
+            overrides[path] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            overrides[path] = text
+    return overrides
+
+
+def fields_help() -> str:
+    """Recipe fields with type and meaning, for --help."""
+    lines, section, meanings = [], "", field_help()
+    for path, item in field_paths().items():
+        if path.split(".")[0] != section:
+            section = path.split(".")[0]
+            lines.append(f"\n{section}:")
+        lines.append(f"  --{path}  ({describe_type(item.type)})")
+        lines += textwrap.wrap(meanings[path], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _nearest(name: str) -> str:
+    known = [*field_paths(), *SHORTHANDS, "recipe", "out", "quiet", "traceback"]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+    near += [path for path in known if path.rsplit(".", 1)[-1] == name and path not in near]
+    return f"did you mean {' or '.join(f'--{n}' for n in near[:3])}?" if near else "see normfree train --help"

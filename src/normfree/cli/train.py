@@ -1,0 +1,133 @@
+"""``normfree train``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..data import Source, open_source
+from ..data.sources import ArraySplit
+from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
+from ..tasks import Classification
+from ..training import Run, Summary, Trainer, new_folder, plot_curves
+from .main import Parser
+from .options import fields_help, parse_overrides
+from .trained import describe
+
+FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train by a recipe into a new run folder."""
+    parser = Parser(
+        "train",
+        description=f"Train a network by a recipe. Without options: recipe {DEFAULT}.",
+        epilog=f"Every field of the recipe is an option (values in YAML):\n{fields_help()}\n\n"
+        "normfree recipes lists the recipes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with --data imagefolder:...)"
+    )
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="digits, or imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*"
+    )
+    parser.add_argument("--model", metavar="NAME", help="short for --model.name")
+    parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options, rest = parser.parse_known_args(list(argv))
+    overrides = parse_overrides(rest)
+    if options.data is not None:
+        overrides["data.source"] = options.data
+    if options.model is not None:
+        overrides["model.name"] = options.model
+    recipe_name = options.recipe or _default_recipe(overrides.get("data.source"))
+    recipe = load_recipe(recipe_name, overrides)
+    trainer, folder = prepare(recipe, Path(recipe_name).stem, options.out, progress=not options.quiet)
+    summary = trainer.fit()
+    print(report(summary, folder, trainer))
+    return 0
+
+
+def prepare(recipe: Recipe, name: str, out: str | None, *, progress: bool = True) -> tuple[Trainer, Path]:
+    """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
+    source = open_source(recipe.data.source, recipe.data.channels)
+    torch.manual_seed(recipe.train.seed)
+    model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
+    recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
+    recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
+    task = Classification(
+        source,
+        recipe.task,
+        recipe.data,
+        image_size=recipe.data.image_size,
+        test_size=recipe.data.test_size,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+    )
+    folder = new_folder(name, out)
+    trainer = Trainer(
+        model,
+        task,
+        Run(folder, describe(recipe, source.classes)),
+        train=recipe.train,
+        optim=recipe.optim,
+        max_unreadable=recipe.data.max_unreadable,
+        progress=progress,
+    )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    write_examples(source, folder / "examples")
+    params = sum(p.numel() for p in model.parameters())
+    print(
+        f"{name}: {recipe.model.name} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
+        f"{len(source.train)} training and {len(source.test)} test images of {len(source.classes)} classes; "
+        f"{trainer.total_steps} steps of {recipe.train.batch_size} on {trainer.device}; into {folder}",
+        file=sys.stderr,
+    )
+    return trainer, folder
+
+
+def write_examples(source: Source, folder: Path, count: int = 10) -> None:
+    """A few test images of an embedded set as PNG files named by their label, to try ``normfree predict`` with."""
+    from torchvision.io import write_png
+
+    if not isinstance(source.test, ArraySplit):
+        return
+    folder.mkdir()
+    for index in range(count):
+        label = source.classes[source.test.label(index)]
+        write_png(source.test.image(index), str(folder / f"test{index}_label{label}.png"))
+
+
+def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
+    """The end of a run in a few lines."""
+    last, score = summary.last, trainer.task.score
+    averaged = f"ema_{score}" in last
+    key = f"ema_{score}" if averaged else score
+    lines = [
+        f"test accuracy {last[key]:.2%}"
+        + (f" with averaged weights ({last[score]:.2%} without)" if averaged else "")
+        + f", best {summary.best[key]:.2%} at epoch {summary.best['epoch']:g}",
+        f"{summary.steps} steps in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
+    ]
+    if summary.unreadable:
+        lines.append(f"{len(summary.unreadable)} unreadable images were skipped")
+    plot_curves(folder)
+    places = dict(
+        recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights="checkpoints/last, checkpoints/best"
+    )
+    lines += [
+        f"  {what:8} {', '.join(str(folder / part) for part in where.split(', '))}" for what, where in places.items()
+    ]
+    examples = folder / "examples"
+    lines.append(f"next: normfree eval {folder}")
+    lines.append(f"      normfree predict {folder} {examples if examples.is_dir() else 'IMAGE_OR_FOLDER ...'}")
+    return "\n".join(lines)
+
+
+def _default_recipe(source: object) -> str:
+    if source is None or not isinstance(source, str) or not source.startswith("imagefolder"):
+        return DEFAULT
+    return FOLDER_RECIPE

@@ -1,0 +1,53 @@
+"""A trained network from a run folder or a checkpoint file."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..data import EvalTransform
+from ..errors import UsageError
+from ..models import NormFreeNet
+from ..recipes import Recipe
+from ..tasks.classification import image_statistics
+from ..training import load_weights, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode and what it needs: class names, recipe, where it came from."""
+
+    model: NormFreeNet
+    recipe: Recipe
+    classes: list[str]
+    source: str
+
+
+def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
+    """What a checkpoint says about itself, so that it can be used alone."""
+    return dict(recipe=dataclasses.asdict(recipe), classes=classes)
+
+
+def load_trained(path: str, which: str = "last", kind: str | None = None) -> Trained:
+    """The network of a run folder or a .safetensors file.
+
+    Raises:
+        UsageError: nothing there, unreadable, or tensors of another architecture.
+    """
+    state, description, file = read_checkpoint(path, which, kind)
+    try:
+        content, classes = description["recipe"], description["classes"]
+    except (TypeError, KeyError) as error:
+        raise UsageError(
+            f"{file} does not describe its model (no {error}); it was not written by normfree train"
+        ) from error
+    recipe = Recipe.from_dict(content, str(file))
+    model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
+    load_weights(model, state, str(file))
+    return Trained(model.eval(), recipe, classes, str(file))
+
+
+def evaluation_transform(trained: Trained) -> EvalTransform:
+    """The preprocessing that the network is evaluated with."""
+    data = trained.recipe.data
+    size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
+    return EvalTransform(size, data.resize_margin, *image_statistics(data))

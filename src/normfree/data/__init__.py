@@ -1,0 +1,27 @@
+"""Labelled images: sources, transforms, and batches in a seeded order."""
+
+from .config import DataConfig
+from .decode import UnreadableImage, decode_image
+from .loader import Batch, Loader
+from .resize import evaluation_view, normalize, resize_bicubic
+from .sources import Source, Split, digits, find_images, image_folder, open_source
+from .transforms import EvalTransform, TrainTransform
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "EvalTransform",
+    "Loader",
+    "Source",
+    "Split",
+    "TrainTransform",
+    "UnreadableImage",
+    "decode_image",
+    "digits",
+    "evaluation_view",
+    "find_images",
+    "image_folder",
+    "normalize",
+    "open_source",
+    "resize_bicubic",
+]

@@ -1,0 +1,51 @@
+"""The ``data`` section of a recipe."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they reach the network.
+
+    Args:
+        source: "digits" (scikit-learn's embedded handwritten digits) or "imagefolder:PATH", which holds train/CLASS/*
+            and val/CLASS/*.
+        image_size: side of the training images in pixels; null takes the model's.
+        test_size: side of the evaluation images in pixels; null takes the model's.
+        resize_margin: evaluation resizes to test_size + resize_margin squared and crops the centre; 32 in the papers.
+        crop: "distorted" (8..100 % of the area, aspect 3/4..4/3, as in the papers), "shift" (by up to an eighth of the
+            side, for small images) or "none".
+        flip: mirror half of the training images.
+        channels: 3 (RGB) or 1 (grey).
+        mean: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
+        std: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
+        workers: processes that decode images; 0 decodes in the main process.
+        max_unreadable: so many unreadable images are named and skipped before the run stops.
+    """
+
+    source: str = "digits"
+    image_size: int | None = None
+    test_size: int | None = None
+    resize_margin: int = 32
+    crop: Literal["distorted", "shift", "none"] = "distorted"
+    flip: bool = True
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    workers: int = 0
+    max_unreadable: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in dict(image_size=1, test_size=1, resize_margin=0, workers=0, max_unreadable=0).items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"data.{name} (={value}) must be at least {least}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and len(value) != self.channels:
+                raise UsageError(f"data.{name} (={list(value)}) must have data.channels (={self.channels}) entries")
+        if self.std is not None and min(self.std) <= 0:
+            raise UsageError(f"data.std (={list(self.std)}) must be above 0")

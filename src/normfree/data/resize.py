@@ -1,0 +1,72 @@
+"""Bicubic resizing exactly as the papers' pipelines do it, and the evaluation preprocessing built on it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cubic_taps(size: int, out_size: int, start: int = 0, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Source positions and weights of each output place along one axis: (out_size, 4) int64 and float32.
+
+    Keys' cubic with a = -0.5 at half-pixel centres, not widened when shrinking (no antialiasing). Taps outside the
+    image get weight 0 and the rest is normalized to 1. This is TensorFlow's bicubic resize; torch's uses a = -0.75.
+
+    Args:
+        size: places along the axis of the image.
+        out_size: places of the output.
+        start, length: the window of the image that is resized; None: all of it from ``start`` on.
+    """
+    length = size - start if length is None else length
+    scale = torch.tensor(length / out_size, dtype=torch.float32)
+    centre = (torch.arange(out_size, dtype=torch.float32) + 0.5) * scale - 0.5  # within the window
+    base = centre.floor()
+    offset = torch.round((centre - base) * 1024) / 1024  # TensorFlow looks the kernel up in a table of 1024 steps
+    index = base.long()[:, None] + torch.arange(-1, 3) + start
+    t = (offset[:, None] - torch.arange(-1, 3)).abs()
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weight = torch.where(t <= 1, near, far)
+    inside = (index >= start) & (index < start + length)
+    weight = torch.where(inside, weight, 0.0)
+    weight = weight / weight.sum(1, keepdim=True)
+    return index.clamp(0, size - 1), weight
+
+
+def resize_bicubic(image: Tensor, height: int, width: int, window: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Resize a (C, H, W) image, or a window of it, to (C, height, width), float32 on the input's scale.
+
+    Values may overshoot the input's range a little, as a cubic's do; they are not clipped.
+
+    Args:
+        image: any numeric type.
+        window: (top, left, height, width) in pixels; None is the whole image.
+    """
+    top, left, window_height, window_width = window or (0, 0, *image.shape[-2:])
+    rows, row_weights = cubic_taps(image.shape[-2], height, top, window_height)
+    columns, column_weights = cubic_taps(image.shape[-1], width, left, window_width)
+    image = image.float()
+    image = sum(image[:, rows[:, k]] * row_weights[:, k, None] for k in range(4))
+    return sum(image[:, :, columns[:, k]] * column_weights[:, k] for k in range(4))
+
+
+def centre_crop(image: Tensor, size: int) -> Tensor:
+    """The middle (C, size, size) of a (C, H, W) image."""
+    top, left = (image.shape[-2] - size) // 2, (image.shape[-1] - size) // 2
+    return image[:, top : top + size, left : left + size]
+
+
+def evaluation_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
+    """The papers' evaluation preprocessing: squash to (size + margin) squared, then the centre crop of ``size``.
+
+    (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is not kept and nothing is antialiased: this
+    is how the published accuracies were measured.
+    """
+    return centre_crop(resize_bicubic(image, size + margin, size + margin), size)
+
+
+def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(image / 255 - mean) / std per channel, of a (C, H, W) image on the 0..255 scale."""
+    scale = torch.tensor([1 / (255 * s) for s in std])
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)])
+    return image * scale[:, None, None] - shift[:, None, None]

@@ -1,0 +1,35 @@
+"""The ``model`` section of a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .body import NormFreeNet
+from .registry import create_model
+
+
+@dataclass
+class ModelConfig:
+    """Which network.
+
+    Args:
+        name: one of `normfree models`.
+        drop_rate: dropout in front of the classifier; null takes the variant's.
+        stochdepth_rate: stochastic depth of the last block; null takes the variant's.
+        options: further arguments of the model, for example {activation: silu, depths: [1, 1, 1, 1]}.
+    """
+
+    name: str = "nf_resnet50"
+    drop_rate: float | None = None
+    stochdepth_rate: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, *, num_classes: int, in_chans: int) -> NormFreeNet:
+        """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
+        return create_model(
+            self.name,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            drop_rate=self.drop_rate,
+            stochdepth_rate=self.stochdepth_rate,
+            **self.options,
+        )

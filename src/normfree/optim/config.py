@@ -1,0 +1,76 @@
+"""The ``optim`` section of a recipe, and the optimizer it describes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+from .groups import param_groups
+from .schedule import warmup_cosine
+
+
+@dataclass
+class OptimConfig:
+    """SGD with momentum, Adaptive Gradient Clipping, warm-up and cosine, weight averaging.
+
+    Args:
+        lr: peak learning rate, or if lr_reference_batch is given the one for that batch size.
+        lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
+        lr_end: learning rate at the end of the cosine.
+        warmup_epochs: epochs in which the learning rate rises linearly from 0.
+        warmup_steps: the same in steps; takes precedence.
+        momentum: of SGD.
+        nesterov: Nesterov's form of momentum.
+        weight_decay: of weights; gains, biases and skip gains are not decayed.
+        clipping: threshold lambda of Adaptive Gradient Clipping, 0.01 for batch 4096; null clips nothing.
+        clipping_eps: lower bound of a unit's weight norm in the clipping.
+        ema_decay: decay of the moving average of the weights; null keeps none.
+    """
+
+    lr: float = 0.1
+    lr_reference_batch: int | None = None
+    lr_end: float = 0.0
+    warmup_epochs: float = 5.0
+    warmup_steps: int | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 2e-5
+    clipping: float | None = 0.01
+    clipping_eps: float = 1e-3
+    ema_decay: float | None = 0.99999
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"optim.{name} (={value}) must be above 0")
+        for name in ("lr_end", "warmup_epochs", "warmup_steps", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"optim.{name} (={value}) must be at least 0")
+        for name in ("momentum", "ema_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"optim.{name} (={value}) must be at least 0 and below 1")
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
+
+    def peak_lr(self, batch_size: int) -> float:
+        return self.lr * batch_size / self.lr_reference_batch if self.lr_reference_batch else self.lr
+
+    def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: int) -> float:
+        """Learning rate of a step; a warm-up longer than the run is cut to it."""
+        warmup = self.warmup_steps if self.warmup_steps is not None else self.warmup_epochs * steps_per_epoch
+        return warmup_cosine(
+            step,
+            peak=self.peak_lr(batch_size),
+            total_steps=total_steps,
+            warmup_steps=min(warmup, total_steps),
+            end=self.lr_end,
+        )
+
+    def build(self, model: nn.Module) -> torch.optim.SGD:
+        """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""
+        groups = param_groups(model, weight_decay=self.weight_decay, clipping=self.clipping)
+        return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)

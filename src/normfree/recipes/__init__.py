@@ -1,0 +1,25 @@
+"""One YAML file per published number, and the schema they follow."""
+
+from .recipe import (
+    DEFAULT,
+    Recipe,
+    describe_type,
+    dump_recipe,
+    field_help,
+    field_paths,
+    list_recipes,
+    load_recipe,
+    recipe_header,
+)
+
+__all__ = [
+    "DEFAULT",
+    "Recipe",
+    "describe_type",
+    "dump_recipe",
+    "field_help",
+    "field_paths",
+    "list_recipes",
+    "load_recipe",
+    "recipe_header",
+]

@@ -1,0 +1,5 @@
+"""What a network is trained for: data, loss and metrics."""
+
+from .classification import Classification, TaskConfig
+
+__all__ = ["Classification", "TaskConfig"]

@@ -1,0 +1,108 @@
+"""Image classification."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data import Batch, DataConfig, EvalTransform, Loader, Source, TrainTransform
+from ..errors import UsageError
+
+
+@dataclass
+class TaskConfig:
+    """What the network is trained for.
+
+    Args:
+        name: "classification".
+        label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers.
+    """
+
+    name: Literal["classification"] = "classification"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be at least 0 and below 1")
+
+
+class Accuracy:
+    """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits."""
+
+    def __init__(self) -> None:
+        self.count = self.top1 = self.top5 = 0
+        self.loss = 0.0
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        logits = logits.float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        self.count += len(batch.labels)
+        self.top1 += int(ranked[:, 0].sum())
+        self.top5 += int(ranked.any(1).sum())
+        self.loss += F.cross_entropy(logits, batch.labels, reduction="sum").item()
+
+    def compute(self) -> dict[str, float]:
+        """Fractions, the mean loss, and the number of images they are over."""
+        n = max(self.count, 1)
+        return dict(top1=self.top1 / n, top5=self.top5 / n, loss=self.loss / n, images=self.count)
+
+
+class Classification:
+    """Images and labels of a source, cross-entropy, top-1 and top-5.
+
+    Args:
+        source: the images, see :func:`normfree.data.open_source`.
+        image_size, test_size: side of the network's inputs in training and evaluation.
+        batch_size: images per training step.
+        seed: of the order and the augmentation.
+    """
+
+    score = "top1"  # the metric a better network has more of
+
+    def __init__(
+        self,
+        source: Source,
+        config: TaskConfig,
+        data: DataConfig,
+        *,
+        image_size: int,
+        test_size: int,
+        batch_size: int,
+        seed: int = 0,
+    ):
+        self.label_smoothing = config.label_smoothing
+        mean, std = image_statistics(data)
+        self.train = Loader(
+            source.train,
+            TrainTransform(image_size, data.crop, data.flip, mean, std),
+            batch_size,
+            seed=seed,
+            shuffle=True,
+            drop_last=len(source.train) >= batch_size,
+            workers=data.workers,
+        )
+        self.test = Loader(
+            source.test, EvalTransform(test_size, data.resize_margin, mean, std), batch_size, workers=data.workers
+        )
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy in float32 with label smoothing; logits (N, num_classes)."""
+        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+
+    @torch.no_grad()
+    def correct(self, logits: Tensor, batch: Batch) -> Tensor:
+        """How many of the batch are right, on the device: for the progress bar."""
+        return (logits.argmax(1) == batch.labels).sum()
+
+    def metrics(self) -> Accuracy:
+        return Accuracy()
+
+
+def image_statistics(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that images are normalized with."""
+    rgb = data.channels == 3
+    mean = data.mean or ((0.485, 0.456, 0.406) if rgb else (0.5,))
+    std = data.std or ((0.229, 0.224, 0.225) if rgb else (0.5,))
+    return tuple(mean), tuple(std)

@@ -1,0 +1,49 @@
+"""The ``train`` section of a recipe."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+
+
+@dataclass
+class TrainConfig:
+    """How long, how, and where to train.
+
+    Args:
+        batch_size: images per optimizer step.
+        epochs: passes over the training images.
+        steps: the length in optimizer steps instead; takes precedence.
+        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. null: whole
+            batches.
+        eval_every: epochs between evaluations; there is always one at the end.
+        log_every: steps between lines of metrics.jsonl.
+        seed: of the initial weights, the order of the images and the augmentation.
+        precision: "bfloat16" computes activations and their gradients in it; parameters, standardization and loss stay
+            float32.
+        channels_last: memory layout of activations.
+        device: "auto" takes CUDA where there is one, else the CPU.
+    """
+
+    batch_size: int = 64
+    epochs: float = 30.0
+    steps: int | None = None
+    micro_batch: int | None = None
+    eval_every: float = 1.0
+    log_every: int = 10
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "micro_batch", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"train.{name} (={value}) must be at least 1")
+        for name in ("epochs", "eval_every"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))

@@ -1,0 +1,45 @@
+"""Curves of a run as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from .run import CURVES, read_metrics
+
+
+def plot_curves(folder: Path) -> Path:
+    """Draw loss, test accuracy, learning rate and clipped fraction of a run to ``curves.png``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(folder)
+    train = [line for line in lines if line["kind"] == "train"]
+    evals = [line for line in lines if line["kind"] == "eval"]
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    (loss, score), (lr, clipped) = figure.subplots(2, 2)
+    _curve(loss, train, "loss", "training, smoothed labels")
+    _curve(loss, evals, "loss", "test")
+    _curve(loss, evals, "ema_loss", "test, averaged weights")
+    loss.set(title="loss", yscale="log")
+    _curve(score, train, "accuracy", "training, augmented", alpha=0.5)
+    _curve(score, evals, "top1", "test")
+    _curve(score, evals, "ema_top1", "test, averaged weights")
+    score.set(title="top-1 accuracy", ylim=(0, 1.01))
+    _curve(lr, train, "lr", "learning rate")
+    lr.set(title="learning rate")
+    _curve(clipped, train, "clipped", "all units")
+    clipped.set(title="fraction of units clipped", ylim=(0, None))
+    for axes in (loss, score, lr, clipped):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False)
+    path = folder / CURVES
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _curve(axes: Any, lines: list[dict[str, Any]], field: str, label: str, **style: Any) -> None:
+    points = [(line["step"], line[field]) for line in lines if line.get(field) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)
