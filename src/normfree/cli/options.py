@@ -53,7 +53,7 @@ def fields_help() -> str:
 
 
 def _nearest(name: str) -> str:
-    known = [*field_paths(), *SHORTHANDS, "recipe", "out", "quiet", "traceback"]
+    known = [*field_paths(), *SHORTHANDS, "recipe", "out", "init", "quiet", "traceback"]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [path for path in known if path.rsplit(".", 1)[-1] == name and path not in near]
     return f"did you mean {' or '.join(f'--{n}' for n in near[:3])}?" if near else "see normfree train --help"

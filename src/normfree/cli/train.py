@@ -14,7 +14,7 @@ from ..tasks import Classification
 from ..training import Run, Summary, Trainer, new_folder, plot_curves
 from .main import Parser
 from .options import fields_help, parse_overrides
-from .trained import describe
+from .trained import describe, initialize
 
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 
@@ -36,6 +36,9 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--model", metavar="NAME", help="short for --model.name")
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
+    parser.add_argument(
+        "--init", metavar="WEIGHTS", help="start from a run folder, a .safetensors file or the authors' .npz"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, rest = parser.parse_known_args(list(argv))
     overrides = parse_overrides(rest)
@@ -45,17 +48,23 @@ def run(argv: Sequence[str]) -> int:
         overrides["model.name"] = options.model
     recipe_name = options.recipe or _default_recipe(overrides.get("data.source"))
     recipe = load_recipe(recipe_name, overrides)
-    trainer, folder = prepare(recipe, Path(recipe_name).stem, options.out, progress=not options.quiet)
+    trainer, folder = prepare(
+        recipe, Path(recipe_name).stem, options.out, init=options.init, progress=not options.quiet
+    )
     summary = trainer.fit()
     print(report(summary, folder, trainer))
     return 0
 
 
-def prepare(recipe: Recipe, name: str, out: str | None, *, progress: bool = True) -> tuple[Trainer, Path]:
+def prepare(
+    recipe: Recipe, name: str, out: str | None, *, init: str | None = None, progress: bool = True
+) -> tuple[Trainer, Path]:
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
     source = open_source(recipe.data.source, recipe.data.channels)
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
+    if init is not None:
+        print(initialize(model, init), file=sys.stderr)
     recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
     recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
     task = Classification(

@@ -1,6 +1,7 @@
 """A trained network from a run folder or a checkpoint file."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..models import NormFreeNet
 from ..recipes import Recipe
 from ..tasks.classification import image_statistics
 from ..training import load_weights, read_checkpoint
+from ..weights import load_haiku, read_arrays
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,35 @@ def load_trained(path: str, which: str = "last", kind: str | None = None) -> Tra
     model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
     load_weights(model, state, str(file))
     return Trained(model.eval(), recipe, classes, str(file))
+
+
+def initialize(model: NormFreeNet, path: str) -> str:
+    """Start from other weights: a run folder, a .safetensors file of one, or the authors' .npz.
+
+    Where the number of classes differs, the classifier stays freshly initialized.
+
+    Returns:
+        What was done, in one sentence.
+
+    Raises:
+        UsageError: nothing there, unreadable, or weights of another architecture.
+    """
+    if path.endswith(".npz"):
+        source, file = read_arrays(path), path
+        classes = next((len(p["b"]) for module, p in source.items() if module.endswith("/~/linear") and "b" in p), None)
+        load = load_haiku
+    else:
+        source, _, file = read_checkpoint(path)
+        classes = len(source["head.fc.bias"]) if "head.fc.bias" in source else None
+        load = functools.partial(load_weights, origin=str(file))
+    wanted = model.num_classes
+    if classes in (None, wanted):
+        load(model, source)
+        return f"weights from {file}"
+    model.reset_classifier(classes)
+    load(model, source)
+    model.reset_classifier(wanted)
+    return f"weights from {file}, with a new classifier ({wanted} classes instead of {classes})"
 
 
 def evaluation_transform(trained: Trained) -> EvalTransform:

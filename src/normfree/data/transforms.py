@@ -26,9 +26,9 @@ def distorted_crop_window(height: int, width: int, generator: torch.Generator | 
 
 
 def random_shift(image: Tensor, reach: int, generator: torch.Generator | None) -> Tensor:
-    """Move a (C, H, W) image by up to ``reach`` pixels along each axis; its edge fills the gap."""
+    """Move a (C, H, W) image by up to ``reach`` pixels along each axis; black fills the gap."""
     y, x = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
-    padded = F.pad(image[None].float(), (reach,) * 4, mode="replicate")[0]
+    padded = F.pad(image[None].float(), (reach,) * 4)[0]
     return padded[:, y : y + image.shape[1], x : x + image.shape[2]]
 
 

@@ -50,8 +50,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, json.loads(description)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill a model; every tensor must fit.
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Fill a model; every tensor must fit. ``origin`` names the file in errors.
 
     Raises:
         UsageError: missing, extra or misshapen tensors, by name; the model is unchanged then.
@@ -71,7 +71,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         if name in state and state[name].shape != own[name].shape
     ][:4]
     if problems:
-        raise UsageError(f"{source} is a checkpoint of another architecture: {'; '.join(problems)}")
+        raise UsageError(f"{origin} is a checkpoint of another architecture: {'; '.join(problems)}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

@@ -1,0 +1,31 @@
+# make demo: train a network on real images; make test: everything CI runs; make check: lint and the fast tests.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check lint format clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/normfree train
+
+test: $(INSTALLED) lint
+	$(PYTHON) -m pytest -n 2
+
+check: $(INSTALLED) lint
+	$(PYTHON) -m pytest -n 2 -m "not slow"
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build
