@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(arguments, str(error), 2)
     except RunFailed as error:
         return _say(arguments, str(error), 1)
+    except OSError as error:
+        return _say(arguments, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except Exception as error:
         message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
         return _say(arguments, f"{message} (--traceback shows where)", 1)

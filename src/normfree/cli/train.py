@@ -11,7 +11,7 @@ from ..data import Source, open_source
 from ..data.sources import ArraySplit
 from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
 from ..tasks import Classification
-from ..training import Run, Summary, Trainer, new_folder, plot_curves
+from ..training import Run, Summary, Trainer, new_folder, pick_device, plot_curves
 from .main import Parser
 from .options import fields_help, parse_overrides
 from .trained import describe, initialize
@@ -60,6 +60,7 @@ def prepare(
     recipe: Recipe, name: str, out: str | None, *, init: str | None = None, progress: bool = True
 ) -> tuple[Trainer, Path]:
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
+    pick_device(recipe.train.device)
     source = open_source(recipe.data.source, recipe.data.channels)
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)

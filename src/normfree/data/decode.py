@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
@@ -28,6 +28,7 @@ def decode_image(path: str | Path, channels: int = 3) -> Tensor:
             with Image.open(path) as image:
                 pixels = np.array(ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L"))
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
-        reason = str(error).replace(str(path), "the file") or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not an image of a known format" if unknown else str(error) or type(error).__name__
         raise UnreadableImage(f"{path}: {reason}") from error
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)

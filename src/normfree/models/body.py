@@ -96,6 +96,8 @@ class NormFreeNet(nn.Module):
         super().__init__()
         if not len(widths) == len(depths) == len(strides):
             raise UsageError(f"widths {widths}, depths {depths} and strides {strides} must have one length")
+        if min(*depths, *widths) < 1:
+            raise UsageError(f"widths {widths} and depths {depths} must be at least 1")
         self.num_classes, self.alpha, self.grad_checkpointing = num_classes, alpha, False
         self.act = act
         self.stem = stem

@@ -38,35 +38,40 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     return sum(macs_by_module(model, input_shape).values())
 
 
-def complexity(build: Callable[[tuple[int, ...]], nn.Module], depths: Sequence[int], size: int) -> tuple[int, int, int]:
-    """Parameters, multiply-adds as the papers count them, and as executed, of a network at ``size`` px.
+class Complexity:
+    """Parameters and multiply-adds of a structure at any depth and size.
 
-    The papers' count halves a map of odd size exactly (a 17 px map becomes 8.5 px), the network rounds up; the two
-    agree where the total stride divides ``size``. All blocks of a stage but its first cost the same, so a network of
-    at most two blocks per stage tells the cost of any depth.
+    All blocks of a stage but its first cost the same, so a network of two blocks per stage, on the meta device, tells
+    the cost of every depth.
 
     Args:
-        build: from depths to the network; called under the meta device.
-        depths: blocks per stage.
-        size: side of the image.
+        short: the network with two blocks in each stage, ``stages.0.0``, ``stages.0.1``, ``stages.1.0``, ...
+        in_chans: channels of its images.
+        stride: its total stride.
     """
-    short = tuple(min(depth, 2) for depth in depths)
-    with torch.device("meta"):
-        model = build(short)
-    repeats = {f"stages.{i}.1.": depth - 1 for i, depth in enumerate(depths)}
 
-    def times(name: str) -> int:
-        return next((n for prefix, n in repeats.items() if name.startswith(prefix)), 1)
+    def __init__(self, short: nn.Module, in_chans: int, stride: int):
+        self.short, self.in_chans, self.stride = short, in_chans, stride
+        self.linear = {name for name, module in short.named_modules() if isinstance(module, nn.Linear)}
+        self.unit_macs = macs_by_module(short, (in_chans, stride, stride))
 
-    params = sum(p.numel() * times(name) for name, p in model.named_parameters())
-    in_chans = model.default_cfg["input_size"][0]
-    stride = model.feature_info[-1]["reduction"]
-    unit = macs_by_module(model, (in_chans, stride, stride))
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    at_unit = sum(n * times(name) for name, n in unit.items() if name not in linear)
-    fixed = sum(n * times(name) for name, n in unit.items() if name in linear)
-    papers = at_unit * size**2 // stride**2 + fixed
-    if size % stride == 0:
-        return params, papers, papers
-    executed = macs_by_module(model, (in_chans, size, size))
-    return params, papers, sum(n * times(name) for name, n in executed.items())
+    def params(self, depths: Sequence[int]) -> int:
+        return sum(p.numel() * self._times(name, depths) for name, p in self.short.named_parameters())
+
+    def macs(self, depths: Sequence[int], size: int) -> int:
+        """As the papers count them: strides halve maps exactly (a 17 px map becomes 8.5 px)."""
+        per_pixel = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k not in self.linear)
+        per_image = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k in self.linear)
+        return per_pixel * size**2 // self.stride**2 + per_image
+
+    def macs_executed(self, depths: Sequence[int], size: int) -> int:
+        """As the network does: odd maps are rounded up. The same where the stride divides the size."""
+        if size % self.stride == 0:
+            return self.macs(depths, size)
+        macs = macs_by_module(self.short, (self.in_chans, size, size))
+        return sum(n * self._times(name, depths) for name, n in macs.items())
+
+    @staticmethod
+    def _times(name: str, depths: Sequence[int]) -> int:
+        """How often a layer of the short network stands in the one of ``depths``."""
+        return next((depth - 1 for i, depth in enumerate(depths) if name.startswith(f"stages.{i}.1.")), 1)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UsageError
 from .body import NormFreeNet
 from .registry import create_model
 
@@ -25,11 +26,15 @@ class ModelConfig:
 
     def build(self, *, num_classes: int, in_chans: int) -> NormFreeNet:
         """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
-        return create_model(
-            self.name,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            drop_rate=self.drop_rate,
-            stochdepth_rate=self.stochdepth_rate,
-            **self.options,
+        fields = dict(
+            num_classes=num_classes, in_chans=in_chans, drop_rate=self.drop_rate, stochdepth_rate=self.stochdepth_rate
         )
+        twice = sorted(fields.keys() & self.options.keys())
+        if twice:
+            raise UsageError(f"model.options must not hold {', '.join(twice)}: fields of the recipe or the data say it")
+        try:
+            return create_model(self.name, **fields, **self.options)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"model.options (={self.options}) do not build {self.name}: {error}") from error

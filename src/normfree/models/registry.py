@@ -7,10 +7,12 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import UsageError
 from . import nf_regnet, nf_resnet, nfnet
 from .body import NormFreeNet
-from .complexity import complexity
+from .complexity import Complexity
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -101,25 +103,27 @@ def model_info(name: str) -> ModelInfo:
         UsageError: unknown name.
     """
     cls, variant = _lookup(name)
-    params, macs, macs_executed = _complexity(name)
+    numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
+    cost = _complexity(cls, tuple((k, v) for k, v in variant.items() if k not in numbers))
+    at = (variant["depths"], variant["test_size"])
     defaults = {k: v.default for k, v in inspect.signature(cls.__init__).parameters.items()}
     return ModelInfo(
         name=name,
         family=cls.family,
-        params=params,
-        macs=macs,
-        macs_executed=macs_executed,
-        **{
-            field: variant.get(field, defaults.get(field))
-            for field in ("widths", "depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
-        },
+        params=cost.params(variant["depths"]),
+        macs=cost.macs(*at),
+        macs_executed=cost.macs_executed(*at),
+        **{field: variant.get(field, defaults.get(field)) for field in ("widths", *numbers)},
     )
 
 
 @functools.cache
-def _complexity(name: str) -> tuple[int, int, int]:
-    variant = _VARIANTS[name][1]
-    return complexity(lambda depths: create_model(name, depths=depths), variant["depths"], variant["test_size"])
+def _complexity(cls: type[NormFreeNet], structure: tuple[tuple[str, Any], ...]) -> Complexity:
+    """Shared by variants that differ in depth alone."""
+    options = dict(structure)
+    with torch.device("meta"):
+        short = cls(depths=(2,) * len(options["widths"]), **options)
+    return Complexity(short, 3, short.feature_info[-1]["reduction"])
 
 
 def _lookup(name: str) -> tuple[type[NormFreeNet], dict[str, Any]]:

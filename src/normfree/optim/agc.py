@@ -27,13 +27,16 @@ class ClipStatistics:
     @property
     def fraction(self) -> dict[str, float]:
         """Fraction of units clipped, per group that is clipped at all."""
-        return {name: self.clipped_units[name].item() / count for name, count in self.units.items()}
+        return {name: count / self.units[name] for name, count in zip(self.units, self._counts(), strict=True)}
 
     @property
     def total_fraction(self) -> float:
         """Fraction of all units clipped; 0.0 where no group is."""
-        units = sum(self.units.values())
-        return sum(count.item() for count in self.clipped_units.values()) / units if units else 0.0
+        return sum(self._counts()) / sum(self.units.values()) if self.units else 0.0
+
+    def _counts(self) -> list[int]:
+        """Clipped units per group: the one place that waits for the device."""
+        return torch.stack(list(self.clipped_units.values())).tolist() if self.units else []
 
     def add(self, name: str, coefficients: list[Tensor]) -> None:
         flat = torch.cat([c.flatten() for c in coefficients])

@@ -27,6 +27,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata={_KEY: json.dumps(description)})
+        part.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)

@@ -218,7 +218,7 @@ class Trainer:
                 tqdm.write(f"skipped unreadable image {message}")
         if len(self.unreadable) > self.max_unreadable:
             raise RunFailed(
-                f"{len(self.unreadable)} images are unreadable, more than data.max_unreadable (={self.max_unreadable}) "
+                f"unreadable images: {len(self.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "
                 f"allows; the last one is {self.unreadable[-1]}"
             )
 
