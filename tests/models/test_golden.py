@@ -1,11 +1,11 @@
 """The models are the authors' functions: outputs, signal statistics and gradients against their code's numbers."""
 
+import golden_data as gd
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import golden_data as gd
 import normfree
 from normfree.models import NFBlock
 
@@ -79,7 +79,10 @@ def test_signal_statistics(case):
 def test_gradient_norms(case):
     golden, parameters = case["golden"], dict(case["model"].named_parameters())
     # float64: torch's float32 norm of 4.7 million elements is itself off by 3e-4
-    norms = {"/".join(key): parameters[ours].grad.double().norm() for ours, key in normfree.weights.haiku_names(case["model"]).items()}
+    norms = {
+        "/".join(key): parameters[ours].grad.double().norm()
+        for ours, key in normfree.weights.haiku_names(case["model"]).items()
+    }
     got = [norms[str(name)].item() for name in golden["param_names"]]
     np.testing.assert_allclose(got, golden["grad_norms"], rtol=1e-4)
 

@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> int:
         mark = "*" if info.macs_executed != info.macs else " "
         rounded |= mark == "*"
         print(
-            f"{info.name:{width}}  {info.params:11,}  {info.macs / 1e9:11.3f} B{mark} {info.train_size:7}  "
+            f"{info.name:{width}}  {info.params:11,}  {info.macs / 1e9:11.3f} B{mark}  {info.train_size:7}  "
             f"{info.test_size:7}  {info.drop_rate:7}  {info.stochdepth_rate:12}"
         )
     print("At 1000 classes. Multiply-adds of one image at test size, as the papers count them.")

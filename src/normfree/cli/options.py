@@ -35,7 +35,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             text = rest.pop(0)
         try:
             overrides[path] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             overrides[path] = text
     return overrides
 

@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=5, help="classes per image; default: 5")
-    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="default: last")
+    parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     options = parser.parse_args(list(argv))
     if options.top < 1:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
@@ -62,6 +63,8 @@ def prepare(
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
     pick_device(recipe.train.device)
     source = open_source(recipe.data.source, recipe.data.channels)
+    if recipe.data.source.startswith("imagefolder:"):  # the run must find its images from any folder
+        recipe.data.source = f"imagefolder:{Path(recipe.data.source.partition(':')[2]).expanduser().resolve()}"
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
     if init is not None:
@@ -101,14 +104,13 @@ def prepare(
 
 def write_examples(source: Source, folder: Path, count: int = 10) -> None:
     """A few test images of an embedded set as PNG files named by their label, to try ``normfree predict`` with."""
-    from torchvision.io import write_png
-
     if not isinstance(source.test, ArraySplit):
         return
     folder.mkdir()
     for index in range(count):
         label = source.classes[source.test.label(index)]
-        write_png(source.test.image(index), str(folder / f"test{index}_label{label}.png"))
+        pixels = source.test.image(index).permute(1, 2, 0).squeeze(2).numpy()
+        Image.fromarray(pixels).save(folder / f"test{index}_label{label}.png")
 
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..data import EvalTransform
@@ -29,13 +30,21 @@ def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
     return dict(recipe=dataclasses.asdict(recipe), classes=classes)
 
 
-def load_trained(path: str, which: str = "last", kind: str | None = None) -> Trained:
+def load_trained(path: str, which: str | None = None, weights: str | None = None) -> Trained:
     """The network of a run folder or a .safetensors file.
 
+    Args:
+        which: a run folder's "last" (None: the same) or "best" checkpoint.
+        weights: its "ema" or "raw" weights; None takes the average where there is one.
+
     Raises:
-        UsageError: nothing there, unreadable, or tensors of another architecture.
+        UsageError: nothing there, unreadable, tensors of another architecture, or a choice where there is one file.
     """
-    state, description, file = read_checkpoint(path, which, kind)
+    for flag, value in (("checkpoint", which), ("weights", weights)):
+        if value and Path(path).is_file():
+            raise UsageError(f"--{flag} chooses among a run folder's files; {path} is one file")
+    kind = {"raw": "weights", "ema": "ema", None: None}[weights]
+    state, description, file = read_checkpoint(path, which or "last", kind)
     try:
         content, classes = description["recipe"], description["classes"]
     except (TypeError, KeyError) as error:

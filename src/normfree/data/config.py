@@ -1,5 +1,6 @@
 """The ``data`` section of a recipe."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,5 +48,5 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and len(value) != self.channels:
                 raise UsageError(f"data.{name} (={list(value)}) must have data.channels (={self.channels}) entries")
-        if self.std is not None and min(self.std) <= 0:
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
             raise UsageError(f"data.std (={list(self.std)}) must be above 0")

@@ -26,9 +26,13 @@ def decode_image(path: str | Path, channels: int = 3) -> Tensor:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata of a readable image
             with Image.open(path) as image:
-                pixels = np.array(ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L"))
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I;16"):  # convert() would clip to 255
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "not an image of a known format" if unknown else str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image of a known format"
         raise UnreadableImage(f"{path}: {reason}") from error
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)

@@ -138,7 +138,8 @@ def find_images(paths: list[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            images = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in images if not _hidden(p.relative_to(path)))
             if not inside:
                 raise UsageError(f"{path} holds no image ({', '.join(EXTENSIONS)})")
             found += inside
@@ -159,10 +160,16 @@ def _classes(folder: Path) -> list[str]:
 def _folder_split(folder: Path, classes: list[str], channels: int) -> FolderSplit:
     to_label = {name: label for label, name in enumerate(classes)}
     samples = make_dataset(str(folder), to_label, extensions=EXTENSIONS, allow_empty=True)
+    samples = [(path, label) for path, label in samples if not _hidden(Path(path).relative_to(folder))]
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
         raise UsageError(f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}")
     return FolderSplit(samples, channels)
+
+
+def _hidden(path: Path) -> bool:
+    """Files that systems leave beside images (._a.png, .ipynb_checkpoints) are none."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _listed(names: list[str]) -> str:

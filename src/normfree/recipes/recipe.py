@@ -1,7 +1,9 @@
 """A recipe: every number of a training run, in one YAML file."""
 
+import copy
 import dataclasses
 import difflib
+import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -50,10 +52,20 @@ class Recipe:
             UsageError: unknown field (the nearest one is suggested), wrong type or value out of range, by dotted path;
                 ``source`` says where the dicts are from.
         """
+        content = _without_empty_sections(content)
         _check_fields(content, cls, "", source)
+        _refuse_null(content)
+        # The parser builds any object that a free-form value names by class_path; options are plain data.
+        options = content.get("model", {}).get("options", {})
+        if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+            raise UsageError(f"model.options (={options!r}) must be a mapping")
+        if "model" in content:
+            content = {**content, "model": {k: v for k, v in content["model"].items() if k != "options"}}
         try:
             parser = _parser()
-            return cls(**vars(parser.instantiate(parser.parse_object(content))))
+            recipe = cls(**vars(parser.instantiate(parser.parse_object(content))))
+            recipe.model.options = copy.deepcopy(options)
+            return recipe
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -102,13 +114,16 @@ def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None)
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
             value of the wrong type or out of range; each with the dotted path.
     """
+    text = recipe_text(name)
     try:
-        content = yaml.safe_load(recipe_text(name))
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(text)
+        json.dumps(content, default=str, skipkeys=True)  # refuses what contains itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of month 13 is a ValueError
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise UsageError(f"recipe {name} is not YAML{where}: {getattr(error, 'problem', None) or error}") from error
-    content = {} if content is None else content
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"recipe {name} is not YAML{where}: {reason}") from error
+    content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", f"recipe {name}")
     for path, value in (overrides or {}).items():
         set_field(content, path, value)
@@ -195,7 +210,7 @@ def describe_type(annotation: Any) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin is tuple:
-        return f"a list, each entry {describe_type(args[0])}"
+        return f"a list (each entry {describe_type(args[0])})"
     if origin is dict:
         return "a mapping"
     return " or ".join(describe_type(arg) for arg in args)
@@ -212,6 +227,22 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
             raise UsageError(f"{source}: field {prefix}{key} is unknown; {_nearest(f'{prefix}{key}', prefix, fields)}")
         if dataclasses.is_dataclass(fields[key].type):
             _check_fields(value, fields[key].type, f"{prefix}{key}.", source)
+
+
+def _without_empty_sections(content: Any) -> Any:
+    """A section whose every line is a comment is null in YAML."""
+    if not isinstance(content, dict):
+        return content
+    sections = {item.name for item in dataclasses.fields(Recipe)}
+    return {key: value for key, value in content.items() if value is not None or key not in sections}
+
+
+def _refuse_null(content: Mapping[str, Any]) -> None:
+    """The parser lets null pass for every type."""
+    for path, item in field_paths().items():
+        section, name = path.split(".")
+        if content.get(section, {}).get(name, "") is None and type(None) not in typing.get_args(item.type):
+            raise UsageError(f"{path} (=null) must be {describe_type(item.type)}")
 
 
 def _nearest(path: str, prefix: str, fields: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Weights on disk: safetensors files that say which model they belong to."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -27,10 +28,12 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[s
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata={_KEY: json.dumps(description)})
-        part.chmod(0o644)  # safetensors makes files that only their owner can read
+        os.umask(mask := os.umask(0))
+        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise RunFailed(f"cannot write {path}: {error}") from error
 
 
@@ -48,7 +51,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path} cannot be read as safetensors: {error}") from error
     if description is None:
         raise UsageError(f"{path} does not say which model it belongs to; it was not written by normfree train")
-    return state, json.loads(description)
+    try:
+        return state, json.loads(description)
+    except ValueError as error:
+        raise UsageError(f"{path} has a description that is not JSON: {error}") from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

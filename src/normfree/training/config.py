@@ -1,5 +1,6 @@
 """The ``train`` section of a recipe."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,8 +43,10 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")
         for name in ("epochs", "eval_every"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0 and finite")
+        if abs(self.seed) >= 2**40:
+            raise UsageError(f"train.seed (={self.seed}) must be below 2**40")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))

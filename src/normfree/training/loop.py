@@ -54,6 +54,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it has no memory")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"train.device (={name!r}) is not available: {str(error).splitlines()[0]}") from error
     return device

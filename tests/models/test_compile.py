@@ -1,0 +1,89 @@
+"""torch.compile without a graph break and torch.export with a free batch size: the same function."""
+
+import pytest
+import torch
+from golden_data import relative
+from small_models import grads, shake, small
+
+import normfree
+
+# One block per stage, or two where the first stage's block alone would show no identity shortcut.
+VARIANTS = {
+    "nfnet_f0": (1, 1, 1, 1),
+    "nf_regnet_b0": (1, 2, 1, 1),
+    "nf_resnet50": (2, 1, 1, 1),
+    "nf_seresnet50": (1, 2, 1, 1),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    """The variant at its own widths."""
+    options = dict(num_classes=10, drop_rate=0.0, stochdepth_rate=0.0, depths=VARIANTS[request.param])
+    return shake(normfree.create_model(request.param, **options).eval())
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def outputs_and_gradients(model, function, x):
+    model.zero_grad()
+    out = function(x)
+    out.square().mean().backward()
+    return out.detach(), grads(model)
+
+
+@pytest.mark.slow
+def test_compile(variant):
+    x = torch.randn(2, 3, 64, 64)
+    expected, expected_grads = outputs_and_gradients(variant, variant, x)
+    got, got_grads = outputs_and_gradients(variant, torch.compile(variant, fullgraph=True), x)
+    # float32: fused sums in another order, through up to 20 layers; 1e-6 was seen
+    assert relative(got, expected) < 2e-5
+    for name, gradient in expected_grads.items():
+        assert relative(got_grads[name], gradient) < 1e-3, name  # gradients of skip gains cancel: 9e-5 was seen
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_trace_for_training(name):
+    """Dropout and stochastic depth in one graph, without the code generator."""
+    model = small(name, drop_rate=0.3, stochdepth_rate=0.5).train()
+    x = torch.randn(4, 3, 32, 32)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.manual_seed(1)
+    expected = outputs_and_gradients(model, model, x)
+    torch.manual_seed(1)
+    got = outputs_and_gradients(model, compiled, x)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # the same kernels, so float32 rounding at most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_compiled_for_one_size_runs_at_another(name):
+    model = small(name)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for size in ((32, 32), (48, 48), (45, 62)):  # from the second on, sizes are symbols
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-6, atol=1e-6)  # the same kernels
+
+
+def test_export_with_free_batch_size(variant):
+    x = torch.randn(2, 3, 64, 64)
+    program = torch.export.export(variant, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3, 64, 64)
+        with torch.no_grad():
+            got, expected = program.module()(x), variant(x)
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # the same kernels, so float32 rounding at most
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_export_of_odd_sizes(name):
+    model, x = small(name), torch.randn(2, 3, 45, 62)
+    program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    x = torch.randn(3, 3, 45, 62)
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-6, atol=1e-6)  # as above

@@ -1,0 +1,205 @@
+"""Who gets what: every parameter in exactly one group."""
+
+import re
+
+import pytest
+import torch
+from small_models import SMALL, small
+from torch import nn
+
+import normfree
+from normfree import UsageError
+from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d
+from normfree.optim import param_groups, parameter_roles
+
+# docs/facts.md, "Who gets what": role -> (decayed, clipped)
+TABLE = {
+    "weight": (True, True),
+    "classifier": (True, False),
+    "gain": (False, True),
+    "bias": (False, True),
+    "skip_gain": (False, True),
+}
+
+
+def names_by_group(model, groups):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {group["name"]: [names[id(p)] for p in group["params"]] for group in groups}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_is_in_exactly_one_group(name):
+    model = small(name)
+    groups = param_groups(model, weight_decay=2e-5, clipping=0.01)
+    found = [id(p) for group in groups for p in group["params"]]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_released_table(name):
+    groups = param_groups(small(name), weight_decay=2e-5, clipping=0.01)
+    assert {group["name"]: (group["weight_decay"], group["clipping"]) for group in groups} == {
+        role: (2e-5 if decayed else 0.0, 0.01 if clipped else None) for role, (decayed, clipped) in TABLE.items()
+    }
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_is_in_which_group(name):
+    model = small(name)
+    groups = names_by_group(model, param_groups(model))
+    assert groups["classifier"] == ["head.fc.weight"]
+    assert "head.fc.bias" in groups["bias"]
+    patterns = dict(
+        weight=r"\.weight$", gain=r"(?<!skip)\.gain$", bias=r"\.bias$", skip_gain=r"\.skip_init\.skip_gain$"
+    )
+    for role, pattern in patterns.items():
+        expected = [n for n, _ in model.named_parameters() if re.search(pattern, n) and n != "head.fc.weight"]
+        assert groups[role] == expected, role
+    if name != "nf_resnet50":
+        assert {"stages.0.0.squeeze_excite.fc0.weight", "stages.0.0.squeeze_excite.fc1.weight"} <= set(groups["weight"])
+        assert "stages.0.0.squeeze_excite.fc0.bias" in groups["bias"]
+
+
+@pytest.mark.parametrize("name", normfree.list_models())
+def test_every_variant_is_covered(name):
+    with torch.device("meta"):
+        model = normfree.create_model(name)
+    assert parameter_roles(model).keys() == dict(model.named_parameters()).keys()
+
+
+def test_any_optimizer_takes_the_groups():
+    groups = param_groups(small("nfnet_f0"), weight_decay=0.1, clipping=0.01)
+    for optimizer in (torch.optim.SGD(groups, lr=0.1), torch.optim.AdamW(groups), torch.optim.RMSprop(groups)):
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0, 0.0, 0.0]
+        assert [group["clipping"] for group in optimizer.param_groups] == [0.01, None, 0.01, 0.01, 0.01]
+
+
+def test_without_clipping_nothing_is_clipped():
+    assert {group["clipping"] for group in param_groups(small("nfnet_f0"))} == {None}
+    assert {group["weight_decay"] for group in param_groups(small("nfnet_f0"))} == {0.0}
+
+
+def test_frozen_parameters_and_missing_classifiers():
+    model = small("nf_resnet50", num_classes=0)
+    model.stem.requires_grad_(False)
+    groups = param_groups(model)
+    assert "classifier" not in names_by_group(model, groups)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_a_reset_classifier_is_still_the_classifier():
+    model = small("nf_resnet50")
+    model.reset_classifier(3)
+    assert names_by_group(model, param_groups(model))["classifier"] == ["head.fc.weight"]
+
+
+def test_networks_of_torchs_layers():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.PReLU(),
+        nn.GroupNorm(2, 8),
+        nn.Flatten(),
+        nn.LayerNorm(8),
+        nn.Linear(8, 2),
+    )
+    assert names_by_group(model, param_groups(model)) == {
+        "weight": ["0.weight", "6.weight"],
+        "gain": ["1.weight", "2.weight", "3.weight", "5.weight"],
+        "bias": ["0.bias", "1.bias", "3.bias", "5.bias", "6.bias"],
+    }
+
+
+def test_networks_of_our_layers():
+    model = nn.ModuleDict(dict(conv=WSConv2d(3, 8, 3), se=SqueezeExcite(8), skip=SkipInit(), plain=nn.Conv1d(2, 2, 1)))
+    groups = names_by_group(model, param_groups(model))
+    assert groups["weight"] == ["conv.weight", "se.fc0.weight", "se.fc1.weight", "plain.weight"]
+    assert groups["skip_gain"] == ["skip.skip_gain"]
+
+
+class Head(nn.Module):
+    parameter_roles = {"fc.weight": Role.CLASSIFIER}
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.table = nn.Embedding(3, 4)
+        self.head = Head()
+
+
+def test_the_outermost_declaration_wins_and_the_caller_outranks_it():
+    assert parameter_roles(Head()) == {"fc.weight": Role.CLASSIFIER, "fc.bias": Role.BIAS}
+    assert parameter_roles(Head(), {"fc.weight": Role.WEIGHT})["fc.weight"] is Role.WEIGHT
+    model = nn.Sequential(nn.Identity(), Head())
+    assert parameter_roles(model)["1.fc.weight"] is Role.CLASSIFIER
+    assert parameter_roles(model, {"1.fc.weight": Role.GAIN})["1.fc.weight"] is Role.GAIN
+    model.parameter_roles = {"1.fc.weight": Role.WEIGHT}  # on an instance
+    assert parameter_roles(model)["1.fc.weight"] is Role.WEIGHT
+
+
+def test_parameters_without_a_role_are_named():
+    with pytest.raises(UsageError, match=r"no role is known for temperature, table\.weight;"):
+        param_groups(Odd())
+    roles = {"temperature": Role.GAIN, "table.weight": Role.WEIGHT}
+    model = Odd()
+    assert names_by_group(model, param_groups(model, roles=roles)) == {
+        "weight": ["table.weight"],
+        "classifier": ["head.fc.weight"],
+        "gain": ["temperature"],
+        "bias": ["head.fc.bias"],
+    }
+
+
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(2, 2, 1), nn.MultiheadAttention(4, 2), nn.LSTM(2, 2)])
+def test_layers_whose_units_are_not_the_first_dimension_are_not_guessed(layer):
+    with pytest.raises(UsageError, match=r"no role is known for .*weight"):
+        param_groups(layer)
+
+
+def test_roles_of_parameters_that_do_not_exist_are_named():
+    with pytest.raises(UsageError, match=r"roles names fc\.wieght, which"):
+        param_groups(Head(), roles={"fc.wieght": Role.WEIGHT})
+
+
+def tied(role):
+    model = nn.ModuleDict(dict(embed=nn.Linear(4, 2), head=Head()))
+    model.head.fc.weight = model.embed.weight
+    return model if role is None else (model, {"embed.weight": role, "head.fc.weight": role})
+
+
+def test_a_shared_parameter_with_two_roles_is_named():
+    with pytest.raises(UsageError, match=r"embed.weight \(weight\) is shared as head.fc.weight \(classifier\)"):
+        param_groups(tied(None))
+
+
+def test_a_shared_parameter_with_one_role_counts_once():
+    model, roles = tied(Role.CLASSIFIER)
+    assert names_by_group(model, param_groups(model, roles=roles)) == {
+        "classifier": ["embed.weight"],
+        "bias": ["embed.bias", "head.fc.bias"],
+    }
+    layer = nn.Linear(3, 3)
+    assert sum(len(group["params"]) for group in param_groups(nn.Sequential(layer, layer))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "quoted"),
+    [
+        (dict(weight_decay=-1e-5), r"weight_decay \(=-1e-05\)"),
+        (dict(clipping=0.0), r"clipping \(=0.0\)"),
+        (dict(clipping=-0.1), r"clipping \(=-0.1\)"),
+        (dict(clipping=float("nan")), r"clipping \(=nan\)"),
+        (dict(weight_decay=float("nan")), r"weight_decay \(=nan\)"),
+    ],
+    ids=str,
+)
+def test_bad_numbers_are_quoted(options, quoted):
+    with pytest.raises(UsageError, match=quoted):
+        param_groups(nn.Linear(2, 2), **options)

@@ -1,0 +1,218 @@
+"""The learning rate's formula and the average's closed form."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from normfree import UsageError
+from normfree.optim import EMA, ema_decay, warmup_cosine
+
+EXACT = dict(rel=1e-12, abs=1e-15)  # float64 rounding
+
+
+def test_warmup_is_linear_from_start_to_peak():
+    rates = [warmup_cosine(step, peak=2.0, total_steps=100, warmup_steps=10, start=0.5) for step in range(11)]
+    assert rates == pytest.approx([0.5 + 1.5 * step / 10 for step in range(11)], **EXACT)
+
+
+def test_cosine_falls_from_peak_to_end():
+    options = dict(peak=2.0, total_steps=110, warmup_steps=10, end=0.4)
+    assert warmup_cosine(10, **options) == 2.0
+    assert warmup_cosine(60, **options) == pytest.approx(1.2, **EXACT)  # half way
+    assert warmup_cosine(35, **options) == pytest.approx(0.4 + 1.6 * (1 + math.sqrt(0.5)) / 2, **EXACT)
+    assert warmup_cosine(110, **options) == pytest.approx(0.4, **EXACT)
+    assert warmup_cosine(500, **options) == pytest.approx(0.4, **EXACT)  # and stays there
+    falling = [warmup_cosine(step, **options) for step in range(10, 111)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_agrees_with_torchs_scheduler():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.7)
+    peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
+    for step in range(20):
+        # it multiplies its last value step by step
+        assert warmup_cosine(step, peak=0.7, total_steps=20, end=0.1) == pytest.approx(peer.get_last_lr()[0], rel=1e-10)
+        optimizer.step()
+        peer.step()
+
+
+@pytest.mark.parametrize("options", [dict(total_steps=0), dict(total_steps=10, warmup_steps=10)])
+def test_edges(options):
+    rates = [warmup_cosine(step, peak=1.0, **options) for step in range(12)]
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert rates[-1] == pytest.approx(0.0, **EXACT)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(11, 10), (-1, 10)])
+def test_bad_warmup_is_quoted(warmup, total):
+    with pytest.raises(UsageError, match=rf"warmup_steps \(={warmup}\).*total_steps \(={total}\)"):
+        warmup_cosine(0, peak=1.0, total_steps=total, warmup_steps=warmup)
+
+
+def test_ema_decay():
+    assert [ema_decay(step, 0.99999) for step in range(4)] == pytest.approx([0.1, 2 / 11, 3 / 12, 4 / 13], **EXACT)
+    assert ema_decay(10**9, 0.99999) == 0.99999
+    assert ema_decay(100, 0.5) == 0.5
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(3, 2), nn.BatchNorm1d(2)
+        self.double()
+
+
+def random_walk(model, steps, seed=0):
+    """Moves every parameter and buffer, and yields copies of the state."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                if value.is_floating_point():
+                    value.add_(torch.randn(value.shape, dtype=value.dtype, generator=generator))
+                else:
+                    value.add_(1)
+        yield copy.deepcopy(model.state_dict())
+
+
+def close(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-12, atol=1e-13)  # float64 rounding over a few steps
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_closed_form(warmup):
+    model, decay = Net(), 0.4
+    ema, states = EMA(model, decay, warmup=warmup), [copy.deepcopy(model.state_dict())]
+    for state in random_walk(model, 6):
+        states.append(state)
+        ema.update()
+    decays = [min(decay, (1 + t) / (10 + t)) if warmup else decay for t in range(6)]
+    assert not warmup or decays[0] < decays[-1] == decay
+    weights = [math.prod(decays)] + [(1 - d) * math.prod(decays[t + 1 :]) for t, d in enumerate(decays)]
+    assert sum(weights) == pytest.approx(1.0, **EXACT)
+    expected = {
+        key: sum(w * state[key] for w, state in zip(weights, states, strict=True))
+        for key, value in states[-1].items()
+        if value.is_floating_point()
+    }
+    expected["norm.num_batches_tracked"] = states[-1]["norm.num_batches_tracked"]  # counters are taken over
+    close(ema.average, expected)
+    close(model.state_dict(), states[-1])  # untouched
+
+
+def test_agrees_with_timm():
+    model = Net()
+    ema, peer = EMA(model, 0.9, warmup=False), ModelEmaV3(model, decay=0.9)
+    for _ in random_walk(model, 5):
+        ema.update()
+        peer.update(model)
+    close(ema.average, dict(peer.module.state_dict()))
+
+
+def test_agrees_with_torch():
+    model = Net()
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    peer = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    peer.update_parameters(model)  # its first update copies
+    ema = EMA(model, 0.9, warmup=False)
+    for _ in random_walk(model, 5):
+        ema.update()
+        peer.update_parameters(model)
+    expected = dict(peer.module.state_dict())
+    expected["norm.num_batches_tracked"] += 5  # it averages counters, and rounds
+    close(ema.average, expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_applied_swaps_and_restores(fails):
+    model = Net()
+    ema = EMA(model, 0.5)
+    for _ in random_walk(model, 3):
+        ema.update()
+    live, average = copy.deepcopy(model.state_dict()), copy.deepcopy(ema.average)
+    pointers = [p.data_ptr() for p in model.parameters()]
+    try:
+        with ema.applied() as inside:
+            assert inside is model
+            close(model.state_dict(), average)
+            if fails:
+                raise KeyError("inside")
+    except KeyError:
+        assert fails
+    assert all(torch.equal(value, live[key]) for key, value in model.state_dict().items())  # bit for bit
+    assert all(torch.equal(value, average[key]) for key, value in ema.average.items())
+    assert [p.data_ptr() for p in model.parameters()] == pointers  # in place: the optimizer's parameters
+
+
+def test_applied_restores_shared_parameters():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    ema = EMA(model, 0.5, warmup=False)
+    for _ in random_walk(model, 2):
+        ema.update()
+    live, average = copy.deepcopy(model.state_dict()), copy.deepcopy(ema.average)
+    with ema.applied():
+        close(model.state_dict(), average)
+    close(model.state_dict(), live)
+    with ema.applied():
+        close(model.state_dict(), average)
+
+
+def test_state_dict_round_trip():
+    model, other = Net(), Net()
+    ema = EMA(model, 0.6)
+    for _ in random_walk(model, 4):
+        ema.update()
+    buffer = io.BytesIO()
+    torch.save(dict(ema=ema.state_dict(), model=model.state_dict()), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    other.load_state_dict(state["model"])
+    resumed = EMA(other, 0.1)
+    resumed.load_state_dict(state["ema"])
+    assert (resumed.steps, resumed.decay) == (4, 0.6)
+    for _ in zip(random_walk(model, 3, seed=1), random_walk(other, 3, seed=1), strict=True):
+        ema.update()
+        resumed.update()
+    assert all(torch.equal(value, ema.average[key]) for key, value in resumed.average.items())
+
+
+def test_averages_do_not_share_memory_with_the_model():
+    model = Net()
+    ema = EMA(model)
+    expected = copy.deepcopy(ema.average)
+    for _ in random_walk(model, 1):
+        pass
+    assert all(torch.equal(value, expected[key]) for key, value in ema.average.items())
+    assert not any(value.requires_grad for value in ema.average.values())
+
+
+def test_a_state_of_another_model_is_refused_by_name():
+    ema = EMA(Net())
+    state = copy.deepcopy(ema.state_dict())
+    state["average"]["extra"] = state["average"].pop("fc.weight")
+    with pytest.raises(UsageError, match=r"extra, fc\.weight"):
+        ema.load_state_dict(state)
+
+
+def test_a_state_of_another_shape_is_refused_by_name():
+    ema = EMA(Net())
+    state = copy.deepcopy(ema.state_dict())
+    state["average"]["fc.weight"] = torch.zeros(1)  # would broadcast
+    before = copy.deepcopy(ema.average)
+    with pytest.raises(UsageError, match=r"fc\.weight"):
+        ema.load_state_dict(state)
+    assert all(torch.equal(value, before[key]) for key, value in ema.average.items())
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, 2, math.nan])
+def test_bad_decay_is_quoted(decay):
+    with pytest.raises(UsageError, match=rf"decay \(={decay}\)"):
+        EMA(Net(), decay)

@@ -1,0 +1,133 @@
+"""How a run ends when something goes wrong: stopped in time, named, and with its last good checkpoint."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import Scripted, classification, few_digits, trainer
+
+from normfree import RunFailed, UsageError
+from normfree.data import Source, UnreadableImage
+from normfree.tasks import Classification
+from normfree.training import checkpoint, pick_device, read_checkpoint, read_metrics
+
+
+def steps_done(folder) -> int:
+    return max((line["step"] for line in read_metrics(folder) if line["kind"] == "train"), default=0)
+
+
+def test_divergence_stops_and_keeps_the_checkpoint(tmp_path):
+    run = trainer(tmp_path, optim=dict(lr=1e15, clipping=None, warmup_epochs=0), train=dict(steps=50))
+    with pytest.raises(RunFailed) as caught:
+        run.fit()
+    message, last = str(caught.value), steps_done(tmp_path)
+    assert message.startswith(f"training stopped in step {last + 1} at learning rate {run._lr(last):.4g}: ")
+    kept = read_checkpoint(tmp_path)[1]["step"]
+    assert message.endswith(f"the checkpoint of step {kept} is kept in {tmp_path}/checkpoints/last")
+    assert len(message.splitlines()) == 1
+    for kind in ("weights", "ema"):
+        assert all(value.isfinite().all() for value in read_checkpoint(tmp_path, "last", kind)[0].values())
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_an_evaluation_that_is_not_finite_is_not_kept(tmp_path):
+    run = trainer(tmp_path, task=Scripted([0.5, float("nan")]), train=dict(steps=4), optim=dict(ema_decay=None))
+    with pytest.raises(RunFailed, match=r"evaluation after step 4 is not finite; the checkpoint of step 2 is kept in"):
+        run.fit()
+    assert read_checkpoint(tmp_path)[1]["step"] == 2
+
+
+def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    step = run.step
+
+    def interrupted(batch, lr):
+        if steps_done(tmp_path) == 2:
+            raise KeyboardInterrupt
+        return step(batch, lr)
+
+    monkeypatch.setattr(run, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d; the checkpoint of step 2 is kept in .*last"):
+        run.fit()
+    assert read_checkpoint(tmp_path)[1]["step"] == 2
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    evaluate_ = run._evaluate
+
+    def on_a_full_disk(done):
+        if done == 4:
+            monkeypatch.setattr(checkpoint.os, "replace", full_disk)
+        evaluate_(done)
+
+    monkeypatch.setattr(run, "_evaluate", on_a_full_disk)
+    with pytest.raises(
+        RunFailed, match=r"cannot write .*last/weights\.safetensors: .*; the checkpoint of step 2 is kept"
+    ):
+        run.fit()
+    for kind in ("weights", "ema"):
+        assert read_checkpoint(tmp_path, "last", kind)[1]["step"] == 2
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def full_disk(*args):
+    raise OSError(28, "No space left on device")
+
+
+class Broken:
+    """A split of which some images cannot be read."""
+
+    def __init__(self, split, unreadable):
+        self.split, self.unreadable = split, unreadable
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getattr__(self, name):
+        return getattr(self.split, name)
+
+    def image(self, index):
+        if index in self.unreadable:
+            raise UnreadableImage(f"{self.split.name(index)}: broken")
+        return self.split.image(index)
+
+
+def broken(train=(), test=()) -> Classification:
+    source = few_digits()
+    return classification(Source(Broken(source.train, train), Broken(source.test, test), source.classes))
+
+
+def test_unreadable_images_are_named_once_and_skipped(tmp_path, capsys):
+    task = broken(train=(3, 5), test=(1,))
+    summary = trainer(tmp_path, task=task, train=dict(steps=None, epochs=6), max_unreadable=3).fit()
+    expected = ["digits/train[3]: broken", "digits/train[5]: broken", "digits/test[1]: broken"]
+    assert sorted(summary.unreadable) == sorted(expected)
+    assert summary.last["images"] == 19
+    said = "".join(capsys.readouterr())
+    assert all(said.count(message) == 1 for message in expected)
+
+
+def test_too_many_unreadable_images_stop_the_run(tmp_path):
+    run = trainer(tmp_path, task=broken(train=range(40), test=()), max_unreadable=4)
+    with pytest.raises(
+        RunFailed,
+        match=r"unreadable images: 16, .* data\.max_unreadable \(=4\).*train\[\d+\]: broken; .* of step 0",
+    ):
+        run.fit()
+    with pytest.raises(RunFailed, match=r"unreadable images: 1, .*test\[2\]: broken; "):
+        trainer(tmp_path / "b", task=broken(test=(2,)), max_unreadable=0).fit()
+
+
+def test_no_readable_image_at_all(tmp_path):
+    with pytest.raises(RunFailed, match="no readable image in epoch 0"):
+        trainer(tmp_path, task=broken(train=range(40)), max_unreadable=100).fit()
+
+
+def test_devices_by_name():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99", "", "meta"):
+        with pytest.raises(UsageError, match=rf"train\.device \(='{name}'\) is not available") as caught:
+            pick_device(name)
+        assert len(str(caught.value).splitlines()) == 1

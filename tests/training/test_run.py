@@ -1,0 +1,112 @@
+"""A run's folder: numbered, never overwritten; its lines and checkpoints."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from normfree import RunFailed, UsageError
+from normfree.training import Run, new_folder, plot_curves, read_checkpoint, read_metrics
+
+WEIGHTS, EMA = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
+
+
+def test_folders_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [str(new_folder(name, None)) for name in ("digits", "digits", "other", "digits")]
+    assert made == ["runs/digits", "runs/digits-2", "runs/other", "runs/digits-3"]
+    assert all((tmp_path / folder).is_dir() for folder in made)
+
+
+def test_an_asked_for_folder_is_made(tmp_path):
+    assert new_folder("digits", str(tmp_path / "deep" / "er")) == tmp_path / "deep" / "er"
+    (tmp_path / "empty").mkdir()
+    assert new_folder("digits", str(tmp_path / "empty")) == tmp_path / "empty"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "below a file"])
+def test_nothing_is_overwritten(tmp_path, kind):
+    path = tmp_path / "there"
+    if kind == "folder":
+        path.mkdir()
+        (path / "notes.txt").write_text("mine")
+    else:
+        path.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    out = path / "run" if kind == "below a file" else path
+    with pytest.raises(UsageError, match=rf"--out {out} .*"):
+        new_folder("digits", str(out))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_metrics_are_lines_of_json(tmp_path):
+    run = Run(tmp_path, {})
+    run.log(kind="train", step=1, clipped=None)
+    run.log(kind="eval", step=2, loss=0.5)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    expected = [dict(kind="train", step=1, clipped=None), dict(kind="eval", step=2, loss=0.5)]
+    assert [json.loads(line) for line in lines] == expected
+    assert read_metrics(tmp_path) == expected
+
+
+def test_metrics_that_cannot_be_written(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: Is a directory"):
+        Run(tmp_path, {}).log(step=1)
+
+
+def test_checkpoints_come_back_with_their_description(tmp_path):
+    run = Run(tmp_path, dict(classes=["a"]))
+    assert run.saved_step is None
+    run.save("last", dict(weights=WEIGHTS, ema=EMA), step=3, top1=0.5)
+    run.save("best", dict(weights=EMA), step=2, top1=0.7)
+    assert run.saved_step == 3
+    state, description, path = read_checkpoint(tmp_path)
+    assert torch.equal(state["w"], EMA["w"])
+    assert description == dict(classes=["a"], step=3, top1=0.5, kind="ema")
+    assert path == tmp_path / "checkpoints" / "last" / "ema.safetensors"
+    for which, kind, expected in [("last", "weights", WEIGHTS), ("last", "ema", EMA), ("best", None, EMA)]:
+        state, description, path = read_checkpoint(str(tmp_path), which, kind)
+        assert torch.equal(state["w"], expected["w"])
+        assert description["kind"] == path.stem
+        assert torch.equal(read_checkpoint(path)[0]["w"], expected["w"])  # the file alone is enough
+
+
+@pytest.mark.parametrize(
+    ("path", "which", "kind", "named"),
+    [
+        ("nowhere", "last", None, r"nowhere does not exist; give a run folder or a \.safetensors file"),
+        ("nowhere.safetensors", "last", None, r"nowhere\.safetensors does not exist"),
+        ("", "last", "ema", r"checkpoints/last has no ema\.safetensors"),
+        ("", "best", None, r"checkpoints/best has no ema\.safetensors or weights\.safetensors"),
+        ("checkpoints", "last", None, r"checkpoints/last has no "),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, path, which, kind, named):
+    Run(tmp_path, {}).save("last", dict(weights=WEIGHTS), step=1)
+    with pytest.raises(UsageError, match=named):
+        read_checkpoint(tmp_path / path, which, kind)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [dict(kind="train", step=1, loss=2.3, accuracy=0.1, lr=0.0, clipped=None)],
+        [
+            dict(kind="train", step=1, loss=2.3, accuracy=0.1, lr=0.1, clipped=0.5),
+            dict(kind="eval", step=1, loss=2.2, top1=0.2, ema_loss=2.1, ema_top1=0.3),
+            dict(kind="train", step=2, loss=0.0, accuracy=1.0, lr=0.0, clipped=0.0),
+        ],
+    ],
+)
+def test_curves_are_a_picture_of_whatever_there_is(tmp_path, lines):
+    run = Run(tmp_path, {})
+    (tmp_path / "metrics.jsonl").touch()
+    for line in lines:
+        run.log(**line)
+    with Image.open(plot_curves(tmp_path)) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 400
+        assert len(picture.convert("L").getcolors()) > 10
