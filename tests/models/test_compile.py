@@ -7,10 +7,10 @@ from small_models import grads, shake, small
 
 import normfree
 
-# One block per stage, or two where the first stage's block alone would show no identity shortcut.
+# One block per stage, two in one to show an identity shortcut: compiling takes seconds per block.
 VARIANTS = {
     "nfnet_f0": (1, 1, 1, 1),
-    "nf_regnet_b0": (1, 2, 1, 1),
+    "nf_regnet_b0": (1, 1, 1, 1),
     "nf_resnet50": (2, 1, 1, 1),
     "nf_seresnet50": (1, 2, 1, 1),
 }
@@ -66,7 +66,7 @@ def test_trace_for_training(name):
 def test_compiled_for_one_size_runs_at_another(name):
     model = small(name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    for size in ((32, 32), (48, 48), (45, 62)):  # from the second on, sizes are symbols
+    for size in ((32, 32), (45, 62)):  # the second time, sizes are symbols
         x = torch.randn(2, 3, *size)
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-6, atol=1e-6)  # the same kernels
 

@@ -93,17 +93,14 @@ def test_zero_gradients_stay_zero():
 def test_zero_weights_are_held_by_eps(shape, eps):
     p = parameter(*shape, scale=0.0, gradient=100.0)
     agc_(p, 0.1, eps=eps)
-    torch.testing.assert_close(
-        norms(p.grad), torch.full((len(units(p)),), 0.1 * eps, dtype=torch.float64), rtol=1e-12, atol=0
-    )
+    bound = torch.full_like(norms(p.grad), 0.1 * eps)
+    torch.testing.assert_close(norms(p.grad), bound, rtol=1e-12, atol=0)  # float64 rounding
 
 
 def test_default_eps_is_the_released_one():
     p = parameter(3, 4, scale=0.0)
     agc_(p, 1.0)
-    torch.testing.assert_close(
-        norms(p.grad), torch.full((3,), 1e-3, dtype=torch.float64), rtol=1e-12, atol=0
-    )  # rounding
+    torch.testing.assert_close(norms(p.grad), torch.full_like(norms(p.grad), 1e-3), rtol=1e-12, atol=0)  # rounding
 
 
 def test_gradients_that_are_not_finite_stay_so_and_spoil_no_other_unit():

@@ -61,8 +61,8 @@ def test_what_is_in_which_group(name):
         assert "stages.0.0.squeeze_excite.fc0.bias" in groups["bias"]
 
 
-@pytest.mark.parametrize("name", normfree.list_models())
-def test_every_variant_is_covered(name):
+@pytest.mark.parametrize("name", ["nfnet_f1_plus", "nf_regnet_b1", "nf_seresnet50", "nf_resnet26_small"])
+def test_variants_are_covered(name):
     with torch.device("meta"):
         model = normfree.create_model(name)
     assert parameter_roles(model).keys() == dict(model.named_parameters()).keys()

@@ -23,6 +23,7 @@ class TrainConfig:
         precision: "bfloat16" computes activations and their gradients in it; parameters, standardization and loss stay
             float32.
         channels_last: memory layout of activations.
+        threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
         device: "auto" takes CUDA where there is one, else the CPU.
     """
 
@@ -35,10 +36,11 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    threads: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "micro_batch", "log_every"):
+        for name in ("batch_size", "steps", "micro_batch", "log_every", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")

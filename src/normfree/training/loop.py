@@ -81,6 +81,8 @@ class Trainer:
         progress: bool = True,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
+        if train.threads is not None:
+            torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.layout)
