@@ -40,20 +40,30 @@ class ClassifierHead(nn.Module):
         if num_classes < 0 or (num_classes and not global_pool):
             raise UsageError(f"num_classes (={num_classes}) must be at least 0, and 0 without pooling")
         self.global_pool = global_pool
-        previous = next(self.parameters(), None)
         self.fc = nn.Identity()
         if num_classes:
             self.fc = nn.Linear(self.in_features, num_classes)
             nn.init.normal_(self.fc.weight, std=self.init_std)
             nn.init.zeros_(self.fc.bias)
-            if previous is not None:
-                self.fc.to(previous)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool:
             x = x.mean((2, 3))
         x = self.dropout(x)
         return x if pre_logits else self.fc(x)
+
+
+class Stage(nn.Sequential):
+    """Blocks of one width and resolution; with ``grad_checkpointing`` only their inputs are kept for backward."""
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.grad_checkpointing and torch.is_grad_enabled()):
+            return super().forward(x)
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False)
+        return x
 
 
 class NormFreeNet(nn.Module):
@@ -98,7 +108,7 @@ class NormFreeNet(nn.Module):
             raise UsageError(f"widths {widths}, depths {depths} and strides {strides} must have one length")
         if min(*depths, *widths) < 1:
             raise UsageError(f"widths {widths} and depths {depths} must be at least 1")
-        self.num_classes, self.alpha, self.grad_checkpointing = num_classes, alpha, False
+        self.num_classes, self.alpha = num_classes, alpha
         self.act = act
         self.stem = stem
         stages, channels, index, stride = [], stem_channels, 0, stem_stride
@@ -119,7 +129,7 @@ class NormFreeNet(nn.Module):
                 )
                 blocks.append(block)
                 channels, index = widths[number], index + 1
-            stages.append(nn.Sequential(*blocks))
+            stages.append(Stage(*blocks))
             stride *= strides[number]
             self.feature_info.append(dict(num_chs=channels, reduction=stride, module=f"stages.{number}"))
         self.stages = nn.Sequential(*stages)
@@ -129,14 +139,8 @@ class NormFreeNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, activated and scaled: (N, num_features, H', W')."""
-        x = self.stem(x)
-        for stage in self.stages:
-            for block in stage:
-                if self.grad_checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
-        return self.act(self.final_conv(x)) * self.act.gamma
+        x = self.final_conv(self.stages(self.stem(x)))
+        return self.act(x) * self.act.gamma
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
@@ -151,11 +155,13 @@ class NormFreeNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one; 0 classes: none, the network returns pooled features."""
         self.head.reset(num_classes, global_pool)
+        self.head.to(next(self.stem.parameters()))  # device and type of the network
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only block inputs for the backward pass and compute each block once more there."""
-        self.grad_checkpointing = enable
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are not decayed: gains, biases, skip gains."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,9 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
             model is unchanged then.
     """
     arrays = read_arrays(source) if isinstance(source, (str, Path)) else source
+    for module, inner in arrays.items():
+        if not isinstance(inner, Mapping):
+            raise UsageError(f"weights are {{module: {{name: array}}}}; {module!r} holds a {type(inner).__name__}")
     given = {(module, name): array for module, inner in arrays.items() for name, array in inner.items()}
     names, parameters = haiku_names(model), dict(model.named_parameters())
     missing = [key for key in names.values() if key not in given]
@@ -79,7 +83,7 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
         )
     wrong = []
     for ours, key in names.items():
-        expected, array = _haiku_shape(key[1], parameters[ours]), np.asarray(given[key])
+        expected, array = _haiku_shape(key[1], parameters[ours]), _as_array(given[key])
         if array.shape != expected:
             wrong.append(f"{'/'.join(key)} has shape {array.shape}, {_describe(model)} needs {expected}")
         elif array.dtype.kind not in "fiu":
@@ -89,7 +93,7 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
     with torch.no_grad():
         for ours, key in names.items():
             parameter = parameters[ours]
-            parameter.copy_(_from_haiku(np.asarray(given[key]), parameter))
+            parameter.copy_(_from_haiku(_as_array(given[key]), parameter))
     return model
 
 
@@ -116,8 +120,19 @@ def _haiku_shape(name: str, parameter: Tensor) -> tuple[int, ...]:
     return tuple(parameter.shape[i] for i in _TO_HAIKU[parameter.ndim])
 
 
+def _as_array(value: Any) -> np.ndarray:
+    """An array in the machine's byte order; lists of unequal length become an array of objects, which is refused."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return np.asarray(None)
+    if array.dtype == np.longdouble:
+        return array.astype(np.float64)  # torch knows nothing longer
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def _from_haiku(array: np.ndarray, parameter: Tensor) -> Tensor:
-    array = array.astype(array.dtype.newbyteorder("="), copy=False).transpose(_FROM_HAIKU[array.ndim])
+    array = array.transpose(_FROM_HAIKU[array.ndim])
     return torch.from_numpy(np.array(array, order="C")).view(parameter.shape)
 
 

@@ -7,6 +7,7 @@ keep their arguments, and every other name is refused.
 
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 from ..errors import UsageError
 
 _KINDS = "fiub"  # float, int, unsigned, bool
+_MOST_OPCODES, _MOST_NESTING = 500_000, 50  # arrays of the largest network take about 40,000 and 10
+_REFUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
+_ADDERS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
 
 
 class _Dtype:
@@ -46,6 +50,7 @@ class _Array:
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
             raise pickle.UnpicklingError(f"array of shape {shape} has {len(data)} bytes of {dtype.dtype}")
         self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        self.value.flags.writeable = False
         return self
 
     def __setstate__(self, state: Any) -> None:
@@ -62,8 +67,18 @@ class _ArrayUnpickler(pickle.Unpickler):
         def reconstruct(*args: Any) -> _Array:
             return _Array()
 
-        def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-            return _Array().fill(shape, dtype, data, order == "F")
+        def from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+            array = _Array().fill(shape, dtype, data, order == "F")
+            if axes is not None:  # neither C nor Fortran order: transposed after reading
+                array.value = array.value.transpose(axes)
+            return array
+
+        def create_array(function: Any, args: Any, state: Any, attributes: Any = None) -> _Array:
+            if function is not reconstruct or attributes is not None:
+                raise pickle.UnpicklingError("an array is of a class of its own")
+            array = reconstruct()
+            array.__setstate__(state)
+            return array
 
         def scalar(dtype: Any, data: Any) -> _Array:
             return _Array().fill((), dtype, data)
@@ -80,6 +95,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("numpy.ndarray is called; arrays are read by their state only")
 
         self._names: dict[str, Callable] = {"numpy.ndarray": ndarray, "numpy.dtype": dtype, "_codecs.encode": encode}
+        self._names["dill._dill._create_array"] = create_array  # dill's way around numpy's own
         for core in ("numpy.core", "numpy._core"):
             self._names[f"{core}.multiarray._reconstruct"] = reconstruct
             self._names[f"{core}.multiarray.scalar"] = scalar
@@ -95,6 +111,47 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside of itself")
 
 
+def _check_opcodes(file: Any) -> None:
+    """Refuse, before anything is built, what could exhaust the stack or the memory of the unpickler itself."""
+    stack: list[int | None] = []  # nesting of each object; None is a mark
+    memo: dict[int, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name = opcode.name
+        if name in _REFUSED:
+            raise pickle.UnpicklingError(f"it has opcode {name}, which arrays have no use for")
+        if count > _MOST_OPCODES:
+            raise pickle.UnpicklingError(f"it has more than {_MOST_OPCODES} opcodes")
+        if name == "MARK":
+            stack.append(None)
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            index = len(memo) if name == "MEMOIZE" else argument
+            if index > count:
+                raise pickle.UnpicklingError(f"it memoizes at {index}, beyond the objects that it has")
+            memo[index] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "POP_MARK":
+            _pop_to_mark(stack)
+        else:
+            taken = _pop_to_mark(stack) if pickletools.markobject in opcode.stack_before else []
+            plain = [kind for kind in opcode.stack_before if kind.name not in ("mark", "stackslice")]
+            taken = [stack.pop() for _ in plain] + taken
+            inner = max(taken[1:] if name in _ADDERS else taken, default=-1) + 1
+            if name in _ADDERS:
+                inner = max(inner, taken[0])
+            if inner > _MOST_NESTING:
+                raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
+            stack.extend(inner for _ in opcode.stack_after)
+
+
+def _pop_to_mark(stack: list[int | None]) -> list[int]:
+    """What lies above the topmost mark; mark and all are taken off."""
+    taken = []
+    while (item := stack.pop()) is not None:
+        taken.append(item)
+    return taken
+
+
 def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of a pickle ``{module: {name: array}}``: numbers only, read-only views of the file's bytes.
 
@@ -104,6 +161,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     path = Path(path)
     try:
         with path.open("rb") as file:
+            _check_opcodes(file)
+            file.seek(0)
             content = _ArrayUnpickler(file).load()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
@@ -118,10 +177,14 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for module, parameters in content.items():
         if not isinstance(module, str) or not isinstance(parameters, dict):
-            raise UsageError(f"{path}: entry {module!r:.100} is not a module with a mapping of parameters")
+            raise UsageError(f"{path}: entry {_shown(module)} is not a module with a mapping of parameters")
         arrays[module] = {}
         for name, array in parameters.items():
             if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
-                raise UsageError(f"{path}: {module}/{name!r:.100} is not a numpy array")
+                raise UsageError(f"{path}: {module}/{_shown(name)} is not a numpy array")
             arrays[module][name] = array.value
     return arrays
+
+
+def _shown(key: Any) -> str:
+    return f"{key!r:.100}" if isinstance(key, str) else f"of type {type(key).__name__}"
