@@ -9,10 +9,10 @@ demo: $(INSTALLED)
 	$(VENV)/bin/normfree train
 
 test: $(INSTALLED) lint
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) lint
-	$(PYTHON) -m pytest -n 2 -m "not slow"
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -76,7 +76,8 @@ def survival_mask(x: Tensor, rate: float) -> Tensor:
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """TensorFlow's "SAME" padding of one axis: (before, after); the output has ``ceil(size / stride)`` places."""
-    total = max((-(-size // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - size, 0)
+    # by the remainder: under torch.compile, a symbolic size costs one guard instead of nested divisions
+    total = max((kernel_size - 1) * dilation + 1 - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
 
@@ -84,7 +85,7 @@ def max_pool_same(x: Tensor) -> Tensor:
     """3x3 max pooling of stride 2 with "SAME" padding: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
     pads = [same_padding(size, 3, 2) for size in x.shape[-2:]]
     if pads[0][0] == pads[1][0]:  # both odd: pad 1 on each side; both even: the last window hangs over the edge
-        return F.max_pool2d(x, 3, 2, padding=pads[0][0], ceil_mode=pads[0][0] == 0)
+        return F.max_pool2d(x, 3, 2, padding=1) if pads[0][0] else F.max_pool2d(x, 3, 2, ceil_mode=True)
     x = F.pad(x, (*pads[1], *pads[0]), value=float("-inf"))
     return F.max_pool2d(x, 3, 2)
 

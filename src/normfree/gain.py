@@ -119,10 +119,9 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         half = (right - left) / 2
         x = (left + right)[:, None] / 2 + half[:, None] * _NODES
         y = function(x.clone())  # a clone: an in-place activation must not move the nodes
-        if y.shape != x.shape:
-            raise UsageError(
-                f"activation {name} maps shape {tuple(x.shape)} to {tuple(y.shape)}; it must be elementwise"
-            )
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
         if not torch.isfinite(y).all():
             raise UsageError(f"activation {name} is not finite between -{_CUT:g} and {_CUT:g}; gamma needs it to be")
         density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)

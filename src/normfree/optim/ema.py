@@ -31,20 +31,29 @@ class EMA:
         if not 0.0 <= decay < 1.0:
             raise UsageError(f"EMA decay (={decay}) must be at least 0 and below 1")
         self.model, self.decay, self.warmup, self.steps = model, decay, warmup, 0
-        self.average: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._live().items()}
+        clones: dict[tuple, Tensor] = {}  # a shared tensor has one average under its several names
+        self.average: dict[str, Tensor] = {
+            k: clones.setdefault((v.data_ptr() or k, v.shape), v.detach().clone()) for k, v in self._live().items()
+        }
 
     def _live(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Average and present value of each tensor, once."""
+        live = self._live()
+        return list({id(average): (average, live[key]) for key, average in self.average.items()}.values())
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the model's present values in; call once after each optimizer step."""
         decay = ema_decay(self.steps, self.decay) if self.warmup else self.decay
-        live = self._live()
-        moving = [k for k, v in self.average.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in moving], [live[k] for k in moving], 1.0 - decay)
-        for key in self.average.keys() - set(moving):  # integer buffers (counters) are taken over
-            self.average[key].copy_(live[key])
+        pairs = self._pairs()
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
+        for average, live in pairs:
+            if not average.is_floating_point():  # integer buffers (counters) are taken over
+                average.copy_(live)
         self.steps += 1
 
     @contextlib.contextmanager
@@ -58,10 +67,10 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for key, live in self._live().items():
+        for average, live in self._pairs():
             held = live.clone()
-            live.copy_(self.average[key])
-            self.average[key].copy_(held)
+            live.copy_(average)
+            average.copy_(held)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(average=self.average, steps=self.steps, decay=self.decay)
@@ -76,6 +85,9 @@ class EMA:
         differing = sorted(state["average"].keys() ^ self.average.keys())
         if differing:
             raise UsageError(f"EMA state and model differ in {', '.join(differing[:8])}")
+        wrong = [key for key, value in state["average"].items() if value.shape != self.average[key].shape]
+        if wrong:
+            raise UsageError(f"EMA state and model differ in the shape of {', '.join(wrong[:8])}")
         for key, value in state["average"].items():
             self.average[key].copy_(value)
         self.steps, self.decay = state["steps"], state["decay"]

@@ -88,7 +88,7 @@ def param_groups(
     Raises:
         UsageError: see :func:`parameter_roles`; a negative weight decay; a clipping that is not above 0.
     """
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
     if clipping is not None and not clipping > 0:
         raise UsageError(f"clipping (={clipping}) must be above 0, or None for no clipping")
