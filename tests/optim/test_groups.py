@@ -9,8 +9,8 @@ from torch import nn
 
 import normfree
 from normfree import UsageError
-from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d
-from normfree.optim import param_groups, parameter_roles
+from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d, parameter_roles
+from normfree.optim import param_groups
 
 # docs/facts.md, "Who gets what": role -> (decayed, clipped)
 TABLE = {

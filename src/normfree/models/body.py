@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..functional import expected_variances
-from ..nn import Activation, Role, WSConv2d
+from ..nn import Activation, Role, WSConv2d, parameter_roles
 from .block import Branch, NFBlock
 
 
@@ -116,11 +117,10 @@ class NormFreeNet(nn.Module):
         for number, variances in enumerate(expected_variances(depths, alpha)):
             blocks = []
             for position, variance in enumerate(variances):
-                ratio = first_ratio if index == 0 and first_ratio is not None else branch.ratio
                 block = NFBlock(
                     channels,
                     widths[number],
-                    branch=Branch(**{**vars(branch), "ratio": ratio}),
+                    branch=branch if index or first_ratio is None else replace(branch, ratio=first_ratio),
                     stride=strides[number] if position == 0 else 1,
                     alpha=alpha,
                     beta=math.sqrt(variance),
@@ -165,7 +165,8 @@ class NormFreeNet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are not decayed: gains, biases, skip gains."""
-        return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+        decayed = (Role.WEIGHT, Role.CLASSIFIER)
+        return {name for name, role in parameter_roles(self).items() if role not in decayed}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for layer-wise learning rates."""

@@ -8,7 +8,7 @@ from .activation import Activation, ScaledActivation
 from .conv import WSConv2d
 from .pool import AvgPoolSame, MaxPoolSame
 from .residual import SkipInit, StochasticDepth
-from .roles import Role
+from .roles import Role, parameter_roles
 from .squeeze_excite import SqueezeExcite
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "SqueezeExcite",
     "StochasticDepth",
     "WSConv2d",
+    "parameter_roles",
 ]

@@ -1,6 +1,11 @@
 """What a parameter is, declared by the module that owns it (or by one that contains that module)."""
 
 import enum
+from collections.abc import Mapping
+
+from torch import nn
+
+from ..errors import UsageError
 
 
 class Role(enum.Enum):
@@ -16,3 +21,57 @@ class Role(enum.Enum):
     GAIN = "gain"  # not decayed, clipped as one unit
     BIAS = "bias"  # not decayed, clipped as one unit
     SKIP_GAIN = "skip_gain"  # not decayed, clipped as one unit
+
+
+# Roles of torch's own layers. A transposed convolution is left out: its units are not its first dimension.
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORM = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
+    (*_CONV, nn.Linear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
+    _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
+    (nn.PReLU,): {"weight": Role.GAIN},
+}
+
+
+def parameter_roles(model: nn.Module, roles: Mapping[str, Role] | None = None) -> dict[str, Role]:
+    """Role of every parameter, by its name in ``model.named_parameters()``.
+
+    ``roles`` (dotted name to role) comes first, then ``parameter_roles`` of the modules, the outermost first, then what
+    is known of torch's layers by their type.
+
+    Raises:
+        UsageError: parameters without a role, with two that differ (shared between layers), or names in ``roles`` that
+            the model does not have; each by name.
+    """
+    declared: dict[str, Role] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
+        table = dict(getattr(module, "parameter_roles", None) or _torch_roles(module))
+        if not prefix:
+            table |= roles or {}
+        for name, role in table.items():
+            declared.setdefault(f"{prefix}.{name}" if prefix else name, role)
+    for name in roles or {}:  # the caller outranks every module
+        declared[name] = roles[name]
+    by_parameter: dict[int, tuple[str, Role]] = {}
+    missing, every = [], dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in every.items():
+        if name not in declared:
+            missing.append(name)
+            continue
+        first, role = by_parameter.setdefault(id(parameter), (name, declared[name]))
+        if role is not declared[name]:
+            raise UsageError(
+                f"parameter {first} ({role.value}) is shared as {name} ({declared[name].value}); give one role"
+            )
+    if missing:
+        raise UsageError(
+            f"no role is known for {', '.join(missing)}; declare it in the module's parameter_roles or pass roles="
+        )
+    unknown = sorted(set(roles or {}) - set(every))
+    if unknown:
+        raise UsageError(f"roles names {', '.join(unknown)}, which the model does not have")
+    return {name: declared[name] for name, _ in model.named_parameters()}
+
+
+def _torch_roles(module: nn.Module) -> dict[str, Role]:
+    return next((table for types, table in _TORCH_ROLES.items() if isinstance(module, types)), {})

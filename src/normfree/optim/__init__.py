@@ -3,7 +3,7 @@
 from .agc import AGC, ClipStatistics, agc_
 from .config import OptimConfig
 from .ema import EMA, ema_decay
-from .groups import param_groups, parameter_roles
+from .groups import param_groups
 from .schedule import warmup_cosine
 
 __all__ = [
