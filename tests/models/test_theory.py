@@ -90,7 +90,7 @@ def test_variance_grows_as_predicted(seed):
     torch.manual_seed(seed)
     model = normfree.create_model("nf_resnet50").eval()
     measured = measured_variances(model, torch.randn(4, 3, 224, 224))
-    # the 10 %; largest deviation over eight seeds: 6 %, in the last stage, whose maps are 7 x 7
+    # 10 %; the largest deviation over eight seeds: 6 %, in the last stage, whose maps are 7 x 7
     assert measured == pytest.approx(predicted_variances((3, 4, 6, 3)), rel=0.10)
 
 

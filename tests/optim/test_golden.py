@@ -59,7 +59,7 @@ def check(model, values, prefix):
     for theirs, parameter in model.theirs():
         expected = ours(GOLDEN[f"{prefix}/{theirs}"], parameter)
         difference = (values[NAMES[theirs]] - expected).norm()
-        # the tolerance, that of float32 rounding over a few steps; zeros stay exactly zero
+        # float32 rounding over a few steps; zeros stay exactly zero
         assert difference <= 1e-6 * expected.norm(), (prefix, theirs)
 
 
