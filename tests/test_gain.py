@@ -160,3 +160,8 @@ def test_activation_modules():
 def test_scaled_activation_keeps_unit_variance(name):
     y = ScaledActivation(name, gamma=activation_gain(name))(torch.randn(1_000_000, dtype=torch.float64))
     assert y.var().item() == pytest.approx(1, rel=0.0125)  # five standard errors of 0.25 %
+
+
+def test_functions_of_several_values_are_refused():
+    with pytest.raises(UsageError, match="more than one value at a time"):
+        activation_gain(lambda x: torch.softmax(x, -1))

@@ -122,6 +122,9 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
+        flat = function(x.flatten().clone()).view_as(y)
+        if not torch.allclose(flat, y, rtol=1e-9, atol=1e-12, equal_nan=True):
+            raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
         if not torch.isfinite(y).all():
             raise UsageError(f"activation {name} is not finite between -{_CUT:g} and {_CUT:g}; gamma needs it to be")
         density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)

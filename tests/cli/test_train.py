@@ -197,3 +197,10 @@ def test_a_start_that_does_not_fit(normfree, trained, tmp_path, kind):
     assert result.code == 2
     assert str(start) in result.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_a_model_is_refused(normfree, tmp_path):
+    (tmp_path / "empty.yaml").write_text("optim: {lr: 1.0}\n")
+    result = normfree("train", "--recipe", str(tmp_path / "empty.yaml"))
+    assert result.code == 2
+    assert "does not say model.name" in result.err

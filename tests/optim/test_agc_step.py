@@ -287,3 +287,14 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
     scaler.update()
     assert scaler.get_scale() < 1024
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_group_added_without_clipping_is_refused():
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(param_groups(model, clipping=0.01), lr=0.1)
+    agc, late = AGC(optimizer), nn.Parameter(torch.ones(2))
+    optimizer.add_param_group(dict(params=[late]))
+    late.grad = torch.full((2,), 100.0)
+    with pytest.raises(UsageError, match="has no 'clipping'"):
+        agc.step()
+    assert torch.equal(late, torch.ones(2))

@@ -203,3 +203,12 @@ def test_a_shared_parameter_with_one_role_counts_once():
 def test_bad_numbers_are_quoted(options, quoted):
     with pytest.raises(UsageError, match=quoted):
         param_groups(nn.Linear(2, 2), **options)
+
+
+def test_roles_by_their_value():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    groups = {group["name"]: group["params"] for group in param_groups(model, roles={"1.weight": "classifier"})}
+    assert groups["classifier"] == [model[1].weight]
+    assert sum(p.numel() for params in groups.values() for p in params) == sum(p.numel() for p in model.parameters())
+    with pytest.raises(UsageError, match=r"role of 1.weight \(='head'\) is unknown"):
+        param_groups(model, roles={"1.weight": "head"})

@@ -73,7 +73,7 @@ def _overview() -> str:
     lines = "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items())
     return (
         f"usage: normfree COMMAND [options]\n\nNormalizer-Free networks for PyTorch.\n\n{lines}\n\n"
-        "normfree COMMAND --help says more; normfree train, with nothing else, trains a network in under a minute.\n"
+        "normfree COMMAND --help says more; normfree train, with nothing else, trains a small network on real images.\n"
         "Exit codes: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."
     )
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..recipes import list_recipes, recipe_header
-from ..recipes.recipe import recipe_text
+from ..recipes import list_recipes, recipe_header, recipe_text
 from .main import Parser
 
 

@@ -1,5 +1,6 @@
 """Reading image files."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -34,5 +35,8 @@ def decode_image(path: str | Path, channels: int = 3) -> Tensor:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image of a known format"
+        elif isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+            pixels = re.search(r"\d+", str(error))[0]
+            reason = f"{pixels} pixels, more than the limit of {Image.MAX_IMAGE_PIXELS}"
         raise UnreadableImage(f"{path}: {reason}") from error
     return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)

@@ -33,7 +33,7 @@ _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
 }
 
 
-def parameter_roles(model: nn.Module, roles: Mapping[str, Role] | None = None) -> dict[str, Role]:
+def parameter_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> dict[str, Role]:
     """Role of every parameter, by its name in ``model.named_parameters()``.
 
     ``roles`` (dotted name to role) comes first, then ``parameter_roles`` of the modules, the outermost first, then what
@@ -46,12 +46,11 @@ def parameter_roles(model: nn.Module, roles: Mapping[str, Role] | None = None) -
     declared: dict[str, Role] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
         table = dict(getattr(module, "parameter_roles", None) or _torch_roles(module))
-        if not prefix:
-            table |= roles or {}
         for name, role in table.items():
-            declared.setdefault(f"{prefix}.{name}" if prefix else name, role)
-    for name in roles or {}:  # the caller outranks every module
-        declared[name] = roles[name]
+            path = f"{prefix}.{name}" if prefix else name
+            declared.setdefault(path, _as_role(role, path))
+    for name, role in (roles or {}).items():  # the caller outranks every module
+        declared[name] = _as_role(role, name)
     by_parameter: dict[int, tuple[str, Role]] = {}
     missing, every = [], dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in every.items():
@@ -71,6 +70,14 @@ def parameter_roles(model: nn.Module, roles: Mapping[str, Role] | None = None) -
     if unknown:
         raise UsageError(f"roles names {', '.join(unknown)}, which the model does not have")
     return {name: declared[name] for name, _ in model.named_parameters()}
+
+
+def _as_role(role: Role | str, name: str) -> Role:
+    try:
+        return Role(role)
+    except ValueError:
+        known = ", ".join(item.value for item in Role)
+        raise UsageError(f"role of {name} (={role!r}) is unknown; it must be one of {known}") from None
 
 
 def _torch_roles(module: nn.Module) -> dict[str, Role]:

@@ -92,8 +92,12 @@ def _coefficients(params: list[Tensor], grads: list[Tensor], clipping: float, ep
 def _as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, Any]]:
     items = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
     if items and isinstance(items[0], dict):
-        if clipping is None and not any("clipping" in group for group in items):
-            raise UsageError("no group has a 'clipping'; take them from normfree.optim.param_groups or pass clipping=")
+        without = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
+        if clipping is None and without:
+            raise UsageError(
+                f"group {without[0]} has no 'clipping' (None: not clipped); "
+                "take groups from normfree.optim.param_groups or pass clipping="
+            )
         return items
     if clipping is None:
         raise UsageError("parameters were given without clipping=; 0.01 is the papers' value for batch 4096")
@@ -122,7 +126,7 @@ class AGC:
         statistics: of the last step.
 
     Raises:
-        UsageError: no group names a ``clipping``; in ``step``, gradients still multiplied by the loss scale.
+        UsageError: a group names no ``clipping``; in ``step``, gradients still multiplied by the loss scale.
         RunFailed: in ``step``, see ``error_if_nonfinite``.
     """
 
@@ -134,8 +138,7 @@ class AGC:
         scaler: GradScaler | None = None,
         error_if_nonfinite: bool = False,
     ):
-        if not any("clipping" in group for group in optimizer.param_groups):
-            raise UsageError("no group of the optimizer has a 'clipping'; build them with normfree.optim.param_groups")
+        _as_groups(optimizer.param_groups, None)
         self.optimizer, self.eps, self.scaler = optimizer, eps, scaler
         self.error_if_nonfinite = error_if_nonfinite
         self.statistics = ClipStatistics()

@@ -14,7 +14,7 @@ def param_groups(
     *,
     weight_decay: float = 0.0,
     clipping: float | None = None,
-    roles: Mapping[str, Role] | None = None,
+    roles: Mapping[str, Role | str] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer: the released table "Who gets what" (NFNets, sections 4.1 and 5.1).
 

@@ -18,6 +18,8 @@ def warmup_cosine(
     """
     if not 0 <= warmup_steps <= total_steps:
         raise UsageError(f"warmup_steps (={warmup_steps}) must lie between 0 and total_steps (={total_steps})")
+    if step < 0:
+        raise UsageError(f"step (={step}) must be at least 0")
     if step < warmup_steps:
         return start + (peak - start) * step / warmup_steps
     progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1e-12), 1.0)

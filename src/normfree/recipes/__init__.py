@@ -10,6 +10,7 @@ from .recipe import (
     list_recipes,
     load_recipe,
     recipe_header,
+    recipe_text,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "recipe_header",
+    "recipe_text",
 ]
