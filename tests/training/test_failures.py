@@ -1,6 +1,8 @@
 """How a run ends when something goes wrong: stopped in time, named, and with its last good checkpoint."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -50,6 +52,24 @@ def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d; the checkpoint of step 2 is kept in .*last"):
         run.fit()
     assert read_checkpoint(tmp_path)[1]["step"] == 2
+
+
+def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    step, before = run.step, signal.getsignal(signal.SIGINT)
+
+    def interrupted(batch, lr):
+        if run.recent and not run.interrupted and len(run.recent) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(batch, lr)
+
+    monkeypatch.setattr(run, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3; the checkpoint of step 3 is kept in .*last"):
+        run.fit()
+    state, description, _ = read_checkpoint(tmp_path, kind="weights")
+    assert description["step"] == 3
+    assert all(torch.equal(state[name], value) for name, value in run.model.state_dict().items())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """The training loop: steps, evaluations, checkpoints. It knows no model and no task by name."""
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -102,6 +105,7 @@ class Trainer:
         self.unreadable: list[str] = []
         self.progress = progress
         self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(train.log_every, self.steps_per_epoch))
+        self.interrupted = False
         self.best: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
 
@@ -113,11 +117,11 @@ class Trainer:
                 message names the step and the last good checkpoint.
         """
         begun, in_steps, done = time.perf_counter(), 0.0, 0
-        self.run.save("last", self._weights(), step=0, epoch=0.0)
+        self._save("last", step=0, epoch=0.0)
         self.model.train()
         bar = tqdm(total=self.total_steps, unit="step", disable=not self.progress, dynamic_ncols=True)
         try:
-            with bar:
+            with bar, self._finishing_steps():
                 since = time.perf_counter()
                 for done, batch in enumerate(self._batches(), start=1):
                     result = self._one_step(done - 1, batch)
@@ -129,11 +133,35 @@ class Trainer:
                         self._evaluate(done)
                         now = time.perf_counter()
                     since = now
+                    if self.interrupted:
+                        self._save("last", step=done, epoch=self._epoch(done))
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped at step {done}; {self._kept()}") from None
         except RunFailed as error:
             raise RunFailed(f"{error}; {self._kept()}") from error
+        except RuntimeError:
+            if self.interrupted:  # a terminal's Ctrl-C reaches the processes that decode images, too
+                raise KeyboardInterrupt(f"stopped at step {done}; {self._kept()}") from None
+            raise
         return Summary(self.last, self.best, done, in_steps, time.perf_counter() - begun, self.unreadable)
+
+    @contextlib.contextmanager
+    def _finishing_steps(self) -> Iterator[None]:
+        """The first Ctrl-C lets the step at work finish, so that it can be saved; a second one does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def finish(*_: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, finish)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _batches(self) -> Iterator[Batch]:
         """Batches of all epochs, on the device, as many as there are steps; unreadable images noted."""
@@ -183,8 +211,7 @@ class Trainer:
         bar.set_postfix_str(shown + ("" if test is None else f", test {test:.1%}"), refresh=False)
         bar.update()
         if done % self.config.log_every == 0 or done == self.total_steps:
-            epoch = round(done / self.steps_per_epoch, 4)
-            self.run.log(kind="train", step=done, epoch=epoch, lr=self._lr(done - 1), **fields)
+            self.run.log(kind="train", step=done, epoch=self._epoch(done), lr=self._lr(done - 1), **fields)
 
     def _evaluation_due(self, done: int) -> bool:
         every = max(1, round(self.config.eval_every * self.steps_per_epoch))
@@ -197,22 +224,25 @@ class Trainer:
             with self.ema.applied():
                 measured |= {f"ema_{name}": value for name, value in self._measure()[0].items()}
         self._note(unreadable)
-        epoch = round(done / self.steps_per_epoch, 4)
-        self.last = dict(step=done, epoch=epoch, **measured)
+        self.last = dict(step=done, epoch=self._epoch(done), **measured)
         self.run.log(kind="eval", **self.last)
         score = f"ema_{self.task.score}" if self.ema is not None else self.task.score
         if not all(math.isfinite(value) for value in measured.values()):
             raise RunFailed(f"the evaluation after step {done} is not finite")
-        self.run.save("last", self._weights(), **self.last)
+        self._save("last", **self.last)
         if not self.best or measured[score] > self.best[score]:
             self.best = self.last
-            self.run.save("best", self._weights(), **self.last)
+            self._save("best", **self.last)
 
     def _measure(self) -> tuple[dict[str, float], list[str]]:
         return evaluate(self.model, self.task.test, self.task.metrics(), self.device, self.config.precision)
 
-    def _weights(self) -> dict[str, Any]:
-        return dict(weights=self.model.state_dict()) | ({} if self.ema is None else dict(ema=self.ema.average))
+    def _save(self, which: str, **fields: Any) -> None:
+        weights = dict(weights=self.model.state_dict()) | ({} if self.ema is None else dict(ema=self.ema.average))
+        self.run.save(which, weights, **fields)
+
+    def _epoch(self, done: int) -> float:
+        return round(done / self.steps_per_epoch, 4)
 
     def _note(self, unreadable: list[str]) -> None:
         """Name each unreadable image once; stop beyond the limit."""
