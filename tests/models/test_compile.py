@@ -43,6 +43,7 @@ def outputs_and_gradients(model, function, x):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
 def test_compile(variant):
     x = torch.randn(2, 3, 64, 64)
     expected, expected_grads = outputs_and_gradients(variant, variant, x)
