@@ -203,4 +203,4 @@ def test_a_recipe_without_a_model_is_refused(normfree, tmp_path):
     (tmp_path / "empty.yaml").write_text("optim: {lr: 1.0}\n")
     result = normfree("train", "--recipe", str(tmp_path / "empty.yaml"))
     assert result.code == 2
-    assert "does not say model.name" in result.err
+    assert "model.name is not given" in result.err

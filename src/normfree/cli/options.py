@@ -10,8 +10,6 @@ import yaml
 from ..errors import UsageError
 from ..recipes import describe_type, field_help, field_paths
 
-SHORTHANDS = {"data": "data.source", "model": "model.name"}
-
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Dotted path to value; values are YAML (numbers, true, null, [1, 2], text).
@@ -26,17 +24,16 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not option.startswith("--"):
             raise UsageError(f"argument {option!r} is unexpected; options look like --optim.lr 0.2")
         name, equals, text = option[2:].partition("=")
-        path = SHORTHANDS.get(name, name)
-        if not any(path == known or path.startswith(f"{known}.") for known in field_paths()):
+        if not any(name == known or name.startswith(f"{known}.") for known in field_paths()):
             raise UsageError(f"option --{name} is unknown; {_nearest(name)}")
         if not equals:
             if not rest or (rest[0].startswith("--")):
                 raise UsageError(f"option --{name} needs a value")
             text = rest.pop(0)
         try:
-            overrides[path] = yaml.safe_load(text)
+            overrides[name] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError):
-            overrides[path] = text
+            overrides[name] = text
     return overrides
 
 
@@ -53,7 +50,7 @@ def fields_help() -> str:
 
 
 def _nearest(name: str) -> str:
-    known = [*field_paths(), *SHORTHANDS, "recipe", "out", "init", "quiet", "traceback"]
+    known = [*field_paths(), "data", "model", "recipe", "out", "init", "quiet", "traceback"]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
     near += [path for path in known if path.rsplit(".", 1)[-1] == name and path not in near]
     return f"did you mean {' or '.join(f'--{n}' for n in near[:3])}?" if near else "see normfree train --help"

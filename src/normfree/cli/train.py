@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from PIL import Image
 
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
-from ..errors import UsageError
-from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe, recipe_text
+from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
 from ..tasks import Classification
 from ..training import Run, Summary, Trainer, new_folder, pick_device, plot_curves
 from .main import Parser
@@ -51,9 +49,6 @@ def run(argv: Sequence[str]) -> int:
         overrides["model.name"] = options.model
     recipe_name = options.recipe or _default_recipe(overrides.get("data.source"))
     recipe = load_recipe(recipe_name, overrides)
-    said = yaml.safe_load(recipe_text(recipe_name)) or {}
-    if not (said.get("model") or {}).get("name") and "model.name" not in overrides:
-        raise UsageError(f"recipe {recipe_name} does not say model.name; add it, or pass --model NAME")
     trainer, folder = prepare(
         recipe, Path(recipe_name).stem, options.out, init=options.init, progress=not options.quiet
     )

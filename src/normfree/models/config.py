@@ -19,13 +19,15 @@ class ModelConfig:
         options: further arguments of the model, for example {activation: silu, depths: [1, 1, 1, 1]}.
     """
 
-    name: str = "nf_resnet50"
+    name: str = ""
     drop_rate: float | None = None
     stochdepth_rate: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, *, num_classes: int, in_chans: int) -> NormFreeNet:
         """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
+        if not self.name:
+            raise UsageError("model.name is not given; add it to the recipe, or pass --model NAME")
         fields = dict(
             num_classes=num_classes, in_chans=in_chans, drop_rate=self.drop_rate, stochdepth_rate=self.stochdepth_rate
         )
