@@ -18,6 +18,11 @@ MODELS = {
     "nf_resnet50_64": "nf_resnet50",
     "nf_seresnet50_75": "nf_seresnet50",
 }
+CONTROLS = {
+    "bn_resnet50_v2_64": "bn_resnet50",
+    "fixup_resnet50_64": "fixup_resnet50",
+    "skipinit_resnet50_64": "skipinit_resnet50",
+}
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -35,6 +40,8 @@ def parameter(key: str, shape: tuple[int, ...]) -> np.ndarray:
     z = rng(key).standard_normal(shape).astype(np.float32)
     if name == "w":
         scale = np.float32(np.prod(shape[:-1]) ** -0.5)
+        if key.startswith(("FixUp_ResNet", "SkipInit_ResNet")):
+            return np.float32(0.7) * z * scale
         return z * scale + np.float32(0.1) * scale
     if name in ("gain", "scale"):
         return 1 + np.float32(0.1) * z

@@ -98,6 +98,14 @@ def activation_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
     return _quadrature_gain(activation, repr(activation))
 
 
+def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
+    """He initialization's gain, ``E[g(x)^2] ** -0.5``: sqrt(2) for ReLU (He et al. 2015; NF-ResNets, figure 8).
+
+    It keeps the second moment; with a positive mean, the variance then falls. Raises as :func:`activation_gain`.
+    """
+    return _normal_moments(activation_function(activation), repr(activation))[1] ** -0.5
+
+
 @functools.cache
 def _named_gain(name: str) -> float:
     return _quadrature_gain(activation_function(name), repr(name))
@@ -112,8 +120,15 @@ def model_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
     return activation_gain(activation)
 
 
-@torch.no_grad()
 def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
+    mean, second = _normal_moments(function, name)
+    return (second - mean**2) ** -0.5
+
+
+@torch.no_grad()
+def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[float, float]:
+    """E[g(x)] and E[g(x)^2] for x ~ N(0, 1); g must be elementwise, finite and not constant."""
+
     def moments(left: Tensor, right: Tensor) -> Tensor:
         """(panels, 2) integrals of g and g**2 against the normal density over each panel."""
         half = (right - left) / 2
@@ -131,9 +146,9 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         y = y.double()
         return torch.stack([(density * y * _WEIGHTS).sum(1), (density * y * y * _WEIGHTS).sum(1)], 1) * half[:, None]
 
-    edges = torch.linspace(-_CUT, _CUT, 53, dtype=torch.float64)
+    edges = torch.linspace(-_CUT, _CUT, 53, dtype=torch.float64, device="cpu")
     left, right = edges[:-1], edges[1:]
-    whole, total = moments(left, right), torch.zeros(2, dtype=torch.float64)
+    whole, total = moments(left, right), edges.new_zeros(2)
     for _ in range(48):
         middle = (left + right) / 2
         first, second = moments(left, middle), moments(middle, right)
@@ -150,4 +165,4 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
         raise UsageError(
             f"activation {name} has variance {variance:.1e} on a normal input; gamma needs one that varies"
         )
-    return variance**-0.5
+    return total[0].item(), total[1].item()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data import EvalTransform
 from ..errors import UsageError
-from ..models import NormFreeNet
+from ..models import ResidualNet
 from ..recipes import Recipe
 from ..tasks.classification import image_statistics
 from ..training import load_weights, read_checkpoint
@@ -19,7 +19,7 @@ from ..weights import load_haiku, read_arrays
 class Trained:
     """A network in evaluation mode and what it needs: class names, recipe, where it came from."""
 
-    model: NormFreeNet
+    model: ResidualNet
     recipe: Recipe
     classes: list[str]
     source: str
@@ -57,7 +57,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     return Trained(model.eval(), recipe, classes, str(file))
 
 
-def initialize(model: NormFreeNet, path: str) -> str:
+def initialize(model: ResidualNet, path: str) -> str:
     """Start from other weights: a run folder, a .safetensors file of one, or the authors' .npz.
 
     Where the number of classes differs, the classifier stays freshly initialized.

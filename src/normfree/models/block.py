@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import residual_merge
-from ..nn import Activation, AvgPoolSame, SkipInit, SqueezeExcite, StochasticDepth, WSConv2d
+from ..nn import Activation, AvgPoolSame, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth, WSConv2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,9 @@ class Branch:
         group_width: channels per group of the 3x3 convolutions; None: not grouped.
         spatial_convs: number of 3x3 convolutions, 1 or 2; the first one is strided.
         squeeze_excite: behind the last convolution ("end"), behind the 3x3 ("middle"), or None.
+        se_factor: what the sigmoid is multiplied with; 2 keeps the signal's variance.
         pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution instead of striding that.
+        conv: class of the convolutions; :class:`SameConv2d` is the control without standardization.
     """
 
     ratio: float
@@ -28,7 +30,9 @@ class Branch:
     spatial_convs: int = 1
     squeeze_excite: Literal["end", "middle"] | None = None
     se_ratio: float = 0.5
+    se_factor: float = 2.0
     pool_shortcut: bool = False
+    conv: type[SameConv2d] = WSConv2d
 
     def width(self, in_channels: int, out_channels: int) -> tuple[int, int]:
         """Inner width, rounded down to whole groups, and the number of groups."""
@@ -63,30 +67,33 @@ class NFBlock(nn.Module):
         alpha: float = 0.2,
         beta: float = 1.0,
         act: Activation,
+        skip_gain: float = 0.0,
         stochdepth_rate: float = 0.0,
     ):
         super().__init__()
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         self.beta = beta
         self.act = act
+        conv = branch.conv
         width, groups = branch.width(in_channels, out_channels)
         first, rest = act.gamma / beta, act.gamma
         self.pool = AvgPoolSame() if branch.pool_shortcut and stride > 1 else None
         self.conv_shortcut = None
         if stride > 1 or in_channels != out_channels:
             shortcut_stride = 1 if self.pool is not None else stride
-            self.conv_shortcut = WSConv2d(in_channels, out_channels, 1, shortcut_stride, input_scale=first)
-        self.conv0 = WSConv2d(in_channels, width, 1, input_scale=first)
-        self.conv1 = WSConv2d(width, width, 3, stride, groups=groups, input_scale=rest)
+            self.conv_shortcut = conv(in_channels, out_channels, 1, shortcut_stride, input_scale=first)
+        self.conv0 = conv(in_channels, width, 1, input_scale=first)
+        self.conv1 = conv(width, width, 3, stride, groups=groups, input_scale=rest)
         self.conv1b = None
         if branch.spatial_convs == 2:
-            self.conv1b = WSConv2d(width, width, 3, groups=groups, input_scale=rest)
-        self.conv2 = WSConv2d(width, out_channels, 1, input_scale=rest)
+            self.conv1b = conv(width, width, 3, groups=groups, input_scale=rest)
+        self.conv2 = conv(width, out_channels, 1, input_scale=rest)
         self.se_position = branch.squeeze_excite
         self.squeeze_excite = None
         if self.se_position is not None:
-            self.squeeze_excite = SqueezeExcite(out_channels if self.se_position == "end" else width, branch.se_ratio)
-        self.skip_init = SkipInit(alpha)
+            channels = out_channels if self.se_position == "end" else width
+            self.squeeze_excite = SqueezeExcite(channels, branch.se_ratio, factor=branch.se_factor)
+        self.skip_init = SkipInit(alpha, skip_gain)
         self.stochdepth = StochasticDepth(stochdepth_rate)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The body all families share: stem, stages of blocks, final convolution, classifier; with timm's model interface."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..functional import expected_variances
-from ..nn import Activation, Role, WSConv2d, parameter_roles
+from ..nn import Activation, Role, parameter_roles
 from .block import Branch, NFBlock
 
 
@@ -67,18 +67,18 @@ class Stage(nn.Sequential):
         return x
 
 
-class NormFreeNet(nn.Module):
-    """Normalizer-Free network: (N, in_chans, H, W) -> (N, num_classes).
+class ResidualNet(nn.Module):
+    """Stem, stages of residual blocks, classifier, with timm's model interface; the body of every network here.
 
-    A family passes its ``stem`` (whose output has variance 1 at initialization), its ``branch`` and its numbers.
+    A class defines ``forward_features``, which ends where the classifier's pooling begins.
 
     Args:
         stem: module from images to ``stem_channels`` maps; ``stem_stride`` is its total stride.
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
-        first_ratio: the first block's branch ratio, where it differs.
-        final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
+        make_block: ``make_block(stage, position, in_channels, out_channels, stride)`` is the block ``position`` of a
+            stage.
+        num_features: channels of what ``forward_features`` returns.
         drop_rate: dropout in front of the classifier.
-        stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
         classifier_std: standard deviation of the classifier's initial weight.
     """
 
@@ -93,54 +93,32 @@ class NormFreeNet(nn.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
-        branch: Branch,
-        first_ratio: float | None = None,
-        final_channels: int | None = None,
-        act: Activation,
-        alpha: float = 0.2,
+        make_block: Callable[[int, int, int, int, int], nn.Module],
+        num_features: int,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         classifier_std: float = 0.01,
         global_pool: str = "avg",
     ):
         super().__init__()
-        if not len(widths) == len(depths) == len(strides):
-            raise UsageError(f"widths {widths}, depths {depths} and strides {strides} must have one length")
-        if min(*depths, *widths) < 1:
-            raise UsageError(f"widths {widths} and depths {depths} must be at least 1")
-        self.num_classes, self.alpha = num_classes, alpha
-        self.act = act
+        _check_stages(widths, depths, strides)
+        self.num_classes = num_classes
         self.stem = stem
-        stages, channels, index, stride = [], stem_channels, 0, stem_stride
         self.feature_info: list[dict[str, Any]] = []
-        for number, variances in enumerate(expected_variances(depths, alpha)):
-            blocks = []
-            for position, variance in enumerate(variances):
-                block = NFBlock(
-                    channels,
-                    widths[number],
-                    branch=branch if index or first_ratio is None else replace(branch, ratio=first_ratio),
-                    stride=strides[number] if position == 0 else 1,
-                    alpha=alpha,
-                    beta=math.sqrt(variance),
-                    act=act,
-                    stochdepth_rate=stochdepth_rate * index / sum(depths),
-                )
-                blocks.append(block)
-                channels, index = widths[number], index + 1
+        stages, channels, reduction = [], stem_channels, stem_stride
+        for number, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
+            blocks = [make_block(number, 0, channels, width, stride)]
+            blocks += [make_block(number, position, width, width, 1) for position in range(1, depth)]
             stages.append(Stage(*blocks))
-            stride *= strides[number]
-            self.feature_info.append(dict(num_chs=channels, reduction=stride, module=f"stages.{number}"))
+            channels, reduction = width, reduction * stride
+            self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
         self.stages = nn.Sequential(*stages)
-        self.final_conv = WSConv2d(channels, final_channels, 1) if final_channels else nn.Identity()
-        self.num_features = self.head_hidden_size = final_channels or channels
-        self.head = ClassifierHead(self.num_features, num_classes, drop_rate, classifier_std, global_pool)
+        self.num_features = self.head_hidden_size = num_features
+        self.head = ClassifierHead(num_features, num_classes, drop_rate, classifier_std, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, activated and scaled: (N, num_features, H', W')."""
-        x = self.final_conv(self.stages(self.stem(x)))
-        return self.act(x) * self.act.gamma
+        """The last map, activated: (N, num_features, H', W')."""
+        raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
@@ -172,3 +150,85 @@ class NormFreeNet(nn.Module):
         """Regular expressions that group parameters by depth, for layer-wise learning rates."""
         blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,))]
         return dict(stem=r"^stem", blocks=blocks)
+
+
+class NormFreeNet(ResidualNet):
+    """Normalizer-Free network: (N, in_chans, H, W) -> (N, num_classes).
+
+    A family passes its ``stem`` (whose output has variance 1 at initialization), its ``branch`` and its numbers.
+
+    Args:
+        stem, stem_channels, stem_stride, widths, depths, strides, drop_rate, classifier_std: as :class:`ResidualNet`.
+        first_ratio: the first block's branch ratio, where it differs.
+        final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
+        skip_gain: initial value of the skip gains.
+        stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        stem_channels: int,
+        stem_stride: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[int],
+        branch: Branch,
+        first_ratio: float | None = None,
+        final_channels: int | None = None,
+        act: Activation,
+        alpha: float = 0.2,
+        skip_gain: float = 0.0,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
+        classifier_std: float = 0.01,
+        global_pool: str = "avg",
+    ):
+        _check_stages(widths, depths, strides)
+        variances = expected_variances(depths, alpha)
+
+        def make_block(stage: int, position: int, in_channels: int, out_channels: int, stride: int) -> NFBlock:
+            index = sum(depths[:stage]) + position
+            return NFBlock(
+                in_channels,
+                out_channels,
+                branch=branch if index or first_ratio is None else replace(branch, ratio=first_ratio),
+                stride=stride,
+                alpha=alpha,
+                beta=math.sqrt(variances[stage][position]),
+                act=act,
+                skip_gain=skip_gain,
+                stochdepth_rate=stochdepth_rate * index / sum(depths),
+            )
+
+        super().__init__(
+            stem=stem,
+            stem_channels=stem_channels,
+            stem_stride=stem_stride,
+            widths=widths,
+            depths=depths,
+            strides=strides,
+            make_block=make_block,
+            num_features=final_channels or widths[-1],
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            classifier_std=classifier_std,
+            global_pool=global_pool,
+        )
+        self.alpha = alpha
+        self.act = act
+        self.final_conv = branch.conv(widths[-1], final_channels, 1) if final_channels else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, activated and scaled: (N, num_features, H', W')."""
+        x = self.final_conv(self.stages(self.stem(x)))
+        return self.act(x) * self.act.gamma
+
+
+def _check_stages(widths: Sequence[int], depths: Sequence[int], strides: Sequence[int]) -> None:
+    if not len(widths) == len(depths) == len(strides):
+        raise UsageError(f"widths {widths}, depths {depths} and strides {strides} must have one length")
+    if min(*depths, *widths) < 1:
+        raise UsageError(f"widths {widths} and depths {depths} must be at least 1")

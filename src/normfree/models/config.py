@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
-from .body import NormFreeNet
+from .body import ResidualNet
 from .registry import create_model
 
 
@@ -24,7 +24,7 @@ class ModelConfig:
     stochdepth_rate: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, *, num_classes: int, in_chans: int) -> NormFreeNet:
+    def build(self, *, num_classes: int, in_chans: int) -> ResidualNet:
         """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
         if not self.name:
             raise UsageError("model.name is not given; add it to the recipe, or pass --model NAME")

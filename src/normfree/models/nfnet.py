@@ -25,6 +25,14 @@ VARIANTS = {
     for k in range(8)
 }
 
+STRIDES = (1, 2, 2, 2)
+BRANCH = dict(spatial_convs=2, squeeze_excite="end", pool_shortcut=True)
+
+
+def stem_geometry(widths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Channels and stride of the stem's four 3x3 convolutions."""
+    return (16, 2), (32, 1), (64, 1), (widths[0] // 2, 2)
+
 
 class NFNet(NormFreeNet):
     """NFNet: SE-ResNeXt-D with two 3x3 convolutions of group width 128 and a four-convolution stem.
@@ -46,15 +54,17 @@ class NFNet(NormFreeNet):
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
         alpha: float = 0.2,
+        skip_gain: float = 0.0,
         ratio: float = 0.5,
         group_width: int = 128,
         se_ratio: float = 0.5,
+        se_factor: float = 2.0,
         final_factor: int = 2,
         global_pool: str = "avg",
     ):
         act = Activation(activation, gamma)
         stem, channels = nn.Sequential(), in_chans
-        for i, (width, stride) in enumerate(zip((16, 32, 64, widths[0] // 2), (2, 1, 1, 2), strict=True)):
+        for i, (width, stride) in enumerate(stem_geometry(widths)):
             if i:
                 stem.add_module(f"act{i - 1}", act)
             stem.add_module(f"conv{i}", WSConv2d(channels, width, 3, stride, input_scale=act.gamma if i else 1.0))
@@ -65,18 +75,12 @@ class NFNet(NormFreeNet):
             stem_stride=4,
             widths=widths,
             depths=depths,
-            strides=(1, 2, 2, 2),
-            branch=Branch(
-                ratio=ratio,
-                group_width=group_width,
-                spatial_convs=2,
-                squeeze_excite="end",
-                se_ratio=se_ratio,
-                pool_shortcut=True,
-            ),
+            strides=STRIDES,
+            branch=Branch(ratio=ratio, group_width=group_width, se_ratio=se_ratio, se_factor=se_factor, **BRANCH),
             final_channels=final_factor * widths[-1],
             act=act,
             alpha=alpha,
+            skip_gain=skip_gain,
             num_classes=num_classes,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,

@@ -10,18 +10,25 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from . import nf_regnet, nf_resnet, nfnet
-from .body import NormFreeNet
+from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet
+from .body import ResidualNet
 from .complexity import Complexity
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_VARIANTS: dict[str, tuple[type[NormFreeNet], dict[str, Any]]] = {
+_VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
     name: (cls, variant)
     for cls, variants in (
         (nfnet.NFNet, nfnet.VARIANTS),
         (nf_regnet.NFRegNet, nf_regnet.VARIANTS),
         (nf_resnet.NFResNet, nf_resnet.VARIANTS),
+        # controls
+        (bn_resnet.BNResNet, bn_resnet.VARIANTS),
+        (bn_resnet.BNResNetV1, bn_resnet.V1_VARIANTS),
+        (bn_resnet.BNResNet, bn_resnet.PLAIN_VARIANTS),
+        (fixup_resnet.FixupResNet, fixup_resnet.VARIANTS),
+        (skipinit_resnet.SkipInitResNet, skipinit_resnet.VARIANTS),
+        (bn_nfnet.BNNFNet, bn_nfnet.VARIANTS),
     )
     for name, variant in variants.items()
 }
@@ -67,7 +74,7 @@ def create_model(
     drop_rate: float | None = None,
     stochdepth_rate: float | None = None,
     **overrides: Any,
-) -> NormFreeNet:
+) -> ResidualNet:
     """A model by name: (N, in_chans, H, W) -> (N, num_classes), freshly initialized.
 
     Args:
@@ -118,7 +125,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 @functools.cache
-def _complexity(cls: type[NormFreeNet], structure: tuple[tuple[str, Any], ...]) -> Complexity:
+def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) -> Complexity:
     """Shared by variants that differ in depth alone."""
     options = dict(structure)
     with torch.device("meta"):
@@ -126,7 +133,7 @@ def _complexity(cls: type[NormFreeNet], structure: tuple[tuple[str, Any], ...]) 
     return Complexity(short, 3, short.feature_info[-1]["reduction"])
 
 
-def _lookup(name: str) -> tuple[type[NormFreeNet], dict[str, Any]]:
+def _lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     if name not in _VARIANTS:
         near = difflib.get_close_matches(str(name), _VARIANTS, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`normfree models` lists them"
@@ -134,7 +141,7 @@ def _lookup(name: str) -> tuple[type[NormFreeNet], dict[str, Any]]:
     return _VARIANTS[name]
 
 
-def _default_cfg(name: str, model: NormFreeNet, num_classes: int, in_chans: int) -> dict[str, Any]:
+def _default_cfg(name: str, model: ResidualNet, num_classes: int, in_chans: int) -> dict[str, Any]:
     """The description timm keeps with a model; ``crop_mode="squash"``: the evaluation resize ignores the aspect."""
     variant = _VARIANTS[name][1]
     train, test = variant["train_size"], variant["test_size"]

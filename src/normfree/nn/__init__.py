@@ -5,7 +5,7 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 """
 
 from .activation import Activation, ScaledActivation
-from .conv import WSConv2d
+from .conv import SameConv2d, WSConv2d
 from .pool import AvgPoolSame, MaxPoolSame
 from .residual import SkipInit, StochasticDepth
 from .roles import Role, parameter_roles
@@ -16,6 +16,7 @@ __all__ = [
     "AvgPoolSame",
     "MaxPoolSame",
     "Role",
+    "SameConv2d",
     "ScaledActivation",
     "SkipInit",
     "SqueezeExcite",

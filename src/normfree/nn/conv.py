@@ -1,4 +1,4 @@
-"""Convolution with Scaled Weight Standardization."""
+"""Convolutions with TensorFlow's "SAME" padding: of the raw weight, and with Scaled Weight Standardization."""
 
 import math
 
@@ -11,18 +11,118 @@ from ..functional import same_padding, standardize_weight
 from .roles import Role
 
 
-class WSConv2d(nn.Module):
-    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
+class SameConv2d(nn.Module):
+    """2-D convolution of the raw weight, padded as TensorFlow does; the control beside :class:`WSConv2d`.
 
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
-    (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``bias``
+    (out,).
 
     Args:
         in_channels, out_channels, stride, dilation, groups: as in :class:`torch.nn.Conv2d`.
         kernel_size: side of the square kernel.
         padding: "same" pads as TensorFlow does (more behind than before where the total is odd, also under strides),
             an int pads that many zeros on every side.
-        bias, gain: whether there is one.
+        bias: whether there is one.
+        init_gain: the weight starts normal with variance ``init_gain ** 2 / fan_in``; sqrt(2) behind a ReLU is He
+            initialization.
+        input_scale: a constant that stands in front of the layer (1 / beta of the block, gamma of the activation),
+            folded into the weight.
+
+    Raises:
+        UsageError: channels not divisible by groups, a size below 1, an unknown padding.
+    """
+
+    parameter_roles = {"weight": Role.WEIGHT, "bias": Role.BIAS}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: str | int = "same",
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        init_gain: float = 1.0,
+        input_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
+        for name, value in dict(sizes, dilation=dilation, groups=groups).items():
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
+        for name in ("in_channels", "out_channels"):
+            if sizes[name] % groups:
+                raise UsageError(f"{name} (={sizes[name]}) must be divisible by groups (={groups})")
+        if padding != "same" and not (isinstance(padding, int) and padding >= 0):
+            raise UsageError(f'padding (={padding!r}) must be "same" or an integer of at least 0')
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.init_gain, self.input_scale = init_gain, input_scale
+        at = dict(device=device, dtype=dtype)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size, **at))
+        self.bias = nn.Parameter(torch.empty(out_channels, **at)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal weights of variance ``init_gain ** 2 / fan_in``, bias 0."""
+        nn.init.normal_(self.weight, std=self.init_gain * self.weight[0].numel() ** -0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def effective_weight(self, scale: Tensor | None = None) -> Tensor:
+        """The weight that is convolved with: ``input_scale`` and an optional output scale (one element) included."""
+        factor = self._factor(scale)
+        return self.weight if factor is None else self.weight * factor
+
+    def _factor(self, scale: Tensor | None) -> float | Tensor | None:
+        factor = None if self.input_scale == 1.0 else self.input_scale
+        if scale is not None:
+            factor = scale if factor is None else scale * factor
+        return factor
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """``scale`` (a tensor of one element) multiplies the output, folded into weight and bias."""
+        x, padding = self._pad(x)
+        bias = self.bias if scale is None or self.bias is None else self.bias * scale
+        weight = self.effective_weight(scale)
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _pad(self, x: Tensor) -> tuple[Tensor, int]:
+        """The input, padded where the padding differs between sides, and the symmetric rest for the convolution."""
+        if self.padding != "same":
+            return x, self.padding
+        if self.stride == 1 and (self.kernel_size - 1) * self.dilation % 2 == 0:
+            return x, (self.kernel_size - 1) * self.dilation // 2
+        pads = [same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[-2:]]
+        if len({side for axis in pads for side in axis}) == 1:
+            return x, pads[0][0]
+        return F.pad(x, (*pads[1], *pads[0])), 0
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding!r}"
+        for name, default in dict(dilation=1, groups=1).items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        if not math.isclose(self.input_scale, 1.0):
+            text += f", input_scale={self.input_scale:.4g}"
+        return text + ("" if self.bias is not None else ", bias=False")
+
+
+class WSConv2d(SameConv2d):
+    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
+    (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`SameConv2d`.
+        gain: whether there is one.
         input_scale: a constant that stands in front of the layer (gamma / beta of the activation before it), folded
             into the standardized weight.
         eps: lower bound of ``var * N`` in the standardization.
@@ -50,66 +150,23 @@ class WSConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        super().__init__()
-        sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
-        for name, value in dict(sizes, dilation=dilation, groups=groups).items():
-            if not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
-        for name in ("in_channels", "out_channels"):
-            if sizes[name] % groups:
-                raise UsageError(f"{name} (={sizes[name]}) must be divisible by groups (={groups})")
-        if padding != "same" and not (isinstance(padding, int) and padding >= 0):
-            raise UsageError(f'padding (={padding!r}) must be "same" or an integer of at least 0')
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.input_scale, self.eps = input_scale, eps
         at = dict(device=device, dtype=dtype)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size, **at))
-        self.gain = nn.Parameter(torch.empty(out_channels, **at)) if gain else None
-        self.bias = nn.Parameter(torch.empty(out_channels, **at)) if bias else None
-        self.reset_parameters()
+        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        super().__init__(*geometry, bias, input_scale=input_scale, **at)
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(out_channels, **at)) if gain else None
 
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        if self.gain is not None:
+        super().reset_parameters()
+        if getattr(self, "gain", None) is not None:
             nn.init.ones_(self.gain)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
-        factor = None if self.input_scale == 1.0 else self.input_scale
-        if scale is not None:
-            factor = scale if factor is None else scale * factor
-        return standardize_weight(self.weight, self.gain, scale=factor, eps=self.eps)
+        return standardize_weight(self.weight, self.gain, scale=self._factor(scale), eps=self.eps)
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """``scale`` (a tensor of one element) multiplies the output, folded into weight and bias."""
-        x, padding = self._pad(x)
-        bias = self.bias if scale is None or self.bias is None else self.bias * scale
-        weight = self.standardized_weight(scale)
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-    def _pad(self, x: Tensor) -> tuple[Tensor, int]:
-        """The input, padded where the padding differs between sides, and the symmetric rest for the convolution."""
-        if self.padding != "same":
-            return x, self.padding
-        if self.stride == 1 and (self.kernel_size - 1) * self.dilation % 2 == 0:
-            return x, (self.kernel_size - 1) * self.dilation // 2
-        pads = [same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[-2:]]
-        if len({side for axis in pads for side in axis}) == 1:
-            return x, pads[0][0]
-        return F.pad(x, (*pads[1], *pads[0])), 0
+    effective_weight = standardized_weight
 
     def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding!r}"
-        for name, default in dict(dilation=1, groups=1).items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)}"
-        if not math.isclose(self.input_scale, 1.0):
-            text += f", input_scale={self.input_scale:.4g}"
-        return (
-            text + ("" if self.gain is not None else ", gain=False") + ("" if self.bias is not None else ", bias=False")
-        )
+        return super().extra_repr() + ("" if self.gain is not None else ", gain=False")

@@ -9,20 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..models import NFBlock, NormFreeNet
-from ..nn import WSConv2d
+from ..models import ResidualNet, ScalarBias
+from ..nn import SameConv2d, SkipInit, WSConv2d
 from .unpickle import read_arrays
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
 
-_FAMILIES = {  # root module, name of a block, name of the stem's convolutions
+_FAMILIES = {  # root module, name of a block, name of the stem's layers
     "nfnet": ("NFNet", "nf_block", "stem_"),
     "nf_regnet": ("NF_RegNet", "nf_block", "initial_"),
     "nf_resnet": ("NF_ResNet", "nf_res_block", "initial_"),
+    "bn_resnet": ("ResNet", "res_block_v2", "initial_"),
+    "bn_resnet_v1": ("ResNet", "res_block_v1", "initial_"),
+    "fixup_resnet": ("FixUp_ResNet", "res_block", "initial_"),
+    "skipinit_resnet": ("SkipInit_ResNet", "nf_res_block", "initial_"),
 }
+_STATE = {"running_mean": "mean_ema", "running_var": "var_ema"}
 
 
-def haiku_names(model: NormFreeNet) -> dict[str, tuple[str, str]]:
+def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
     """Haiku's (module, parameter) for each of our parameter names.
 
     Raises:
@@ -36,30 +41,51 @@ def haiku_names(model: NormFreeNet) -> dict[str, tuple[str, str]]:
     root, block, stem = _FAMILIES[family]
     names: dict[str, tuple[str, str]] = {}
 
-    def add(prefix: str, layer: nn.Module, module: str) -> None:
-        ours = {"weight": "w", "bias": "b"} if isinstance(layer, nn.Linear) else {"weight": "w"}
+    def add(prefix: str, layer: nn.Module, module: str, owner: str) -> None:
+        """The parameters of ``layer`` under ``module``; scalars belong to the ``owner`` around it."""
+        if isinstance(layer, SkipInit | ScalarBias):
+            name = "skip_gain" if isinstance(layer, SkipInit) else prefix.rsplit(".", 1)[-1]
+            names[f"{prefix}.{'skip_gain' if isinstance(layer, SkipInit) else 'bias'}"] = (owner, name)
+            return
+        ours = next((table for kind, table in _NAMES.items() if isinstance(layer, kind)), {})
         for name, _ in layer.named_parameters(recurse=False):
             names[f"{prefix}.{name}"] = (module, ours.get(name, name))
 
     for name, layer in model.stem.named_children():
-        add(f"stem.{name}", layer, f"{root}/~/{stem}{name}")
-    blocks = [(name, module) for name, module in model.stages.named_modules() if isinstance(module, NFBlock)]
-    for index, (name, module) in enumerate(blocks):
-        here = f"{root}/~/{block}" + (f"_{index}" if index else "")
-        for child, layer in module.named_children():
-            if isinstance(layer, WSConv2d):
-                add(f"stages.{name}.{child}", layer, f"{here}/~/{child}")
-        if module.squeeze_excite is not None:
-            add(f"stages.{name}.squeeze_excite.fc0", module.squeeze_excite.fc0, f"{here}/~/squeeze_excite/~/linear")
-            add(f"stages.{name}.squeeze_excite.fc1", module.squeeze_excite.fc1, f"{here}/~/squeeze_excite/~/linear_1")
-        names[f"stages.{name}.skip_init.skip_gain"] = (here, "skip_gain")
-    add("final_conv", model.final_conv, f"{root}/~/final_conv")
-    add("head.fc", model.get_classifier(), f"{root}/~/linear")
+        add(f"stem.{name}", layer, f"{root}/~/{stem}{name}", root)
+    blocks = [f"{i}.{j}" for i, stage in enumerate(model.stages) for j in range(len(stage))]
+    for index, name in enumerate(blocks):
+        here, inside = model.stages.get_submodule(name), f"{root}/~/{block}" + (f"_{index}" if index else "")
+        for child, layer in here.named_children():
+            # the authors make the shortcut's normalization where it is called, not in the constructor
+            module = f"{inside}/shortcut_bn" if child == "shortcut_bn" else f"{inside}/~/{child}"
+            add(f"stages.{name}.{child}", layer, module, inside)
+        add(f"stages.{name}", here, inside, inside)  # what the block itself owns: FixUp's scale
+        if getattr(here, "squeeze_excite", None) is not None:
+            for child, linear in (("fc0", "linear"), ("fc1", "linear_1")):
+                layer, module = here.squeeze_excite.get_submodule(child), f"{inside}/~/squeeze_excite/~/{linear}"
+                add(f"stages.{name}.squeeze_excite.{child}", layer, module, inside)
+    for name, layer in model.named_children():
+        if name not in ("stem", "stages", "head"):
+            add(name, layer, f"{root}/~/{name}", root)
+    add("head.fc", model.get_classifier(), f"{root}/~/linear", root)
     return names
 
 
-def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
+def _state_names(model: ResidualNet, names: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Haiku's (module, name) of BatchNorm's running statistics, which it keeps apart from the parameters."""
+    buffers = [name.rpartition(".") for name, _ in model.named_buffers()]
+    return {
+        f"{layer}.{name}": (f"{names[f'{layer}.weight'][0]}/~/{_STATE[name]}", "average")
+        for layer, _, name in buffers
+        if name in _STATE
+    }
+
+
+def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
     """Fill a model with weights in the authors' naming; the model is returned.
+
+    Running statistics of BatchNorm (Haiku's state: modules ``.../mean_ema`` and ``.../var_ema``) may be among them.
 
     Args:
         source: ``{module: {name: array}}`` or the path of a file with it, such as the published ``F0_haiku.npz`` (a
@@ -74,7 +100,10 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
         if not isinstance(inner, Mapping):
             raise UsageError(f"weights are {{module: {{name: array}}}}; {module!r} holds a {type(inner).__name__}")
     given = {(module, name): array for module, inner in arrays.items() for name, array in inner.items()}
-    names, parameters = haiku_names(model), dict(model.named_parameters())
+    names, parameters = haiku_names(model), dict(model.named_parameters()) | dict(model.named_buffers())
+    if any(module.endswith(tuple(_STATE.values())) for module, _ in given):
+        names |= _state_names(model, names)
+        given = {key: array for key, array in given.items() if key[1] not in ("counter", "hidden")}
     missing = [key for key in names.values() if key not in given]
     extra = sorted(given.keys() - set(names.values()))
     if missing or extra:
@@ -97,11 +126,14 @@ def load_haiku(model: NormFreeNet, source: str | Path | Arrays) -> NormFreeNet:
     return model
 
 
-def to_haiku(model: NormFreeNet) -> dict[str, dict[str, np.ndarray]]:
-    """A model's weights as ``{module: {name: array}}`` in the authors' naming and layout, bit for bit."""
-    parameters = dict(model.named_parameters())
+def to_haiku(model: ResidualNet, *, state: bool = False) -> dict[str, dict[str, np.ndarray]]:
+    """A model's weights as ``{module: {name: array}}`` in the authors' naming and layout, bit for bit.
+
+    ``state=True`` adds BatchNorm's running statistics.
+    """
+    parameters, names = dict(model.named_parameters()) | dict(model.named_buffers()), haiku_names(model)
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for ours, (module, name) in haiku_names(model).items():
+    for ours, (module, name) in (names | (_state_names(model, names) if state else {})).items():
         parameter = parameters[ours].detach().cpu()
         if parameter.dtype == torch.bfloat16:
             parameter = parameter.float()  # numpy has no bfloat16
@@ -110,13 +142,22 @@ def to_haiku(model: NormFreeNet) -> dict[str, dict[str, np.ndarray]]:
     return arrays
 
 
+_SCALARS = {"scale", "bias1", "bias2"} | {f"bias{k}{side}" for k in (1, 2, 3) for side in "ab"}  # FixUp's
+_NAMES = {
+    nn.Linear: {"weight": "w", "bias": "b"},
+    nn.BatchNorm2d: {"weight": "scale", "bias": "offset"},
+    WSConv2d: {"weight": "w"},
+    SameConv2d: {"weight": "w", "bias": "b"},  # hk.Conv2D
+}
 _TO_HAIKU = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # linear OI -> IO, convolution OIHW -> HWIO
 _FROM_HAIKU = {0: (), 1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
 def _haiku_shape(name: str, parameter: Tensor) -> tuple[int, ...]:
-    if name == "skip_gain":  # a scalar there, one element here
+    if name == "skip_gain" or (name in _SCALARS and parameter.numel() == 1):  # a scalar there, one element here
         return ()
+    if name in ("scale", "offset", "average"):
+        return (1, 1, 1, *parameter.shape)
     return tuple(parameter.shape[i] for i in _TO_HAIKU[parameter.ndim])
 
 
@@ -136,7 +177,7 @@ def _from_haiku(array: np.ndarray, parameter: Tensor) -> Tensor:
     return torch.from_numpy(np.array(array, order="C")).view(parameter.shape)
 
 
-def _describe(model: NormFreeNet) -> str:
+def _describe(model: ResidualNet) -> str:
     return getattr(model, "default_cfg", {}).get("architecture", type(model).__name__)
 
 

@@ -1,0 +1,180 @@
+"""Controls: BatchNorm ResNets (pre-activation in both orders, post-activation) and the one without normalization."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from ..gain import he_gain
+from ..nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite
+from .block import Branch
+from .body import ResidualNet
+from .preact import BN_EPS, BN_MOMENTUM, Order, PreactBlock, Preactivation
+from .resnet import STRIDES, Stem, resnet_stem, resnet_variants
+
+VARIANTS = resnet_variants("bn_resnet{}")
+PLAIN_VARIANTS = resnet_variants("plain_resnet{}", norm=False)
+V1_VARIANTS = resnet_variants("bn_resnet{}_v1")
+
+
+class BNResNet(ResidualNet):
+    """Pre-activation ResNet ("V2") with BatchNorm, or with none (``norm=False``: ``plain_resnet``).
+
+    ``(N, in_chans, H, W) -> (N, num_classes)``. ``order`` is that of BatchNorm and activation in front of each
+    convolution (NF-ResNets, figure 1); ``activation="identity"`` with ``stem="7x7-nopool"`` is the linear network of
+    figure 7; ``norm=False`` explodes (figure 6).
+    """
+
+    family = "bn_resnet"
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        norm: bool = True,
+        order: Order = "bn-relu-conv",
+        squeeze_excite: bool = False,
+        se_ratio: float = 0.25,
+        se_factor: float = 1.0,
+        stem: Stem = "7x7",
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        init_gain: float | None = None,
+        ratio: float = 0.25,
+        global_pool: str = "avg",
+    ):
+        pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
+        end = "end" if squeeze_excite else None
+        branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=se_factor, conv=SameConv2d)
+        channels = widths[0] // 4
+
+        def conv(*geometry: int) -> SameConv2d:
+            return SameConv2d(*geometry, bias=False)  # it sees images, not activations
+
+        layers, stride = resnet_stem(stem, conv, in_chans, channels)
+
+        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PreactBlock:
+            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
+            at = dict(stride=stride, projection=position == 0, stochdepth_rate=rate)
+            return PreactBlock(before, after, branch=branch, pre=pre, **at)
+
+        super().__init__(
+            stem=layers,
+            stem_channels=channels,
+            stem_stride=stride,
+            widths=widths,
+            depths=depths,
+            strides=STRIDES[: len(widths)],
+            make_block=make_block,
+            num_features=widths[-1],
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            global_pool=global_pool,
+        )
+        self.pre = pre
+        self.final_bn, self.act = pre.layers(widths[-1])
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, normalized and activated: (N, num_features, H', W')."""
+        return self.act(self.final_bn(self.stages(self.stem(x))))
+
+
+class PostactBlock(nn.Module):
+    """The original block, ``relu(shortcut + bn(conv(...)))`` (He et al. 2015; NF-ResNets, figure 5).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        branch: Branch,
+        stride: int = 1,
+        projection: bool = False,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+    ):
+        super().__init__()
+        width, groups = branch.width(in_channels, out_channels)
+        options = dict(bias=False, init_gain=he_gain(activation))
+        self.conv_shortcut = None
+        if projection or stride > 1 or in_channels != out_channels:
+            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, stride, **options)
+            self.shortcut_bn = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
+        self.act = Activation(activation, gamma=1.0)
+        self.conv0 = SameConv2d(in_channels, width, 1, **options)
+        self.bn0 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
+        self.conv1 = SameConv2d(width, width, 3, stride, groups=groups, **options)
+        self.bn1 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
+        self.conv2 = SameConv2d(width, out_channels, 1, **options)
+        self.bn2 = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
+        self.squeeze_excite = None
+        if branch.squeeze_excite is not None:
+            self.squeeze_excite = SqueezeExcite(out_channels, branch.se_ratio, factor=branch.se_factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.conv_shortcut is None else self.shortcut_bn(self.conv_shortcut(x))
+        out = self.act(self.bn0(self.conv0(x)))
+        out = self.act(self.bn1(self.conv1(out)))
+        out = self.bn2(self.conv2(out))
+        if self.squeeze_excite is not None:
+            out = self.squeeze_excite(out)
+        return self.act(shortcut + out)
+
+
+class BNResNetV1(ResidualNet):
+    """The original, post-activation ResNet with BatchNorm ("V1"; NF-ResNets, figure 11).
+
+    ``(N, in_chans, H, W) -> (N, num_classes)``.
+    """
+
+    family = "bn_resnet_v1"
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        squeeze_excite: bool = False,
+        se_ratio: float = 0.25,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        ratio: float = 0.25,
+        global_pool: str = "avg",
+    ):
+        end = "end" if squeeze_excite else None
+        branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=1.0, conv=SameConv2d)
+        channels = widths[0] // 4
+        stem = nn.Sequential()
+        stem.add_module("conv", SameConv2d(in_chans, channels, 7, 2, bias=False))
+        stem.add_module("bn", nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM))
+        stem.add_module("act", Activation(activation, gamma=1.0))
+        stem.add_module("pool", MaxPoolSame())
+
+        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PostactBlock:
+            at = dict(stride=stride, projection=position == 0, activation=activation)
+            return PostactBlock(before, after, branch=branch, **at)
+
+        super().__init__(
+            stem=stem,
+            stem_channels=channels,
+            stem_stride=4,
+            widths=widths,
+            depths=depths,
+            strides=STRIDES[: len(widths)],
+            make_block=make_block,
+            num_features=widths[-1],
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            global_pool=global_pool,
+        )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map: (N, num_features, H', W')."""
+        return self.stages(self.stem(x))

@@ -1,0 +1,127 @@
+"""Control: the post-activation ResNet with FixUp initialization (Zhang et al. 2019; NF-ResNets, figure 10)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import Activation, MaxPoolSame, Role, SameConv2d, StochasticDepth
+from .body import ResidualNet
+from .resnet import STRIDES, resnet_variants
+
+VARIANTS = resnet_variants("fixup_resnet{}")
+
+
+class ScalarBias(nn.Module):
+    """One learnable number, 0 at first, added to all of ``x``; shape (1,)."""
+
+    parameter_roles = {"bias": Role.BIAS}
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class FixupBlock(nn.Module):
+    """``act(shortcut + scale * conv2(...) + bias3b)`` with a scalar bias around every convolution.
+
+    ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``. The last convolution starts at
+    0 and the others are scaled down by ``num_blocks ** -0.25``; as in the authors' code, the 1x1 ones by their outputs.
+    """
+
+    parameter_roles = {"scale": Role.GAIN}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        *,
+        stride: int = 1,
+        ratio: float = 0.25,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        stochdepth_rate: float = 0.0,
+    ):
+        super().__init__()
+        width = int(out_channels * ratio)
+        self.act = Activation(activation, gamma=1.0)
+        for name in ("bias1a", "bias1b", "bias2a", "bias2b", "bias3a", "bias3b"):
+            self.add_module(name, ScalarBias())
+        self.scale = nn.Parameter(torch.ones(1))
+        self.conv_shortcut = None
+        if stride > 1 or in_channels != out_channels:
+            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, stride, bias=False)
+            nn.init.normal_(self.conv_shortcut.weight, std=(2 / out_channels) ** 0.5)
+        self.conv0 = SameConv2d(in_channels, width, 1, bias=False)
+        self.conv1 = SameConv2d(width, width, 3, stride, bias=False)
+        self.conv2 = SameConv2d(width, out_channels, 1, bias=False)
+        nn.init.normal_(self.conv0.weight, std=(2 / width) ** 0.5 * num_blocks**-0.25)
+        nn.init.normal_(self.conv1.weight, std=(2 / (9 * width)) ** 0.5 * num_blocks**-0.25)
+        nn.init.zeros_(self.conv2.weight)
+        self.stochdepth = StochasticDepth(stochdepth_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bias1a(x)
+        shortcut = out if self.conv_shortcut is None else self.conv_shortcut(out)
+        out = self.act(self.bias1b(self.conv0(out)))
+        out = self.act(self.bias2b(self.conv1(self.bias2a(out))))
+        out = self.bias3b(self.conv2(self.bias3a(out)) * self.scale)
+        return self.act(shortcut + self.stochdepth(out))
+
+
+class FixupResNet(ResidualNet):
+    """ResNet without normalization whose branches start at 0: (N, in_chans, H, W) -> (N, num_classes)."""
+
+    family = "fixup_resnet"
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        ratio: float = 0.25,
+        global_pool: str = "avg",
+    ):
+        channels = widths[0] // 4
+        stem = nn.Sequential()
+        stem.add_module("conv", SameConv2d(in_chans, channels, 7, 2, bias=False))
+        stem.add_module("bias1", ScalarBias())
+        stem.add_module("act", Activation(activation, gamma=1.0))
+        stem.add_module("pool", MaxPoolSame())
+
+        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> FixupBlock:
+            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
+            at = dict(stride=stride, ratio=ratio, activation=activation, stochdepth_rate=rate)
+            return FixupBlock(before, after, sum(depths), **at)
+
+        super().__init__(
+            stem=stem,
+            stem_channels=channels,
+            stem_stride=4,
+            widths=widths,
+            depths=depths,
+            strides=STRIDES[: len(widths)],
+            make_block=make_block,
+            num_features=widths[-1],
+            num_classes=num_classes,
+            drop_rate=drop_rate,
+            classifier_std=0.0,
+            global_pool=global_pool,
+        )
+        self.bias2 = ScalarBias()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map: (N, num_features, H', W')."""
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = self.head(x, pre_logits=True)
+        return pooled if pre_logits else self.head.fc(self.bias2(pooled))

@@ -1,0 +1,121 @@
+"""The pre-activation residual block of the controls: with BatchNorm in two orders, or without any normalization."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..functional import residual_merge
+from ..gain import he_gain
+from ..nn import Activation, AvgPoolSame, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
+from .block import Branch
+
+Order = Literal["bn-relu-conv", "relu-bn-conv"]
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # Haiku's epsilon and its decay rate 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preactivation:
+    """What stands in front of each convolution, and how that one is initialized.
+
+    Attributes:
+        activation: a name or an elementwise callable.
+        norm: BatchNorm, or none at all.
+        order: "bn-relu-conv" (He et al. 2016) or "relu-bn-conv" (NF-ResNets, section 3).
+        init_gain: of the convolutions; None: He's gain where they see the activation, 1 where they see BatchNorm's
+            output, which is what gives a branch of variance 1 in the second order.
+    """
+
+    activation: str | Callable[[Tensor], Tensor] = "relu"
+    norm: bool = True
+    order: Order = "bn-relu-conv"
+    init_gain: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in ("bn-relu-conv", "relu-bn-conv"):
+            raise UsageError(f'order (={self.order!r}) must be "bn-relu-conv" or "relu-bn-conv"')
+
+    def layers(self, channels: int) -> tuple[nn.Module, nn.Module]:
+        """The normalization of ``channels`` maps (or nothing) and the activation; :meth:`apply` orders them."""
+        norm = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM) if self.norm else nn.Identity()
+        return norm, Activation(self.activation, gamma=1.0)
+
+    def apply(self, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+        return act(norm(x)) if self.order == "bn-relu-conv" else norm(act(x))
+
+    @functools.cached_property
+    def gain(self) -> float:
+        """Of the convolutions behind :meth:`apply`."""
+        if self.init_gain is not None:
+            return self.init_gain
+        return 1.0 if self.norm and self.order == "relu-bn-conv" else he_gain(self.activation)
+
+
+class PreactBlock(nn.Module):
+    """``shortcut + skip_gain * f(x)``, the pre-activation bottleneck (He et al. 2016; NF-ResNets, figure 4).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``. In a stage's first block the
+    shortcut is a 1x1 convolution of the normalized, activated input.
+
+    Args:
+        branch: the shape of the block, as of the Normalizer-Free one.
+        pre: normalization, activation and initialization.
+        projection: whether the shortcut is a convolution although the shape stays.
+        bias: of the convolutions.
+        skip_init: multiply the branch with a learnable scalar that starts at 0 (De & Smith 2020).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        branch: Branch,
+        pre: Preactivation,
+        stride: int = 1,
+        projection: bool = False,
+        bias: bool = False,
+        skip_init: bool = False,
+        stochdepth_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.pre = pre
+        width, groups = branch.width(in_channels, out_channels)
+        options = dict(bias=bias, init_gain=pre.gain)
+        self.pool = AvgPoolSame() if branch.pool_shortcut and stride > 1 else None
+        self.conv_shortcut = None
+        if projection or stride > 1 or in_channels != out_channels:
+            shortcut_stride = 1 if self.pool is not None else stride
+            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, shortcut_stride, **options)
+        self.bn0, self.act = pre.layers(in_channels)
+        self.conv0 = SameConv2d(in_channels, width, 1, **options)
+        self.bn1, _ = pre.layers(width)
+        self.conv1 = SameConv2d(width, width, 3, stride, groups=groups, **options)
+        self.conv1b = None
+        if branch.spatial_convs == 2:
+            self.bn1b, _ = pre.layers(width)
+            self.conv1b = SameConv2d(width, width, 3, groups=groups, **options)
+        self.bn2, _ = pre.layers(width)
+        self.conv2 = SameConv2d(width, out_channels, 1, **options)
+        self.squeeze_excite = None
+        if branch.squeeze_excite is not None:
+            self.squeeze_excite = SqueezeExcite(out_channels, branch.se_ratio, factor=branch.se_factor)
+        self.skip_init = SkipInit(alpha=1.0) if skip_init else None
+        self.stochdepth = StochasticDepth(stochdepth_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.pre.apply(x, self.bn0, self.act)
+        shortcut = x
+        if self.conv_shortcut is not None:
+            shortcut = self.conv_shortcut(out if self.pool is None else self.pool(out))
+        out = self.conv1(self.pre.apply(self.conv0(out), self.bn1, self.act))
+        if self.conv1b is not None:
+            out = self.conv1b(self.pre.apply(out, self.bn1b, self.act))
+        out = self.conv2(self.pre.apply(out, self.bn2, self.act))
+        if self.squeeze_excite is not None:
+            out = self.squeeze_excite(out)
+        out = self.stochdepth(out)
+        return shortcut + out if self.skip_init is None else residual_merge(shortcut, out, self.skip_init.scale())
