@@ -25,7 +25,9 @@ _STEMS = {"7x7": (7, 2, True), "7x7-nopool": (7, 2, False), "3x3": (3, 1, False)
 def resnet_variants(name: str, **options: Any) -> dict[str, dict[str, Any]]:
     """A row per depth; ``name`` has a placeholder for the number of layers."""
     return {
-        name.format(layers): dict(widths=(256, 512, 1024, 2048), depths=depths, train_size=224, test_size=224, **options)
+        name.format(layers): dict(
+            widths=(256, 512, 1024, 2048), depths=depths, train_size=224, test_size=224, **options
+        )
         for layers, depths in DEPTHS.items()
     }
 

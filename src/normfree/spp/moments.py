@@ -1,0 +1,79 @@
+"""Channel statistics of activations (NF-ResNets, section 3 and appendix F), in one pass over memory."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Squares of float32 overflow at signals of 1e19 and vanish at 1e-19; unnormalized deep networks reach both.
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and (biased) variance of each channel over everything else: (C,) float64 each."""
+
+    mean: Tensor
+    var: Tensor
+
+    @property
+    def avg_sq_mean(self) -> float:
+        """Average Channel Squared Mean."""
+        return self.mean.square().mean().item()
+
+    @property
+    def avg_var(self) -> float:
+        """Average Channel Variance."""
+        return self.var.mean().item()
+
+    def times(self, factor: Tensor) -> "Moments":
+        """Of the activations times ``factor``, one number or one per channel."""
+        return Moments(self.mean * factor, self.var * factor.square())
+
+
+@dataclass(frozen=True)
+class ImageMoments:
+    """Mean and variance of each channel of each image: (N, C) float64 each."""
+
+    mean: Tensor
+    var: Tensor
+
+    def times(self, gate: Tensor) -> "ImageMoments":
+        """Of the activations times a gate of one number per channel and image, per image, per channel, or in all."""
+        gate = gate.double().reshape(gate.shape[:2]) if gate.ndim > 1 else gate.double()
+        return ImageMoments(self.mean * gate, self.var * gate.square())
+
+    def pooled(self) -> Moments:
+        """Over all images, by the law of total variance."""
+        return Moments(self.mean.mean(0), self.var.mean(0) + self.mean.var(0, correction=0))
+
+
+def channel_moments(x: Tensor, dim: int) -> Moments:
+    """Mean and variance per channel of ``x``, whose channels are dimension ``dim``; any number of dimensions."""
+    if dim % x.ndim == 1 and x.ndim > 2 and x.is_contiguous():
+        return image_moments(x).pooled()
+    return Moments(*_mean_var(x.movedim(dim, -1).reshape(-1, x.shape[dim])))
+
+
+def image_moments(x: Tensor) -> ImageMoments:
+    """Mean and variance per image and channel of ``x`` (N, C, ...): contiguous runs, the fast reduction."""
+    n, c = x.shape[:2]
+    mean, var = _mean_var(x.reshape(1, n * c, -1))
+    return ImageMoments(mean.view(n, c), var.view(n, c))
+
+
+def _mean_var(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over all but dimension 1, in float64; by float32 where that suffices."""
+    mean, var = _batch_norm_statistics(x if x.dtype in (torch.float32, torch.float64) else x.float())
+    if x.dtype != torch.float64 and not (bool(torch.isfinite(var).all()) and float(var.max()) > _TINY):
+        mean, var = _batch_norm_statistics(x.double())
+    return mean.double(), var.double()
+
+
+def _batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As BatchNorm takes them, which is 3 times faster than var_mean."""
+    try:
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+    except (NotImplementedError, RuntimeError):  # a device without that operator
+        var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+    return mean, var

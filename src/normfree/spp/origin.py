@@ -1,0 +1,160 @@
+"""What an activation has been through: how deep it is, where its channels are, what constants it was scaled with."""
+
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .moments import Moments, channel_moments
+
+aten = torch.ops.aten
+_CONVOLUTIONS = {aten.convolution, aten._convolution}
+_LINEARS = {aten.addmm, aten.mm, aten.linear}
+_PRODUCTS = {aten.mul, aten.mul_}
+_COPIES = {aten.clone, aten.detach, aten.alias, aten._to_copy}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an activation comes from.
+
+    Attributes:
+        depth: convolutions and linear layers on its way from the network's input.
+        channels: outputs of the last one of them, which are its dimension ``dim``.
+        child: of the modules in the one at work, the last that made it deeper.
+        factor: product of the constants that it was multiplied with since it left a layer, (1,) or one per channel.
+        number: product of the plain numbers among them (the rest are parameters); None: there are none.
+        before: what it was without them: its moments if one is 0; the tensor itself if it is a gate.
+        gates: (time, mean) of the gates (Squeeze-Excite) that it was multiplied with.
+    """
+
+    depth: int = 0
+    channels: int | None = None
+    dim: int | None = None
+    child: str = ""
+    factor: Tensor | None = None
+    number: float | None = None
+    before: Moments | Tensor | None = None
+    gates: tuple[tuple[int, float], ...] = ()
+
+    def gate(self, since: int) -> float | None:
+        """Product of the gates since a time, without the plain numbers behind them; None: there was none."""
+        means = [mean for time, mean in self.gates if time >= since]
+        return math.prod(means) / (self.number or 1.0) if means else None
+
+    def plain(self) -> "Origin":
+        """Without constant factors."""
+        return replace(self, factor=None, number=None, before=None)
+
+
+class Origins:
+    """Origins of the tensors that are alive and come from the network's input."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref, Origin]] = {}
+        self.time = 0  # counts operations
+
+    def __getitem__(self, x: Any) -> Origin | None:
+        """None for what does not come from the input: parameters, constants, numbers."""
+        entry = self._entries.get(id(x))
+        return entry[1] if entry is not None and entry[0]() is x else None
+
+    def __setitem__(self, x: Tensor, origin: Origin) -> None:
+        key = id(x)
+        self._entries[key] = (weakref.ref(x, lambda _: self._entries.pop(key, None)), origin)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def channel_dim(self, x: Tensor) -> int:
+        """Where the last layer put its channels, checked against the shape; else the usual place."""
+        origin = self[x] or Origin()
+        for dim in (origin.dim, 1, -1):
+            if dim is not None and -x.ndim <= dim < x.ndim and x.shape[dim] == origin.channels:
+                return dim
+        return -1 if x.ndim == 3 else 1
+
+    def moments(self, x: Tensor) -> Moments:
+        return channel_moments(x, self.channel_dim(x))
+
+    def of_result(self, func: Any, args: tuple, inputs: list[Tensor]) -> Origin:
+        """Origin of what ``func(*args)`` gives; ``inputs`` are those of its tensors that have one, at least one."""
+        self.time += 1
+        deepest = max((self[x] for x in inputs), key=lambda origin: origin.depth)
+        kind = func.overloadpacket
+        if kind in _CONVOLUTIONS and self[args[1]] is None:
+            outputs = args[1].shape[1] * args[8] if args[6] else args[1].shape[0]  # transposed or not
+            return Origin(deepest.depth + 1, outputs, 1, deepest.child, gates=deepest.gates)
+        if kind in _LINEARS:
+            weight = next((a for a in args if isinstance(a, Tensor) and a.ndim == 2 and self[a] is None), None)
+            if weight is not None:
+                outputs = weight.shape[0 if kind is aten.linear else 1]
+                return Origin(deepest.depth + 1, outputs, -1, deepest.child, gates=deepest.gates)
+        if kind in _PRODUCTS:
+            return self._product(*args[:2], deepest)
+        if kind in (aten.permute, aten.transpose) and deepest.dim is not None:
+            return replace(deepest.plain(), dim=_moved(deepest.dim, kind, args))
+        return deepest if kind in _COPIES else deepest.plain()
+
+    def _product(self, a: Any, b: Any, deepest: Origin) -> Origin:
+        x, other = (a, b) if self[a] is not None else (b, a)
+        if self[other] is None:
+            return self._scaled(x, other)
+        large, small = (x, other) if x.numel() >= other.numel() else (other, x)
+        if is_gate(small, large):
+            return replace(deepest.plain(), gates=(*deepest.gates, (self.time, small.mean().item())))
+        return deepest.plain()
+
+    def _scaled(self, x: Tensor, constant: Any) -> Origin:
+        """``x`` times a number, a parameter of one element, or one with an element per channel."""
+        origin = self[x]
+        number = not isinstance(constant, Tensor)
+        value = torch.tensor([float(constant)]) if number else constant.detach().reshape(-1)
+        value = value.to(x.device, torch.float64)
+        if len(value) not in (1, origin.channels):
+            return origin.plain()
+        before = origin.before
+        if before is None and x.numel() == x.shape[:2].numel():
+            before = x  # a gate: small enough to keep
+        elif before is None and not bool(value.all()):
+            before = self.moments(x)
+        factor = value if origin.factor is None else origin.factor * value
+        if not number:
+            return replace(origin, factor=factor, before=before)
+        number, gates = float(value), origin.gates
+        if gates:  # 2 * gate, written as 2 * (gate * x)
+            gates = (*gates[:-1], (gates[-1][0], gates[-1][1] * number))
+        return replace(origin, factor=factor, number=(origin.number or 1.0) * number, before=before, gates=gates)
+
+
+def is_gate(small: Tensor, large: Tensor) -> bool:
+    """Whether ``small`` (N, C, 1, ...) or (N, 1, ..., C), perhaps expanded, scales the channels of ``large``."""
+    own = math.prod(size for size, stride in zip(small.shape, small.stride(), strict=True) if stride)
+    return small.ndim == large.ndim > 1 and small.shape[0] == large.shape[0] and own < large.numel()
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(tuple(value.values()))
+
+
+def _moved(dim: int, kind: Any, args: tuple) -> int:
+    """Where dimension ``dim`` is after a permutation."""
+    ndim = args[0].ndim
+    order = list(range(ndim))
+    if kind is aten.permute:
+        order = [d % ndim for d in args[1]]
+    else:
+        a, b = (d % ndim for d in args[1:3])
+        order[a], order[b] = order[b], order[a]
+    return order.index(dim % ndim)

@@ -1,0 +1,151 @@
+"""Recording a signal propagation plot: one forward pass, statistics of every residual block."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .moments import Moments
+from .predict import predict
+from .result import SPP, Row
+from .trace import Frame, Tracer
+
+
+def record(
+    model: nn.Module,
+    batch_or_shape: Tensor | Sequence[int],
+    *,
+    blocks: str | None = None,
+    batch_stats: bool = True,
+    seed: int = 0,
+    name: str = "",
+) -> SPP:
+    """The three statistics of a signal propagation plot, for every residual block of any network.
+
+    Average channel squared mean and average channel variance of each block's output, and the variance at the end of its
+    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. Blocks are found
+    by what they do: they add a branch to a shortcut. The model, its buffers and its mode are as before afterwards;
+    dropout and stochastic depth are off meanwhile. (NF-ResNets, section 3.)
+
+    Args:
+        model: any module that takes one tensor. One made by ``torch.compile`` is measured uncompiled.
+        batch_or_shape: inputs, or their shape (N, ...) for unit Gaussian noise drawn from ``seed``.
+        blocks: names of the modules to take as blocks, where none are found or others are wanted: a shell pattern per
+            part of the dotted name, for example ``"features.*"``.
+        batch_stats: BatchNorm normalizes by the batch, as in training; False: by its running statistics.
+        name: what plots and sentences call the network.
+
+    Raises:
+        UsageError: not a tensor or shape; no residual block was found; no module matches ``blocks``.
+    """
+    model = getattr(model, "_orig_mod", model)
+    x = _inputs(model, batch_or_shape, seed)
+    rows: list[Row] = []
+    stems: list[Moments] = []
+    shapes: list[torch.Size] = []
+
+    def found(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
+        rows.extend(_rows(frame, alone))
+        shapes.extend(merge.shape for merge in frame.merges)
+        if alone is not None:
+            shapes.append(shape)
+
+    tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
+    with torch.no_grad(), _measuring(model, batch_stats), tracer.watching(model, x):
+        model(x)
+    if not rows:
+        raise UsageError(
+            f"no residual block was found in {type(model).__name__}; name its blocks, for example "
+            f"blocks={_example(model)!r}"
+        )
+    _count_stages(rows, shapes)
+    stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
+    predict(model, rows, stem)
+    return SPP(name or type(model).__name__, rows, stem)
+
+
+def _rows(frame: Frame, alone: Moments | None) -> list[Row]:
+    """A row for each merge of a module; for a named module that merges nothing, one of its output."""
+    if alone is not None:
+        return [Row(frame.name, 0, avg_sq_mean=alone.avg_sq_mean, avg_var=alone.avg_var)]
+    rows = []
+    for merge in frame.merges:
+        parts = [frame.name, merge.child] if len(frame.merges) > 1 else [frame.name]
+        rows.append(
+            Row(
+                ".".join(part for part in parts if part) or "(model)",
+                0,
+                transition=merge.transition,
+                avg_sq_mean=merge.output.avg_sq_mean,
+                avg_var=merge.output.avg_var,
+                res_avg_var=merge.branch.avg_var,
+                res_avg_sq_mean=merge.branch.avg_sq_mean,
+                added_var=merge.added.avg_var,
+                shortcut_var=merge.shortcut_var,
+                gate=merge.gate,
+                activated=merge.activated,
+                module=frame.name,
+            )
+        )
+    return rows
+
+
+def _count_stages(rows: list[Row], shapes: list[torch.Size]) -> None:
+    """A stage begins where the shortcut is not the signal itself, or where the shape changes."""
+    stage = 0
+    for index, row in enumerate(rows):
+        if index and (row.transition or shapes[index] != shapes[index - 1]):
+            stage += 1
+        row.stage = stage
+
+
+def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int) -> Tensor:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    if isinstance(batch_or_shape, Tensor):
+        return batch_or_shape.to(like.device)
+    if not isinstance(batch_or_shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in batch_or_shape):
+        raise UsageError(f"batch_or_shape (={batch_or_shape!r}) must be a tensor or a shape such as (4, 3, 224, 224)")
+    noise = torch.randn(tuple(batch_or_shape), generator=torch.Generator().manual_seed(seed))
+    return noise.to(like.device, like.dtype)
+
+
+@contextmanager
+def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
+    """Evaluation mode but for batch statistics; modes and buffers restored."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        model.eval()
+        if batch_stats:
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.training = True
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _matching(model: nn.Module, pattern: str) -> set[str]:
+    part = r"[^.]*"
+    expression = re.escape(pattern).replace(r"\*", part).replace(r"\?", "[^.]")
+    names = [name for name, _ in model.named_modules() if name]
+    found = {name for name in names if re.fullmatch(expression, name)}
+    if not found:
+        near = difflib.get_close_matches(pattern, names, n=3) or names[:3]
+        raise UsageError(f"blocks (={pattern!r}) matches no module of {type(model).__name__}; it has {', '.join(near)}")
+    return found
+
+
+def _example(model: nn.Module) -> str:
+    """A pattern that fits the model: the children of its largest container."""
+    sizes = {name: len(list(module.children())) for name, module in model.named_modules() if name}
+    largest = max(sizes, key=sizes.get, default="")
+    return f"{largest}.*" if sizes.get(largest) else "*"
