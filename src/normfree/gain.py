@@ -106,6 +106,16 @@ def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
     return _normal_moments(activation_function(activation), repr(activation))[1] ** -0.5
 
 
+def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: float) -> float:
+    """Variance of ``gamma * g(x)`` for x ~ N(0, variance), gamma exact: 1 for 1; the same for ReLU, whatever it is.
+
+    Smooth activations lose more of a small signal than of one of variance 1.
+    """
+    function, name = activation_function(activation), repr(activation)
+    mean, second = _normal_moments(lambda x: function(x * variance**0.5), name)
+    return activation_gain(activation) ** 2 * (second - mean**2)
+
+
 @functools.cache
 def _named_gain(name: str) -> float:
     return _quadrature_gain(activation_function(name), repr(name))

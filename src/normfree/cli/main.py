@@ -15,6 +15,8 @@ VERBS = {
     "train": "train a network by a recipe",
     "eval": "measure a trained network",
     "predict": "classify images with a trained network",
+    "spp": "draw and judge how the signal propagates through a network",
+    "figures": "draw the signal propagation plots of the first paper",
     "models": "list the networks with their size and cost",
     "recipes": "list the recipes, or print one",
 }

@@ -56,6 +56,8 @@ class BNNFNet(ResidualNet):
             return PreactBlock(before, after, branch=branch, pre=pre, stride=stride, stochdepth_rate=rate)
 
         features = final_factor * widths[-1]
+        final_conv = SameConv2d(widths[-1], features, 1, bias=False)
+        final_bn, act = pre.layers(features)
         super().__init__(
             stem=stem,
             stem_channels=channels,
@@ -64,13 +66,12 @@ class BNNFNet(ResidualNet):
             depths=depths,
             strides=STRIDES,
             make_block=make_block,
+            final=dict(final_conv=final_conv, final_bn=final_bn, act=act),
             num_features=features,
             num_classes=num_classes,
             drop_rate=drop_rate,
             global_pool=global_pool,
         )
-        self.final_conv = SameConv2d(widths[-1], features, 1, bias=False)
-        self.final_bn, self.act = pre.layers(features)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, normalized and activated: (N, num_features, H', W')."""

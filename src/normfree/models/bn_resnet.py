@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ..gain import he_gain
-from ..nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite
+from ..nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, StochasticDepth
 from .block import Branch
 from .body import ResidualNet
 from .preact import BN_EPS, BN_MOMENTUM, Order, PreactBlock, Preactivation
@@ -61,6 +61,7 @@ class BNResNet(ResidualNet):
             at = dict(stride=stride, projection=position == 0, stochdepth_rate=rate)
             return PreactBlock(before, after, branch=branch, pre=pre, **at)
 
+        final_bn, act = pre.layers(widths[-1])
         super().__init__(
             stem=layers,
             stem_channels=channels,
@@ -69,13 +70,13 @@ class BNResNet(ResidualNet):
             depths=depths,
             strides=STRIDES[: len(widths)],
             make_block=make_block,
+            final=dict(final_bn=final_bn, act=act),
             num_features=widths[-1],
             num_classes=num_classes,
             drop_rate=drop_rate,
             global_pool=global_pool,
         )
         self.pre = pre
-        self.final_bn, self.act = pre.layers(widths[-1])
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, normalized and activated: (N, num_features, H', W')."""
@@ -97,6 +98,7 @@ class PostactBlock(nn.Module):
         stride: int = 1,
         projection: bool = False,
         activation: str | Callable[[Tensor], Tensor] = "relu",
+        stochdepth_rate: float = 0.0,
     ):
         super().__init__()
         width, groups = branch.width(in_channels, out_channels)
@@ -115,6 +117,7 @@ class PostactBlock(nn.Module):
         self.squeeze_excite = None
         if branch.squeeze_excite is not None:
             self.squeeze_excite = SqueezeExcite(out_channels, branch.se_ratio, factor=branch.se_factor)
+        self.stochdepth = StochasticDepth(stochdepth_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.conv_shortcut is None else self.shortcut_bn(self.conv_shortcut(x))
@@ -123,7 +126,7 @@ class PostactBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         if self.squeeze_excite is not None:
             out = self.squeeze_excite(out)
-        return self.act(shortcut + out)
+        return self.act(shortcut + self.stochdepth(out))
 
 
 class BNResNetV1(ResidualNet):
@@ -144,6 +147,7 @@ class BNResNetV1(ResidualNet):
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
         global_pool: str = "avg",
@@ -158,7 +162,8 @@ class BNResNetV1(ResidualNet):
         stem.add_module("pool", MaxPoolSame())
 
         def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PostactBlock:
-            at = dict(stride=stride, projection=position == 0, activation=activation)
+            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
+            at = dict(stride=stride, projection=position == 0, activation=activation, stochdepth_rate=rate)
             return PostactBlock(before, after, branch=branch, **at)
 
         super().__init__(

@@ -1,7 +1,7 @@
 """The body all families share: stem, stages of blocks, final convolution, classifier; with timm's model interface."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +77,7 @@ class ResidualNet(nn.Module):
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
         make_block: ``make_block(stage, position, in_channels, out_channels, stride)`` is the block ``position`` of a
             stage.
+        final: modules behind the last stage by name, in the order of the parameters in front of the classifier's.
         num_features: channels of what ``forward_features`` returns.
         drop_rate: dropout in front of the classifier.
         classifier_std: standard deviation of the classifier's initial weight.
@@ -94,6 +95,7 @@ class ResidualNet(nn.Module):
         depths: Sequence[int],
         strides: Sequence[int],
         make_block: Callable[[int, int, int, int, int], nn.Module],
+        final: Mapping[str, nn.Module] | None = None,
         num_features: int,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
@@ -113,6 +115,8 @@ class ResidualNet(nn.Module):
             channels, reduction = width, reduction * stride
             self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
         self.stages = nn.Sequential(*stages)
+        for name, module in (final or {}).items():
+            self.add_module(name, module)
         self.num_features = self.head_hidden_size = num_features
         self.head = ClassifierHead(num_features, num_classes, drop_rate, classifier_std, global_pool)
 
@@ -148,7 +152,7 @@ class ResidualNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for layer-wise learning rates."""
-        blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,))]
+        blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^final_", (99999,))]
         return dict(stem=r"^stem", blocks=blocks)
 
 
@@ -211,6 +215,7 @@ class NormFreeNet(ResidualNet):
             depths=depths,
             strides=strides,
             make_block=make_block,
+            final=dict(final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else nn.Identity()),
             num_features=final_channels or widths[-1],
             num_classes=num_classes,
             drop_rate=drop_rate,
@@ -219,7 +224,6 @@ class NormFreeNet(ResidualNet):
         )
         self.alpha = alpha
         self.act = act
-        self.final_conv = branch.conv(widths[-1], final_channels, 1) if final_channels else nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, activated and scaled: (N, num_features, H', W')."""

@@ -110,13 +110,13 @@ class FixupResNet(ResidualNet):
             depths=depths,
             strides=STRIDES[: len(widths)],
             make_block=make_block,
+            final=dict(bias2=ScalarBias()),
             num_features=widths[-1],
             num_classes=num_classes,
             drop_rate=drop_rate,
             classifier_std=0.0,
             global_pool=global_pool,
         )
-        self.bias2 = ScalarBias()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map: (N, num_features, H', W')."""
@@ -124,4 +124,4 @@ class FixupResNet(ResidualNet):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.head(x, pre_logits=True)
-        return pooled if pre_logits else self.head.fc(self.bias2(pooled))
+        return pooled if pre_logits or not self.num_classes else self.head.fc(self.bias2(pooled))

@@ -21,6 +21,7 @@ class Activation(nn.Module):
 
     def __init__(self, activation: str | Callable[[Tensor], Tensor] = "relu", gamma: float | None = None):
         super().__init__()
+        self.activation = activation
         self.name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
         self.function = activation_function(activation)
         self.gamma = model_gain(activation) if gamma is None else float(gamma)

@@ -4,7 +4,23 @@
 (:meth:`SPP.plot`) and sentences (:meth:`SPP.diagnose`).
 """
 
+from .diagnose import Finding, diagnose
+from .film import Film, plot_film, read_film
+from .plot import plot
 from .record import record
 from .result import SPP, Row
+from .spectra import Spectrum, spectra
 
-__all__ = ["SPP", "Row", "record"]
+__all__ = [
+    "SPP",
+    "Film",
+    "Finding",
+    "Row",
+    "Spectrum",
+    "diagnose",
+    "plot",
+    "plot_film",
+    "read_film",
+    "record",
+    "spectra",
+]

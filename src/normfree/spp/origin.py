@@ -13,8 +13,10 @@ from .moments import Moments, channel_moments
 
 aten = torch.ops.aten
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
-_LINEARS = {aten.addmm, aten.mm, aten.linear}
+_LINEARS = {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.linear}
+_FUSED = {aten._native_multi_head_attention, aten._transformer_encoder_layer_fwd}  # whole layers in one operation
 _PRODUCTS = {aten.mul, aten.mul_}
+_QUOTIENTS = {aten.div, aten.div_}
 _COPIES = {aten.clone, aten.detach, aten.alias, aten._to_copy}
 
 
@@ -28,7 +30,7 @@ class Origin:
         child: of the modules in the one at work, the last that made it deeper.
         factor: product of the constants that it was multiplied with since it left a layer, (1,) or one per channel.
         number: product of the plain numbers among them (the rest are parameters); None: there are none.
-        before: what it was without them: its moments if one is 0; the tensor itself if it is a gate.
+        before: what it was without them: its moments if one is 0; the tensor itself if it is as small as a gate.
         gates: (time, mean) of the gates (Squeeze-Excite) that it was multiplied with.
     """
 
@@ -70,13 +72,14 @@ class Origins:
     def clear(self) -> None:
         self._entries.clear()
 
-    def channel_dim(self, x: Tensor) -> int:
-        """Where the last layer put its channels, checked against the shape; else the usual place."""
-        origin = self[x] or Origin()
-        for dim in (origin.dim, 1, -1):
-            if dim is not None and -x.ndim <= dim < x.ndim and x.shape[dim] == origin.channels:
-                return dim
-        return -1 if x.ndim == 3 else 1
+    def channel_dim(self, *alike: Tensor) -> int:
+        """Where the last layer of the first of them put its channels, checked against the shape; else the usual place."""
+        for x in alike:
+            origin = self[x] or Origin()
+            for dim in (origin.dim, 1, -1):
+                if dim is not None and -x.ndim <= dim < x.ndim and x.shape[dim] == origin.channels:
+                    return dim
+        return -1 if alike[0].ndim == 3 else 1
 
     def moments(self, x: Tensor) -> Moments:
         return channel_moments(x, self.channel_dim(x))
@@ -85,17 +88,24 @@ class Origins:
         """Origin of what ``func(*args)`` gives; ``inputs`` are those of its tensors that have one, at least one."""
         self.time += 1
         deepest = max((self[x] for x in inputs), key=lambda origin: origin.depth)
+        largest = self[max(inputs, key=Tensor.numel)]
+        if largest.channels is not None:  # a gate or shift may be deeper than what it acts on, but has not its shape
+            deepest = replace(deepest, channels=largest.channels, dim=largest.dim)
         kind = func.overloadpacket
         if kind in _CONVOLUTIONS and self[args[1]] is None:
             outputs = args[1].shape[1] * args[8] if args[6] else args[1].shape[0]  # transposed or not
             return Origin(deepest.depth + 1, outputs, 1, deepest.child, gates=deepest.gates)
         if kind in _LINEARS:
-            weight = next((a for a in args if isinstance(a, Tensor) and a.ndim == 2 and self[a] is None), None)
+            weight = next((a for a in args if isinstance(a, Tensor) and a.ndim > 1 and self[a] is None), None)
             if weight is not None:
-                outputs = weight.shape[0 if kind is aten.linear else 1]
+                outputs = weight.shape[0 if kind is aten.linear else -1]
                 return Origin(deepest.depth + 1, outputs, -1, deepest.child, gates=deepest.gates)
+        if kind in _FUSED:
+            return Origin(deepest.depth + 1, inputs[0].shape[-1], -1, deepest.child, gates=deepest.gates)
         if kind in _PRODUCTS:
             return self._product(*args[:2], deepest)
+        if kind in _QUOTIENTS and self[args[0]] is not None and isinstance(args[1], int | float) and args[1]:
+            return self._scaled(args[0], 1 / args[1])
         if kind in (aten.permute, aten.transpose) and deepest.dim is not None:
             return replace(deepest.plain(), dim=_moved(deepest.dim, kind, args))
         return deepest if kind in _COPIES else deepest.plain()
@@ -112,14 +122,14 @@ class Origins:
     def _scaled(self, x: Tensor, constant: Any) -> Origin:
         """``x`` times a number, a parameter of one element, or one with an element per channel."""
         origin = self[x]
-        number = not isinstance(constant, Tensor)
+        number = isinstance(constant, int | float)
+        if not number and not (isinstance(constant, Tensor) and self._is_factor(constant, x)):
+            return origin.plain()
         value = torch.tensor([float(constant)]) if number else constant.detach().reshape(-1)
         value = value.to(x.device, torch.float64)
-        if len(value) not in (1, origin.channels):
-            return origin.plain()
         before = origin.before
         if before is None and x.numel() == x.shape[:2].numel():
-            before = x  # a gate: small enough to keep
+            before = x.clone()  # a gate: small enough to keep
         elif before is None and not bool(value.all()):
             before = self.moments(x)
         factor = value if origin.factor is None else origin.factor * value
@@ -129,6 +139,14 @@ class Origins:
         if gates:  # 2 * gate, written as 2 * (gate * x)
             gates = (*gates[:-1], (gates[-1][0], gates[-1][1] * number))
         return replace(origin, factor=factor, number=(origin.number or 1.0) * number, before=before, gates=gates)
+
+    def _is_factor(self, constant: Tensor, x: Tensor) -> bool:
+        """Whether it is real and has one element, or one for each of the channels of ``x``."""
+        if constant.numel() == 1 or constant.is_complex():
+            return not constant.is_complex()
+        dim = self.channel_dim(x)
+        dim = dim - x.ndim if dim >= 0 else dim  # as broadcasting counts
+        return constant.ndim >= -dim and constant.shape[dim] == constant.numel() == self[x].channels
 
 
 def is_gate(small: Tensor, large: Tensor) -> bool:
@@ -149,7 +167,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _moved(dim: int, kind: Any, args: tuple) -> int:
-    """Where dimension ``dim`` is after a permutation."""
+    """Where dimension ``dim`` is after a permutation: -1 if last, as it stays when those before it are joined."""
     ndim = args[0].ndim
     order = list(range(ndim))
     if kind is aten.permute:
@@ -157,4 +175,5 @@ def _moved(dim: int, kind: Any, args: tuple) -> int:
     else:
         a, b = (d % ndim for d in args[1:3])
         order[a], order[b] = order[b], order[a]
-    return order.index(dim % ndim)
+    place = order.index(dim % ndim)
+    return -1 if place == ndim - 1 else place

@@ -1,19 +1,29 @@
 """What theory expects of the signal, beside what was measured (NF-ResNets, section 3)."""
 
+import functools
+
 from torch import nn
 
+from ..functional import same_padding
+from ..gain import activation_gain, variance_behind
 from ..models import NFBlock
-from .result import Row
+from ..nn import SameConv2d
+from .result import BlockTheory, Row
+
+_HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): what they lose does not depend on the signal
 
 
 def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
-    """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var``."""
+    """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var`` and ``theory``."""
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
-    if all(isinstance(module, NFBlock) for module in modules):
-        for row, (variance, branch) in zip(rows, normfree_variances(modules), strict=True):
-            row.expected_var, row.expected_res_var = variance, branch
-        return
     before = stem.avg_var if stem is not None else None
+    if modules and all(isinstance(module, NFBlock) for module in modules):
+        for row, block, (variance, branch) in zip(rows, modules, normfree_variances(modules), strict=True):
+            row.expected_var, row.expected_res_var = variance, branch
+            if before is not None:
+                row.theory = _theory(block, before, row.shape)
+            before = row.avg_var
+        return
     for row in rows:
         shortcut = row.shortcut_var if row.transition else before
         if row.added_var is not None and shortcut is not None and not row.activated:
@@ -24,14 +34,56 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
 def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     """Variances of each block's output and of its branch's end, from alpha, beta and skip gains alone.
 
-    A signal of variance v leaves an activation behind ``1 / beta`` with ``v / beta^2``, and so the branch; the block
-    adds ``(alpha * skip_gain)^2`` of that to v, or in a transition to ``v / beta^2``. With skip gains of 1 this is the
-    paper's ``Var + alpha^2``, reset to ``1 + alpha^2``; with the initial 0 the signal stays while beta does not know.
+    A signal of variance v leaves the activation behind ``1 / beta`` with ``v / beta^2``, and so the branch; the block
+    adds ``(alpha * skip_gain)^2`` of that to v, or in a transition to ``v / beta^2``, of which 2x2 average pooling
+    leaves a quarter (of noise; NF-ResNets, appendix B.4). With skip gains of 1 and without pooling this is the paper's
+    ``Var + alpha^2``, reset to ``1 + alpha^2``; with the initial 0 the signal stays, while beta does not know.
     """
     variance, expected = 1.0, []
     for block in blocks:
-        branch = variance / block.beta**2
-        shortcut = variance if block.conv_shortcut is None else branch
+        branch = _behind(block.act, variance / block.beta**2)
+        shortcut = variance if block.conv_shortcut is None else branch / (4 if block.pool is not None else 1)
+        for _ in range(_activations(block) - 1):
+            branch = _behind(block.act, branch)
         variance = shortcut + block.skip_init.scale().item() ** 2 * branch
         expected.append((variance, branch))
     return expected
+
+
+def _theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
+    """What a block should make of the variance that did arrive."""
+    first = _behind(block.act, variance / block.beta**2)
+    branch = first
+    for _ in range(_activations(block) - 1):
+        branch = _behind(block.act, branch)
+    for conv in (block.conv1, block.conv1b):
+        if conv is not None:
+            branch *= _inside(conv, shape[-2:], conv.stride)
+    return BlockTheory(
+        beta=block.beta,
+        res_var=branch,
+        shortcut_var=None if block.conv_shortcut is None else first / (4 if block.pool is not None else 1),
+        activations=_activations(block),
+        gamma=activation_gain(block.act.activation),
+    )
+
+
+def _activations(block: NFBlock) -> int:
+    return 3 + (block.conv1b is not None)
+
+
+def _inside(conv: SameConv2d, size: tuple[int, ...], stride: int) -> float:
+    """Share of a convolution's taps that see the map and not the zeros around it; ``size`` is that of its output."""
+    share = 1.0
+    for out in size:
+        before, _ = same_padding(out * stride, conv.kernel_size, stride)
+        taps = [i * stride - before + k for i in range(out) for k in range(conv.kernel_size)]
+        share *= sum(0 <= tap < out * stride for tap in taps) / len(taps)
+    return share
+
+
+def _behind(act: nn.Module, variance: float) -> float:
+    return variance if act.name in _HOMOGENEOUS else _cached_behind(act.activation, float(f"{variance:.3g}"))
+
+
+_cached_behind = functools.lru_cache(maxsize=4096)(variance_behind)

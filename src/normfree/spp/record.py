@@ -46,13 +46,8 @@ def record(
     x = _inputs(model, batch_or_shape, seed)
     rows: list[Row] = []
     stems: list[Moments] = []
-    shapes: list[torch.Size] = []
-
     def found(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
-        rows.extend(_rows(frame, alone))
-        shapes.extend(merge.shape for merge in frame.merges)
-        if alone is not None:
-            shapes.append(shape)
+        rows.extend(_rows(frame, alone, shape))
 
     tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
     with torch.no_grad(), _measuring(model, batch_stats), tracer.watching(model, x):
@@ -62,16 +57,17 @@ def record(
             f"no residual block was found in {type(model).__name__}; name its blocks, for example "
             f"blocks={_example(model)!r}"
         )
-    _count_stages(rows, shapes)
+    _count_stages(rows)
     stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
     predict(model, rows, stem)
     return SPP(name or type(model).__name__, rows, stem)
 
 
-def _rows(frame: Frame, alone: Moments | None) -> list[Row]:
+def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
     """A row for each merge of a module; for a named module that merges nothing, one of its output."""
     if alone is not None:
-        return [Row(frame.name, 0, avg_sq_mean=alone.avg_sq_mean, avg_var=alone.avg_var)]
+        numbers = dict(avg_sq_mean=alone.avg_sq_mean, avg_var=alone.avg_var)
+        return [Row(frame.name, 0, **numbers, normalized=frame.normalized, shape=tuple(shape[1:]), module=frame.name)]
     rows = []
     for merge in frame.merges:
         parts = [frame.name, merge.child] if len(frame.merges) > 1 else [frame.name]
@@ -88,17 +84,19 @@ def _rows(frame: Frame, alone: Moments | None) -> list[Row]:
                 shortcut_var=merge.shortcut_var,
                 gate=merge.gate,
                 activated=merge.activated,
+                normalized=frame.normalized,
+                shape=tuple(merge.shape[1:]),
                 module=frame.name,
             )
         )
     return rows
 
 
-def _count_stages(rows: list[Row], shapes: list[torch.Size]) -> None:
+def _count_stages(rows: list[Row]) -> None:
     """A stage begins where the shortcut is not the signal itself, or where the shape changes."""
     stage = 0
     for index, row in enumerate(rows):
-        if index and (row.transition or shapes[index] != shapes[index - 1]):
+        if index and (row.transition or row.shape != rows[index - 1].shape):
             stage += 1
         row.stage = stage
 

@@ -17,6 +17,23 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class BlockTheory:
+    """What a Normalizer-Free block should make of the variance that arrived, whatever happened before it.
+
+    Attributes:
+        beta: the block's; res_var: of its branch's end, losses to zero padding included.
+        shortcut_var: of its projected shortcut; None where the shortcut is the signal.
+        activations: number of them in the branch; gamma: the exact one.
+    """
+
+    beta: float
+    res_var: float
+    shortcut_var: float | None
+    activations: int
+    gamma: float
+
+
+@dataclass
 class Row:
     """Statistics of one residual block (or of one of its merges, as attention and MLP of a transformer).
 
@@ -32,7 +49,10 @@ class Row:
         expected_res_var: the theory's ``res_avg_var``, of Normalizer-Free networks.
         gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
         activated: the sum was activated (or else changed) before it left the block.
+        normalized: a normalization layer is at work in the block.
+        shape: of the block's output, without the batch.
         module: name of the module that merges.
+        theory: of a Normalizer-Free block.
     """
 
     block: str
@@ -48,7 +68,10 @@ class Row:
     expected_res_var: float | None = None
     gate: float | None = None
     activated: bool = False
+    normalized: bool = False
+    shape: tuple[int, ...] = ()
     module: str = ""
+    theory: BlockTheory | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -56,7 +79,7 @@ class Row:
         return self.avg_var / self.expected_var if self.expected_var else None
 
 
-COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name != "module"] + ["ratio"]
+COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name not in ("module", "theory")] + ["ratio"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +140,8 @@ class SPP:
             UsageError: it is something else.
         """
         try:
-            rows = [Row(**{k: v for k, v in row.items() if k != "ratio"}) for row in content["rows"]]
-            return cls(content["name"], rows, Row(**content["stem"]) if content["stem"] else None)
+            stem = content["stem"]
+            return cls(content["name"], [_row(row) for row in content["rows"]], _row(stem) if stem else None)
         except (TypeError, KeyError) as error:
             raise UsageError(f"not a recorded signal propagation plot: {error}") from error
 
@@ -171,6 +194,12 @@ class SPP:
             numbers = (row.avg_sq_mean, row.avg_var, row.res_avg_var, row.expected_var)
             lines.append(f"{row.block:{width}}  " + "  ".join(_number(n, w) for n, w in zip(numbers, (12, 9, 11, 8))))
         return "\n".join(lines)
+
+
+def _row(content: dict[str, Any]) -> Row:
+    fields = {name: value for name, value in content.items() if name != "ratio"}
+    theory = fields.pop("theory")
+    return Row(**fields | {"shape": tuple(fields["shape"])}, theory=BlockTheory(**theory) if theory else None)
 
 
 def _number(value: float | None, width: int) -> str:

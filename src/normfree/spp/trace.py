@@ -19,6 +19,15 @@ from .moments import Moments, channel_moments, image_moments
 from .origin import Origin, Origins, tensors_in
 
 aten = torch.ops.aten
+_NORMALIZATIONS = {
+    getattr(aten, name)
+    for name in (
+        *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
+        *("miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "native_layer_norm"),
+        *("native_group_norm", "_fused_rms_norm", "rms_norm"),
+    )
+    if hasattr(aten, name)
+}
 
 
 @dataclass
@@ -27,7 +36,7 @@ class Merge:
 
     Attributes:
         branch: moments of the branch's end, before skip gain, alpha and layer scale; ``added``: behind them.
-        shortcut_var: variance of the shortcut where it is not the signal itself (``transition``).
+        shortcut_var: variance of the shortcut; None where it is what the block before put out, untouched.
         output: moments of what the sum has become when the block returns it; ``activated``: it is not the sum itself.
     """
 
@@ -39,6 +48,7 @@ class Merge:
     gate: float | None
     dim: int
     shape: torch.Size
+    time: int
     result: Tensor | None = None
     version: int = 0
     output: Moments | None = None
@@ -47,6 +57,7 @@ class Merge:
     def settle(self) -> None:
         """Take the moments of the sum, and let go of it."""
         if self.output is None:
+            self.activated = self.activated or self.result._version != self.version
             self.output, self.result = channel_moments(self.result, self.dim), None
 
 
@@ -57,6 +68,7 @@ class Frame:
     Attributes:
         inputs: activations that it was given, the deepest of depth ``depth``; since: the time it began.
         signal: depth of its last merge, or of its input.
+        normalized: a normalization has been at work in it.
     """
 
     name: str
@@ -64,6 +76,7 @@ class Frame:
     depth: int
     signal: int
     since: int
+    normalized: bool = False
     merges: list[Merge] = field(default_factory=list)
 
 
@@ -86,6 +99,7 @@ class Tracer(TorchDispatchMode):
         self.frames: list[Frame] = []
         self.origins = Origins()
         self.paused, self.started = False, False
+        self.latest: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # the last sum or block's output
 
     @contextmanager
     def watching(self, model: nn.Module, x: Tensor) -> Iterator[None]:
@@ -95,7 +109,7 @@ class Tracer(TorchDispatchMode):
         try:
             for name, module in model.named_modules():
                 hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-                hooks.append(module.register_forward_hook(self._leaving))
+                hooks.append(module.register_forward_hook(self._leaving(name)))
             with self:
                 yield
         finally:
@@ -166,6 +180,9 @@ class Tracer(TorchDispatchMode):
         inputs = [x for x in tensors_in((args, kwargs)) if self.origins[x] is not None]
         if not inputs:
             return func(*args, **kwargs)
+        if func.overloadpacket in _NORMALIZATIONS:
+            for frame in self.frames:
+                frame.normalized = True
         merge = self._merge(func.overloadpacket, args, kwargs) if len(inputs) > 1 else None
         origin = self.origins.of_result(func, args, inputs)
         output = func(*args, **kwargs)

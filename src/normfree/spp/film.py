@@ -1,0 +1,115 @@
+"""A signal propagation plot every so many training steps, as a file of lines and as a film strip."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..errors import RunFailed, UsageError
+from .plot import COLORS, LOG_RANGE, PANELS
+from .record import record
+from .result import SPP
+from .spectra import Spectrum, spectra
+
+FRAMES = 8  # of a strip, chosen evenly from what was recorded
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The signal and the weights' spectra after ``step`` training steps."""
+
+    step: int
+    spp: SPP
+    spectra: list[Spectrum]
+
+
+class Film:
+    """Records a network again and again on the same inputs, appending to ``path`` (JSON lines).
+
+    Args:
+        model: the network in training; ``record`` leaves it as it is.
+        inputs: what it is shown each time.
+        every: steps between recordings.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: Path):
+        if every < 1:
+            raise UsageError(f"steps between recordings (={every}) must be at least 1")
+        self.model, self.inputs, self.every, self.path = model, inputs, every, path
+
+    def __call__(self, step: int) -> None:
+        """Record if it is time to."""
+        if step % self.every == 0:
+            frame = Frame(step, record(self.model, self.inputs), spectra(self.model))
+            line = dict(step=step, spp=frame.spp.to_dict(), spectra=[dataclasses.asdict(s) for s in frame.spectra])
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise RunFailed(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def read_film(path: str | Path) -> list[Frame]:
+    """The frames of a file that :class:`Film` wrote.
+
+    Raises:
+        UsageError: not there, or not such a file.
+    """
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        return [
+            Frame(line["step"], SPP.from_dict(line["spp"]), [Spectrum(**s) for s in line["spectra"]]) for line in lines
+        ]
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is not a file of recorded signal propagation plots: {error}") from error
+
+
+def plot_film(frames: Sequence[Frame]) -> Figure:
+    """Columns are steps, rows the three statistics over block depth and the weights' condition numbers over layers."""
+    if not frames:
+        raise UsageError("a film needs at least one frame")
+    count = min(FRAMES, len(frames))
+    chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
+    figure = Figure(figsize=(1.2 + 1.9 * count, 8), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    rows = [(text, [_known(getattr(frame.spp, field)) for frame in chosen]) for field, text in PANELS]
+    rows.append(("condition number of weights", [[s.condition for s in frame.spectra] for frame in chosen]))
+    for number, (axes_row, (text, curves)) in enumerate(zip(figure.subplots(len(rows), count, squeeze=False), rows)):
+        limits = _limits(curves)
+        for column, (axes, curve) in enumerate(zip(axes_row, curves, strict=True)):
+            axes.plot(range(1, len(curve) + 1), curve, ".-", color=COLORS[number], linewidth=1.1, markersize=3)
+            axes.set(**limits)
+            axes.grid(alpha=0.25)
+            axes.tick_params(labelsize=7, labelleft=column == 0)
+            if column == 0:
+                axes.set_ylabel(text.replace("average channel ", "average\nchannel ").replace(" of ", "\nof "), fontsize=8)
+            if number == 0:
+                axes.set_title(f"step {chosen[column].step}", fontsize=9)
+    for axes in figure.axes[-count:]:
+        axes.set_xlabel("layer", fontsize=8)
+    for axes in figure.axes[2 * count : 3 * count]:
+        axes.set_xlabel("block depth", fontsize=8)
+    return figure
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _limits(curves: list[list[float]]) -> dict[str, Any]:
+    """One scale for all frames of a row."""
+    values = [value for curve in curves for value in curve if math.isfinite(value) and value > 0]
+    if not values:
+        return {}
+    if max(values) > LOG_RANGE * min(values):
+        return dict(yscale="log", ylim=(0.7 * min(values), 1.4 * max(values)))
+    return dict(ylim=(0, 1.08 * max(values)))

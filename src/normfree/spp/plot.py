@@ -1,0 +1,94 @@
+"""Drawing signal propagation plots (NF-ResNets, figures 1, 2 and 6 to 11)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ..errors import UsageError
+from .result import SPP
+
+PANELS = (
+    ("avg_sq_mean", "average channel squared mean"),
+    ("avg_var", "average channel variance"),
+    ("res_avg_var", "branch's average channel variance"),
+)
+COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
+LOG_RANGE, NOTHING = 1e3, 1e-6  # a panel with a curve that spans more is logarithmic; what is below counts as 0
+
+
+def plot(
+    *plots: SPP, log: bool | None = None, theory: bool = True, title: str = "", labels: Sequence[str] | None = None
+) -> Figure:
+    """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects.
+
+    Args:
+        plots: recordings, overlaid.
+        log: scale of the value axes; None: logarithmic where a network spans more than three decades.
+        theory: draw ``expected_var``.
+        labels: of the networks, instead of their names.
+
+    Returns:
+        A figure with an Agg canvas; ``figure.savefig("spp.png")`` writes it.
+
+    Raises:
+        UsageError: nothing to plot; another number of labels than of recordings.
+    """
+    if not plots:
+        raise UsageError("plot needs at least one recorded network")
+    if labels is not None and len(labels) != len(plots):
+        raise UsageError(f"labels (={list(labels)}) must be as many as the {len(plots)} networks")
+    names = [spp.name for spp in plots] if labels is None else labels
+    figure = Figure(figsize=(15, 4.2), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):
+        shown: list[list[float]] = []
+        for number, (spp, name) in enumerate(zip(plots, names, strict=True)):
+            shown.append(_curve(axes, spp, field, name, COLORS[number % len(COLORS)]))
+            if theory and field == "avg_var":
+                _expected(axes, spp, COLORS[number % len(COLORS)], label=number == len(plots) - 1)
+        axes.set(xlabel="block depth", title=text)
+        axes.grid(alpha=0.25)
+        _scale(axes, shown, log)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    if any(line.get_linestyle() == "--" for line in figure.axes[1].lines):
+        figure.axes[1].legend(*_only_theory(figure.axes[1]), frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _curve(axes: Any, spp: SPP, field: str, name: str, color: str) -> list[float]:
+    values = [math.nan if value is None else value for value in getattr(spp, field)]
+    depth = range(1, len(values) + 1)
+    axes.plot(depth, values, color=color, label=name, linewidth=1.6, marker="." if len(values) < 40 else "")
+    ends = spp.stage_ends
+    axes.plot([end + 1 for end in ends], [values[end] for end in ends], "o", color="black", markersize=3.5, zorder=3)
+    return [value for value in values if math.isfinite(value)]
+
+
+def _expected(axes: Any, spp: SPP, color: str, *, label: bool) -> None:
+    values = [math.nan if value is None else value for value in spp.expected_var]
+    if any(map(math.isfinite, values)):
+        text = "expected by theory" if label else None
+        dark = tuple(0.45 * channel for channel in to_rgb(color))  # seen on top of a measured line that it matches
+        axes.plot(range(1, len(values) + 1), values, "--", color=dark, linewidth=1, zorder=4, label=text)
+
+
+def _only_theory(axes: Any) -> tuple[list[Any], list[str]]:
+    lines = [line for line in axes.lines if line.get_label() == "expected by theory"]
+    return lines, [line.get_label() for line in lines]
+
+
+def _scale(axes: Any, curves: list[list[float]], log: bool | None) -> None:
+    values = [value for curve in curves for value in curve]
+    if log is None:
+        seen = [[value for value in curve if value > NOTHING] for curve in curves]
+        log = any(max(curve) > LOG_RANGE * min(curve) for curve in seen if curve)
+    if log and any(value > 0 for value in values):
+        axes.set_yscale("log")
+    elif values:
+        axes.set_ylim(bottom=0, top=1.08 * max(values) if max(values) > NOTHING else 1)
