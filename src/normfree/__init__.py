@@ -1,6 +1,6 @@
 """Normalizer-Free networks for PyTorch: models, primitives, optimizer, recipes."""
 
-from . import functional, nn, optim, weights
+from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
 from .gain import activation_gain
 from .models import ModelInfo, create_model, list_models, model_info
@@ -18,5 +18,6 @@ __all__ = [
     "model_info",
     "nn",
     "optim",
+    "spp",
     "weights",
 ]

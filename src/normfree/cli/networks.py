@@ -39,7 +39,9 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     torch.manual_seed(seed)
     trained = Path(text).exists()
     if overrides and (trained or ":" in text):
-        raise UsageError(f"--option is for models by name; {text} is {'a trained network' if trained else 'a function'}")
+        raise UsageError(
+            f"--option is for models by name; {text} is {'a trained network' if trained else 'a function'}"
+        )
     if trained:
         network = load_trained(text, which)
         channels, size = network.recipe.data.channels, network.recipe.data.test_size

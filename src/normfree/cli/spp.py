@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "spp",
-        description="Signal propagation plot: statistics of every residual block, as a picture, a table and a diagnosis.",
+        description="Signal propagation plot: statistics of every residual block, drawn, as a table, and judged.",
         epilog="examples:\n"
         "  normfree spp nfnet_f0\n"
         "  normfree spp nf_resnet50 --option gamma=1.414 --option skip_gain=1\n"
@@ -62,15 +62,19 @@ def _parser() -> Parser:
         "network",
         metavar="NETWORK",
         nargs="+",
-        help="a name from `normfree models`, a run folder or .safetensors file, or pkg.module:factory; several are overlaid",
+        help="a name from `normfree models`, a run folder, or pkg.module:factory; several are overlaid",
     )
-    parser.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="argument of a model by name")
+    parser.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", default=[], help="argument of a model by name"
+    )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="number of inputs; default: 4")
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise; default: 0")
     parser.add_argument("--data", metavar="FOLDER", help="show images of a folder instead of unit Gaussian noise")
     parser.add_argument("--blocks", metavar="PATTERN", help="modules to take as blocks, for example 'features.*'")
-    parser.add_argument("--running-stats", action="store_true", help="BatchNorm by running statistics, not by the batch")
+    parser.add_argument(
+        "--running-stats", action="store_true", help="BatchNorm by running statistics, not by the batch"
+    )
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     parser.add_argument("--spectra", action="store_true", help="singular values of the weights, too")
     parser.add_argument("--table", action="store_true", help="print the numbers of every block")
@@ -148,5 +152,8 @@ def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> str:
             table.writerows([network.name, *dataclasses.astuple(s)[:-1], "x".join(map(str, s.shape))] for s in found)
             lines.append(f"{network.name}: worst conditioned of {len(found)} layers")
             worst = sorted(found, key=lambda s: -s.condition)[:shown]
-            lines += [f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}" for s in worst]
+            lines += [
+                f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}"
+                for s in worst
+            ]
     return "\n".join([*lines, f"spectra {path}"])

@@ -11,12 +11,14 @@ from PIL import Image
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
 from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
+from ..spp import Film, plot_film, read_film
 from ..tasks import Classification
 from ..training import Run, Summary, Trainer, new_folder, pick_device, plot_curves
 from .main import Parser
 from .options import fields_help, parse_overrides
 from .trained import describe, initialize
 
+FILM, STRIP, PROBE = "spp.jsonl", "spp.png", 32  # recorded signals, their picture, images that are shown each time
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 
 
@@ -40,6 +42,12 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--init", metavar="WEIGHTS", help="start from a run folder, a .safetensors file or the authors' .npz"
     )
+    parser.add_argument(
+        "--spp-every",
+        type=int,
+        metavar="N",
+        help="record the signal propagation plot every N steps into the run folder, and draw a film strip",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, rest = parser.parse_known_args(list(argv))
     overrides = parse_overrides(rest)
@@ -47,12 +55,18 @@ def run(argv: Sequence[str]) -> int:
         overrides["data.source"] = options.data
     if options.model is not None:
         overrides["model.name"] = options.model
+    if options.spp_every is not None:
+        overrides["train.spp_every"] = options.spp_every
     recipe_name = options.recipe or _default_recipe(overrides.get("data.source"))
     recipe = load_recipe(recipe_name, overrides)
     trainer, folder = prepare(
         recipe, Path(recipe_name).stem, options.out, init=options.init, progress=not options.quiet
     )
-    summary = trainer.fit()
+    try:
+        summary = trainer.fit()
+    finally:
+        if (folder / FILM).is_file():
+            plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
     print(report(summary, folder, trainer))
     return 0
 
@@ -92,6 +106,9 @@ def prepare(
     )
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     write_examples(source, folder / "examples")
+    if recipe.train.spp_every is not None:
+        images = next(batch.images for batch in task.test if len(batch))[:PROBE].to(trainer.device)
+        trainer.watch = Film(model, images, recipe.train.spp_every, folder / FILM, last=trainer.total_steps)
     params = sum(p.numel() for p in model.parameters())
     print(
         f"{name}: {recipe.model.name} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
@@ -130,6 +147,8 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
     places = dict(
         recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights="checkpoints/last, checkpoints/best"
     )
+    if (folder / STRIP).is_file():
+        places["signal"] = f"{STRIP}, {FILM}"
     lines += [
         f"  {what:8} {', '.join(str(folder / part) for part in where.split(', '))}" for what, where in places.items()
     ]

@@ -5,6 +5,7 @@ in all that follows. Thresholds lie between the paper's healthy networks and its
 in the tests.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -56,7 +57,9 @@ def diagnose(spp: SPP) -> list[Finding]:
 def _not_finite(spp: SPP) -> list[Finding]:
     for row in spp.rows:
         if not math.isfinite(row.avg_var) or not math.isfinite(row.res_avg_var or 0.0):
-            return [Finding("not finite", (row.block,), f"{row.block} is the first block with a value that is not finite")]
+            return [
+                Finding("not finite", (row.block,), f"{row.block} is the first block with a value that is not finite")
+            ]
     return []
 
 
@@ -74,8 +77,8 @@ def _explosion(rows: list[Row]) -> list[Finding]:
         Finding(
             "explosion",
             (last.block, first.block),
-            f"the variance grows {rise ** (1 / steps):.2g}-fold per block, from {first.avg_var:.3g} at {first.block} to "
-            f"{last.avg_var:.3g} at {last.block}, because the branches grow with it ({branches[0]:.3g} to "
+            f"the variance grows {rise ** (1 / steps):.2g}-fold per block, from {first.avg_var:.3g} at {first.block} "
+            f"to {last.avg_var:.3g} at {last.block}, because the branches grow with it ({branches[0]:.3g} to "
             f"{branches[steps]:.3g}); scale each branch's input by 1/beta, or normalize it",
         )
     ]
@@ -84,7 +87,7 @@ def _explosion(rows: list[Row]) -> list[Finding]:
 def _missing_reset(spp: SPP, rows: list[Row]) -> list[Finding]:
     """A transition whose shortcut hands the grown variance on instead of starting at 1."""
     findings, start = [], rows[0]
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in itertools.pairwise(rows):
         if row.transition and row.shortcut_var is not None and row.expected_var is not None:
             if row.theory is not None:  # between what beta would leave and what came
                 due = row.theory.shortcut_var
@@ -109,8 +112,9 @@ def _attenuation(spp: SPP, rows: list[Row]) -> list[Finding]:
     if len(bare) > len(rows) / 2:
         row = bare[0]
         text = (
-            f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block} and {len(bare) - 1} more blocks, which leaves "
-            f"{row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by {1 / row.gate:.2g}"
+            f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block} and {len(bare) - 1} more blocks, which "
+            f"leaves {row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by "
+            f"{1 / row.gate:.2g}"
         )
         return [Finding("attenuation", tuple(r.block for r in bare), text)]
     gains = _branch_gains(spp, rows)
@@ -146,9 +150,13 @@ def _branch_gains(spp: SPP, rows: list[Row]) -> list[tuple[Row, float]]:
 
 def _gamma_hint(row: Row, gain: float) -> str:
     if row.theory is None:
-        return "; the gain of its activation may be too small" if gain < 1 else "; the gain of its activation is too large"
+        return (
+            "; the gain of its activation may be too small" if gain < 1 else "; the gain of its activation is too large"
+        )
     as_if = row.theory.gamma * gain ** (1 / (2 * row.theory.activations))
-    return f"; it is as if gamma were {as_if:.3f} instead of {row.theory.gamma:.3f} ({row.theory.activations} activations)"
+    return (
+        f"; it is as if gamma were {as_if:.3f} instead of {row.theory.gamma:.3f} ({row.theory.activations} activations)"
+    )
 
 
 def _lost_signal(spp: SPP, rows: list[Row]) -> list[Finding]:
@@ -191,7 +199,9 @@ def _dead(rows: list[Row]) -> list[Finding]:
         for row, value in zip(rows, values, strict=True):
             if alive and value <= limit and not any(row.block in finding.blocks for finding in findings):
                 others = f"the median of the others is {statistics.median(alive):.2g}"
-                findings.append(Finding("dead branch", (row.block,), f"the branch of {row.block} {what.format(value)}; {others}"))
+                findings.append(
+                    Finding("dead branch", (row.block,), f"the branch of {row.block} {what.format(value)}; {others}")
+                )
     return findings
 
 

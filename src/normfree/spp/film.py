@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError
-from .plot import COLORS, LOG_RANGE, PANELS
+from .plot import COLORS, LOG_RANGE, PANELS, new_figure
 from .record import record
 from .result import SPP
 from .spectra import Spectrum, spectra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FRAMES = 8  # of a strip, chosen evenly from what was recorded
 
@@ -36,17 +37,17 @@ class Film:
     Args:
         model: the network in training; ``record`` leaves it as it is.
         inputs: what it is shown each time.
-        every: steps between recordings.
+        every: steps between recordings; the one after step ``last`` is recorded in any case.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: Path):
+    def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: Path, last: int | None = None):
         if every < 1:
             raise UsageError(f"steps between recordings (={every}) must be at least 1")
-        self.model, self.inputs, self.every, self.path = model, inputs, every, path
+        self.model, self.inputs, self.every, self.path, self.last = model, inputs, every, path, last
 
     def __call__(self, step: int) -> None:
         """Record if it is time to."""
-        if step % self.every == 0:
+        if step % self.every == 0 or step == self.last:
             frame = Frame(step, record(self.model, self.inputs), spectra(self.model))
             line = dict(step=step, spp=frame.spp.to_dict(), spectra=[dataclasses.asdict(s) for s in frame.spectra])
             try:
@@ -73,17 +74,17 @@ def read_film(path: str | Path) -> list[Frame]:
         raise UsageError(f"{path} is not a file of recorded signal propagation plots: {error}") from error
 
 
-def plot_film(frames: Sequence[Frame]) -> Figure:
+def plot_film(frames: Sequence[Frame]) -> "Figure":
     """Columns are steps, rows the three statistics over block depth and the weights' condition numbers over layers."""
     if not frames:
         raise UsageError("a film needs at least one frame")
     count = min(FRAMES, len(frames))
     chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
-    figure = Figure(figsize=(1.2 + 1.9 * count, 8), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.2 + 1.9 * count, 8)
     rows = [(text, [_known(getattr(frame.spp, field)) for frame in chosen]) for field, text in PANELS]
     rows.append(("condition number of weights", [[s.condition for s in frame.spectra] for frame in chosen]))
-    for number, (axes_row, (text, curves)) in enumerate(zip(figure.subplots(len(rows), count, squeeze=False), rows)):
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for number, (axes_row, (text, curves)) in enumerate(zip(grid, rows, strict=True)):
         limits = _limits(curves)
         for column, (axes, curve) in enumerate(zip(axes_row, curves, strict=True)):
             axes.plot(range(1, len(curve) + 1), curve, ".-", color=COLORS[number], linewidth=1.1, markersize=3)
@@ -91,7 +92,9 @@ def plot_film(frames: Sequence[Frame]) -> Figure:
             axes.grid(alpha=0.25)
             axes.tick_params(labelsize=7, labelleft=column == 0)
             if column == 0:
-                axes.set_ylabel(text.replace("average channel ", "average\nchannel ").replace(" of ", "\nof "), fontsize=8)
+                axes.set_ylabel(
+                    text.replace("average channel ", "average\nchannel ").replace(" of ", "\nof "), fontsize=8
+                )
             if number == 0:
                 axes.set_title(f"step {chosen[column].step}", fontsize=9)
     for axes in figure.axes[-count:]:

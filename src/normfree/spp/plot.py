@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .result import SPP
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PANELS = (
     ("avg_sq_mean", "average channel squared mean"),
@@ -22,7 +21,7 @@ LOG_RANGE, NOTHING = 1e3, 1e-6  # a panel with a curve that spans more is logari
 
 def plot(
     *plots: SPP, log: bool | None = None, theory: bool = True, title: str = "", labels: Sequence[str] | None = None
-) -> Figure:
+) -> "Figure":
     """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects.
 
     Args:
@@ -42,8 +41,7 @@ def plot(
     if labels is not None and len(labels) != len(plots):
         raise UsageError(f"labels (={list(labels)}) must be as many as the {len(plots)} networks")
     names = [spp.name for spp in plots] if labels is None else labels
-    figure = Figure(figsize=(15, 4.2), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 4.2)
     for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):
         shown: list[list[float]] = []
         for number, (spp, name) in enumerate(zip(plots, names, strict=True)):
@@ -61,6 +59,16 @@ def plot(
     return figure
 
 
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches with an Agg canvas, whatever the user's backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed to draw only
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def _curve(axes: Any, spp: SPP, field: str, name: str, color: str) -> list[float]:
     values = [math.nan if value is None else value for value in getattr(spp, field)]
     depth = range(1, len(values) + 1)
@@ -74,7 +82,9 @@ def _expected(axes: Any, spp: SPP, color: str, *, label: bool) -> None:
     values = [math.nan if value is None else value for value in spp.expected_var]
     if any(map(math.isfinite, values)):
         text = "expected by theory" if label else None
-        dark = tuple(0.45 * channel for channel in to_rgb(color))  # seen on top of a measured line that it matches
+        dark = "#" + "".join(
+            f"{int(0.45 * int(color[i : i + 2], 16)):02x}" for i in (1, 3, 5)
+        )  # seen on top of a measured line that it matches
         axes.plot(range(1, len(values) + 1), values, "--", color=dark, linewidth=1, zorder=4, label=text)
 
 

@@ -24,6 +24,8 @@ class TrainConfig:
             float32.
         channels_last: memory layout of activations.
         threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
+        spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
+            spp.png). null: none.
         device: "auto" takes CUDA where there is one, else the CPU.
     """
 
@@ -37,10 +39,11 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     threads: int | None = None
+    spp_every: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "micro_batch", "log_every", "threads"):
+        for name in ("batch_size", "steps", "micro_batch", "log_every", "threads", "spp_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,7 @@ class Trainer:
     Args:
         max_unreadable: images that may be unreadable before the run stops.
         progress: show a bar on standard error.
+        watch: called with the number of steps done, after each and before the first, outside of their time.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Trainer:
         optim: OptimConfig,
         max_unreadable: int = 0,
         progress: bool = True,
+        watch: Callable[[int], None] = lambda step: None,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
         if train.threads is not None:
@@ -103,7 +105,7 @@ class Trainer:
         self.total_steps = train.total_steps(self.steps_per_epoch)
         self.max_unreadable = max_unreadable
         self.unreadable: list[str] = []
-        self.progress = progress
+        self.progress, self.watch = progress, watch
         self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(train.log_every, self.steps_per_epoch))
         self.interrupted = False
         self.best: dict[str, Any] = {}
@@ -118,6 +120,7 @@ class Trainer:
         """
         begun, in_steps, done = time.perf_counter(), 0.0, 0
         self._save("last", step=0, epoch=0.0)
+        self.watch(0)
         self.model.train()
         bar = tqdm(total=self.total_steps, unit="step", disable=not self.progress, dynamic_ncols=True)
         try:
@@ -129,10 +132,10 @@ class Trainer:
                     in_steps += now - since
                     self.recent.append((result, now - since))
                     self._report(bar, done)
+                    self.watch(done)
                     if self._evaluation_due(done):
                         self._evaluate(done)
-                        now = time.perf_counter()
-                    since = now
+                    since = time.perf_counter()
                     if self.interrupted:
                         self._save("last", step=done, epoch=self._epoch(done))
                         raise KeyboardInterrupt
