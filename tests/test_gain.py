@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from normfree import UsageError, activation_gain
-from normfree.gain import RELEASED_GAINS, activation_function, activation_names, model_gain
+from normfree.gain import RELEASED_GAINS, activation_function, activation_names, he_gain, model_gain
 from normfree.nn import Activation, ScaledActivation
 
 # docs/facts.md, to its ten decimals: name -> (exact, released)
@@ -165,3 +165,60 @@ def test_scaled_activation_keeps_unit_variance(name):
 def test_functions_of_several_values_are_refused():
     with pytest.raises(UsageError, match="more than one value at a time"):
         activation_gain(lambda x: torch.softmax(x, -1))
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("relu", math.sqrt(2)),
+        (torch.relu, math.sqrt(2)),
+        (torch.relu_, math.sqrt(2)),
+        ("leaky_relu", math.sqrt(2 / (1 + 0.01**2))),
+        ("identity", 1.0),
+        (lambda x: x**3, 15**-0.5),
+        (lambda x: x + 2, 5**-0.5),  # the mean counts, too
+    ],
+    ids=["relu", "torch.relu", "relu_", "leaky_relu", "identity", "cube", "shifted"],
+)
+def test_he_gain_in_closed_form(activation, expected):
+    assert he_gain(activation) == pytest.approx(expected, rel=1e-12)  # float64 quadrature
+
+
+@pytest.mark.parametrize("name", activation_names())
+def test_he_gain_sampled(name):
+    x = torch.randn(1_000_000, dtype=torch.float64)
+    sampled = activation_function(name)(x).square().mean().item() ** -0.5
+    assert he_gain(name) == pytest.approx(sampled, rel=0.007)  # five standard errors, as for gamma
+
+
+@pytest.mark.parametrize("name", ["identity", "tanh", "soft_sign", "hardtanh", "tanhshrink"])
+def test_he_gain_of_an_odd_function_is_gamma(name):
+    assert he_gain(name) == pytest.approx(activation_gain(name), rel=1e-12)  # its mean is 0 up to rounding
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "sigmoid"])
+def test_he_gain_of_a_function_with_a_mean_is_smaller(name):
+    assert he_gain(name) < 0.95 * activation_gain(name)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("gain", [he_gain, activation_gain])
+def test_gains_do_not_depend_on_the_default_device(gain, device):
+    expected = gain(torch.relu)
+    with torch.device(device):
+        assert gain(torch.relu) == expected
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        ("rellu", r"'rellu'.*\brelu\b"),
+        (torch.zeros_like, "variance"),
+        (torch.log, "not finite"),
+        (torch.sum, "element"),
+    ],
+    ids=["unknown", "zero", "log", "sum"],
+)
+def test_he_gain_refuses_what_gamma_refuses(activation, message):
+    with pytest.raises(UsageError, match=message):
+        he_gain(activation)

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from golden_data import relative
-from small_models import grads, shake, small
+from small_models import CONTROLS, grads, shake, small
 
 import normfree
 
@@ -46,15 +46,16 @@ def outputs_and_gradients(model, function, x):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
 def test_compile(variant):
     x = torch.randn(2, 3, 64, 64)
+    # float64: float32 rounding moves some ReLU's input over 0 for one seed in a few, which moves gradients by 1 %
+    variant, x = variant.double(), x.double()
     expected, expected_grads = outputs_and_gradients(variant, variant, x)
     got, got_grads = outputs_and_gradients(variant, torch.compile(variant, backend=BACKEND, fullgraph=True), x)
-    # float32: fused sums in another order, through up to 20 layers; 1e-6 was seen
-    assert relative(got, expected) < 2e-5
+    assert relative(got, expected) < 1e-12  # fused sums in another order, through up to 20 layers
     for name, gradient in expected_grads.items():
-        assert relative(got_grads[name], gradient) < 1e-3, name  # gradients of skip gains cancel: 9e-5 was seen
+        assert relative(got_grads[name], gradient) < 1e-10, name  # gradients of skip gains cancel
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
 def test_trace_for_training(name):
     """Dropout and stochastic depth in one graph, without the code generator."""
     model = small(name, drop_rate=0.3, stochdepth_rate=0.5).train()
@@ -87,7 +88,7 @@ def test_export_with_free_batch_size(variant):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # the same kernels, so float32 rounding at most
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
 def test_export_of_odd_sizes(name):
     model, x = small(name), torch.randn(2, 3, 45, 62)
     program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})

@@ -6,7 +6,7 @@ import golden_data as gd
 import pytest
 import torch
 import torchvision
-from small_models import SMALL, small
+from small_models import CONTROLS, SMALL, small
 
 import normfree
 from normfree import UsageError
@@ -108,7 +108,7 @@ def test_count_macs_by_hand():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
 def test_no_classes_give_pooled_features(name):
     model = small(name, num_classes=0)
     x = torch.randn(2, 3, 64, 64)
@@ -118,7 +118,7 @@ def test_no_classes_give_pooled_features(name):
     assert not any(name.startswith("head") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_other_channels(name, in_chans):
     model = small(name, in_chans=in_chans)

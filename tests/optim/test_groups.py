@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from small_models import SMALL, small
+from small_models import CONTROLS, SMALL, small
 from torch import nn
 
 import normfree
@@ -27,7 +27,7 @@ def names_by_group(model, groups):
     return {group["name"]: [names[id(p)] for p in group["params"]] for group in groups}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
 def test_every_parameter_is_in_exactly_one_group(name):
     model = small(name)
     groups = param_groups(model, weight_decay=2e-5, clipping=0.01)
@@ -59,6 +59,19 @@ def test_what_is_in_which_group(name):
     if name != "nf_resnet50":
         assert {"stages.0.0.squeeze_excite.fc0.weight", "stages.0.0.squeeze_excite.fc1.weight"} <= set(groups["weight"])
         assert "stages.0.0.squeeze_excite.fc0.bias" in groups["bias"]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_what_is_in_which_group_of_the_controls(name):
+    model = small(name)
+    norms = {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    expected = {role: [] for role in TABLE}
+    for path, parameter in model.named_parameters():
+        module, _, last = path.rpartition(".")
+        role = last if last in ("bias", "skip_gain") else "gain" if module in norms or last == "scale" else "weight"
+        expected["classifier" if path == "head.fc.weight" else role].append(path)
+        assert parameter.ndim == 1 or role == "weight"
+    assert names_by_group(model, param_groups(model)) == {role: names for role, names in expected.items() if names}
 
 
 @pytest.mark.parametrize("name", ["nfnet_f1_plus", "nf_regnet_b1", "nf_seresnet50", "nf_resnet26_small"])

@@ -13,7 +13,8 @@ import normfree
 from normfree import UsageError
 from normfree.weights import haiku_names, load_haiku, to_haiku
 
-ROUND_TRIPS = ["nfnet_f0_64", "nf_regnet_b0_64", "nf_resnet50_64", "nf_seresnet50_75"]
+MODELS = gd.MODELS | gd.CONTROLS
+ROUND_TRIPS = ["nfnet_f0_64", "nf_regnet_b0_64", "nf_resnet50_64", "nf_seresnet50_75", *gd.CONTROLS]
 
 
 def equal(a, b) -> bool:
@@ -42,16 +43,16 @@ def arrays(model):
 @pytest.mark.parametrize("file", ROUND_TRIPS)
 def test_round_trip(file):
     weights = gd.parameters(gd.load(file))
-    model = normfree.create_model(gd.MODELS[file], num_classes=10)
+    model = normfree.create_model(MODELS[file], num_classes=10)
     assert load_haiku(model, weights) is model
     assert equal(to_haiku(model), weights)
 
 
-@pytest.mark.parametrize("file", gd.MODELS)
+@pytest.mark.parametrize("file", MODELS)
 def test_names_and_shapes_are_the_authors(file):
     golden = gd.load(file)
     with torch.device("meta"):
-        model = normfree.create_model(gd.MODELS[file], num_classes=10)
+        model = normfree.create_model(MODELS[file], num_classes=10)
     names = haiku_names(model)
     assert names.keys() == dict(model.named_parameters()).keys()
     assert sorted("/".join(key) for key in names.values()) == sorted(golden["param_names"].tolist())

@@ -77,7 +77,7 @@ class ResidualNet(nn.Module):
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
         make_block: ``make_block(stage, position, in_channels, out_channels, stride)`` is the block ``position`` of a
             stage.
-        final: modules behind the last stage by name, in the order of the parameters in front of the classifier's.
+        final: modules behind the last stage, by name; their parameters come before the classifier's.
         num_features: channels of what ``forward_features`` returns.
         drop_rate: dropout in front of the classifier.
         classifier_std: standard deviation of the classifier's initial weight.

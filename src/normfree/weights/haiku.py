@@ -101,9 +101,10 @@ def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
             raise UsageError(f"weights are {{module: {{name: array}}}}; {module!r} holds a {type(inner).__name__}")
     given = {(module, name): array for module, inner in arrays.items() for name, array in inner.items()}
     names, parameters = haiku_names(model), dict(model.named_parameters()) | dict(model.named_buffers())
-    if any(module.endswith(tuple(_STATE.values())) for module, _ in given):
+    averages = {key for key in given if key[0].endswith(tuple(_STATE.values()))}
+    if averages:
         names |= _state_names(model, names)
-        given = {key: array for key, array in given.items() if key[1] not in ("counter", "hidden")}
+        given = {key: given[key] for key in given.keys() - averages | {key for key in averages if key[1] == "average"}}
     missing = [key for key in names.values() if key not in given]
     extra = sorted(given.keys() - set(names.values()))
     if missing or extra:
