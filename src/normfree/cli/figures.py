@@ -59,6 +59,8 @@ def _folder(out: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):  # told now, not after minutes
+        raise UsageError(f"--out {folder} cannot be written to")
     return folder
 
 

@@ -13,16 +13,21 @@ from torch import nn
 
 from ..errors import UsageError
 from ..models import create_model
+from ..models.registry import IMAGENET_MEAN, IMAGENET_STD
+from ..tasks.classification import image_statistics
 from .trained import load_trained
 
 
 @dataclass(frozen=True)
 class Named:
-    """A network, what to call it, and the shape (C, H, W) of its inputs."""
+    """A network, what to call it, the shape (C, H, W) of its inputs, and how its images are prepared."""
 
     name: str
     model: nn.Module
     shape: tuple[int, int, int]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize_margin: int = 32
 
 
 def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
@@ -36,41 +41,55 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     Raises:
         UsageError: unknown or unusable, with the reason.
     """
-    torch.manual_seed(seed)
-    trained = Path(text).exists()
+    try:
+        torch.manual_seed(seed)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"--seed (={seed}) must fit into 64 bits") from error
+    trained = os.path.exists(text)
     if overrides and (trained or ":" in text):
         raise UsageError(
             f"--option is for models by name; {text} is {'a trained network' if trained else 'a function'}"
         )
     if trained:
         network = load_trained(text, which)
-        channels, size = network.recipe.data.channels, network.recipe.data.test_size
-        size = size or network.model.default_cfg["test_input_size"][-1]
-        return Named(Path(text).resolve().name, network.model, (channels, size, size))
+        data = network.recipe.data
+        size = data.test_size or network.model.default_cfg["test_input_size"][-1]
+        shape, name = (data.channels, size, size), Path(text).resolve().name
+        return Named(name, network.model, shape, *image_statistics(data), data.resize_margin)
     if ":" in text:
-        model = _made_by(text)
-        return Named(text.partition(":")[2], model, _usual_shape(model))
-    model = create_model(text, **overrides)
+        return _as_usual(text.partition(":")[2], _made_by(text))
+    try:
+        model = create_model(text, **overrides)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"--option {overrides} does not build {text}: {error}") from error
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
-    return Named(f"{text} ({label})" if label else text, model, _usual_shape(model))
+    return _as_usual(f"{text} ({label})" if label else text, model)
 
 
-def _usual_shape(model: nn.Module) -> tuple[int, int, int]:
-    """What timm keeps with a model; else colour images of 224 px."""
-    return tuple(getattr(model, "default_cfg", {}).get("input_size") or (3, 224, 224))
+def _as_usual(name: str, model: nn.Module) -> Named:
+    """With what timm keeps with a model; else colour images of 224 px, normalized by ImageNet's statistics."""
+    config = getattr(model, "default_cfg", None)
+    config = config if isinstance(config, dict) else {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    mean, std = (config.get("mean"), config.get("std")) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (mean, std) if len(mean) == channels else ((0.5,) * channels,) * 2
+    return Named(name, model, (channels, height, width), tuple(mean), tuple(std))
 
 
 def _made_by(text: str) -> nn.Module:
     """The module that ``pkg.module:factory`` is, or returns."""
     path, _, call = text.partition(":")
     name, args, kwargs = _parsed(call, text)
-    sys.path.insert(0, os.getcwd())  # as `python -m` does: one's own file need not be installed
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as `python -m` does: one's own file need not be installed
     try:
         target: Any = importlib.import_module(path)
-    except ImportError as error:
-        raise UsageError(f"{text}: module {path!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # it runs the user's code
+        raise UsageError(f"{text}: module {path!r} cannot be imported: {_reason(error)}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     try:
         for part in name.split("."):
             target = getattr(target, part)
@@ -79,8 +98,8 @@ def _made_by(text: str) -> nn.Module:
     if not isinstance(target, nn.Module):
         try:
             target = target(*args, **kwargs)
-        except Exception as error:  # it is the user's code
-            raise UsageError(f"{text} failed: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # it is the user's code
+            raise UsageError(f"{text} failed: {_reason(error)}") from error
     if not isinstance(target, nn.Module):
         raise UsageError(f"{text} gave a {type(target).__name__}; it must be or return a torch.nn.Module")
     return target
@@ -92,7 +111,14 @@ def _parsed(call: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
         node = ast.parse(call, mode="eval").body
         if not isinstance(node, ast.Call):
             return ast.unparse(node), [], {}
-        kwargs = {item.arg: ast.literal_eval(item.value) for item in node.keywords if item.arg}
+        kwargs = {item.arg: ast.literal_eval(item.value) for item in node.keywords}
+        if None in kwargs:
+            raise ValueError("** is no literal")
         return ast.unparse(node.func), [ast.literal_eval(arg) for arg in node.args], kwargs
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError) as error:
         raise UsageError(f"{text} must look like pkg.module:factory or pkg.module:factory('name', size=64)") from error
+
+
+def _reason(error: BaseException) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,8 +3,12 @@
 import argparse
 import csv
 import dataclasses
+import io
+import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,8 @@ import yaml
 from torch import Tensor
 
 from ..data import EvalTransform, decode_image, find_images
+from ..data.decode import UnreadableImage
 from ..errors import UsageError
-from ..models.registry import IMAGENET_MEAN, IMAGENET_STD
 from ..spp import SPP, Spectrum, plot, record, spectra
 from ..training import pick_device
 from .main import Parser
@@ -24,22 +28,15 @@ from .networks import Named, open_network
 def run(argv: Sequence[str]) -> int:
     """Record, draw and judge the signal of one or more networks."""
     options = _parser().parse_args(list(argv))
-    overrides = _overrides(options.option)
-    networks = [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network]
-    device, recorded = pick_device(options.device), []
-    prefix = options.out or "spp-" + re.sub(r"[^A-Za-z0-9._-]+", "-", networks[0].name).strip("-")
-    _check_writable(prefix)
-    for network in networks:
-        inputs = _inputs(network, options).to(device)
-        spp = record(
-            network.model.to(device),
-            inputs,
-            blocks=options.blocks,
-            batch_stats=not options.running_stats,
-            name=network.name,
-        )
-        recorded.append(spp)
-        print(_report(spp, table=options.table))
+    for name, value in dict(batch=options.batch, size=options.size).items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} (={value}) must be at least 1")
+    overrides, device = _overrides(options.option), _device(options.device)
+    networks = _told_apart(
+        [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
+    )
+    prefix = _prefix(options, networks[0].name)
+    recorded = [_record(network, options, device) for network in networks]
     print(_write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
     if options.spectra:
         print(_write_spectra(networks, prefix))
@@ -93,23 +90,63 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--option {option} must look like KEY=VALUE, for example alpha=1.0")
         try:
             overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--option {option}: the value is not YAML") from error
+        if isinstance(overrides[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value.strip()):
+            overrides[key] = float(value)  # YAML takes 1e-3 for text
     return overrides
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return pick_device(name)
+    except UsageError as error:
+        raise UsageError(str(error).replace("train.device", "--device")) from error
+
+
+def _told_apart(networks: list[Named], texts: Sequence[str]) -> list[Named]:
+    """Networks of one name are called as they were given, and numbered where that is the same as well."""
+    names = [network.name for network in networks]
+    names = [text if names.count(name) > 1 else name for name, text in zip(names, texts, strict=True)]
+    numbered = [
+        f"{name} #{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]
+    return [dataclasses.replace(network, name=name) for network, name in zip(networks, numbered, strict=True)]
+
+
+def _record(network: Named, options: argparse.Namespace, device: torch.device) -> SPP:
+    """Measure a network and report on it."""
+    inputs = _inputs(network, options)
+    how = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
+    try:
+        spp = record(network.model.to(device), inputs.to(device), **how)
+    except UsageError:
+        raise
+    except Exception as error:  # most often a model that wants another size; it may be the user's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{network.name} fails on inputs of shape {tuple(inputs.shape)}: {reason}") from error
+    print(_report(spp, table=options.table))
+    return spp
 
 
 def _inputs(network: Named, options: argparse.Namespace) -> Tensor:
     """Noise, or images of a folder as the network would be evaluated on them."""
     channels, size = network.shape[0], options.size or network.shape[-1]
-    if options.batch < 1 or size < 1:
-        raise UsageError(f"--batch (={options.batch}) and --size (={size}) must be at least 1")
     if options.data is None:
-        noise = torch.Generator().manual_seed(options.seed)
-        return torch.randn((options.batch, channels, size, size), generator=noise)
+        shape = (options.batch, channels, size, size)
+        try:
+            return torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
+        except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
+    if channels not in (1, 3):
+        raise UsageError(f"--data: images have 1 or 3 channels, not the {channels} of {network.name}")
     paths = find_images([options.data])[: options.batch]
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    transform = EvalTransform(size, 32, mean, std)
-    return torch.stack([transform(decode_image(path, channels)) for path in paths])
+    transform = EvalTransform(size, network.resize_margin, network.mean, network.std)
+    try:
+        return torch.stack([transform(decode_image(path, channels)) for path in paths])
+    except UnreadableImage as error:
+        raise UsageError(f"--data: {error}") from error
 
 
 def _report(spp: SPP, *, table: bool) -> str:
@@ -124,34 +161,55 @@ def _report(spp: SPP, *, table: bool) -> str:
     return "\n".join(lines)
 
 
-def _check_writable(prefix: str) -> None:
+def _prefix(options: argparse.Namespace, name: str) -> str:
+    """What the files' names begin with, checked before anything is measured."""
+    prefix = options.out or "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
     folder = Path(prefix).parent
+    if prefix.endswith("/") or Path(prefix).name in ("", ".."):
+        raise UsageError(f"--out {prefix} must be the beginning of file names, for example {Path(prefix) / 'spp'}")
     if not folder.is_dir():
         raise UsageError(f"--out {prefix}: folder {folder} does not exist")
+    for suffix in (f".{options.format}", ".csv", *(["-spectra.csv"] if options.spectra else [])):
+        with _writing(path := Path(prefix + suffix)):
+            existed = path.exists()
+            path.open("ab").close()
+            if not existed:
+                path.unlink()
+    return prefix
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
 def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> str:
-    picture, table = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")
-    plot(*recorded, log=log).savefig(picture)
-    lines = []
-    for spp in recorded:
-        header, *rows = spp.to_csv().splitlines()
-        lines += [f"network,{header}"] if not lines else []
-        lines += [f'"{spp.name}",{row}' for row in rows]
-    table.write_text("\n".join(lines) + "\n")
-    return f"picture {picture}\ntable   {table}"
+    picture, path = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")
+    with _writing(picture), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in any script
+        plot(*recorded, log=log).savefig(picture)
+    with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        for number, spp in enumerate(recorded):
+            header, *rows = csv.reader(io.StringIO(spp.to_csv()))
+            table.writerows([["network", *header]] if number == 0 else [])
+            table.writerows([spp.name, *row] for row in rows)
+    return f"picture {picture}\ntable   {path}"
 
 
 def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> str:
     lines, path = [], Path(f"{prefix}-spectra.csv")
-    with path.open("w", newline="") as file:
+    with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["network", *(field.name for field in dataclasses.fields(Spectrum))])
         for network in networks:
             found = spectra(network.model)
             table.writerows([network.name, *dataclasses.astuple(s)[:-1], "x".join(map(str, s.shape))] for s in found)
             lines.append(f"{network.name}: worst conditioned of {len(found)} layers")
-            worst = sorted(found, key=lambda s: -s.condition)[:shown]
+            worst = sorted(found, key=lambda s: -math.inf if math.isnan(s.condition) else -s.condition)[:shown]
             lines += [
                 f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}"
                 for s in worst

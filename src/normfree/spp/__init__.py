@@ -8,7 +8,8 @@ from .diagnose import Finding, diagnose
 from .film import Film, plot_film, read_film
 from .plot import plot
 from .record import record
-from .result import SPP, Row
+from .result import SPP
+from .rows import Row
 from .spectra import Spectrum, spectra
 
 __all__ = [

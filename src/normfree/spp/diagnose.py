@@ -8,15 +8,18 @@ in the tests.
 import itertools
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from .result import SPP, Row
+from .rows import Recording, Row
 
-WEAK, STRONG = 0.6, 1.7  # branch variance over theory's: 0.95 to 1.3 if healthy, 0.33 with sqrt(2) for gamma
-WEAK_BLOCK, STRONG_BLOCK = 0.4, 2.5  # for one block alone
+WEAK, STRONG = 0.55, 1.9  # branch variance over theory's, median: 0.88 to 1.46 if healthy, 0.33 with sqrt(2) for gamma
+WEAK_BLOCK, STRONG_BLOCK = 0.34, 3.3  # for one block alone: 0.46 to 2.8 in hundreds of narrow ones on 2x2 maps
+WEAK_UNKNOWN, STRONG_UNKNOWN = 0.4, 2.5  # without theory, behind a transition, where beta is 1 (or sqrt(2))
 BARE_GATE = 0.7  # mean of a gate; about 1/2 where the factor 2 is missing
-OUTLIER = 4.0  # a branch against the median of its stage, in variance
+RESET = 2.0  # beta^2 from which on a missing reset is told from chance
+HANDED_ON = 2.5  # variance of a shortcut over its branch's, without theory: up to 2 if healthy
+OUTLIER, AGREEING = 5.0, 2.0  # without theory: a branch against the median of others, and these against it
+TINY = 1e-300  # a signal that is not there
 GROWTH, RISE = 1.3, 10.0  # explosion: variance per block, and in all
 
 
@@ -39,7 +42,7 @@ class Finding:
         return f"{self.kind}: {self.message}"
 
 
-def diagnose(spp: SPP) -> list[Finding]:
+def diagnose(spp: Recording) -> list[Finding]:
     """Faults of a recorded network at initialization, the gravest first; none for a healthy one.
 
     A trained network may rightly break these rules: they say what lets training begin.
@@ -47,24 +50,32 @@ def diagnose(spp: SPP) -> list[Finding]:
     rows = [row for row in spp.rows if row.res_avg_var is not None]
     broken = _not_finite(spp)
     if broken or not rows:
-        return broken
+        return broken + _explosion([row for row in rows if _finite(row)])
     findings = _explosion(rows)
     if not findings:
-        findings = _missing_reset(spp, rows) + _attenuation(spp, rows)
-    return findings + _mean_shift(rows) + _dead(rows) + _outliers(spp, rows, findings)
+        findings = _missing_reset(rows) + _attenuation(spp, rows)
+    return findings + _mean_shift(rows) + _dead(spp, rows) + _outliers(spp, rows, findings)
 
 
-def _not_finite(spp: SPP) -> list[Finding]:
+def _not_finite(spp: Recording) -> list[Finding]:
+    before = spp.stem
     for row in spp.rows:
-        if not math.isfinite(row.avg_var) or not math.isfinite(row.res_avg_var or 0.0):
-            return [
-                Finding("not finite", (row.block,), f"{row.block} is the first block with a value that is not finite")
-            ]
+        if not _finite(row):
+            came = f", having taken a variance of {before.avg_var:.3g}" if before is not None else ""
+            text = f"{row.block} is the first block with a value that is not finite{came}"
+            return [Finding("not finite", (row.block,), text)]
+        before = row
     return []
+
+
+def _finite(row: Row) -> bool:
+    return math.isfinite(row.avg_var) and math.isfinite(row.res_avg_var or 0.0)
 
 
 def _explosion(rows: list[Row]) -> list[Finding]:
     """The branch grows with the signal, so that the variance is multiplied from block to block instead of added to."""
+    if 2 * sum(row.normalized for row in rows) >= len(rows):
+        return []  # their branches do not grow with the signal; also if there are no rows
     first, last = rows[0], max(rows, key=lambda row: row.avg_var)
     steps = rows.index(last)
     branches = [row.res_avg_var for row in rows]
@@ -84,21 +95,26 @@ def _explosion(rows: list[Row]) -> list[Finding]:
     ]
 
 
-def _missing_reset(spp: SPP, rows: list[Row]) -> list[Finding]:
+def _missing_reset(rows: list[Row]) -> list[Finding]:
     """A transition whose shortcut hands the grown variance on instead of starting at 1."""
     findings, start = [], rows[0]
+    usual = statistics.median([row.res_avg_var for row in rows if row.res_avg_var] or [0.0])
     for before, row in itertools.pairwise(rows):
-        if row.transition and row.shortcut_var is not None and row.expected_var is not None:
+        if row.transition and row.shortcut_var is not None and math.prod(row.shape) != math.prod(before.shape):
             if row.theory is not None:  # between what beta would leave and what came
-                due = row.theory.shortcut_var
-                missing = row.theory.beta**2 > 1.3 and row.shortcut_var > due * row.theory.beta
-            else:
-                due = start.avg_var
-                missing = before.avg_var > 2.5 * due and row.shortcut_var > 0.7 * before.avg_var
+                due, beta = row.theory.shortcut_var or math.inf, row.theory.beta
+                odd = any(size % 2 for size in before.shape[-2:])  # 2x2 pooling keeps up to twice as much of odd maps
+                missing = beta**2 >= RESET and row.shortcut_var > due * beta * (2 if odd else 1)
+            else:  # shortcut and branch take the same thing, normalized or scaled; pooling may leave a quarter
+                due = max(row.res_avg_var, usual if row.normalized else 0.0) / (row.gate or 1.0) ** 2
+                grown = row.normalized or before.avg_var > HANDED_ON * start.avg_var
+                missing = grown and 0 < HANDED_ON * due < min(row.shortcut_var, before.avg_var)
+                missing = missing and row.shortcut_var > (0.5 if row.normalized else 0.2) * before.avg_var
             if missing:
                 text = (
                     f"the shortcut of {row.block} has variance {row.shortcut_var:.3g} where {due:.3g} was due, having "
-                    f"taken {before.avg_var:.3g} from {before.block}; let it take the activation behind 1/beta"
+                    f"taken {before.avg_var:.3g} from {before.block}; let it take the activation behind 1/beta, or "
+                    "normalize it"
                 )
                 findings.append(Finding("missing reset", (row.block,), text))
         if row.transition:
@@ -106,7 +122,7 @@ def _missing_reset(spp: SPP, rows: list[Row]) -> list[Finding]:
     return findings
 
 
-def _attenuation(spp: SPP, rows: list[Row]) -> list[Finding]:
+def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
     """Branches that lose (or add) variance in every block: a wrong gain, or a gate without its factor."""
     bare = [row for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
     if len(bare) > len(rows) / 2:
@@ -122,7 +138,8 @@ def _attenuation(spp: SPP, rows: list[Row]) -> list[Finding]:
         return []
     middle = statistics.median(gain for _, gain in gains)
     worst, gain = min(gains, key=lambda pair: pair[1]) if middle < 1 else max(gains, key=lambda pair: pair[1])
-    if WEAK <= middle <= STRONG:
+    low, high = (WEAK, STRONG) if any(row.theory for row in rows) else (WEAK_UNKNOWN, STRONG_UNKNOWN)
+    if low <= middle <= high:
         return _lost_signal(spp, rows)
     what = "lose" if middle < 1 else "gain"
     text = (
@@ -132,19 +149,23 @@ def _attenuation(spp: SPP, rows: list[Row]) -> list[Finding]:
     return [Finding("attenuation" if middle < 1 else "branch variance", tuple(row.block for row, _ in gains), text)]
 
 
-def _branch_gains(spp: SPP, rows: list[Row]) -> list[tuple[Row, float]]:
-    """Branch variance over theory's; for unnormalized networks of others, over the input's where that is about 1.
+def _branch_gains(spp: Recording, rows: list[Row]) -> list[tuple[Row, float]]:
+    """Branch variance over theory's.
 
-    A first block behind max pooling is left out: its input is not centred.
+    For networks of others, if they normalize nothing, it is that over the input's where that is about 1, in the first
+    block behind a transition, whose beta is about 1 as well; branches that are meant to start small (layer scale) are
+    left out. So is a first block behind max pooling: its input is not centred.
     """
-    gains = []
-    for before, row in zip([spp.stem, *rows], rows, strict=False):
+    gains, free = [], not any(row.normalized for row in rows)
+    for index, row in enumerate(rows):
+        before = rows[index - 1] if index else spp.stem
         if before is None or before.avg_sq_mean > before.avg_var > 0 or row.normalized or row.res_avg_var == 0:
             continue
-        if row.theory is not None and row.theory.res_var > 0:
-            gains.append((row, row.res_avg_var / row.theory.res_var))
-        elif row.theory is None and 0.5 <= before.avg_var <= 1.5 and not row.transition:
-            gains.append((row, row.res_avg_var / before.avg_var))
+        if row.theory is not None:
+            if row.theory.res_var > 0:
+                gains.append((row, row.res_avg_var / row.theory.res_var))
+        elif free and not row.transition and (not index or before.transition) and 0.5 <= before.avg_var <= 1.5:
+            gains += [(row, row.res_avg_var / before.avg_var)] if row.added_var > 1e-3 * before.avg_var else []
     return gains
 
 
@@ -159,7 +180,7 @@ def _gamma_hint(row: Row, gain: float) -> str:
     )
 
 
-def _lost_signal(spp: SPP, rows: list[Row]) -> list[Finding]:
+def _lost_signal(spp: Recording, rows: list[Row]) -> list[Finding]:
     """Nothing arrives at the end, in a network of which no theory is known."""
     first, last = spp.stem or rows[0], rows[-1]
     if any(row.theory for row in rows) or first.avg_var <= 0 or last.avg_var > 1e-4 * first.avg_var:
@@ -187,45 +208,71 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
     return [Finding("mean shift", tuple(row.block for row in [worst, *(r for r in shifted if r is not worst)]), text)]
 
 
-def _dead(rows: list[Row]) -> list[Finding]:
-    """A branch that gives nothing while others do; if none does, the initialization means it so (FixUp, SkipInit)."""
-    findings = []
-    for what, values in (
-        ("varies by {:.1e}", [row.res_avg_var for row in rows]),
-        ("adds a variance of {:.1e}", [row.added_var for row in rows]),
-    ):
-        alive = [value for value in values if value]
-        limit = 1e-6 * statistics.median(alive) if alive else 0.0
-        for row, value in zip(rows, values, strict=True):
-            if alive and value <= limit and not any(row.block in finding.blocks for finding in findings):
-                others = f"the median of the others is {statistics.median(alive):.2g}"
-                findings.append(
-                    Finding("dead branch", (row.block,), f"the branch of {row.block} {what.format(value)}; {others}")
-                )
-    return findings
+def _dead(spp: Recording, rows: list[Row]) -> list[Finding]:
+    """A branch that gives nothing while most of its kind do; if most do not, it is meant so (FixUp, SkipInit).
+
+    Branches are compared as shares of the signal that they were given.
+    """
+    given = [max(before.avg_var, TINY) if before else 1.0 for before in [spp.stem, *rows[:-1]]]
+    findings: dict[str, Finding] = {}
+    for kind in _kinds(rows):
+        for field, limit, what in (
+            ("res_avg_var", 1e-6, "varies by {:.1e}"),
+            ("added_var", 1e-20, "adds a variance of {:.1e}"),  # a layer scale may be 1e-6
+        ):
+            shares = {i: (getattr(rows[i], field) or 0.0) / given[i] for i in kind}
+            usual = statistics.median([share for share in shares.values() if share] or [0.0])
+            dead = [rows[i] for i in kind if usual and shares[i] <= limit * usual]
+            others = f"the median of the others is {usual:.2g} of their input"
+            for row in dead if 2 * len(dead) < len(kind) else []:
+                text = f"the branch of {row.block} {what.format(getattr(row, field) or 0.0)}; {others}"
+                findings.setdefault(row.block, Finding("dead branch", (row.block,), text))
+    return list(findings.values())
 
 
-def _outliers(spp: SPP, rows: list[Row], found: list[Finding]) -> list[Finding]:
-    """One branch far from theory, or from those of its stage."""
+def _kinds(rows: list[Row]) -> list[list[int]]:
+    """Indices of rows by the part of their block that they are: attention apart from MLP."""
+    kinds: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        kinds.setdefault(row.block.removeprefix(row.module), []).append(index)
+    return list(kinds.values())
+
+
+def _outliers(spp: Recording, rows: list[Row], found: list[Finding]) -> list[Finding]:
+    """One branch far from theory, or from those of its kind."""
     if found:
         return []  # a fault of all blocks is not one of each
-    findings = []
-    for row, value, due in _comparable(spp, rows):
-        low, high = (WEAK_BLOCK, STRONG_BLOCK) if row.theory is not None else (1 / OUTLIER, OUTLIER)
-        if value > 0 and not low <= value / due <= high and value > 1e-6 * due:
-            text = f"the branch of {row.block} ends with variance {value:.3g} where {due:.3g} was expected"
-            findings.append(Finding("branch variance", (row.block,), text))
-    return findings
-
-
-def _comparable(spp: SPP, rows: list[Row]) -> list[tuple[Row, float, float]]:
-    """Rows with their branch variance and what it should be like."""
     if any(row.theory is not None for row in rows):
-        return [(row, row.res_avg_var, row.theory.res_var) for row, _ in _branch_gains(spp, rows) if row.theory]
-    groups: dict[tuple[int, str], list[Row]] = {}
-    key: Callable[[Row], tuple[int, str]] = lambda row: (row.stage, row.block.removeprefix(row.module))  # noqa: E731
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    middle = {k: statistics.median(row.res_avg_var for row in group) for k, group in groups.items() if len(group) > 2}
-    growing = not all(row.normalized for row in rows)
-    return [] if growing else [(row, row.res_avg_var, middle[key(row)]) for row in rows if middle.get(key(row))]
+        pairs = [(row, row.theory.res_var) for row, _ in _branch_gains(spp, rows) if row.theory]
+        pairs = [(row, due) for row, due in pairs if not WEAK_BLOCK <= row.res_avg_var / due <= STRONG_BLOCK]
+    else:
+        pairs = _apart(rows)
+    return [
+        Finding(
+            "branch variance",
+            (row.block,),
+            f"the branch of {row.block} ends with variance {row.res_avg_var:.3g} where {due:.3g} was expected",
+        )
+        for row, due in pairs
+    ]
+
+
+def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
+    """Rows whose branch differs from all others in its stage, which agree; the median of these is given, too.
+
+    A normalized branch is compared with those of all stages where its own has no two others. The first block, which
+    may not have a signal yet (transformers), and transitions, which see another one, are left out.
+    """
+    pairs = []
+    for kind in _kinds(rows):
+        alive = [rows[i] for i in kind if i and rows[i].res_avg_var > 0 and not rows[i].transition]
+        for row in alive:
+            others = [other for other in alive if other is not row and other.stage == row.stage]
+            if len(others) < 2 and all(other.normalized for other in alive):
+                others = [other for other in alive if other is not row]
+            if len(others) > 1:
+                due = statistics.median(other.res_avg_var for other in others)
+                agreeing = all(1 / AGREEING < other.res_avg_var / due < AGREEING for other in others)
+                if agreeing and not 1 / OUTLIER < row.res_avg_var / due < OUTLIER and row.res_avg_var > 1e-6 * due:
+                    pairs.append((row, due))
+    return pairs

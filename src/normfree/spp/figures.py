@@ -29,11 +29,18 @@ class Network:
     share: float = 1.0
 
     def record(self, layers: int, size: int, batch: int, seed: int, **overrides: Any) -> SPP:
-        """Fresh weights and unit Gaussian inputs from ``seed``."""
+        """Fresh weights and unit Gaussian inputs from ``seed``.
+
+        Raises:
+            UsageError: inputs that leave BatchNorm a single value.
+        """
         torch.manual_seed(seed)
         model = create_model(self.name.format(layers), num_classes=10, **{**self.options, **overrides})
         side = max(1, round(size * self.share))
-        return record(model, (batch, 3, side, side), seed=seed, name=self.label)
+        try:
+            return record(model, (batch, 3, side, side), seed=seed, name=self.label)
+        except ValueError as error:  # of BatchNorm
+            raise UsageError(f"{self.label}: {batch} inputs of {side} px are too few or too small: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def plot_film(frames: Sequence[Frame]) -> "Figure":
         for column, (axes, curve) in enumerate(zip(axes_row, curves, strict=True)):
             axes.plot(range(1, len(curve) + 1), curve, ".-", color=COLORS[number], linewidth=1.1, markersize=3)
             axes.set(**limits)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.25)
             axes.tick_params(labelsize=7, labelleft=column == 0)
             if column == 0:

@@ -1,6 +1,8 @@
 """Channel statistics of activations (NF-ResNets, section 3 and appendix F), in one pass over memory."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,6 +62,32 @@ def image_moments(x: Tensor) -> ImageMoments:
     n, c = x.shape[:2]
     mean, var = _mean_var(x.reshape(1, n * c, -1))
     return ImageMoments(mean.view(n, c), var.view(n, c))
+
+
+class Products:
+    """Moments of ``x``, and of ``x`` times factors that broadcast to it, such as gates and layer scales.
+
+    Channels of ``x`` are dimension ``dim``.
+    """
+
+    def __init__(self, x: Tensor, dim: int):
+        self.x, self.dim = x, dim
+
+    @cached_property
+    def one(self) -> Moments:
+        return channel_moments(self.x, self.dim)
+
+    @cached_property
+    def each(self) -> ImageMoments:
+        return image_moments(self.x)
+
+    def __call__(self, factor: Tensor | None) -> Moments:
+        if factor is None or factor.numel() == 1:
+            return self.one if factor is None else self.one.times(factor.double().reshape(1))
+        shape = (1,) * (self.x.ndim - factor.ndim) + tuple(factor.shape)
+        if self.dim == 1 and math.prod(shape[2:]) == 1:
+            return self.each.times(factor.reshape(shape[:2])).pooled()
+        return channel_moments(self.x * factor, self.dim)
 
 
 def _mean_var(x: Tensor) -> tuple[Tensor, Tensor]:

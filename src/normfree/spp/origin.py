@@ -73,7 +73,7 @@ class Origins:
         self._entries.clear()
 
     def channel_dim(self, *alike: Tensor) -> int:
-        """Where the last layer of the first of them put its channels, checked against the shape; else the usual place."""
+        """Where the last layer of one of them put its channels, checked against the shape; else the usual place."""
         for x in alike:
             origin = self[x] or Origin()
             for dim in (origin.dim, 1, -1):
@@ -97,6 +97,8 @@ class Origins:
             return Origin(deepest.depth + 1, outputs, 1, deepest.child, gates=deepest.gates)
         if kind in _LINEARS:
             weight = next((a for a in args if isinstance(a, Tensor) and a.ndim > 1 and self[a] is None), None)
+            if weight is not None and deepest.dim not in (None, -1) and inputs[0].shape[-1] != deepest.channels:
+                return replace(deepest.plain(), depth=deepest.depth + 1)  # over tokens: the channels are elsewhere
             if weight is not None:
                 outputs = weight.shape[0 if kind is aten.linear else -1]
                 return Origin(deepest.depth + 1, outputs, -1, deepest.child, gates=deepest.gates)
@@ -130,8 +132,8 @@ class Origins:
         before = origin.before
         if before is None and x.numel() == x.shape[:2].numel():
             before = x.clone()  # a gate: small enough to keep
-        elif before is None and not bool(value.all()):
-            before = self.moments(x)
+        elif before is None and (x.dtype == torch.float16 or not bool(value.all())):  # 1e-6 is no float16 either
+            before = self.moments(x) if origin.factor is None else self.moments(x).times(1 / origin.factor)
         factor = value if origin.factor is None else origin.factor * value
         if not number:
             return replace(origin, factor=factor, before=before)

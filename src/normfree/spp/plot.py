@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .result import SPP
+from .rows import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,11 @@ LOG_RANGE, NOTHING = 1e3, 1e-6  # a panel with a curve that spans more is logari
 
 
 def plot(
-    *plots: SPP, log: bool | None = None, theory: bool = True, title: str = "", labels: Sequence[str] | None = None
+    *plots: Recording,
+    log: bool | None = None,
+    theory: bool = True,
+    title: str = "",
+    labels: Sequence[str] | None = None,
 ) -> "Figure":
     """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects.
 
@@ -40,7 +44,7 @@ def plot(
         raise UsageError("plot needs at least one recorded network")
     if labels is not None and len(labels) != len(plots):
         raise UsageError(f"labels (={list(labels)}) must be as many as the {len(plots)} networks")
-    names = [spp.name for spp in plots] if labels is None else labels
+    names = [_plain(name) for name in ([spp.name for spp in plots] if labels is None else labels)]
     figure = new_figure(15, 4.2)
     for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):
         shown: list[list[float]] = []
@@ -49,13 +53,14 @@ def plot(
             if theory and field == "avg_var":
                 _expected(axes, spp, COLORS[number % len(COLORS)], label=number == len(plots) - 1)
         axes.set(xlabel="block depth", title=text)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         _scale(axes, shown, log)
     figure.axes[0].legend(frameon=False, fontsize=9)
     if any(line.get_linestyle() == "--" for line in figure.axes[1].lines):
         figure.axes[1].legend(*_only_theory(figure.axes[1]), frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     return figure
 
 
@@ -69,7 +74,12 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _curve(axes: Any, spp: SPP, field: str, name: str, color: str) -> list[float]:
+def _plain(text: str) -> str:
+    """As matplotlib shows it literally: no formulas between dollars, no label hidden by its underscore."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def _curve(axes: Any, spp: Recording, field: str, name: str, color: str) -> list[float]:
     values = [math.nan if value is None else value for value in getattr(spp, field)]
     depth = range(1, len(values) + 1)
     axes.plot(depth, values, color=color, label=name, linewidth=1.6, marker="." if len(values) < 40 else "")
@@ -78,7 +88,7 @@ def _curve(axes: Any, spp: SPP, field: str, name: str, color: str) -> list[float
     return [value for value in values if math.isfinite(value)]
 
 
-def _expected(axes: Any, spp: SPP, color: str, *, label: bool) -> None:
+def _expected(axes: Any, spp: Recording, color: str, *, label: bool) -> None:
     values = [math.nan if value is None else value for value in spp.expected_var]
     if any(map(math.isfinite, values)):
         text = "expected by theory" if label else None

@@ -8,7 +8,7 @@ from ..functional import same_padding
 from ..gain import activation_gain, variance_behind
 from ..models import NFBlock
 from ..nn import SameConv2d
-from .result import BlockTheory, Row
+from .rows import BlockTheory, Row
 
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): what they lose does not depend on the signal
 
@@ -18,14 +18,16 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
     before = stem.avg_var if stem is not None else None
     if modules and all(isinstance(module, NFBlock) for module in modules):
-        for row, block, (variance, branch) in zip(rows, modules, normfree_variances(modules), strict=True):
-            row.expected_var, row.expected_res_var = variance, branch
+        network = [module for module in model.modules() if isinstance(module, NFBlock)]  # of which rows may be a part
+        expected = dict(zip(network, normfree_variances(network), strict=True))
+        for row, block in zip(rows, modules, strict=True):
+            row.expected_var, row.expected_res_var = expected[block]
             if before is not None:
                 row.theory = _theory(block, before, row.shape)
             before = row.avg_var
         return
     for row in rows:
-        shortcut = row.shortcut_var if row.transition else before
+        shortcut = before if row.shortcut_var is None else row.shortcut_var
         if row.added_var is not None and shortcut is not None and not row.activated:
             row.expected_var = shortcut + row.added_var
         before = row.avg_var

@@ -1,9 +1,11 @@
 """Recording a signal propagation plot: one forward pass, statistics of every residual block."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .moments import Moments
 from .predict import predict
-from .result import SPP, Row
+from .result import SPP
+from .rows import Row
 from .trace import Frame, Tracer
 
 
@@ -40,18 +43,25 @@ def record(
         name: what plots and sentences call the network.
 
     Raises:
-        UsageError: not a tensor or shape; no residual block was found; no module matches ``blocks``.
+        UsageError: not a tensor or shape; a TorchScript module, which has no hooks; no residual block was found; no
+            module matches ``blocks``.
     """
     model = getattr(model, "_orig_mod", model)
-    x = _inputs(model, batch_or_shape, seed)
-    rows: list[Row] = []
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UsageError(f"{type(model).__name__} is TorchScript, without hooks; record the module it was made from")
+    timed: list[tuple[int, Row]] = []
     stems: list[Moments] = []
+
     def found(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
-        rows.extend(_rows(frame, alone, shape))
+        times = [merge.time for merge in frame.merges] or [tracer.origins.time]
+        timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
 
     tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
-    with torch.no_grad(), _measuring(model, batch_stats), tracer.watching(model, x):
-        model(x)
+    with torch.inference_mode(False), torch.no_grad(), _measuring(model, batch_stats), _seeded(model, seed):
+        x = _inputs(model, batch_or_shape, seed)
+        with tracer.watching(model, x):
+            model(x)
+    rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
     if not rows:
         raise UsageError(
             f"no residual block was found in {type(model).__name__}; name its blocks, for example "
@@ -96,16 +106,22 @@ def _count_stages(rows: list[Row]) -> None:
     """A stage begins where the shortcut is not the signal itself, or where the shape changes."""
     stage = 0
     for index, row in enumerate(rows):
-        if index and (row.transition or row.shape != rows[index - 1].shape):
+        if index and (row.transition or not _alike(row.shape, rows[index - 1].shape)):
             stage += 1
         row.stage = stage
+
+
+def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """One shape, or a map and its tokens."""
+    return a == b or (len(a) != len(b) and math.prod(a) == math.prod(b))
 
 
 def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int) -> Tensor:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     if isinstance(batch_or_shape, Tensor):
-        return batch_or_shape.to(like.device)
-    if not isinstance(batch_or_shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in batch_or_shape):
+        return batch_or_shape.to(like.device, copy=True)  # which the model may change in place
+    sizes = batch_or_shape if isinstance(batch_or_shape, Sequence) else ()
+    if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise UsageError(f"batch_or_shape (={batch_or_shape!r}) must be a tensor or a shape such as (4, 3, 224, 224)")
     noise = torch.randn(tuple(batch_or_shape), generator=torch.Generator().manual_seed(seed))
     return noise.to(like.device, like.dtype)
@@ -115,7 +131,8 @@ def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int)
 def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
     """Evaluation mode but for batch statistics; modes and buffers restored."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = {module: dict(module._buffers) for module in modes}
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         model.eval()
         if batch_stats:
@@ -126,9 +143,23 @@ def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+            module._buffers.clear()
+            module._buffers.update(buffers[module])
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for buffer, before in values:
+                if not torch.equal(buffer, before):  # else it may be expanded, and cannot be written
+                    buffer.copy_(before)
+
+
+@contextmanager
+def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    """Random numbers that the model may draw come from ``seed``; the generators go on as if there had been none."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not restored
+        for device in devices:
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield
 
 
 def _matching(model: nn.Module, pattern: str) -> set[str]:

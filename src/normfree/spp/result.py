@@ -1,161 +1,19 @@
-"""What was recorded: rows, as a table, CSV, JSON; pictures and sentences are made from them."""
+"""A recorded signal propagation plot: its rows, and what is made of them."""
 
-import csv
-import dataclasses
-import io
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .diagnose import Finding, diagnose
+from .plot import plot
+from .rows import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .diagnose import Finding
 
-
-@dataclass
-class BlockTheory:
-    """What a Normalizer-Free block should make of the variance that arrived, whatever happened before it.
-
-    Attributes:
-        beta: the block's; res_var: of its branch's end, losses to zero padding included.
-        shortcut_var: of its projected shortcut; None where the shortcut is the signal.
-        activations: number of them in the branch; gamma: the exact one.
-    """
-
-    beta: float
-    res_var: float
-    shortcut_var: float | None
-    activations: int
-    gamma: float
-
-
-@dataclass
-class Row:
-    """Statistics of one residual block (or of one of its merges, as attention and MLP of a transformer).
-
-    Attributes:
-        block: dotted name; stage: 0-based, a new one begins where the shortcut is a projection or the shape changes.
-        transition: the shortcut is a projection of the signal.
-        avg_sq_mean, avg_var: of the block's output.
-        res_avg_var, res_avg_sq_mean: at the residual branch's end, before skip gain, alpha and layer scale.
-        added_var: of what is added to the shortcut, behind them.
-        shortcut_var: of the projected shortcut; None where the shortcut is the signal.
-        expected_var: the theory's ``avg_var``: the branch's and the shortcut's variance add up. Of a Normalizer-Free
-            network without any measurement, from alpha, beta and skip gains alone. None behind an activation.
-        expected_res_var: the theory's ``res_avg_var``, of Normalizer-Free networks.
-        gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
-        activated: the sum was activated (or else changed) before it left the block.
-        normalized: a normalization layer is at work in the block.
-        shape: of the block's output, without the batch.
-        module: name of the module that merges.
-        theory: of a Normalizer-Free block.
-    """
-
-    block: str
-    stage: int
-    transition: bool = False
-    avg_sq_mean: float = float("nan")
-    avg_var: float = float("nan")
-    res_avg_var: float | None = None
-    res_avg_sq_mean: float | None = None
-    added_var: float | None = None
-    shortcut_var: float | None = None
-    expected_var: float | None = None
-    expected_res_var: float | None = None
-    gate: float | None = None
-    activated: bool = False
-    normalized: bool = False
-    shape: tuple[int, ...] = ()
-    module: str = ""
-    theory: BlockTheory | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Measured over expected variance."""
-        return self.avg_var / self.expected_var if self.expected_var else None
-
-
-COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name not in ("module", "theory")] + ["ratio"]
-
-
-@dataclass(frozen=True)
-class SPP:
-    """A signal propagation plot's numbers: one row per block, in the order of execution.
-
-    Attributes:
-        name: of the network.
-        rows: one per block.
-        stem: statistics of the first block's input.
-    """
-
-    name: str
-    rows: list[Row]
-    stem: Row | None = None
-
-    @property
-    def blocks(self) -> list[str]:
-        """Dotted names of the blocks."""
-        return [row.block for row in self.rows]
-
-    @property
-    def avg_sq_mean(self) -> list[float]:
-        """Average channel squared mean of each block's output."""
-        return [row.avg_sq_mean for row in self.rows]
-
-    @property
-    def avg_var(self) -> list[float]:
-        """Average channel variance of each block's output."""
-        return [row.avg_var for row in self.rows]
-
-    @property
-    def res_avg_var(self) -> list[float | None]:
-        """Average channel variance at the end of each residual branch."""
-        return [row.res_avg_var for row in self.rows]
-
-    @property
-    def expected_var(self) -> list[float | None]:
-        """The variance that theory expects of each block's output."""
-        return [row.expected_var for row in self.rows]
-
-    @property
-    def stage_ends(self) -> list[int]:
-        """Indices of the last block of each stage."""
-        stages = [row.stage for row in self.rows]
-        return [i for i, stage in enumerate(stages) if i + 1 == len(stages) or stages[i + 1] != stage]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON; :meth:`from_dict` reads it."""
-        rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.rows]
-        return dict(name=self.name, stem=dataclasses.asdict(self.stem) if self.stem else None, rows=rows)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "SPP":
-        """What :meth:`to_dict` gave.
-
-        Raises:
-            UsageError: it is something else.
-        """
-        try:
-            stem = content["stem"]
-            return cls(content["name"], [_row(row) for row in content["rows"]], _row(stem) if stem else None)
-        except (TypeError, KeyError) as error:
-            raise UsageError(f"not a recorded signal propagation plot: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1)
-
-    def to_csv(self) -> str:
-        """A line per block, the stem first; empty where there is nothing."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        for row in ([self.stem] if self.stem else []) + self.rows:
-            table.writerow(dataclasses.asdict(row) | {"ratio": row.ratio})
-        return text.getvalue()
+class SPP(Recording):
+    """A signal propagation plot: numbers (:class:`~normfree.spp.rows.Recording`), pictures, sentences."""
 
     def save(self, path: str | Path) -> Path:
         """Write a table (.csv, .json) or a picture (.png, .svg, .pdf).
@@ -176,14 +34,10 @@ class SPP:
 
     def plot(self, *others: "SPP", **options: Any) -> "Figure":
         """Three panels, other networks overlaid; see :func:`normfree.spp.plot`."""
-        from .plot import plot
-
         return plot(self, *others, **options)
 
-    def diagnose(self) -> list["Finding"]:
+    def diagnose(self) -> list[Finding]:
         """What is wrong with the signal, in sentences; see :func:`normfree.spp.diagnose`."""
-        from .diagnose import diagnose
-
         return diagnose(self)
 
     def __str__(self) -> str:
@@ -192,14 +46,9 @@ class SPP:
         lines.append(f"{'block':{width}}  squared mean   variance  branch var.  expected")
         for row in ([self.stem] if self.stem else []) + self.rows:
             numbers = (row.avg_sq_mean, row.avg_var, row.res_avg_var, row.expected_var)
-            lines.append(f"{row.block:{width}}  " + "  ".join(_number(n, w) for n, w in zip(numbers, (12, 9, 11, 8))))
+            cells = zip(numbers, (12, 9, 11, 8), strict=True)
+            lines.append(f"{row.block:{width}}  " + "  ".join(_number(*cell) for cell in cells))
         return "\n".join(lines)
-
-
-def _row(content: dict[str, Any]) -> Row:
-    fields = {name: value for name, value in content.items() if name != "ratio"}
-    theory = fields.pop("theory")
-    return Row(**fields | {"shape": tuple(fields["shape"])}, theory=BlockTheory(**theory) if theory else None)
 
 
 def _number(value: float | None, width: int) -> str:

@@ -17,7 +17,7 @@ class Spectrum:
     Attributes:
         largest, smallest: singular values. A standardized weight sends the constant input to 0, so that one of its
             singular values is 0 where it has as many outputs as inputs: that one is left out.
-        condition: ``largest / smallest``.
+        condition: ``largest / smallest``; all three are nan where a weight is not finite.
         shape: outputs per group and fan-in.
     """
 
@@ -54,8 +54,10 @@ def _weight(layer: nn.Module) -> Tensor | None:
 
 
 def _spectrum(name: str, weight: Tensor, groups: int, standardized: bool) -> Spectrum:
+    outputs, fan_in = weight.shape[0] // groups, weight[0].numel()
+    if not bool(torch.isfinite(weight).all()):
+        return Spectrum(name, *(float("nan"),) * 3, (outputs, fan_in))
     matrices = weight.double().flatten(1).unflatten(0, (groups, -1))
-    outputs, fan_in = matrices.shape[1:]
     gram = matrices @ matrices.mT if outputs <= fan_in else matrices.mT @ matrices  # 5 times faster than svdvals
     values = torch.linalg.eigvalsh(gram).flip(-1)
     rank = max(min(outputs, fan_in - standardized), 1)

@@ -1,10 +1,12 @@
 """Finding residual blocks while a network runs: module hooks say where it is, a dispatch mode sees what is added.
 
-A residual merge is an addition of two activations of one shape, of which one, the branch, has passed more convolutions
-or linear layers than the other, the shortcut. Nothing is looked up by class or module name, so networks that nobody
-has listed are understood as well, and nothing is changed: the operations run as they would without us.
+A residual merge is an addition (or subtraction) of two activations of one shape, of which one, the branch, has passed
+more convolutions or linear layers than the other, the shortcut. Nothing is looked up by class or module name, so
+networks that nobody has listed are understood as well, and nothing is changed: the operations run as they would
+without us.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..nn import SameConv2d
-from .moments import Moments, channel_moments, image_moments
+from .moments import Moments, Products, channel_moments
 from .origin import Origin, Origins, tensors_in
 
 aten = torch.ops.aten
@@ -109,7 +111,7 @@ class Tracer(TorchDispatchMode):
         try:
             for name, module in model.named_modules():
                 hooks.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-                hooks.append(module.register_forward_hook(self._leaving(name)))
+                hooks.append(module.register_forward_hook(self._leaving, always_call=True))
             with self:
                 yield
         finally:
@@ -125,22 +127,44 @@ class Tracer(TorchDispatchMode):
             inputs = [x for x in tensors_in((args, kwargs)) if self.origins[x] is not None]
             depth = max((self.origins[x].depth for x in inputs), default=0)
             self.frames.append(Frame(name, inputs, depth, depth, self.origins.time))
+            if self.named is not None and name in self.named:
+                with self._pause():
+                    self._start(self.frames[-1])
 
         return enter
 
     def _leaving(self, module: nn.Module, args: tuple, output: Any) -> None:
         frame = self.frames.pop()
+        if output is None:  # it raised, which the model may catch
+            return
         tensor = next((x for x in tensors_in(output) if self.origins[x] is not None), None)
-        self.paused = True
-        try:
-            if isinstance(module, SameConv2d) and len(args) == 2 and args[1] is not None:
+        with self._pause():
+            if isinstance(module, SameConv2d) and len(args) == 2 and args[1] is not None and output is tensor:
                 self._take_out_scale(module, *args, output)
             if frame.merges or (self.named is not None and frame.name in self.named and tensor is not None):
                 self._report(frame, tensor)
-        finally:
-            self.paused = False
         if tensor is not None:
             self._label(frame, tensor)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Our own operations are not watched."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+
+    def _start(self, frame: Frame) -> None:
+        """Measure what the first block is given, before it may change it in place."""
+        if not self.started and frame.inputs:
+            self.stem(self.origins.moments(frame.inputs[0]))
+            self._remember(frame.inputs[0])
+        self.started = True
+
+    def _remember(self, x: Tensor, *, changing: bool = False) -> None:
+        """The signal, which the next row's shortcut is compared with; ``changing``: its version is yet to count."""
+        self.latest = (weakref.ref(x), x._version + changing)
 
     def _take_out_scale(self, layer: SameConv2d, x: Tensor, scale: Tensor, output: Tensor) -> None:
         """Our convolutions multiply alpha and skip gain into their weight; the branch ends before them."""
@@ -150,17 +174,17 @@ class Tracer(TorchDispatchMode):
 
     def _report(self, frame: Frame, output: Tensor | None) -> None:
         """The last merge counts as what the module returns, which may be activated; inner sums of it are dropped."""
-        if not self.started and frame.inputs:
-            self.stem(self.origins.moments(frame.inputs[0]))
-        self.started = True
-        if output is not None and any(merge.shape == output.shape for merge in frame.merges):
-            frame.merges = [merge for merge in frame.merges if merge.shape == output.shape]
-            last = frame.merges[-1]
-            last.activated = output is not last.result or output._version != last.version
-            last.result = output
-        for merge in frame.merges:
-            merge.settle()
+        alike = [merge for merge in frame.merges if output is not None and merge.shape.numel() == output.numel()]
+        if alike:
+            frame.merges, last = alike, alike[-1]
+            if last.output is None:
+                last.activated = not _same_memory(output, last.result)
+                last.result, last.dim, last.shape = output, self.origins.channel_dim(output), output.shape
+        for merge in frame.merges + [merge for outer in self.frames for merge in outer.merges]:
+            merge.settle()  # those of outer modules stand: what these return has been through this one, too
         alone = None if frame.merges else self.origins.moments(output)
+        if output is not None:
+            self._remember(output)
         self.found(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
 
     def _label(self, frame: Frame, output: Tensor) -> None:
@@ -186,19 +210,22 @@ class Tracer(TorchDispatchMode):
         merge = self._merge(func.overloadpacket, args, kwargs) if len(inputs) > 1 else None
         origin = self.origins.of_result(func, args, inputs)
         output = func(*args, **kwargs)
-        for x in tensors_in(output):
-            self.origins[x] = origin if merge is None else replace(origin.plain(), gates=())
         if merge is not None:
-            merge.result, merge.version = output, output._version
+            channels = dict(channels=merge.shape[merge.dim], dim=merge.dim)
+            origin = replace(origin.plain(), gates=(), **channels)
+            self._remember(output, changing=func._schema.is_mutable)
+            merge.result, merge.version = output, self.latest[1]
+        for x in tensors_in(output):
+            self.origins[x] = origin
         return output
 
     def _merge(self, kind: Any, args: tuple, kwargs: dict) -> Merge | None:
         """The residual merge that an operation is about to do, if it is one."""
-        if kind in (aten.add, aten.add_):
+        if kind in (aten.add, aten.add_, aten.sub, aten.sub_):  # signs do not matter to squares
             a, b, gate = *args[:2], None
             alpha = kwargs.get("alpha", 1)
         elif kind in (aten.addcmul, aten.addcmul_):
-            a, b, gate = args[:3]
+            a, b, gate = args[:3] if args[1].shape == args[0].shape else (args[0], args[2], args[1])
             alpha = kwargs.get("value", 1)
         else:
             return None
@@ -211,8 +238,8 @@ class Tracer(TorchDispatchMode):
         frame = self._owner(a, b)
         if frame is None:
             return None
-        scale = gate if gate is not None else (torch.tensor(float(alpha)) if branch is b and alpha != 1 else None)
-        merge = self._measured(frame, shortcut, branch, scale)
+        self._start(frame)
+        merge = self._measured(frame, shortcut, branch, gate, float(alpha) if branch is b else 1.0)
         if frame.merges:
             frame.merges[-1].settle()
         frame.merges.append(merge)
@@ -229,31 +256,28 @@ class Tracer(TorchDispatchMode):
                 return frame
         return None
 
-    def _measured(self, frame: Frame, shortcut: Tensor, branch: Tensor, scale: Tensor | None) -> Merge:
-        origin, dim = self.origins[branch], self.origins.channel_dim(branch)
-        gate, gated = origin.gate(frame.since), self.origins[scale] if scale is not None else None
-        if scale is not None and scale.numel() > 1 and dim == 1:  # a gate of Squeeze-Excite, a mask, a layer scale
-            each = image_moments(branch)
-            added = each.times(_per_image(scale, branch)).pooled()
-            if gated is None:
-                end = each.pooled()
-            else:
-                bare = gated.before if isinstance(gated.before, Tensor) else scale
-                end = each.times(_per_image(bare, branch)).pooled()
-                gate = bare.mean().item()
-        else:
-            end = channel_moments(branch, dim)
-            added = end if scale is None else end.times(scale.double().reshape(-1))
-        if isinstance(origin.before, Moments):
+    def _measured(self, frame: Frame, shortcut: Tensor, branch: Tensor, factor: Tensor | None, alpha: float) -> Merge:
+        origin, dim = self.origins[branch], self.origins.channel_dim(shortcut, branch)
+        gate, gated = origin.gate(frame.since), self.origins[factor] if factor is not None else None
+        times = Products(branch, dim)
+        added = times(factor).times(torch.tensor(alpha, dtype=torch.float64))
+        if gated is not None:  # Squeeze-Excite; else a parameter, such as a layer scale, or a mask
+            bare = gated.before if isinstance(gated.before, Tensor) else factor
+            end, gate = times(bare), bare.mean().item()
+        elif isinstance(origin.before, Moments):
             end = origin.before
-        elif origin.factor is not None and bool(origin.factor.all()):
-            end = end.times(1 / origin.factor)
+        elif isinstance(origin.before, Tensor):
+            end = channel_moments(origin.before, dim)
+        else:
+            end = times.one if origin.factor is None else times.one.times(1 / origin.factor)
         transition = self.origins[shortcut].depth > frame.signal
-        shortcut_var = self.origins.moments(shortcut).avg_var if transition else None
-        return Merge(origin.child, transition, end, added, shortcut_var, gate, dim, branch.shape)
+        signal, version = self.latest[0](), self.latest[1]
+        known = shortcut is signal and shortcut._version == version and not transition
+        shortcut_var = None if known else channel_moments(shortcut, dim).avg_var
+        time = self.origins.time
+        return Merge(origin.child, transition, end, added, shortcut_var, gate, dim, branch.shape, time)
 
 
-def _per_image(scale: Tensor, x: Tensor) -> Tensor:
-    """A gate that multiplies ``x`` (N, C, ...) as (N, C) or what broadcasts to it."""
-    scale = scale.reshape((1,) * (x.ndim - scale.ndim) + tuple(scale.shape))
-    return scale.reshape(scale.shape[:2])
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether one is the other, perhaps in another shape."""
+    return a is b or a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -1,0 +1,38 @@
+"""Three networks of others, each with one fault, for the signal propagation plot to find:
+
+normfree spp examples.broken:without_normalization
+normfree spp examples.broken:bare_squeeze_excite
+normfree spp examples.broken:dead_branch
+"""
+
+import torchvision
+from torch import nn
+
+
+def without_normalization() -> nn.Module:
+    """torchvision's ResNet-50 with its BatchNorm taken out."""
+    model = torchvision.models.resnet50()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return model
+
+
+def bare_squeeze_excite() -> nn.Module:
+    """timm's Normalizer-Free SE-ResNet-50 without the factor 2 behind Squeeze-Excite."""
+    import timm  # the other two do not need it
+
+    model = timm.create_model("nf_seresnet50")
+    for module in model.modules():
+        if hasattr(module, "attn_gain"):
+            module.attn_gain = 1.0
+            nn.init.ones_(module.conv3.gain)  # branches start switched off; look at them switched on
+    return model
+
+
+def dead_branch() -> nn.Module:
+    """torchvision's ResNet-50 with one forgotten zero."""
+    model = torchvision.models.resnet50()
+    nn.init.zeros_(model.layer3[2].bn3.weight)
+    return model

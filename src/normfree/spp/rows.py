@@ -1,0 +1,158 @@
+"""What is recorded: rows of numbers, as a table, CSV, JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ..errors import UsageError
+
+
+@dataclass
+class BlockTheory:
+    """What a Normalizer-Free block should make of the variance that arrived, whatever happened before it.
+
+    Attributes:
+        beta: the block's; res_var: of its branch's end, losses to zero padding included.
+        shortcut_var: of its projected shortcut; None where the shortcut is the signal.
+        activations: number of them in the branch; gamma: the exact one.
+    """
+
+    beta: float
+    res_var: float
+    shortcut_var: float | None
+    activations: int
+    gamma: float
+
+
+@dataclass
+class Row:
+    """Statistics of one residual block (or of one of its merges, as attention and MLP of a transformer).
+
+    Attributes:
+        block: dotted name; stage: 0-based, a new one begins where the shortcut is a projection or the shape changes.
+        transition: the shortcut is a projection of the signal.
+        avg_sq_mean, avg_var: of the block's output.
+        res_avg_var, res_avg_sq_mean: at the residual branch's end, before skip gain, alpha and layer scale.
+        added_var: of what is added to the shortcut, behind them.
+        shortcut_var: of the shortcut; None where it is the row before's output, untouched.
+        expected_var: the theory's ``avg_var``: the branch's and the shortcut's variance add up. Of a Normalizer-Free
+            network without any measurement, from alpha, beta and skip gains alone. None behind an activation.
+        expected_res_var: the theory's ``res_avg_var``, of Normalizer-Free networks.
+        gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
+        activated: the sum was activated (or else changed) before it left the block.
+        normalized: a normalization layer is at work in the block.
+        shape: of the block's output, without the batch.
+        module: name of the module that merges.
+        theory: of a Normalizer-Free block.
+    """
+
+    block: str
+    stage: int
+    transition: bool = False
+    avg_sq_mean: float = float("nan")
+    avg_var: float = float("nan")
+    res_avg_var: float | None = None
+    res_avg_sq_mean: float | None = None
+    added_var: float | None = None
+    shortcut_var: float | None = None
+    expected_var: float | None = None
+    expected_res_var: float | None = None
+    gate: float | None = None
+    activated: bool = False
+    normalized: bool = False
+    shape: tuple[int, ...] = ()
+    module: str = ""
+    theory: BlockTheory | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Measured over expected variance."""
+        return self.avg_var / self.expected_var if self.expected_var else None
+
+
+COLUMNS = [field.name for field in dataclasses.fields(Row) if field.name not in ("module", "theory")] + ["ratio"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A signal propagation plot's numbers: one row per block, in the order of execution.
+
+    Attributes:
+        name: of the network.
+        rows: one per block.
+        stem: statistics of the first block's input.
+    """
+
+    name: str
+    rows: list[Row]
+    stem: Row | None = None
+
+    @property
+    def blocks(self) -> list[str]:
+        """Dotted names of the blocks."""
+        return [row.block for row in self.rows]
+
+    @property
+    def avg_sq_mean(self) -> list[float]:
+        """Average channel squared mean of each block's output."""
+        return [row.avg_sq_mean for row in self.rows]
+
+    @property
+    def avg_var(self) -> list[float]:
+        """Average channel variance of each block's output."""
+        return [row.avg_var for row in self.rows]
+
+    @property
+    def res_avg_var(self) -> list[float | None]:
+        """Average channel variance at the end of each residual branch."""
+        return [row.res_avg_var for row in self.rows]
+
+    @property
+    def expected_var(self) -> list[float | None]:
+        """The variance that theory expects of each block's output."""
+        return [row.expected_var for row in self.rows]
+
+    @property
+    def stage_ends(self) -> list[int]:
+        """Indices of the last block of each stage."""
+        stages = [row.stage for row in self.rows]
+        return [i for i, stage in enumerate(stages) if i + 1 == len(stages) or stages[i + 1] != stage]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON; :meth:`from_dict` reads it."""
+        rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.rows]
+        return dict(name=self.name, stem=dataclasses.asdict(self.stem) if self.stem else None, rows=rows)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        try:
+            stem = content["stem"]
+            return cls(content["name"], [_row(row) for row in content["rows"]], _row(stem) if stem else None)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UsageError(f"not a recorded signal propagation plot: {error}") from error
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_csv(self) -> str:
+        """A line per block, the stem first; empty where there is nothing."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        table.writeheader()
+        for row in ([self.stem] if self.stem else []) + self.rows:
+            table.writerow(dataclasses.asdict(row) | {"ratio": row.ratio})
+        return text.getvalue()
+
+
+def _row(content: dict[str, Any]) -> Row:
+    fields = {name: value for name, value in content.items() if name != "ratio"}
+    theory = fields.pop("theory")
+    return Row(**fields | {"shape": tuple(fields["shape"])}, theory=BlockTheory(**theory) if theory else None)
