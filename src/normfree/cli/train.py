@@ -1,15 +1,18 @@
 """``normfree train``."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
+from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
 from ..spp import Film, plot_film, read_film
 from ..tasks import Classification
@@ -65,8 +68,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         summary = trainer.fit()
     finally:
-        if (folder / FILM).is_file():
-            plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
+        draw_film(folder)
     print(report(summary, folder, trainer))
     return 0
 
@@ -107,8 +109,9 @@ def prepare(
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     write_examples(source, folder / "examples")
     if recipe.train.spp_every is not None:
-        images = next(batch.images for batch in task.test if len(batch))[:PROBE].to(trainer.device)
-        trainer.watch = Film(model, images, recipe.train.spp_every, folder / FILM, last=trainer.total_steps)
+        trainer.watch = Film(
+            model, probe(task).to(trainer.device), recipe.train.spp_every, folder / FILM, last=trainer.total_steps
+        )
     params = sum(p.numel() for p in model.parameters())
     print(
         f"{name}: {recipe.model.name} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
@@ -117,6 +120,21 @@ def prepare(
         file=sys.stderr,
     )
     return trainer, folder
+
+
+def draw_film(folder: Path) -> None:
+    """The film strip of a run, as far as it got; a film that a full disk cut off must not hide why the run ended."""
+    with contextlib.suppress(UsageError, OSError):
+        plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
+
+
+def probe(task: Classification) -> Tensor:
+    """The first readable test images; drawn without touching the random state that training goes on with."""
+    with torch.random.fork_rng(devices=[]):
+        for batch in task.test:
+            if len(batch):
+                return batch.images[:PROBE]
+    raise UsageError("train.spp_every needs a readable test image, and there is none")
 
 
 def write_examples(source: Source, folder: Path, count: int = 10) -> None:

@@ -54,7 +54,10 @@ def diagnose(spp: Recording) -> list[Finding]:
     findings = _explosion(rows)
     if not findings:
         findings = _missing_reset(rows) + _attenuation(spp, rows)
-    return findings + _mean_shift(rows) + _dead(spp, rows) + _outliers(spp, rows, findings)
+    dead = _dead(spp, rows)
+    gone = {block for finding in dead for block in finding.blocks}
+    outliers = [] if findings else _outliers(spp, rows)  # a fault of all blocks is not one of each
+    return findings + _mean_shift(rows) + dead + [finding for finding in outliers if finding.blocks[0] not in gone]
 
 
 def _not_finite(spp: Recording) -> list[Finding]:
@@ -238,10 +241,8 @@ def _kinds(rows: list[Row]) -> list[list[int]]:
     return list(kinds.values())
 
 
-def _outliers(spp: Recording, rows: list[Row], found: list[Finding]) -> list[Finding]:
+def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
     """One branch far from theory, or from those of its kind."""
-    if found:
-        return []  # a fault of all blocks is not one of each
     if any(row.theory is not None for row in rows):
         pairs = [(row, row.theory.res_var) for row, _ in _branch_gains(spp, rows) if row.theory]
         pairs = [(row, due) for row, due in pairs if not WEAK_BLOCK <= row.res_avg_var / due <= STRONG_BLOCK]

@@ -1,6 +1,7 @@
 """What theory expects of the signal, beside what was measured (NF-ResNets, section 3)."""
 
 import functools
+import math
 
 from torch import nn
 
@@ -22,7 +23,7 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
         expected = dict(zip(network, normfree_variances(network), strict=True))
         for row, block in zip(rows, modules, strict=True):
             row.expected_var, row.expected_res_var = expected[block]
-            if before is not None:
+            if before is not None and math.isfinite(before):
                 row.theory = _theory(block, before, row.shape)
             before = row.avg_var
         return
