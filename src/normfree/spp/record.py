@@ -2,10 +2,13 @@
 
 import difflib
 import math
+import operator
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ from .predict import predict
 from .result import SPP
 from .rows import Row
 from .trace import Frame, Tracer
+
+_ALONE = threading.Lock()  # hooks, modes and buffers of a model are changed meanwhile
 
 
 def record(
@@ -43,12 +48,10 @@ def record(
         name: what plots and sentences call the network.
 
     Raises:
-        UsageError: not a tensor or shape; a TorchScript module, which has no hooks; no residual block was found; no
-            module matches ``blocks``.
+        UsageError: not a module, or one without hooks (TorchScript) or values (meta device); not a tensor or shape; no
+            residual block was found; no module matches ``blocks``; too few inputs for batch statistics.
     """
-    model = getattr(model, "_orig_mod", model)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise UsageError(f"{type(model).__name__} is TorchScript, without hooks; record the module it was made from")
+    model = _recordable(model)
     timed: list[tuple[int, Row]] = []
     stems: list[Moments] = []
 
@@ -57,8 +60,16 @@ def record(
         timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
 
     tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
-    with torch.inference_mode(False), torch.no_grad(), _measuring(model, batch_stats), _seeded(model, seed):
-        x = _inputs(model, batch_or_shape, seed)
+    x = _inputs(model, batch_or_shape, seed)
+    with (
+        _ALONE,
+        torch.inference_mode(False),
+        torch.no_grad(),
+        _measuring(model, batch_stats),
+        _seeded(model, seed),
+        _enough_values(),
+    ):
+        x = x.clone()  # which the model may change in place
         with tracer.watching(model, x):
             model(x)
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
@@ -70,14 +81,15 @@ def record(
     _count_stages(rows)
     stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
     predict(model, rows, stem)
-    return SPP(name or type(model).__name__, rows, stem)
+    return SPP(str(name) or type(model).__name__, rows, stem)
 
 
 def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
     """A row for each merge of a module; for a named module that merges nothing, one of its output."""
     if alone is not None:
         numbers = dict(avg_sq_mean=alone.avg_sq_mean, avg_var=alone.avg_var)
-        return [Row(frame.name, 0, **numbers, normalized=frame.normalized, shape=tuple(shape[1:]), module=frame.name)]
+        at = dict(normalized=frame.normalized, shape=tuple(shape[1:]), values=alone.values, module=frame.name)
+        return [Row(frame.name, 0, **numbers, **at)]
     rows = []
     for merge in frame.merges:
         parts = [frame.name, merge.child] if len(frame.merges) > 1 else [frame.name]
@@ -96,6 +108,7 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
                 activated=merge.activated,
                 normalized=frame.normalized,
                 shape=tuple(merge.shape[1:]),
+                values=merge.output.values,
                 module=frame.name,
             )
         )
@@ -116,14 +129,53 @@ def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a == b or (len(a) != len(b) and math.prod(a) == math.prod(b))
 
 
+def _recordable(model: Any) -> nn.Module:
+    """The module that can be watched."""
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"record takes a torch.nn.Module, not {_named(model)}")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UsageError(f"{type(model).__name__} is TorchScript, without hooks; record the module it was made from")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UsageError(f"{type(model).__name__} is on the meta device, without values; create it on another")
+    return model
+
+
+def _named(value: Any) -> str:
+    """A value for an error message, in a few words."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+@contextmanager
+def _enough_values() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "BatchNorm needs more than one value per channel; give larger inputs or more of them, or batch_stats=False"
+        ) from error
+
+
 def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int) -> Tensor:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     if isinstance(batch_or_shape, Tensor):
-        return batch_or_shape.to(like.device, copy=True)  # which the model may change in place
-    sizes = batch_or_shape if isinstance(batch_or_shape, Sequence) else ()
-    if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-        raise UsageError(f"batch_or_shape (={batch_or_shape!r}) must be a tensor or a shape such as (4, 3, 224, 224)")
-    noise = torch.randn(tuple(batch_or_shape), generator=torch.Generator().manual_seed(seed))
+        if batch_or_shape.is_meta or not batch_or_shape.numel():
+            raise UsageError(f"batch_or_shape (a tensor of shape {tuple(batch_or_shape.shape)}) has no values")
+        return batch_or_shape.to(like.device)
+    try:
+        shape = tuple(operator.index(n) for n in batch_or_shape if not isinstance(n, bool))
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1 or len(shape) != len(batch_or_shape):
+        raise UsageError(
+            f"batch_or_shape (={_named(batch_or_shape)}) must be a tensor or a shape such as (4, 3, 224, 224)"
+        )
+    if not isinstance(seed, int) or abs(seed) >= 2**63:
+        raise UsageError(f"seed (={_named(seed)}) must be an integer below 2**63")
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return noise.to(like.device, like.dtype)
 
 
@@ -163,6 +215,8 @@ def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def _matching(model: nn.Module, pattern: str) -> set[str]:
+    if not isinstance(pattern, str):
+        raise UsageError(f"blocks (={_named(pattern)}) must be a pattern of names, for example {_example(model)!r}")
     part = r"[^.]*"
     expression = re.escape(pattern).replace(r"\*", part).replace(r"\?", "[^.]")
     names = [name for name, _ in model.named_modules() if name]

@@ -44,7 +44,7 @@ class Row:
         gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
         activated: the sum was activated (or else changed) before it left the block.
         normalized: a normalization layer is at work in the block.
-        shape: of the block's output, without the batch.
+        shape: of the block's output, without the batch; values: of one channel in it, over the batch.
         module: name of the module that merges.
         theory: of a Normalizer-Free block.
     """
@@ -64,6 +64,7 @@ class Row:
     activated: bool = False
     normalized: bool = False
     shape: tuple[int, ...] = ()
+    values: int | None = None
     module: str = ""
     theory: BlockTheory | None = None
 

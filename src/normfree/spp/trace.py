@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..nn import SameConv2d
-from .moments import Moments, Products, channel_moments
+from .moments import Moments, Products, channel_moments, projected_moments
 from .origin import Origin, Origins, tensors_in
 
 aten = torch.ops.aten
@@ -169,7 +169,11 @@ class Tracer(TorchDispatchMode):
     def _take_out_scale(self, layer: SameConv2d, x: Tensor, scale: Tensor, output: Tensor) -> None:
         """Our convolutions multiply alpha and skip gain into their weight; the branch ends before them."""
         factor = scale.detach().double().reshape(-1)
-        before = None if bool(factor.all()) else channel_moments(layer.forward(x), 1)
+        before = None
+        if not factor.all():  # the output is 0: what it would be without the scale
+            pointwise = layer.kernel_size == layer.stride == layer.groups == 1 and x.is_floating_point()
+            weight, bias = layer.effective_weight(), layer.bias
+            before = projected_moments(x, weight, bias) if pointwise else channel_moments(layer.forward(x), 1)
         self.origins[output] = replace(self.origins[output], factor=factor, before=before)
 
     def _report(self, frame: Frame, output: Tensor | None) -> None:
@@ -232,11 +236,14 @@ class Tracer(TorchDispatchMode):
         one, two = self.origins[a], self.origins[b]
         if one is None or two is None or a.shape != b.shape or a.ndim < 2 or not a.is_floating_point():
             return None
-        if one.depth == two.depth or (gate is not None and one.depth > two.depth):
-            return None
-        shortcut, branch = (a, b) if two.depth > one.depth else (b, a)
         frame = self._owner(a, b)
         if frame is None:
+            return None
+        summed = frame.merges[-1].result if frame.merges else None  # a second branch beside the first is as deep
+        if one.depth == two.depth and not any(x is summed for x in (a, b)):
+            return None
+        shortcut, branch = (a, b) if two.depth > one.depth or a is summed else (b, a)
+        if gate is not None and shortcut is not a:
             return None
         self._start(frame)
         merge = self._measured(frame, shortcut, branch, gate, float(alpha) if branch is b else 1.0)
