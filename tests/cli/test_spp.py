@@ -83,8 +83,20 @@ def test_files_of_one_network(normfree, mine, suffix):
     assert start.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
     assert [row["block"] for row in rows(table)] == ["stem", "stages.0.0", "stages.1.0", "stages.1.1"]
     assert "no fault found" in result.out
-    assert "every branch is multiplied by 0" in result.out
+    assert "every branch adds nothing yet" in result.out
     assert result.err == ""
+
+
+def test_a_file_name_for_a_prefix(normfree, mine):
+    assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen.png").code == 0
+    assert sorted(path.name for path in mine.glob("seen*")) == ["seen.csv", "seen.png"]
+
+
+def test_what_is_no_run_is_said_so(normfree, mine):
+    result = normfree("spp", "runs/absent")
+    assert (result.code, "runs/absent does not exist" in result.err) == (2, True)
+    result = normfree("spp", "nf_resnet50", "--checkpoint", "best")
+    assert (result.code, "--checkpoint" in result.err) == (2, True)
 
 
 def test_the_table_is_the_recording(normfree, mine):

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
 from ..spp import plot
-from ..spp.figures import FIGURES, Drawn, draw_figures, networks_of
+from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
 from ..version import __version__
 from .main import Parser
 
@@ -34,8 +34,9 @@ def run(argv: Sequence[str]) -> int:
     for name in ("size", "batch"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} (={getattr(options, name)}) must be at least 1")
-    folder = _folder(options.out)
     numbers = sorted(set(options.number)) or list(FIGURES)
+    check_figures(numbers, options.layers)
+    folder = _folder(options.out)
     begun = time.perf_counter()
     sections = []
     with tqdm(total=len(networks_of(numbers)), unit="network", disable=options.quiet, dynamic_ncols=True) as bar:
@@ -44,8 +45,11 @@ def run(argv: Sequence[str]) -> int:
             bar.set_postfix_str(label)
 
         settings = dict(layers=options.layers, size=options.size, batch=options.batch, seed=options.seed)
-        for drawn in draw_figures(numbers, **settings, started=started, finished=bar.update):
-            sections.append(_section(drawn, folder))
+        try:
+            for drawn in draw_figures(numbers, **settings, started=started, finished=bar.update):
+                sections.append(_section(drawn, folder))
+        except OSError as error:
+            raise RunFailed(f"cannot write into {folder}: {error.strerror or error}") from error
     page = folder / "README.md"
     seconds = time.perf_counter() - begun
     page.write_text(_page(sections, shlex.join(["normfree", "figures", *argv]), options, seconds))
@@ -106,9 +110,9 @@ def _page(sections: list[str], command: str, options: argparse.Namespace, second
         "The figures of *Characterizing signal propagation to close the performance gap in unnormalized ResNets* "
         f"(Brock, De, Smith; ICLR 2021), drawn anew: networks of {options.layers} layers at initialization, "
         f"{options.batch} unit Gaussian inputs of {options.size} px, seed {options.seed}. Black dots end a stage; "
-        "dashed lines are the variance that theory expects.",
+        "dashed lines are the variance that theory expects of the Normalizer-Free ones.",
         f"    {command}",
-        f"{seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__.partition('+')[0]}, normfree {__version__}.",
+        f"{seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} of them used, "
+        f"torch {torch.__version__.partition('+')[0]}, normfree {__version__}.",
     ]
     return "\n\n".join([*head, *sections]) + "\n"

@@ -56,8 +56,12 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         size = data.test_size or network.model.default_cfg["test_input_size"][-1]
         shape, name = (data.channels, size, size), Path(text).resolve().name
         return Named(name, network.model, shape, *image_statistics(data), data.resize_margin)
+    if not trained and which is not None:
+        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
     if ":" in text:
         return _as_usual(text.partition(":")[2], _made_by(text))
+    if os.sep in text:
+        raise UsageError(f"{text} does not exist; give a run folder, a model's name or pkg.module:factory")
     try:
         model = create_model(text, **overrides)
     except (TypeError, ValueError) as error:

@@ -157,12 +157,14 @@ def _report(spp: SPP, *, table: bool) -> str:
     lines += [f"  ! {finding}" for finding in findings] or ["  no fault found"]
     branches = [row for row in spp.rows if row.added_var is not None]
     if branches and not any(row.added_var for row in branches):
-        lines.append("  every branch is multiplied by 0, as some initializations mean it; look again after some steps")
+        lines.append("  every branch adds nothing yet, as some initializations mean it; look again after some steps")
     return "\n".join(lines)
 
 
 def _prefix(options: argparse.Namespace, name: str) -> str:
     """What the files' names begin with, checked before anything is measured."""
+    if options.out and Path(options.out).suffix == f".{options.format}":  # a file name for a prefix
+        options.out = str(Path(options.out).with_suffix(""))
     prefix = options.out or "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
     folder = Path(prefix).parent
     if prefix.endswith("/") or Path(prefix).name in ("", ".."):

@@ -15,6 +15,7 @@ from .rows import Recording, Row
 WEAK, STRONG = 0.55, 1.9  # branch variance over theory's, median: 0.88 to 1.46 if healthy, 0.33 with sqrt(2) for gamma
 WEAK_BLOCK, STRONG_BLOCK = 0.34, 3.3  # for one block alone: 0.46 to 2.8 in hundreds of narrow ones on 2x2 maps
 WEAK_UNKNOWN, STRONG_UNKNOWN = 0.4, 2.5  # without theory, behind a transition, where beta is 1 (or sqrt(2))
+UNCENTRED = 3.0  # a first block behind max pooling adds more: 2.8 instead of 1
 BARE_GATE = 0.7  # mean of a gate; about 1/2 where the factor 2 is missing
 RESET = 2.0  # beta^2 from which on a missing reset is told from chance
 HANDED_ON = 2.5  # variance of a shortcut over its branch's, without theory: up to 2 if healthy
@@ -28,7 +29,7 @@ class Finding:
     """One fault: ``str`` of it is a sentence.
 
     Attributes:
-        kind: "not finite", "explosion", "attenuation", "mean shift", "branch variance", "dead branch" or
+        kind: "not finite", "no signal", "explosion", "attenuation", "mean shift", "branch variance", "dead branch" or
             "missing reset".
         blocks: names of the blocks that show it, the first or worst one first.
         message: the sentence, with names and numbers.
@@ -47,8 +48,8 @@ def diagnose(spp: Recording) -> list[Finding]:
 
     A trained network may rightly break these rules: they say what lets training begin.
     """
-    rows = [row for row in spp.rows if row.res_avg_var is not None]
-    broken = _not_finite(spp)
+    rows = [row for row in spp.rows if row.res_avg_var is not None and row.values != 1]  # one value does not vary
+    broken = _not_finite(spp) or _no_signal(spp)
     if broken or not rows:
         return broken + _explosion([row for row in rows if _finite(row)])
     findings = _explosion(rows)
@@ -71,6 +72,18 @@ def _not_finite(spp: Recording) -> list[Finding]:
     return []
 
 
+def _no_signal(spp: Recording) -> list[Finding]:
+    if all(row.values == 1 for row in spp.rows):
+        text = "every channel has a single value, which cannot vary; record larger inputs, or more of them"
+        return [Finding("no signal", (spp.rows[0].block,), text)]
+    for row in spp.rows:
+        if row.avg_var == 0 and row.values != 1:
+            return [
+                Finding("no signal", (row.block,), f"the output of {row.block} does not vary: nothing gets through")
+            ]
+    return []
+
+
 def _finite(row: Row) -> bool:
     return math.isfinite(row.avg_var) and math.isfinite(row.res_avg_var or 0.0)
 
@@ -84,6 +97,14 @@ def _explosion(rows: list[Row]) -> list[Finding]:
     branches = [row.res_avg_var for row in rows]
     if steps < 2 or first.avg_var <= 0 or branches[0] <= 0:
         return []
+    jump = max(itertools.pairwise(rows[: steps + 1]), key=lambda pair: pair[1].avg_var / max(pair[0].avg_var, TINY))
+    leap = jump[1].avg_var / max(jump[0].avg_var, TINY)
+    if leap > RISE and last.avg_var / first.avg_var / leap < RISE:  # one block did it, not all of them
+        text = (
+            f"the variance leaps {leap:.3g}-fold at {jump[1].block}, from {jump[0].avg_var:.3g} to "
+            f"{jump[1].avg_var:.3g}; the other blocks do not multiply it"
+        )
+        return [Finding("explosion", (jump[1].block,), text)]
     rise, branch_rise = last.avg_var / first.avg_var, branches[steps] / branches[0]
     if rise < RISE or branch_rise < RISE or rise ** (1 / steps) < GROWTH:
         return []
@@ -128,11 +149,12 @@ def _missing_reset(rows: list[Row]) -> list[Finding]:
 def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
     """Branches that lose (or add) variance in every block: a wrong gain, or a gate without its factor."""
     bare = [row for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
-    if len(bare) > len(rows) / 2:
+    if bare:
         row = bare[0]
+        more = f" and {len(bare) - 1} more blocks" if len(bare) > 1 else ""
         text = (
-            f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block} and {len(bare) - 1} more blocks, which "
-            f"leaves {row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by "
+            f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block}{more}, which leaves "
+            f"{row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by "
             f"{1 / row.gate:.2g}"
         )
         return [Finding("attenuation", tuple(r.block for r in bare), text)]
@@ -200,9 +222,9 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
         if not row.normalized and (row.added_var or 0.0) > 0.0 and (row.res_avg_sq_mean or 0.0) > row.res_avg_var
     ]
     overtaken = [row for row in shifted if row.avg_sq_mean > row.avg_var]
-    if not overtaken and len(shifted) <= len(rows) / 2:
+    if not overtaken:
         return []
-    worst = max(overtaken or shifted, key=lambda row: row.avg_sq_mean / row.avg_var)
+    worst = max(overtaken, key=lambda row: row.avg_sq_mean / row.avg_var)
     text = (
         f"the squared channel mean is {worst.avg_sq_mean / worst.avg_var:.2g} times the variance at {worst.block} "
         f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {len(shifted)} of {len(rows)} branches end with means that "
@@ -242,20 +264,42 @@ def _kinds(rows: list[Row]) -> list[list[int]]:
 
 
 def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
-    """One branch far from theory, or from those of its kind."""
+    """One branch far from theory, or from those of its kind; many of them are one finding."""
     if any(row.theory is not None for row in rows):
-        pairs = [(row, row.theory.res_var) for row, _ in _branch_gains(spp, rows) if row.theory]
-        pairs = [(row, due) for row, due in pairs if not WEAK_BLOCK <= row.res_avg_var / due <= STRONG_BLOCK]
+        known = {row.block for row, _ in _branch_gains(spp, rows)}
+        limits = [(WEAK_BLOCK, STRONG_BLOCK if row.block in known else UNCENTRED * STRONG_BLOCK) for row in rows]
+        judged = [row.theory is not None and row.res_avg_var > 0 < row.theory.res_var for row in rows]
+        pairs = [
+            (row, row.theory.res_var)
+            for row, (low, high), alive in zip(rows, limits, judged, strict=True)
+            if alive and not low <= row.res_avg_var / row.theory.res_var <= high
+        ]
     else:
-        pairs = _apart(rows)
-    return [
-        Finding(
-            "branch variance",
-            (row.block,),
-            f"the branch of {row.block} ends with variance {row.res_avg_var:.3g} where {due:.3g} was expected",
+        pairs = _apart(rows) + _far_apart(rows)
+    if len(pairs) > 2:
+        row, due = max(pairs, key=lambda pair: abs(math.log(pair[0].res_avg_var / pair[1])))
+        gain = statistics.median(row.res_avg_var / due for row, due in pairs)
+        text = (
+            f"the branches of {row.block} and {len(pairs) - 1} more blocks end with {gain:.2g} of the variance that was"
         )
-        for row, due in pairs
+        text += f" expected ({row.res_avg_var:.3g} instead of {due:.3g} there){_gamma_hint(row, gain)}"
+        return [Finding("branch variance", (row.block, *(r.block for r, _ in pairs if r is not row)), text)]
+    said = "the branch of {} ends with variance {:.3g} where {:.3g} was expected"
+    return [
+        Finding("branch variance", (row.block,), said.format(row.block, row.res_avg_var, due)) for row, due in pairs
     ]
+
+
+def _far_apart(rows: list[Row]) -> list[tuple[Row, float]]:
+    """Normalized branches of the first block and of transitions, which see another signal, if they stand out by far."""
+    pairs = []
+    for kind in _kinds(rows):
+        alive = [rows[i] for i in kind if rows[i].res_avg_var > 0]
+        if len(alive) > 3 and all(row.normalized for row in alive):
+            due = statistics.median(row.res_avg_var for row in alive)
+            special = [row for row in alive if row.transition or row is rows[0]]
+            pairs += [(row, due) for row in special if row.res_avg_var > OUTLIER**2 * due]
+    return pairs
 
 
 def _apart(rows: list[Row]) -> list[tuple[Row, float]]:

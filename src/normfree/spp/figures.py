@@ -271,6 +271,16 @@ class Drawn:
     numbers: Numbers
 
 
+def check_figures(numbers: Sequence[int], layers: int) -> None:
+    """Raise UsageError for a figure or a depth that there is not."""
+    for number in numbers:
+        if number not in FIGURES:
+            raise UsageError(f"figure {number} is none of {', '.join(map(str, FIGURES))}")
+    if f"nf_resnet{layers}" not in list_models():
+        depths = [name.removeprefix("nf_resnet") for name in list_models("nf_resnet*")]
+        raise UsageError(f"layers (={layers}) must be one of {', '.join(d for d in depths if d.isdigit())}")
+
+
 def draw_figures(
     numbers: Sequence[int],
     *,
@@ -290,12 +300,7 @@ def draw_figures(
     Raises:
         UsageError: a figure or a depth that there is not.
     """
-    for number in numbers:
-        if number not in FIGURES:
-            raise UsageError(f"figure {number} is none of {', '.join(map(str, FIGURES))}")
-    if f"nf_resnet{layers}" not in list_models():
-        depths = [name.removeprefix("nf_resnet") for name in list_models("nf_resnet*")]
-        raise UsageError(f"layers (={layers}) must be one of {', '.join(d for d in depths if d.isdigit())}")
+    check_figures(numbers, layers)
     recorded: dict[str, SPP] = {}
     for number in numbers:
         figure = FIGURES[number]
@@ -305,7 +310,13 @@ def draw_figures(
                 recorded[key] = NETWORKS[key].record(layers, size, batch, seed)
                 finished()
         plots = [recorded[key] for key in figure.networks]
-        yield Drawn(figure, plots, figure.measure(*plots))
+        try:
+            measured = figure.measure(*plots)
+        except ZeroDivisionError as error:
+            raise UsageError(
+                f"inputs of {size} px leave maps of one value, which do not vary; use larger ones"
+            ) from error
+        yield Drawn(figure, plots, measured)
 
 
 def networks_of(numbers: Sequence[int]) -> list[str]:

@@ -26,12 +26,13 @@ def plot(
     title: str = "",
     labels: Sequence[str] | None = None,
 ) -> "Figure":
-    """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects.
+    """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects of a
+    Normalizer-Free network.
 
     Args:
         plots: recordings, overlaid.
         log: scale of the value axes; None: logarithmic where a network spans more than three decades.
-        theory: draw ``expected_var``.
+        theory: draw ``expected_var`` of Normalizer-Free networks.
         labels: of the networks, instead of their names.
 
     Returns:
@@ -51,7 +52,8 @@ def plot(
         for number, (spp, name) in enumerate(zip(plots, names, strict=True)):
             shown.append(_curve(axes, spp, field, name, COLORS[number % len(COLORS)]))
             if theory and field == "avg_var":
-                _expected(axes, spp, COLORS[number % len(COLORS)], label=number == len(plots) - 1)
+                first = not any(line.get_linestyle() == "--" for line in axes.lines)
+                shown.append(_expected(axes, spp, COLORS[number % len(COLORS)], label=first))
         axes.set(xlabel="block depth", title=text)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
@@ -88,14 +90,15 @@ def _curve(axes: Any, spp: Recording, field: str, name: str, color: str) -> list
     return [value for value in values if math.isfinite(value)]
 
 
-def _expected(axes: Any, spp: Recording, color: str, *, label: bool) -> None:
-    values = [math.nan if value is None else value for value in spp.expected_var]
-    if any(map(math.isfinite, values)):
+def _expected(axes: Any, spp: Recording, color: str, *, label: bool) -> list[float]:
+    """Theory that knows the network; what else is expected is a sum of what was measured, and lies on it."""
+    values = [math.nan if row.expected_res_var is None else row.expected_var for row in spp.rows]
+    known = [value for value in values if math.isfinite(value)]
+    if known:
         text = "expected by theory" if label else None
-        dark = "#" + "".join(
-            f"{int(0.45 * int(color[i : i + 2], 16)):02x}" for i in (1, 3, 5)
-        )  # seen on top of a measured line that it matches
-        axes.plot(range(1, len(values) + 1), values, "--", color=dark, linewidth=1, zorder=4, label=text)
+        dark = "#" + "".join(f"{int(0.45 * int(color[i : i + 2], 16)):02x}" for i in (1, 3, 5))
+        axes.plot(range(1, len(values) + 1), values, "--", color=dark, linewidth=1, zorder=4, label=text)  # on top
+    return known
 
 
 def _only_theory(axes: Any) -> tuple[list[Any], list[str]]:
