@@ -7,11 +7,11 @@ Memory: peak resident memory of either, each in a process of its own, for networ
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -20,9 +20,10 @@ from normfree.spp import record
 
 
 def build(name: str) -> torch.nn.Module:
-    """A network in training mode, as `record` shows it: batch statistics; these have no dropout."""
+    """A network in training mode, as `record` shows it: batch statistics; these have no dropout. "+1": skip gains 1."""
     torch.manual_seed(0)
-    return normfree.create_model(name, num_classes=1000).train()
+    name, on, _ = name.partition("+1")
+    return normfree.create_model(name, **dict(skip_gain=1.0) if on else {}).train()
 
 
 @torch.no_grad()
@@ -62,9 +63,17 @@ def memory(name: str, batch: int, size: int, recording: bool) -> float:
 @torch.no_grad()
 def peak(name: str, batch: int, size: int, recording: bool) -> float:
     model, x = build(name), torch.randn(batch, 3, size, size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model(x)  # libraries set aside memory at their first use
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
+    before = resident("VmHWM")
     record(model, x) if recording else model(x)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (resident("VmHWM") - before) / 1024
+
+
+def resident(field: str) -> int:
+    """KiB of resident memory, now or at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def main() -> None:
@@ -82,7 +91,7 @@ def main() -> None:
         f"{os.cpu_count()} cores {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {options.rounds} alternating rounds"
     )
-    for name in ("bn_resnet50", "nf_resnet50", "nf_seresnet50"):
+    for name in ("bn_resnet50", "nf_resnet50", "nf_resnet50+1", "nf_seresnet50"):
         compare(name, options.batch, options.size, options.rounds)
     for name in ("bn_resnet50", "bn_resnet101", "bn_resnet152", "bn_resnet200"):
         plain, recorded = (memory(name, options.batch, options.size, recording) for recording in (False, True))

@@ -108,7 +108,8 @@ class Products:
 def _mean_var(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over all but dimension 1, in float64; by float32 where that suffices."""
     mean, var = _batch_norm_statistics(x if x.dtype in (torch.float32, torch.float64) else x.float())
-    if x.dtype != torch.float64 and not (bool(torch.isfinite(var).all()) and float(var.max()) > _TINY):
+    fine = bool(torch.isfinite(var).all()) and float(var.max()) > _TINY
+    if not fine and x.dtype != torch.float64 and bool(x.any()):  # a branch behind a zero is nothing but zeros
         mean, var = _batch_norm_statistics(x.double())
     return mean.double(), var.double()
 

@@ -267,7 +267,9 @@ class Tracer(TorchDispatchMode):
         origin, dim = self.origins[branch], self.origins.channel_dim(shortcut, branch)
         gate, gated = origin.gate(frame.since), self.origins[factor] if factor is not None else None
         times = Products(branch, dim)
-        added = times(factor).times(torch.tensor(alpha, dtype=torch.float64))
+        switched_off = isinstance(origin.before, Moments) and len(origin.factor) == 1  # a skip gain of 0
+        added = origin.before.times(origin.factor) if switched_off and factor is None else times(factor)
+        added = added.times(torch.tensor(alpha, dtype=torch.float64))
         if gated is not None:  # Squeeze-Excite; else a parameter, such as a layer scale, or a mask
             bare = gated.before if isinstance(gated.before, Tensor) else factor
             end, gate = times(bare), bare.mean().item()
