@@ -177,7 +177,7 @@ def test_numbers_are_those_of_the_recordings(recorded):
     assert list(numbers) == [1, 2, 6, 7, 8, 9, 10, 11]
     assert all(math.isfinite(value) for figure in numbers.values() for value in figure.values())
     assert numbers[1]["BN-ReLU-Conv: branch variance, median"] == statistics.median(recorded["bn"].res_avg_var)
-    assert numbers[2]["He init: blocks whose squared mean exceeds the variance"] == 1.0
+    assert numbers[2]["He init: share of blocks whose squared mean exceeds the variance"] == 1.0
     last, first = recorded["plain"].avg_var[-1], recorded["plain"].avg_var[0]
     assert numbers[6]["growth per block of the variance"] ** 32 == pytest.approx(last / first)
     assert numbers[8]["variance behind transition 3"] == recorded["nf_sqrt2"].avg_var[30]

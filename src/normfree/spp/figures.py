@@ -130,7 +130,7 @@ def _figure2(normalized: SPP, he: SPP, standardized: SPP) -> Numbers:
         ),
         "He init: branch variance, median": statistics.median(_branches(he)),
         "He init: squared mean over variance, largest": max(shift),
-        "He init: blocks whose squared mean exceeds the variance": sum(s > 1 for s in shift) / len(shift),
+        "He init: share of blocks whose squared mean exceeds the variance": sum(s > 1 for s in shift) / len(shift),
         "He init: squared mean, largest": max(he.avg_sq_mean),
     }
 
