@@ -2,6 +2,7 @@
 
 from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
+from .export import fold
 from .gain import activation_gain
 from .models import ModelInfo, create_model, list_models, model_info
 from .version import __version__
@@ -13,6 +14,7 @@ __all__ = [
     "__version__",
     "activation_gain",
     "create_model",
+    "fold",
     "functional",
     "list_models",
     "model_info",

@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 def standardize_weight(
-    weight: Tensor, gain: Tensor | None = None, *, scale: float | Tensor | None = None, eps: float = 1e-4
+    weight: Tensor,
+    gain: Tensor | None = None,
+    *,
+    scale: float | Tensor | None = None,
+    eps: float = 1e-4,
+    add_eps: bool = False,
 ) -> Tensor:
     """Scaled Weight Standardization: zero mean and variance 1/N per output unit (NFNets, eq. 1).
 
@@ -25,6 +30,7 @@ def standardize_weight(
         scale: a further factor, a number or a tensor of one element: constants that stand before or behind the
             layer, folded into its weight.
         eps: lower bound of ``var * N``.
+        add_eps: add ``eps`` to ``var`` instead, as timm does; another function than the released one.
 
     Returns:
         A tensor like ``weight``. Statistics of bfloat16 and float16 weights are taken in float32.
@@ -35,7 +41,7 @@ def standardize_weight(
     unit = (-1,) + (1,) * (weight.ndim - 1)
     var, mean = torch.var_mean(weight, dim=tuple(range(1, weight.ndim)), correction=0, keepdim=True)
     fan_in = weight[0].numel()
-    factor = torch.rsqrt((var * fan_in).clamp(min=eps))
+    factor = torch.rsqrt((var + eps) * fan_in if add_eps else (var * fan_in).clamp(min=eps))
     if gain is not None:
         factor = factor * gain.view(unit)
     if scale is not None:

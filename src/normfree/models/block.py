@@ -1,5 +1,6 @@
 """The Normalizer-Free residual block, one body for the three families."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,16 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import residual_merge
-from ..nn import Activation, AvgPoolSame, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth, WSConv2d
+from ..nn import (
+    Activation,
+    AvgPoolSame,
+    EfficientChannelAttention,
+    SameConv2d,
+    SkipInit,
+    SqueezeExcite,
+    StochasticDepth,
+    WSConv2d,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +30,10 @@ class Branch:
         spatial_convs: number of 3x3 convolutions, 1 or 2; the first one is strided.
         squeeze_excite: behind the last convolution ("end"), behind the 3x3 ("middle"), or None.
         se_factor: what the sigmoid is multiplied with; 2 keeps the signal's variance.
+        attention: "se", or "eca" for Efficient Channel Attention in its place.
+        divisor: inner and Squeeze-Excite widths are rounded to multiples of it (timm: 8; else 1, no rounding).
         pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution instead of striding that.
-        conv: class of the convolutions; :class:`SameConv2d` is the control without standardization.
+        conv: makes the convolutions; :class:`SameConv2d` is the control without standardization.
     """
 
     ratio: float
@@ -31,18 +43,38 @@ class Branch:
     squeeze_excite: Literal["end", "middle"] | None = None
     se_ratio: float = 0.5
     se_factor: float = 2.0
+    attention: Literal["se", "eca"] = "se"
+    divisor: int = 1
     pool_shortcut: bool = False
-    conv: type[SameConv2d] = WSConv2d
+    conv: Callable[..., SameConv2d] = WSConv2d
 
     def width(self, in_channels: int, out_channels: int) -> tuple[int, int]:
         """Inner width, rounded down to whole groups, and the number of groups."""
-        width = int((in_channels if self.expand_input else out_channels) * self.ratio)
+        width = divisible((in_channels if self.expand_input else out_channels) * self.ratio, self.divisor)
         if self.group_width is None:
             return width, 1
         groups = width // self.group_width
         if groups == 0:
             raise UsageError(f"inner width (={width}) must be at least group_width (={self.group_width})")
         return groups * self.group_width, groups
+
+    def gate(self, channels: int) -> nn.Module:
+        """The Squeeze-Excite or its replacement for so many channels."""
+        if self.attention == "eca":
+            return EfficientChannelAttention(channels, factor=self.se_factor)
+        hidden = None if self.divisor == 1 else divisible(channels * self.se_ratio, self.divisor, shrink=True)
+        return SqueezeExcite(channels, self.se_ratio, hidden=hidden, factor=self.se_factor)
+
+
+def divisible(width: float, divisor: int, *, shrink: bool = False) -> int:
+    """The multiple of ``divisor`` nearest to ``width``, never more than 10 % below it unless it may ``shrink``.
+
+    With divisor 1: rounded down, as the papers' code does.
+    """
+    if divisor == 1:
+        return int(width)
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded if shrink or rounded >= 0.9 * width else rounded + divisor
 
 
 class NFBlock(nn.Module):
@@ -67,7 +99,7 @@ class NFBlock(nn.Module):
         alpha: float = 0.2,
         beta: float = 1.0,
         act: Activation,
-        skip_gain: float = 0.0,
+        skip_gain: float | None = 0.0,
         stochdepth_rate: float = 0.0,
     ):
         super().__init__()
@@ -91,8 +123,7 @@ class NFBlock(nn.Module):
         self.se_position = branch.squeeze_excite
         self.squeeze_excite = None
         if self.se_position is not None:
-            channels = out_channels if self.se_position == "end" else width
-            self.squeeze_excite = SqueezeExcite(channels, branch.se_ratio, factor=branch.se_factor)
+            self.squeeze_excite = branch.gate(out_channels if self.se_position == "end" else width)
         self.skip_init = SkipInit(alpha, skip_gain)
         self.stochdepth = StochasticDepth(stochdepth_rate)
 
@@ -107,10 +138,27 @@ class NFBlock(nn.Module):
         if self.se_position == "middle":
             out = self.squeeze_excite(out)
         out = self.act(out)
-        keep, scale = self.stochdepth.mask(x), self.skip_init.scale()
+        keep = self.stochdepth.mask(x)
+        scale = self.skip_init.scale() if self.skip_init is not None else None
         if self.se_position == "end":
             out = self.conv2(out)
-            gate = self.squeeze_excite.gate(out) * scale
+            gate = self.squeeze_excite.gate(out)
+            gate = gate if scale is None else gate * scale
             return residual_merge(shortcut, out, gate if keep is None else gate * keep)
-        out = self.conv2(out, scale)
+        out = self.conv2(out) if scale is None else self.conv2(out, scale)
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
+
+    def fold_(self) -> None:
+        """Fold the block's constants: all convolutions are plain ones afterwards, and there is no skip gain any more.
+
+        ``alpha * skip_gain`` goes into the last convolution or, with Squeeze-Excite at the end, into its factor.
+        """
+        scale = self.skip_init.scale().detach()
+        for name in ("conv_shortcut", "conv0", "conv1", "conv1b", "conv2"):
+            conv = getattr(self, name)
+            if conv is not None:
+                last = name == "conv2" and self.se_position != "end"
+                setattr(self, name, conv.folded(scale if last else None))
+        if self.se_position == "end":
+            self.squeeze_excite.factor *= scale.item()
+        self.skip_init = None

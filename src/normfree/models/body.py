@@ -165,7 +165,7 @@ class NormFreeNet(ResidualNet):
         stem, stem_channels, stem_stride, widths, depths, strides, drop_rate, classifier_std: as :class:`ResidualNet`.
         first_ratio: the first block's branch ratio, where it differs.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
-        skip_gain: initial value of the skip gains.
+        skip_gain: initial value of the skip gains; None: there are none.
         stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
     """
 
@@ -183,7 +183,7 @@ class NormFreeNet(ResidualNet):
         final_channels: int | None = None,
         act: Activation,
         alpha: float = 0.2,
-        skip_gain: float = 0.0,
+        skip_gain: float | None = 0.0,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
@@ -223,12 +223,13 @@ class NormFreeNet(ResidualNet):
             global_pool=global_pool,
         )
         self.alpha = alpha
-        self.act = act
+        self.act, self.feature_gamma = act, act.gamma
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, activated and scaled: (N, num_features, H', W')."""
         x = self.final_conv(self.stages(self.stem(x)))
-        return self.act(x) * self.act.gamma
+        x = self.act(x)
+        return x if self.feature_gamma == 1.0 else x * self.feature_gamma
 
 
 def _check_stages(widths: Sequence[int], depths: Sequence[int], strides: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet
+from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
 
@@ -22,6 +22,7 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (nfnet.NFNet, nfnet.VARIANTS),
         (nf_regnet.NFRegNet, nf_regnet.VARIANTS),
         (nf_resnet.NFResNet, nf_resnet.VARIANTS),
+        (timm_nfnet.TimmNFNet, timm_nfnet.VARIANTS),
         # controls
         (bn_resnet.BNResNet, bn_resnet.VARIANTS),
         (bn_resnet.BNResNetV1, bn_resnet.V1_VARIANTS),

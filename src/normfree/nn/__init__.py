@@ -5,16 +5,18 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 """
 
 from .activation import Activation, ScaledActivation
-from .conv import SameConv2d, WSConv2d
+from .conv import PaddedConv2d, SameConv2d, WSConv2d
 from .pool import AvgPoolSame, MaxPoolSame
 from .residual import SkipInit, StochasticDepth
 from .roles import Role, parameter_roles
-from .squeeze_excite import SqueezeExcite
+from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
 
 __all__ = [
     "Activation",
     "AvgPoolSame",
+    "EfficientChannelAttention",
     "MaxPoolSame",
+    "PaddedConv2d",
     "Role",
     "SameConv2d",
     "ScaledActivation",

@@ -21,7 +21,7 @@ class SameConv2d(nn.Module):
         in_channels, out_channels, stride, dilation, groups: as in :class:`torch.nn.Conv2d`.
         kernel_size: side of the square kernel.
         padding: "same" pads as TensorFlow does (more behind than before where the total is odd, also under strides),
-            an int pads that many zeros on every side.
+            "symmetric" by half of the kernel's reach, an int by that many zeros on every side.
         bias: whether there is one.
         init_gain: the weight starts normal with variance ``init_gain ** 2 / fan_in``; sqrt(2) behind a ReLU is He
             initialization.
@@ -58,8 +58,10 @@ class SameConv2d(nn.Module):
         for name in ("in_channels", "out_channels"):
             if sizes[name] % groups:
                 raise UsageError(f"{name} (={sizes[name]}) must be divisible by groups (={groups})")
+        if padding == "symmetric":
+            padding = (kernel_size - 1) * dilation // 2
         if padding != "same" and not (isinstance(padding, int) and padding >= 0):
-            raise UsageError(f'padding (={padding!r}) must be "same" or an integer of at least 0')
+            raise UsageError(f'padding (={padding!r}) must be "same", "symmetric" or an integer of at least 0')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.init_gain, self.input_scale = init_gain, input_scale
@@ -92,12 +94,44 @@ class SameConv2d(nn.Module):
         weight = self.effective_weight(scale)
         return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
+    @torch.no_grad()
+    def folded(self, scale: Tensor | None = None) -> nn.Conv2d:
+        """The same function as a plain convolution, whose weight holds all that is computed from it here.
+
+        ``scale`` multiplies the output. A :class:`PaddedConv2d` where the padding depends on the size.
+        """
+        symmetric = self._symmetric_padding()
+        weight = self.effective_weight(scale)
+        plain = (PaddedConv2d if symmetric is None else nn.Conv2d)(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            symmetric or 0,
+            self.dilation,
+            self.groups,
+            bias=self.bias is not None,
+            device="meta",
+        )
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.clone() if scale is None else self.bias * scale, requires_grad=False)
+        return plain.train(self.training)
+
+    def _symmetric_padding(self) -> int | None:
+        """The padding where it is the same on all sides for every image size."""
+        if self.padding != "same":
+            return self.padding
+        reach = (self.kernel_size - 1) * self.dilation
+        if reach == 0 or (self.stride == 1 and reach % 2 == 0):
+            return reach // 2
+        return None
+
     def _pad(self, x: Tensor) -> tuple[Tensor, int]:
         """The input, padded where the padding differs between sides, and the symmetric rest for the convolution."""
-        if self.padding != "same":
-            return x, self.padding
-        if self.stride == 1 and (self.kernel_size - 1) * self.dilation % 2 == 0:
-            return x, (self.kernel_size - 1) * self.dilation // 2
+        symmetric = self._symmetric_padding()
+        if symmetric is not None:
+            return x, symmetric
         pads = [same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[-2:]]
         if len({side for axis in pads for side in axis}) == 1:
             return x, pads[0][0]
@@ -114,6 +148,19 @@ class SameConv2d(nn.Module):
         return text + ("" if self.bias is not None else ", bias=False")
 
 
+class PaddedConv2d(nn.Conv2d):
+    """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        geometry = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        pads = [same_padding(*axis) for axis in geometry]
+        if len({side for axis in pads for side in axis}) > 1:
+            x, symmetric = F.pad(x, (*pads[1], *pads[0])), 0
+        else:
+            symmetric = pads[0][0]
+        return F.conv2d(x, self.weight, self.bias, self.stride, symmetric, self.dilation, self.groups)
+
+
 class WSConv2d(SameConv2d):
     """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
 
@@ -125,7 +172,7 @@ class WSConv2d(SameConv2d):
         gain: whether there is one.
         input_scale: a constant that stands in front of the layer (gamma / beta of the activation before it), folded
             into the standardized weight.
-        eps: lower bound of ``var * N`` in the standardization.
+        eps: lower bound of ``var * N`` in the standardization; with ``add_eps``, what is added to ``var`` (timm).
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding.
@@ -147,13 +194,14 @@ class WSConv2d(SameConv2d):
         gain: bool = True,
         input_scale: float = 1.0,
         eps: float = 1e-4,
+        add_eps: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         at = dict(device=device, dtype=dtype)
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         super().__init__(*geometry, bias, input_scale=input_scale, **at)
-        self.eps = eps
+        self.eps, self.add_eps = eps, add_eps
         self.gain = nn.Parameter(torch.ones(out_channels, **at)) if gain else None
 
     def reset_parameters(self) -> None:
@@ -164,7 +212,7 @@ class WSConv2d(SameConv2d):
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
-        return standardize_weight(self.weight, self.gain, scale=self._factor(scale), eps=self.eps)
+        return standardize_weight(self.weight, self.gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
 
     effective_weight = standardized_weight
 

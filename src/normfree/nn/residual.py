@@ -12,15 +12,17 @@ class SkipInit(nn.Module):
     """Learnable scalar at the end of a residual branch, 0 at first: ``forward(x) = alpha * skip_gain * x``.
 
     ``skip_gain`` has shape (1,). The models do not call this: they fold ``scale()`` into the last convolution or into
-    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3).
+    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, ``alpha`` alone.
     """
 
-    parameter_roles = {"skip_gain": Role.SKIP_GAIN}
-
-    def __init__(self, alpha: float = 0.2, init: float = 0.0):
+    def __init__(self, alpha: float = 0.2, init: float | None = 0.0):
         super().__init__()
         self.alpha = alpha
-        self.skip_gain = nn.Parameter(torch.full((1,), float(init)))
+        if init is None:
+            self.register_buffer("skip_gain", torch.ones(1), persistent=False)
+        else:
+            self.skip_gain = nn.Parameter(torch.full((1,), float(init)))
+            self.parameter_roles = {"skip_gain": Role.SKIP_GAIN}
 
     def scale(self) -> Tensor:
         """``alpha * skip_gain``, shape (1,)."""

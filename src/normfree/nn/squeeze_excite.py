@@ -1,10 +1,13 @@
 """Squeeze-Excite with the factor 2 that keeps the signal's variance."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .roles import Role
 
 
 def lecun_normal_(weight: Tensor) -> Tensor:
@@ -21,15 +24,16 @@ class SqueezeExcite(nn.Module):
     Args:
         channels: C.
         ratio: width of the hidden layer over C, rounded down, at least 1.
+        hidden: that width itself, instead.
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
     """
 
-    def __init__(self, channels: int, ratio: float = 0.5, *, factor: float = 2.0):
+    def __init__(self, channels: int, ratio: float = 0.5, *, hidden: int | None = None, factor: float = 2.0):
         super().__init__()
         if ratio <= 0:
             raise UsageError(f"Squeeze-Excite ratio (={ratio}) must be above 0")
         self.factor = factor
-        self.fc0 = nn.Linear(channels, max(1, int(channels * ratio)))
+        self.fc0 = nn.Linear(channels, hidden or max(1, int(channels * ratio)))
         self.fc1 = nn.Linear(self.fc0.out_features, channels)
         for layer in (self.fc0, self.fc1):
             lecun_normal_(layer.weight)
@@ -39,6 +43,33 @@ class SqueezeExcite(nn.Module):
         """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
         h = self.fc1(F.relu(self.fc0(x.mean((2, 3)))))
         return (self.factor * torch.sigmoid(h))[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
+
+
+class EfficientChannelAttention(nn.Module):
+    """ECA: the gate is a convolution over neighbouring channels, ``factor * sigmoid(conv1d(mean(x)))`` (Wang et al. 2020).
+
+    ``(N, C, H, W) -> (N, C, H, W)``. Not in the papers; timm's variants have it. The kernel grows with log2(C).
+    """
+
+    parameter_roles = {"conv.weight": Role.WEIGHT}
+
+    def __init__(self, channels: int, *, factor: float = 2.0):
+        super().__init__()
+        self.factor = factor
+        size = int(abs(math.log2(channels) + 1) / 2)
+        size = max(size if size % 2 else size + 1, 3)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
+        h = self.conv(x.mean((2, 3))[:, None])
+        return (self.factor * torch.sigmoid(h)).transpose(1, 2)[..., None]
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)

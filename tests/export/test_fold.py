@@ -1,0 +1,146 @@
+"""Folding: the same function, plain convolutions, nothing else left."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from small_models import SMALL, shake, small
+from torch import nn
+
+import normfree
+from normfree import UsageError
+from normfree.models import NFBlock
+from normfree.nn import PaddedConv2d, SameConv2d, ScaledActivation, SkipInit, WSConv2d
+
+
+def relative(got, expected):
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(64, 64), (75, 66)])
+def test_same_function(name, size):
+    torch.manual_seed(0)
+    model, x = small(name), torch.randn(2, 3, *size)
+    folded = normfree.fold(model)
+    with torch.no_grad():
+        # the same weights to the bit; a gate's constants may be multiplied in another order
+        assert relative(folded(x), model(x)) < 1e-6
+        assert relative(folded.forward_features(x), model.forward_features(x)) < 1e-6
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_only_plain_convolutions_are_left(name):
+    folded = normfree.fold(small(name))
+    kinds = {type(module) for module in folded.modules()}
+    assert not any(issubclass(kind, (SameConv2d, SkipInit)) for kind in kinds)
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    names = [name for name, _ in folded.named_parameters()]
+    assert not [name for name in names if name.endswith(("gain", "skip_gain"))]
+    assert {nn.Conv2d, PaddedConv2d} >= {kind for kind in kinds if issubclass(kind, nn.Conv2d)}
+
+
+@pytest.mark.parametrize("name", [name for name in normfree.list_models() if not name.startswith("nfnet_f") or name == "nfnet_f0"])
+def test_every_variant_folds(name):
+    with torch.device("meta"):  # structure alone
+        model = normfree.create_model(name, depths=(1,) * len(normfree.model_info(name).depths)).eval()
+        folded = normfree.fold(model, inplace=True)
+    assert not any(isinstance(module, SameConv2d) for module in folded.modules())
+
+
+def test_copy_and_in_place():
+    model = small("nf_resnet50")
+    before = copy.deepcopy(model.state_dict())
+    folded = normfree.fold(model)
+    assert folded is not model
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert normfree.fold(model, inplace=True) is model
+    assert not any(isinstance(module, SameConv2d) for module in model.modules())
+
+
+def test_folding_twice_changes_nothing():
+    torch.manual_seed(0)
+    once, x = normfree.fold(small("nf_seresnet50")), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(normfree.fold(once)(x), once(x))
+
+
+def test_training_mode_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"evaluation mode; NFResNet is in training mode: call model.eval\(\)"):
+        normfree.fold(small("nf_resnet50").train())
+    model = small("nf_resnet50")
+    model.stages[1][0].train()
+    with pytest.raises(UsageError, match=r"stages\.1\.0 is in training mode"):
+        normfree.fold(model)
+    with pytest.raises(UsageError, match="not a Tensor"):
+        normfree.fold(torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_resnet50"])
+def test_low_precision_after_folding(name, dtype):
+    torch.manual_seed(0)
+    model, x = small(name), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(x)
+        got = normfree.fold(model).to(dtype)(x.to(dtype)).float()
+    # about ten layers of rounding at 2^-9 (bfloat16) and 2^-12 (float16)
+    assert relative(got, expected) < {torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
+
+
+class Own(nn.Module):
+    """A network of one's own: convolutions of ours at every stride and padding, one of them used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = ScaledActivation("relu")
+        self.first = WSConv2d(3, 8, 3, 2, input_scale=0.7)
+        self.twice = WSConv2d(8, 8, 3, dilation=2, groups=2)
+        self.layers = nn.ModuleDict({"last": nn.Sequential(WSConv2d(8, 4, 4, 2, bias=False), SameConv2d(4, 4, 2, 3, 1))})
+        self.again = self.twice
+
+    def forward(self, x):
+        x = self.again(self.act(self.twice(self.first(x))))
+        return self.layers["last"](x)
+
+
+def test_networks_of_ones_own():
+    torch.manual_seed(0)
+    model = shake(Own()).eval()
+    folded = normfree.fold(model)
+    assert folded.twice is folded.again  # one layer stays one layer
+    for height, width in itertools.product((17, 18, 19, 20), (17, 20)):
+        x = torch.randn(2, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(folded(x), model(x))
+    layer = shake(WSConv2d(3, 4, 3, 2)).eval()
+    assert type(normfree.fold(layer)) is PaddedConv2d
+
+
+def test_a_block_alone():
+    torch.manual_seed(0)
+    block = copy.deepcopy(small("nfnet_f0").stages[1][0])
+    assert isinstance(block, NFBlock)
+    x = torch.randn(2, block.in_channels, 16, 16)
+    with torch.no_grad():
+        assert relative(normfree.fold(block)(x), block(x)) < 1e-6
+
+
+def test_folded_networks_keep_their_interface():
+    model = small("nfnet_f0")
+    folded = normfree.fold(model)
+    assert folded.num_features == model.num_features
+    assert folded.feature_info == model.feature_info
+    folded.reset_classifier(3)
+    assert folded.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_the_signal_of_a_folded_network_can_be_recorded():
+    torch.manual_seed(0)
+    model = small("nf_resnet50")
+    spp = normfree.spp.record(normfree.fold(model), (2, 3, 64, 64))
+    expected = normfree.spp.record(model, (2, 3, 64, 64))
+    assert spp.blocks == expected.blocks
+    assert spp.avg_var == pytest.approx(expected.avg_var, rel=1e-5)
