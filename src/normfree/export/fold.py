@@ -43,5 +43,7 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if isinstance(child, SameConv2d):
-                module._modules[name] = folded.setdefault(id(child), child.folded())
+                if id(child) not in folded:
+                    folded[id(child)] = child.folded()
+                module._modules[name] = folded[id(child)]
     return model.requires_grad_(False)

@@ -18,7 +18,7 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var`` and ``theory``."""
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
     before = stem.avg_var if stem is not None else None
-    if modules and all(isinstance(module, NFBlock) for module in modules):
+    if modules and all(isinstance(module, NFBlock) and module.skip_init is not None for module in modules):
         network = [module for module in model.modules() if isinstance(module, NFBlock)]  # of which rows may be a part
         expected = dict(zip(network, normfree_variances(network), strict=True))
         for row, block in zip(rows, modules, strict=True):
