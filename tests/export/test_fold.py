@@ -103,7 +103,9 @@ class Own(nn.Module):
         self.act = ScaledActivation("relu")
         self.first = WSConv2d(3, 8, 3, 2, input_scale=0.7)
         self.twice = WSConv2d(8, 8, 3, dilation=2, groups=2)
-        self.layers = nn.ModuleDict({"last": nn.Sequential(WSConv2d(8, 4, 4, 2, bias=False), SameConv2d(4, 4, 2, 3, 1))})
+        self.layers = nn.ModuleDict(
+            {"last": nn.Sequential(WSConv2d(8, 4, 4, 2, bias=False), SameConv2d(4, 4, 2, 3, 1))}
+        )
         self.again = self.twice
 
     def forward(self, x):

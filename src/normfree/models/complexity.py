@@ -52,7 +52,8 @@ class Complexity:
 
     def __init__(self, short: nn.Module, in_chans: int, stride: int):
         self.short, self.in_chans, self.stride = short, in_chans, stride
-        self.linear = {name for name, module in short.named_modules() if isinstance(module, nn.Linear)}
+        # layers behind a pooling, whose cost does not depend on the image size
+        self.pooled = {name for name, module in short.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
         self.unit_macs = macs_by_module(short, (in_chans, stride, stride))
 
     def params(self, depths: Sequence[int]) -> int:
@@ -60,8 +61,8 @@ class Complexity:
 
     def macs(self, depths: Sequence[int], size: int) -> int:
         """As the papers count them: strides halve maps exactly (a 17 px map becomes 8.5 px)."""
-        per_pixel = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k not in self.linear)
-        per_image = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k in self.linear)
+        per_pixel = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k not in self.pooled)
+        per_image = sum(n * self._times(k, depths) for k, n in self.unit_macs.items() if k in self.pooled)
         return per_pixel * size**2 // self.stride**2 + per_image
 
     def macs_executed(self, depths: Sequence[int], size: int) -> int:

@@ -58,7 +58,9 @@ VARIANTS = (
     | {f"timm_nfnet_f{k}": _sized(_nfnet(k), *_NFNET_SIZES[k]) for k in range(8)}
     | {"timm_nfnet_l0": _sized(_light(0, final_factor=1.5, se_ratio=0.25), *_LIGHT_SIZES[0])}
     | {
-        f"timm_eca_nfnet_l{k}": _sized(_light(k, attention="eca", final_factor=1.5 if k == 0 else 2.0), *_LIGHT_SIZES[k])
+        f"timm_eca_nfnet_l{k}": _sized(
+            _light(k, attention="eca", final_factor=1.5 if k == 0 else 2.0), *_LIGHT_SIZES[k]
+        )
         for k in range(4)
     }
     | {
@@ -74,7 +76,8 @@ VARIANTS = (
     }
     | {
         "timm_test_nfnet": _sized(
-            _light(0, widths=(32, 64, 96, 128), final_factor=1.5, se_ratio=0.25) | dict(depths=(1, 1, 1, 1), group_width=8),
+            _light(0, widths=(32, 64, 96, 128), final_factor=1.5, se_ratio=0.25)
+            | dict(depths=(1, 1, 1, 1), group_width=8),
             160,
             160,
         )
@@ -119,7 +122,9 @@ class TimmNFNet(NormFreeNet):
             final_channels = divisible(int(widths[-1] * final_factor), 8)
         conv = functools.partial(WSConv2d, padding="same" if released else "symmetric", eps=_EPS, add_eps=True)
         everywhere = 1.0 if released else act.gamma  # timm's gamma is in every weight, whatever stands before it
-        layers, stride = _stem(stem, conv, act, in_chans, stem_channels, everywhere, "same" if released else "symmetric")
+        layers, stride = _stem(
+            stem, conv, act, in_chans, stem_channels, everywhere, "same" if released else "symmetric"
+        )
         super().__init__(
             stem=layers,
             stem_channels=stem_channels,
@@ -164,7 +169,9 @@ def _stem(
     layers = nn.Sequential()
     if kind == "4x 3x3":
         before = in_chans
-        for i, (width, stride) in enumerate(((channels // 8, 2), (channels // 4, 1), (channels // 2, 1), (channels, 2))):
+        for i, (width, stride) in enumerate(
+            ((channels // 8, 2), (channels // 4, 1), (channels // 2, 1), (channels, 2))
+        ):
             if i:
                 layers.add_module(f"act{i - 1}", act)
             layers.add_module(f"conv{i}", conv(before, width, 3, stride, input_scale=act.gamma if i else scale))

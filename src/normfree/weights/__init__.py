@@ -1,6 +1,7 @@
-"""Weights of other implementations, read and written."""
+"""Weights of others: the authors' Haiku files and timm's networks, read and written."""
 
 from .haiku import haiku_names, load_haiku, to_haiku
+from .timm import load_timm, timm_names, to_timm
 from .unpickle import read_arrays
 
-__all__ = ["haiku_names", "load_haiku", "read_arrays", "to_haiku"]
+__all__ = ["haiku_names", "load_haiku", "load_timm", "read_arrays", "timm_names", "to_haiku", "to_timm"]
