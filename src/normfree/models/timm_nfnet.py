@@ -1,10 +1,10 @@
 """timm's Normalizer-Free networks, as timm computes them: other functions than the released ones, named for it.
 
-Against the papers' networks: epsilon is added to the variance in the standardization; GELU is the erf form; gamma stands
-in the weight of every convolution, the stem's and the last one's too, and not behind the last activation (all but
-``dm_nfnet``); widths are rounded to multiples of 8; there is no SkipInit (all but ``dm_nfnet``); padding is symmetric
-(all but ``dm_nfnet``); NF-ResNets average-pool in their shortcuts. ``nfnet_l*``, ``eca_*`` and the 26-layer ones are
-timm's own.
+Against the papers' networks: epsilon is added to the variance in the standardization; GELU is the erf form; gamma
+stands in the weight of every convolution, the stem's and the last one's too, and not behind the last activation (all
+but ``dm_nfnet``); widths are rounded to multiples of 8; there is no SkipInit (all but ``dm_nfnet``); padding is
+symmetric (all but ``dm_nfnet``); NF-ResNets average-pool in their shortcuts. ``nfnet_l*``, ``eca_*`` and the 26-layer
+ones are timm's own.
 """
 
 import functools

@@ -12,7 +12,8 @@ class SkipInit(nn.Module):
     """Learnable scalar at the end of a residual branch, 0 at first: ``forward(x) = alpha * skip_gain * x``.
 
     ``skip_gain`` has shape (1,). The models do not call this: they fold ``scale()`` into the last convolution or into
-    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, ``alpha`` alone.
+    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, but ``alpha``
+    alone.
     """
 
     def __init__(self, alpha: float = 0.2, init: float | None = 0.0):

@@ -52,7 +52,7 @@ class SqueezeExcite(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA: the gate is a convolution over neighbouring channels, ``factor * sigmoid(conv1d(mean(x)))`` (Wang et al. 2020).
+    """Gate of a convolution over neighbouring channels, ``factor * sigmoid(conv1d(mean(x)))`` (ECA, Wang et al. 2020).
 
     ``(N, C, H, W) -> (N, C, H, W)``. Not in the papers; timm's variants have it. The kernel grows with log2(C).
     """
