@@ -55,6 +55,16 @@ def test_compile(variant):
         assert relative(got_grads[name], gradient) < 1e-10, name  # gradients of skip gains cancel
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
+def test_compile_float32(variant):
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = variant(x)
+        got = torch.compile(variant, backend=BACKEND, fullgraph=True)(x)
+    assert relative(got, expected) < 2e-5  # fused sums in another order, through up to 20 layers; 1e-6 was seen
+
+
 @pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
 def test_trace_for_training(name):
     """Dropout and stochastic depth in one graph, without the code generator."""

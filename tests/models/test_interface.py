@@ -141,7 +141,8 @@ def test_default_cfg(name):
     assert cfg is model.pretrained_cfg
     assert cfg["architecture"] == name
     assert cfg["num_classes"] == 7
-    assert isinstance(model.get_submodule(cfg["first_conv"]), normfree.nn.SameConv2d)
+    kind = normfree.nn.WSConv2d if name in SMALL else normfree.nn.SameConv2d
+    assert type(model.get_submodule(cfg["first_conv"])) is kind
     assert model.get_submodule(cfg["first_conv"]).in_channels == 3
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
     with torch.no_grad():

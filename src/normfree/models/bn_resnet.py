@@ -21,7 +21,8 @@ class BNResNet(ResidualNet):
 
     ``(N, in_chans, H, W) -> (N, num_classes)``. ``order`` is that of BatchNorm and activation in front of each
     convolution (NF-ResNets, figure 1); ``activation="identity"`` with ``stem="7x7-nopool"`` is the linear network of
-    figure 7; ``norm=False`` explodes (figure 6).
+    figure 7; ``norm=False`` explodes (figure 6), unless ``skip_init`` multiplies each branch with a learnable 0.
+    ``bias`` is that of the blocks' convolutions.
     """
 
     family = "bn_resnet"
@@ -33,6 +34,8 @@ class BNResNet(ResidualNet):
         depths: Sequence[int],
         norm: bool = True,
         order: Order = "bn-relu-conv",
+        skip_init: bool = False,
+        bias: bool = False,
         squeeze_excite: bool = False,
         se_ratio: float = 0.25,
         se_factor: float = 1.0,
@@ -44,6 +47,7 @@ class BNResNet(ResidualNet):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         init_gain: float | None = None,
         ratio: float = 0.25,
+        classifier_std: float = 0.01,
         global_pool: str = "avg",
     ):
         pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
@@ -58,7 +62,7 @@ class BNResNet(ResidualNet):
 
         def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PreactBlock:
             rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(stride=stride, projection=position == 0, stochdepth_rate=rate)
+            at = dict(stride=stride, projection=position == 0, bias=bias, skip_init=skip_init, stochdepth_rate=rate)
             return PreactBlock(before, after, branch=branch, pre=pre, **at)
 
         final_bn, act = pre.layers(widths[-1])
@@ -74,6 +78,7 @@ class BNResNet(ResidualNet):
             num_features=widths[-1],
             num_classes=num_classes,
             drop_rate=drop_rate,
+            classifier_std=classifier_std,
             global_pool=global_pool,
         )
         self.pre = pre
