@@ -87,6 +87,14 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) ->
     return total // 2, total - total // 2
 
 
+def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1) -> tuple[Tensor, int]:
+    """A (N, C, H, W) zero-padded as "SAME" wants it where its sides differ, and the symmetric padding that is left."""
+    pads = [same_padding(size, kernel_size, stride, dilation) for size in x.shape[-2:]]
+    if len({side for axis in pads for side in axis}) == 1:
+        return x, pads[0][0]
+    return F.pad(x, (*pads[1], *pads[0])), 0
+
+
 def max_pool_same(x: Tensor) -> Tensor:
     """3x3 max pooling of stride 2 with "SAME" padding: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
     pads = [same_padding(size, 3, 2) for size in x.shape[-2:]]

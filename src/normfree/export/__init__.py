@@ -1,5 +1,6 @@
-"""Networks as others run them: folded into plain convolutions."""
+"""Networks as they are deployed: folded, prepacked for the CPU."""
 
 from .fold import fold
+from .prepack import prepack
 
-__all__ = ["fold"]
+__all__ = ["fold", "prepack"]

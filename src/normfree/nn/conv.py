@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..functional import same_padding, standardize_weight
+from ..functional import pad_same, standardize_weight
 from .roles import Role
 
 
@@ -132,10 +132,7 @@ class SameConv2d(nn.Module):
         symmetric = self._symmetric_padding()
         if symmetric is not None:
             return x, symmetric
-        pads = [same_padding(size, self.kernel_size, self.stride, self.dilation) for size in x.shape[-2:]]
-        if len({side for axis in pads for side in axis}) == 1:
-            return x, pads[0][0]
-        return F.pad(x, (*pads[1], *pads[0])), 0
+        return pad_same(x, self.kernel_size, self.stride, self.dilation)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -152,13 +149,8 @@ class PaddedConv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves."""
 
     def forward(self, x: Tensor) -> Tensor:
-        geometry = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        pads = [same_padding(*axis) for axis in geometry]
-        if len({side for axis in pads for side in axis}) > 1:
-            x, symmetric = F.pad(x, (*pads[1], *pads[0])), 0
-        else:
-            symmetric = pads[0][0]
-        return F.conv2d(x, self.weight, self.bias, self.stride, symmetric, self.dilation, self.groups)
+        x, padding = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0])
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class WSConv2d(SameConv2d):

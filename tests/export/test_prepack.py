@@ -1,0 +1,112 @@
+"""Prepacking: the same function at any shape, plain folding where oneDNN's operators cannot be used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import CONTROLS, SMALL, shake, small
+from torch import nn
+
+import normfree
+from normfree import UsageError
+from normfree.export import fold, prepack
+from normfree.export.prepack import PackedBlock, PackedConv2d, PackedLinear
+from normfree.nn import ScaledActivation, WSConv2d
+
+TIMM = ["timm_dm_nfnet_f0", "timm_test_nfnet", "timm_nf_regnet_b0", "timm_nf_ecaresnet26"]
+
+
+@pytest.fixture(params=[*SMALL, *CONTROLS, *TIMM], scope="module")
+def model(request):
+    torch.manual_seed(0)
+    if request.param in TIMM:
+        options = dict(num_classes=10, depths=(1, 2, 1, 1))
+        return shake(normfree.create_model(request.param, **options).eval())
+    return small(request.param)
+
+
+def relative(got, expected):
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+@torch.no_grad()
+def test_same_function(model):
+    packed = prepack(model, (1, 3, 64, 64))
+    for shape in ((1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 75, 66), (1, 3, 96, 33)):  # one it is packed for, and others
+        x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+        assert relative(packed(x), model(x)) < 2e-6
+    assert relative(packed.forward_features(x), model.forward_features(x)) < 2e-6
+
+
+@torch.no_grad()
+def test_bfloat16(model):
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    folded = fold(model).bfloat16()
+    packed = prepack(folded, x.shape)
+    error = relative(folded(x.bfloat16()).float(), model(x))
+    assert relative(packed(x.bfloat16()).float(), model(x)) < 1.5 * error + 1e-3  # of rounding, not of another function
+
+
+def test_convolutions_are_packed(model):
+    before = sum(p.numel() for p in model.parameters())
+    packed = prepack(model, (1, 3, 64, 64))
+    kinds = [type(module) for module in packed.modules()]
+    assert PackedConv2d in kinds
+    assert PackedLinear in kinds
+    assert not any(issubclass(kind, nn.Conv2d | nn.Linear) for kind in kinds)
+    assert sum(p.numel() for p in model.parameters()) == before  # the model itself is as it was
+    if isinstance(model, normfree.models.NormFreeNet):
+        blocks = [module for module in packed.modules() if isinstance(module, PackedBlock)]
+        assert len(blocks) == sum(len(stage) for stage in model.stages)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "silu", "gelu", "gelu_erf", "tanh", "elu"])
+def test_activations(activation):
+    """With and without a counterpart in oneDNN."""
+    torch.manual_seed(0)
+    model, x = small("nfnet_f0", activation=activation), torch.randn(2, 3, 64, 64)
+    assert relative(prepack(model, x.shape)(x), model(x)) < 2e-6
+
+
+@torch.no_grad()
+def test_a_network_of_ones_own():
+    torch.manual_seed(0)
+    act = ScaledActivation("gelu")
+    net = nn.Sequential(WSConv2d(3, 8, 3, 2), act, nn.Sequential(WSConv2d(8, 8, 3), nn.ReLU()), nn.Flatten(1)).eval()
+    x = torch.randn(2, 3, 33, 20)
+    assert relative(prepack(net, x.shape)(x), net(x)) < 1e-6
+
+
+def broken(*args):
+    raise RuntimeError("no such operator")
+
+
+def other(x, weight, bias, *args):
+    return F.conv2d(x, weight.to_dense() * 2, bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("operator", [broken, other])
+def test_without_onednn_the_folded_network_is_returned(monkeypatch, operator):
+    torch.manual_seed(0)
+    model, x = small("nf_resnet50"), torch.randn(1, 3, 64, 64)
+    monkeypatch.setattr(PackedConv2d, "forward", lambda self, x: operator(x, self.weight, self.bias))
+    with pytest.warns(UserWarning, match="not packed"):
+        packed = prepack(model, x.shape)
+    assert not any(isinstance(module, PackedConv2d) for module in packed.modules())
+    assert torch.equal(packed(x), fold(model)(x))
+
+
+def test_refusals():
+    model = small("nf_resnet50")
+    with pytest.raises(UsageError, match="training mode"):
+        prepack(model.train())
+    model.eval()
+    with pytest.raises(UsageError, match=r"torch.float16 on cpu"):
+        prepack(fold(model).half())
+    with pytest.raises(UsageError, match=r"float32 on meta"):
+        prepack(fold(model).to("meta"))
+    with pytest.raises(UsageError, match=r"input_shape \(=\(1, 4, 64, 64\)\)"):
+        prepack(model, (1, 4, 64, 64))
+    with pytest.raises(UsageError, match="nothing"):
+        prepack(nn.ReLU().eval())
