@@ -87,9 +87,22 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) ->
     return total // 2, total - total // 2
 
 
-def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1) -> tuple[Tensor, int]:
+def atrous_padding(size: int, kernel_size: int, dilation: int, atrous: int) -> tuple[int, int]:
+    """Padding of one axis where dilation takes the place of a stride: (before, after); the output has ``size`` places.
+
+    Every ``dilation``-th place of the input is one of the network with strides; among the outputs at those, every
+    ``atrous``-th is what a "SAME" convolution of that stride gives.
+    """
+    before = same_padding(-(-size // dilation), kernel_size, atrous)[0] * dilation
+    return before, (kernel_size - 1) * dilation - before
+
+
+def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1, atrous: int = 1) -> tuple[Tensor, int]:
     """A (N, C, H, W) zero-padded as "SAME" wants it where its sides differ, and the symmetric padding that is left."""
-    pads = [same_padding(size, kernel_size, stride, dilation) for size in x.shape[-2:]]
+    if atrous > 1:
+        pads = [atrous_padding(size, kernel_size, dilation, atrous) for size in x.shape[-2:]]
+    else:
+        pads = [same_padding(size, kernel_size, stride, dilation) for size in x.shape[-2:]]
     if len({side for axis in pads for side in axis}) == 1:
         return x, pads[0][0]
     return F.pad(x, (*pads[1], *pads[0])), 0
@@ -107,6 +120,19 @@ def max_pool_same(x: Tensor) -> Tensor:
 def avg_pool_same(x: Tensor) -> Tensor:
     """2x2 average pooling of stride 2 with "SAME" padding that does not count the padding."""
     return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
+
+
+def avg_pool_atrous(x: Tensor, dilation: int = 1) -> Tensor:
+    """2x2 average of places ``dilation`` apart, at every place: (N, C, H, W) -> (N, C, H, W).
+
+    At every ``2 * dilation``-th place it is what :func:`avg_pool_same` makes of every ``dilation``-th place of ``x``.
+    """
+    for dim in (2, 3):
+        size = x.shape[dim]
+        if size > dilation:  # beyond the edge there is nothing to average with: the place itself
+            inner, edge = x.narrow(dim, dilation, size - dilation), x.narrow(dim, size - dilation, dilation)
+            x = (x + torch.cat([inner, edge], dim)) / 2
+    return x
 
 
 def unitwise_norm(x: Tensor) -> Tensor:

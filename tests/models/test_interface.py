@@ -37,12 +37,12 @@ def test_feature_info_tells_strides_and_channels(name, size):
     model(torch.randn(1, 3, size, size))
     side = lambda info: -(-size // info["reduction"])  # noqa: E731
     assert maps == {i["module"]: (1, i["num_chs"], side(i), side(i)) for i in model.feature_info}
-    assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32]
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 16, 32]
 
 
 def test_small_stem_has_stride_one():
     model = normfree.create_model("nf_resnet26_small", num_classes=10)
-    assert [info["reduction"] for info in model.feature_info] == [1, 2, 4]
+    assert [info["reduction"] for info in model.feature_info] == [1, 1, 2, 4]
     assert model.forward_features(torch.randn(1, 3, 8, 8)).shape == (1, 256, 2, 2)
 
 
@@ -115,7 +115,7 @@ def test_group_matcher_covers_every_parameter(name, coarse):
     model = small(name)
     groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
     assert groups.keys() == dict(model.named_parameters()).keys()
-    stages = len(model.feature_info)
+    stages = len(model.stages)
     blocks = sum(len(stage) for stage in model.stages)
     assert sorted(set(groups.values())) == list(range(2 + (stages if coarse else blocks)))  # stem, blocks, head
     order = [groups[n] for n, _ in model.named_parameters()]

@@ -177,7 +177,7 @@ def test_variants_defaults_hold_unless_overridden():
         (dict(stochdepth_rate=-0.1), r"stochastic depth rate \(="),
         (dict(depths=(1, 1)), r"depths \(1, 1\)"),
         (dict(group_width=4096), r"group_width \(=4096\)"),
-        (dict(global_pool="max"), r"global_pool \(='max'\)"),
+        (dict(global_pool="median"), r"global_pool \(='median'\)"),
         (dict(global_pool=""), r"num_classes \(=1000\)"),
         (dict(pretrained=True), r"load_haiku"),
         (dict(name="nf_resnet50", stem="5x5"), r"stem \(='5x5'\)"),

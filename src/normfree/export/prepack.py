@@ -31,7 +31,7 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, input_shape: Sequence[int], act: Activation | None = None):
         super().__init__()
-        self.same = (conv.kernel_size[0], conv.stride[0], conv.dilation[0]) if isinstance(conv, PaddedConv2d) else None
+        self.same = conv.same if isinstance(conv, PaddedConv2d) else None
         self.padding, self.geometry = list(conv.padding), (list(conv.stride), list(conv.dilation), conv.groups)
         self.fused = ("none", "") if act is None else _fused(act)
         x, padding = self._pad(torch.empty(input_shape, dtype=conv.weight.dtype, device="meta"))

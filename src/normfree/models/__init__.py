@@ -3,9 +3,10 @@
 from .block import Branch, NFBlock
 from .bn_nfnet import BNNFNet
 from .bn_resnet import BNResNet, BNResNetV1, PostactBlock
-from .body import ClassifierHead, NormFreeNet, ResidualNet
+from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
 from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
+from .head import ClassifierHead
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet

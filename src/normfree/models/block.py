@@ -66,6 +66,40 @@ class Branch:
         return SqueezeExcite(channels, self.se_ratio, hidden=hidden, factor=self.se_factor)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a block samples its input.
+
+    Attributes:
+        stride: of its first spatial convolution and its shortcut.
+        dilation: of the spatial convolutions, in front of ``atrous``.
+        atrous: the stride whose place dilation takes: the layers behind it are dilated by so much more.
+    """
+
+    stride: int = 1
+    dilation: int = 1
+    atrous: int = 1
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the block halves the map, or would without dilation."""
+        return self.stride * self.atrous > 1
+
+    @property
+    def first(self) -> dict[str, int]:
+        """Arguments of the first spatial convolution."""
+        return dict(stride=self.stride, dilation=self.dilation, atrous=self.atrous)
+
+    @property
+    def later(self) -> dict[str, int]:
+        """Arguments of the spatial convolutions behind it."""
+        return dict(dilation=self.dilation * self.atrous)
+
+    def pool(self) -> AvgPoolSame:
+        """The pooling of a shortcut."""
+        return AvgPoolSame(None if self.stride > 1 else self.dilation)
+
+
 def divisible(width: float, divisor: int, *, shrink: bool = False) -> int:
     """The multiple of ``divisor`` nearest to ``width``, never more than 10 % below it unless it may ``shrink``.
 
@@ -95,7 +129,7 @@ class NFBlock(nn.Module):
         out_channels: int,
         *,
         branch: Branch,
-        stride: int = 1,
+        sampling: Sampling = Sampling(),
         alpha: float = 0.2,
         beta: float = 1.0,
         act: Activation,
@@ -103,22 +137,22 @@ class NFBlock(nn.Module):
         stochdepth_rate: float = 0.0,
     ):
         super().__init__()
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, sampling.stride
         self.beta = beta
         self.act = act
         conv = branch.conv
         width, groups = branch.width(in_channels, out_channels)
         first, rest = act.gamma / beta, act.gamma
-        self.pool = AvgPoolSame() if branch.pool_shortcut and stride > 1 else None
+        self.pool = sampling.pool() if branch.pool_shortcut and sampling.reduces else None
         self.conv_shortcut = None
-        if stride > 1 or in_channels != out_channels:
-            shortcut_stride = 1 if self.pool is not None else stride
+        if sampling.reduces or in_channels != out_channels:
+            shortcut_stride = 1 if self.pool is not None else sampling.stride
             self.conv_shortcut = conv(in_channels, out_channels, 1, shortcut_stride, input_scale=first)
         self.conv0 = conv(in_channels, width, 1, input_scale=first)
-        self.conv1 = conv(width, width, 3, stride, groups=groups, input_scale=rest)
+        self.conv1 = conv(width, width, 3, groups=groups, input_scale=rest, **sampling.first)
         self.conv1b = None
         if branch.spatial_convs == 2:
-            self.conv1b = conv(width, width, 3, groups=groups, input_scale=rest)
+            self.conv1b = conv(width, width, 3, groups=groups, input_scale=rest, **sampling.later)
         self.conv2 = conv(width, out_channels, 1, input_scale=rest)
         self.se_position = branch.squeeze_excite
         self.squeeze_excite = None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ..nn import SameConv2d
-from .block import Branch
+from .block import Branch, Sampling
 from .body import ResidualNet
 from .nfnet import BRANCH, STRIDES, stem_geometry
 from .nfnet import VARIANTS as NFNET_VARIANTS
@@ -37,6 +37,7 @@ class BNNFNet(ResidualNet):
         se_ratio: float = 0.5,
         final_factor: int = 2,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         pre = Preactivation(activation=activation)
         shape = dict(BRANCH, ratio=ratio, group_width=group_width, se_ratio=se_ratio)
@@ -51,9 +52,9 @@ class BNNFNet(ResidualNet):
             stem.add_module(f"conv{i}", SameConv2d(channels, width, 3, stride, bias=False, init_gain=gain))
             channels = width
 
-        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PreactBlock:
+        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> PreactBlock:
             rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            return PreactBlock(before, after, branch=branch, pre=pre, stride=stride, stochdepth_rate=rate)
+            return PreactBlock(before, after, branch=branch, pre=pre, sampling=sampling, stochdepth_rate=rate)
 
         features = final_factor * widths[-1]
         final_conv = SameConv2d(widths[-1], features, 1, bias=False)
@@ -66,13 +67,15 @@ class BNNFNet(ResidualNet):
             depths=depths,
             strides=STRIDES,
             make_block=make_block,
-            final=dict(final_conv=final_conv, final_bn=final_bn, act=act),
+            final_conv=final_conv,
+            final=dict(final_bn=final_bn, act=act),
             num_features=features,
             num_classes=num_classes,
             drop_rate=drop_rate,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, normalized and activated: (N, num_features, H', W')."""
-        return self.act(self.final_bn(self.final_conv(self.stages(self.stem(x)))))
+    def forward_final(self, x: Tensor) -> Tensor:
+        """Normalization and activation."""
+        return self.act(self.final_bn(x))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..gain import he_gain
 from ..nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, StochasticDepth
-from .block import Branch
+from .block import Branch, Sampling
 from .body import ResidualNet
 from .preact import BN_EPS, BN_MOMENTUM, Order, PreactBlock, Preactivation
 from .resnet import STRIDES, Stem, resnet_stem, resnet_variants
@@ -49,6 +49,7 @@ class BNResNet(ResidualNet):
         ratio: float = 0.25,
         classifier_std: float = 0.01,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
         end = "end" if squeeze_excite else None
@@ -60,9 +61,9 @@ class BNResNet(ResidualNet):
 
         layers, stride = resnet_stem(stem, conv, in_chans, channels)
 
-        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PreactBlock:
+        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> PreactBlock:
             rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(stride=stride, projection=position == 0, bias=bias, skip_init=skip_init, stochdepth_rate=rate)
+            at = dict(sampling=sampling, projection=position == 0, bias=bias, skip_init=skip_init, stochdepth_rate=rate)
             return PreactBlock(before, after, branch=branch, pre=pre, **at)
 
         final_bn, act = pre.layers(widths[-1])
@@ -80,12 +81,13 @@ class BNResNet(ResidualNet):
             drop_rate=drop_rate,
             classifier_std=classifier_std,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
         self.pre = pre
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, normalized and activated: (N, num_features, H', W')."""
-        return self.act(self.final_bn(self.stages(self.stem(x))))
+    def forward_final(self, x: Tensor) -> Tensor:
+        """Normalization and activation."""
+        return self.act(self.final_bn(x))
 
 
 class PostactBlock(nn.Module):
@@ -100,7 +102,7 @@ class PostactBlock(nn.Module):
         out_channels: int,
         *,
         branch: Branch,
-        stride: int = 1,
+        sampling: Sampling = Sampling(),  # noqa: B008 - immutable
         projection: bool = False,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         stochdepth_rate: float = 0.0,
@@ -109,13 +111,13 @@ class PostactBlock(nn.Module):
         width, groups = branch.width(in_channels, out_channels)
         options = dict(bias=False, init_gain=he_gain(activation))
         self.conv_shortcut = None
-        if projection or stride > 1 or in_channels != out_channels:
-            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, stride, **options)
+        if projection or sampling.reduces or in_channels != out_channels:
+            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, sampling.stride, **options)
             self.shortcut_bn = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
         self.act = Activation(activation, gamma=1.0)
         self.conv0 = SameConv2d(in_channels, width, 1, **options)
         self.bn0 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
-        self.conv1 = SameConv2d(width, width, 3, stride, groups=groups, **options)
+        self.conv1 = SameConv2d(width, width, 3, groups=groups, **sampling.first, **options)
         self.bn1 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
         self.conv2 = SameConv2d(width, out_channels, 1, **options)
         self.bn2 = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
@@ -156,6 +158,7 @@ class BNResNetV1(ResidualNet):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         end = "end" if squeeze_excite else None
         branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=1.0, conv=SameConv2d)
@@ -166,9 +169,9 @@ class BNResNetV1(ResidualNet):
         stem.add_module("act", Activation(activation, gamma=1.0))
         stem.add_module("pool", MaxPoolSame())
 
-        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> PostactBlock:
+        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> PostactBlock:
             rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(stride=stride, projection=position == 0, activation=activation, stochdepth_rate=rate)
+            at = dict(sampling=sampling, projection=position == 0, activation=activation, stochdepth_rate=rate)
             return PostactBlock(before, after, branch=branch, **at)
 
         super().__init__(
@@ -183,8 +186,5 @@ class BNResNetV1(ResidualNet):
             num_classes=num_classes,
             drop_rate=drop_rate,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map: (N, num_features, H', W')."""
-        return self.stages(self.stem(x))

@@ -12,46 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import UsageError
 from ..functional import expected_variances
 from ..nn import Activation, Role, parameter_roles
-from .block import Branch, NFBlock
-
-
-class ClassifierHead(nn.Module):
-    """Average pool, dropout, linear: (N, C, H, W) -> (N, num_classes); (N, C) if ``num_classes`` is 0.
-
-    With ``global_pool=""`` the map is not pooled, which needs ``num_classes=0``.
-    """
-
-    parameter_roles = {"fc.weight": Role.CLASSIFIER}
-
-    def __init__(
-        self, in_features: int, num_classes: int, drop_rate: float, init_std: float = 0.01, global_pool: str = "avg"
-    ):
-        super().__init__()
-        if not 0.0 <= drop_rate < 1.0:
-            raise UsageError(f"drop_rate (={drop_rate}) must be at least 0 and below 1")
-        self.in_features, self.init_std = in_features, init_std
-        self.dropout = nn.Dropout(drop_rate)
-        self.reset(num_classes, global_pool)
-
-    def reset(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier with fresh weights: N(0, init_std), bias 0."""
-        global_pool = self.global_pool if global_pool is None else global_pool
-        if global_pool not in ("avg", ""):
-            raise UsageError(f'global_pool (={global_pool!r}) must be "avg" or "" (no pooling)')
-        if num_classes < 0 or (num_classes and not global_pool):
-            raise UsageError(f"num_classes (={num_classes}) must be at least 0, and 0 without pooling")
-        self.global_pool = global_pool
-        self.fc = nn.Identity()
-        if num_classes:
-            self.fc = nn.Linear(self.in_features, num_classes)
-            nn.init.normal_(self.fc.weight, std=self.init_std)
-            nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        if self.global_pool:
-            x = x.mean((2, 3))
-        x = self.dropout(x)
-        return x if pre_logits else self.fc(x)
+from .block import Branch, NFBlock, Sampling
+from .features import FeatureMaps, stem_feature
+from .head import ClassifierHead
 
 
 class Stage(nn.Sequential):
@@ -67,20 +30,22 @@ class Stage(nn.Sequential):
         return x
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(FeatureMaps):
     """Stem, stages of residual blocks, classifier, with timm's model interface; the body of every network here.
 
-    A class defines ``forward_features``, which ends where the classifier's pooling begins.
+    A class defines ``forward_final``, what stands between the last stage's map and the classifier's pooling.
 
     Args:
-        stem: module from images to ``stem_channels`` maps; ``stem_stride`` is its total stride.
+        stem: layers from images to ``stem_channels`` maps; ``stem_stride`` is their total stride.
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
-        make_block: ``make_block(stage, position, in_channels, out_channels, stride)`` is the block ``position`` of a
-            stage.
-        final: modules behind the last stage, by name; their parameters come before the classifier's.
+        make_block: ``make_block(stage, position, in_channels, out_channels, sampling)`` is the block ``position`` of
+            a stage.
+        final_conv: the convolution behind the last stage; None: there is none.
+        final: further modules behind the last stage, by name; their parameters come before the classifier's.
         num_features: channels of what ``forward_features`` returns.
         drop_rate: dropout in front of the classifier.
         classifier_std: standard deviation of the classifier's initial weight.
+        output_stride: 8, 16 or 32; from there on stages dilate instead of striding.
     """
 
     family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
@@ -88,41 +53,61 @@ class ResidualNet(nn.Module):
     def __init__(
         self,
         *,
-        stem: nn.Module,
+        stem: nn.Sequential,
         stem_channels: int,
         stem_stride: int,
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
-        make_block: Callable[[int, int, int, int, int], nn.Module],
+        make_block: Callable[[int, int, int, int, Sampling], nn.Module],
+        final_conv: nn.Module | None = None,
         final: Mapping[str, nn.Module] | None = None,
         num_features: int,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         classifier_std: float = 0.01,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         super().__init__()
         _check_stages(widths, depths, strides)
+        if output_stride not in (8, 16, 32):
+            raise UsageError(f"output_stride (={output_stride}) must be 8, 16 or 32")
         self.num_classes = num_classes
         self.stem = stem
-        self.feature_info: list[dict[str, Any]] = []
-        stages, channels, reduction = [], stem_channels, stem_stride
+        self.feature_info: list[dict[str, Any]] = [stem_feature(stem)]
+        stages, channels, reduction, dilation = [], stem_channels, stem_stride, 1
         for number, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
-            blocks = [make_block(number, 0, channels, width, stride)]
-            blocks += [make_block(number, position, width, width, 1) for position in range(1, depth)]
+            atrous = stride if reduction * stride > output_stride else 1
+            first = Sampling(stride // atrous, dilation, atrous)
+            reduction, dilation = reduction * first.stride, dilation * atrous
+            blocks = [make_block(number, 0, channels, width, first)]
+            blocks += [make_block(number, i, width, width, Sampling(dilation=dilation)) for i in range(1, depth)]
             stages.append(Stage(*blocks))
-            channels, reduction = width, reduction * stride
+            channels = width
             self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
         self.stages = nn.Sequential(*stages)
+        self.final_conv = nn.Identity() if final_conv is None else final_conv
+        if final_conv is not None:
+            self.feature_info[-1] |= dict(num_chs=final_conv.out_channels, module="final_conv")
+        self.final_names = tuple(final or {})
         for name, module in (final or {}).items():
             self.add_module(name, module)
         self.num_features = self.head_hidden_size = num_features
         self.head = ClassifierHead(num_features, num_classes, drop_rate, classifier_std, global_pool)
 
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return next(module.in_channels for module in self.stem.modules() if hasattr(module, "in_channels"))
+
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, activated: (N, num_features, H', W')."""
-        raise NotImplementedError
+        """The last map, as the classifier pools it: (N, num_features, H', W')."""
+        return self.forward_final(self.final_conv(self.stages(self.stem(x))))
+
+    def forward_final(self, x: Tensor) -> Tensor:
+        """What normalizes and activates the last map of ``feature_info``; the map itself where nothing does."""
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
@@ -137,7 +122,7 @@ class ResidualNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one; 0 classes: none, the network returns pooled features."""
         self.head.reset(num_classes, global_pool)
-        self.head.to(next(self.stem.parameters()))  # device and type of the network
+        self.head.to(next(self.stem.parameters())).train(self.training)  # device, type and mode of the network
         self.num_classes = num_classes
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -172,7 +157,7 @@ class NormFreeNet(ResidualNet):
     def __init__(
         self,
         *,
-        stem: nn.Module,
+        stem: nn.Sequential,
         stem_channels: int,
         stem_stride: int,
         widths: Sequence[int],
@@ -189,17 +174,18 @@ class NormFreeNet(ResidualNet):
         stochdepth_rate: float = 0.0,
         classifier_std: float = 0.01,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         _check_stages(widths, depths, strides)
         variances = expected_variances(depths, alpha)
 
-        def make_block(stage: int, position: int, in_channels: int, out_channels: int, stride: int) -> NFBlock:
+        def make_block(stage: int, position: int, in_channels: int, out_channels: int, sampling: Sampling) -> NFBlock:
             index = sum(depths[:stage]) + position
             return NFBlock(
                 in_channels,
                 out_channels,
                 branch=branch if index or first_ratio is None else replace(branch, ratio=first_ratio),
-                stride=stride,
+                sampling=sampling,
                 alpha=alpha,
                 beta=math.sqrt(variances[stage][position]),
                 act=act,
@@ -215,19 +201,20 @@ class NormFreeNet(ResidualNet):
             depths=depths,
             strides=strides,
             make_block=make_block,
-            final=dict(final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else nn.Identity()),
+            final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else None,
+            final=dict(act=act),
             num_features=final_channels or widths[-1],
             num_classes=num_classes,
             drop_rate=drop_rate,
             classifier_std=classifier_std,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
         self.alpha = alpha
-        self.act, self.feature_gamma = act, act.gamma
+        self.feature_gamma = act.gamma
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, activated and scaled: (N, num_features, H', W')."""
-        x = self.final_conv(self.stages(self.stem(x)))
+    def forward_final(self, x: Tensor) -> Tensor:
+        """Activation and its gamma."""
         x = self.act(x)
         return x if self.feature_gamma == 1.0 else x * self.feature_gamma
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import Activation, MaxPoolSame, Role, SameConv2d, StochasticDepth
+from .block import Sampling
 from .body import ResidualNet
 from .resnet import STRIDES, resnet_variants
 
@@ -40,7 +41,7 @@ class FixupBlock(nn.Module):
         out_channels: int,
         num_blocks: int,
         *,
-        stride: int = 1,
+        sampling: Sampling = Sampling(),  # noqa: B008 - immutable
         ratio: float = 0.25,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         stochdepth_rate: float = 0.0,
@@ -52,11 +53,11 @@ class FixupBlock(nn.Module):
             self.add_module(name, ScalarBias())
         self.scale = nn.Parameter(torch.ones(1))
         self.conv_shortcut = None
-        if stride > 1 or in_channels != out_channels:
-            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, stride, bias=False)
+        if sampling.reduces or in_channels != out_channels:
+            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, sampling.stride, bias=False)
             nn.init.normal_(self.conv_shortcut.weight, std=(2 / out_channels) ** 0.5)
         self.conv0 = SameConv2d(in_channels, width, 1, bias=False)
-        self.conv1 = SameConv2d(width, width, 3, stride, bias=False)
+        self.conv1 = SameConv2d(width, width, 3, bias=False, **sampling.first)
         self.conv2 = SameConv2d(width, out_channels, 1, bias=False)
         nn.init.normal_(self.conv0.weight, std=(2 / width) ** 0.5 * num_blocks**-0.25)
         nn.init.normal_(self.conv1.weight, std=(2 / (9 * width)) ** 0.5 * num_blocks**-0.25)
@@ -89,6 +90,7 @@ class FixupResNet(ResidualNet):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         channels = widths[0] // 4
         stem = nn.Sequential()
@@ -97,9 +99,9 @@ class FixupResNet(ResidualNet):
         stem.add_module("act", Activation(activation, gamma=1.0))
         stem.add_module("pool", MaxPoolSame())
 
-        def make_block(stage: int, position: int, before: int, after: int, stride: int) -> FixupBlock:
+        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> FixupBlock:
             rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(stride=stride, ratio=ratio, activation=activation, stochdepth_rate=rate)
+            at = dict(sampling=sampling, ratio=ratio, activation=activation, stochdepth_rate=rate)
             return FixupBlock(before, after, sum(depths), **at)
 
         super().__init__(
@@ -116,11 +118,8 @@ class FixupResNet(ResidualNet):
             drop_rate=drop_rate,
             classifier_std=0.0,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map: (N, num_features, H', W')."""
-        return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.head(x, pre_logits=True)

@@ -59,9 +59,12 @@ class NFRegNet(NormFreeNet):
         se_ratio: float = 0.5,
         se_factor: float = 2.0,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
+        stem = nn.Sequential()
+        stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))
         super().__init__(
-            stem=nn.Sequential(),
+            stem=stem,
             stem_channels=widths[0],
             stem_stride=2,
             widths=widths,
@@ -86,5 +89,5 @@ class NFRegNet(NormFreeNet):
             stochdepth_rate=stochdepth_rate,
             classifier_std=0.0,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
-        self.stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))

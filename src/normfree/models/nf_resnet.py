@@ -53,6 +53,7 @@ class NFResNet(NormFreeNet):
         se_ratio: float = 0.25,
         se_factor: float = 2.0,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         branch = Branch(
             ratio=ratio,
@@ -80,4 +81,5 @@ class NFResNet(NormFreeNet):
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
             global_pool=global_pool,
+            output_stride=output_stride,
         )

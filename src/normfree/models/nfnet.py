@@ -61,12 +61,13 @@ class NFNet(NormFreeNet):
         se_factor: float = 2.0,
         final_factor: int = 2,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         act = Activation(activation, gamma)
         stem, channels = nn.Sequential(), in_chans
         for i, (width, stride) in enumerate(stem_geometry(widths)):
             if i:
-                stem.add_module(f"act{i - 1}", act)
+                stem.add_module(f"act{i - 1}", Activation(activation, gamma))
             stem.add_module(f"conv{i}", WSConv2d(channels, width, 3, stride, input_scale=act.gamma if i else 1.0))
             channels = width
         super().__init__(
@@ -85,4 +86,5 @@ class NFNet(NormFreeNet):
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
             global_pool=global_pool,
+            output_stride=output_stride,
         )

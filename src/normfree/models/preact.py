@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..functional import residual_merge
 from ..gain import he_gain
-from ..nn import Activation, AvgPoolSame, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
-from .block import Branch
+from ..nn import Activation, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
+from .block import Branch, Sampling
 
 Order = Literal["bn-relu-conv", "relu-bn-conv"]
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # Haiku's epsilon and its decay rate 0.9
@@ -75,7 +75,7 @@ class PreactBlock(nn.Module):
         *,
         branch: Branch,
         pre: Preactivation,
-        stride: int = 1,
+        sampling: Sampling = Sampling(),  # noqa: B008 - immutable
         projection: bool = False,
         bias: bool = False,
         skip_init: bool = False,
@@ -85,19 +85,19 @@ class PreactBlock(nn.Module):
         self.pre = pre
         width, groups = branch.width(in_channels, out_channels)
         options = dict(bias=bias, init_gain=pre.gain)
-        self.pool = AvgPoolSame() if branch.pool_shortcut and stride > 1 else None
+        self.pool = sampling.pool() if branch.pool_shortcut and sampling.reduces else None
         self.conv_shortcut = None
-        if projection or stride > 1 or in_channels != out_channels:
-            shortcut_stride = 1 if self.pool is not None else stride
+        if projection or sampling.reduces or in_channels != out_channels:
+            shortcut_stride = 1 if self.pool is not None else sampling.stride
             self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, shortcut_stride, **options)
         self.bn0, self.act = pre.layers(in_channels)
         self.conv0 = SameConv2d(in_channels, width, 1, **options)
         self.bn1, _ = pre.layers(width)
-        self.conv1 = SameConv2d(width, width, 3, stride, groups=groups, **options)
+        self.conv1 = SameConv2d(width, width, 3, groups=groups, **sampling.first, **options)
         self.conv1b = None
         if branch.spatial_convs == 2:
             self.bn1b, _ = pre.layers(width)
-            self.conv1b = SameConv2d(width, width, 3, groups=groups, **options)
+            self.conv1b = SameConv2d(width, width, 3, groups=groups, **sampling.later, **options)
         self.bn2, _ = pre.layers(width)
         self.conv2 = SameConv2d(width, out_channels, 1, **options)
         self.squeeze_excite = None

@@ -27,6 +27,7 @@ class SkipInitResNet(BNResNet):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         super().__init__(
             widths=widths,
@@ -42,4 +43,5 @@ class SkipInitResNet(BNResNet):
             ratio=ratio,
             classifier_std=0.0,
             global_pool=global_pool,
+            output_stride=output_stride,
         )

@@ -116,6 +116,7 @@ class TimmNFNet(NormFreeNet):
         stochdepth_rate: float = 0.0,
         alpha: float = 0.2,
         global_pool: str = "avg",
+        output_stride: int = 32,
     ):
         act = Activation(activation, RELEASED_GAINS["gelu" if activation == "gelu_erf" else activation])
         if final_factor is not None:
@@ -153,6 +154,7 @@ class TimmNFNet(NormFreeNet):
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
             global_pool=global_pool,
+            output_stride=output_stride,
         )
         self.feature_gamma = act.gamma if released else 1.0
         if final_channels:
@@ -173,7 +175,7 @@ def _stem(
             ((channels // 8, 2), (channels // 4, 1), (channels // 2, 1), (channels, 2))
         ):
             if i:
-                layers.add_module(f"act{i - 1}", act)
+                layers.add_module(f"act{i - 1}", Activation(act.activation, act.gamma))
             layers.add_module(f"conv{i}", conv(before, width, 3, stride, input_scale=act.gamma if i else scale))
             before = width
         return layers, 4

@@ -27,6 +27,8 @@ class SameConv2d(nn.Module):
             initialization.
         input_scale: a constant that stands in front of the layer (1 / beta of the block, gamma of the activation),
             folded into the weight.
+        atrous: the stride whose place dilation has taken ("same" padding then keeps what that stride would compute
+            among the outputs).
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding.
@@ -47,12 +49,13 @@ class SameConv2d(nn.Module):
         *,
         init_gain: float = 1.0,
         input_scale: float = 1.0,
+        atrous: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
         sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
-        for name, value in dict(sizes, dilation=dilation, groups=groups).items():
+        for name, value in dict(sizes, dilation=dilation, groups=groups, atrous=atrous).items():
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
         for name in ("in_channels", "out_channels"):
@@ -64,7 +67,7 @@ class SameConv2d(nn.Module):
             raise UsageError(f'padding (={padding!r}) must be "same", "symmetric" or an integer of at least 0')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.init_gain, self.input_scale = init_gain, input_scale
+        self.init_gain, self.input_scale, self.atrous = init_gain, input_scale, atrous
         at = dict(device=device, dtype=dtype)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size, **at))
         self.bias = nn.Parameter(torch.empty(out_channels, **at)) if bias else None
@@ -113,6 +116,8 @@ class SameConv2d(nn.Module):
             bias=self.bias is not None,
             device="meta",
         )
+        if symmetric is None:
+            plain.atrous = self.atrous
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if self.bias is not None:
             plain.bias = nn.Parameter(self.bias.clone() if scale is None else self.bias * scale, requires_grad=False)
@@ -123,7 +128,7 @@ class SameConv2d(nn.Module):
         if self.padding != "same":
             return self.padding
         reach = (self.kernel_size - 1) * self.dilation
-        if reach == 0 or (self.stride == 1 and reach % 2 == 0):
+        if reach == 0 or (self.stride == self.atrous == 1 and reach % 2 == 0):
             return reach // 2
         return None
 
@@ -132,12 +137,12 @@ class SameConv2d(nn.Module):
         symmetric = self._symmetric_padding()
         if symmetric is not None:
             return x, symmetric
-        return pad_same(x, self.kernel_size, self.stride, self.dilation)
+        return pad_same(x, self.kernel_size, self.stride, self.dilation, self.atrous)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         text += f", padding={self.padding!r}"
-        for name, default in dict(dilation=1, groups=1).items():
+        for name, default in dict(dilation=1, groups=1, atrous=1).items():
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
         if not math.isclose(self.input_scale, 1.0):
@@ -148,8 +153,15 @@ class SameConv2d(nn.Module):
 class PaddedConv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves."""
 
+    atrous = 1
+
+    @property
+    def same(self) -> tuple[int, int, int, int]:
+        """What the padding depends on, beside the size: kernel size, stride, dilation, atrous."""
+        return self.kernel_size[0], self.stride[0], self.dilation[0], self.atrous
+
     def forward(self, x: Tensor) -> Tensor:
-        x, padding = pad_same(x, self.kernel_size[0], self.stride[0], self.dilation[0])
+        x, padding = pad_same(x, *self.same)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -164,6 +176,7 @@ class WSConv2d(SameConv2d):
         gain: whether there is one.
         input_scale: a constant that stands in front of the layer (gamma / beta of the activation before it), folded
             into the standardized weight.
+        atrous: as in :class:`SameConv2d`.
         eps: lower bound of ``var * N`` in the standardization; with ``add_eps``, what is added to ``var`` (timm).
 
     Raises:
@@ -185,6 +198,7 @@ class WSConv2d(SameConv2d):
         *,
         gain: bool = True,
         input_scale: float = 1.0,
+        atrous: int = 1,
         eps: float = 1e-4,
         add_eps: bool = False,
         device: torch.device | str | None = None,
@@ -192,7 +206,7 @@ class WSConv2d(SameConv2d):
     ):
         at = dict(device=device, dtype=dtype)
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        super().__init__(*geometry, bias, input_scale=input_scale, **at)
+        super().__init__(*geometry, bias, input_scale=input_scale, atrous=atrous, **at)
         self.eps, self.add_eps = eps, add_eps
         self.gain = nn.Parameter(torch.ones(out_channels, **at)) if gain else None
 
