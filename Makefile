@@ -1,9 +1,10 @@
-# make demo: train a network on real images; make test: everything CI runs; make check: lint and the fast tests.
+# make demo: train a network on real images; make test: everything CI runs; make check: lint and the fast tests;
+# make timm-suite: timm's tests of models, with ours.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test check timm-suite lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/normfree train
@@ -13,6 +14,9 @@ test: $(INSTALLED) lint
 
 check: $(INSTALLED) lint
 	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
+
+timm-suite: $(INSTALLED)
+	$(PYTHON) tests/timm_suite.py
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -26,6 +26,7 @@ ALLOWED = {
     "training": {"functional", "gain", "nn", "optim", "data"},
     # dataclasses of settings from the rooms below
     "recipes": {"functional", "gain", "nn", "models", "optim", "data", "tasks", "training"},
+    "timm": {"functional", "models", "nn", "weights"},
     "cli": None,  # binds them all
     "__init__": None,  # the front door
     "__main__": None,

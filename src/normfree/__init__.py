@@ -4,8 +4,9 @@ from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
 from .export import fold
 from .gain import activation_gain
-from .models import ModelInfo, create_model, list_models, model_info
+from .models import ModelInfo, list_models, model_info
 from .version import __version__
+from .weights import create_model
 
 __all__ = [
     "ModelInfo",

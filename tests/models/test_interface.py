@@ -153,7 +153,7 @@ def test_default_cfg(name):
     assert (config["mean"], config["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (config["interpolation"], config["crop_mode"]) == ("bicubic", "squash")
     # the authors resize to size + 32 and crop the centre
-    assert round(info.test_size / config["crop_pct"]) == info.test_size + 32
+    assert int(info.test_size / config["crop_pct"]) == info.test_size + 32
 
 
 def test_dropout_and_stochastic_depth_act_in_training_only(name):

@@ -179,7 +179,6 @@ def test_variants_defaults_hold_unless_overridden():
         (dict(group_width=4096), r"group_width \(=4096\)"),
         (dict(global_pool="median"), r"global_pool \(='median'\)"),
         (dict(global_pool=""), r"num_classes \(=1000\)"),
-        (dict(pretrained=True), r"load_haiku"),
         (dict(name="nf_resnet50", stem="5x5"), r"stem \(='5x5'\)"),
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",

@@ -49,6 +49,7 @@ class ResidualNet(FeatureMaps):
     """
 
     family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
+    paper = ("arXiv:2101.08692", "arXiv:2102.06171")
 
     def __init__(
         self,

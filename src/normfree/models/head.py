@@ -35,8 +35,12 @@ class ClassifierHead(nn.Module):
         self.reset(num_classes, global_pool)
 
     def reset(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier with fresh weights: N(0, init_std), bias 0."""
-        global_pool = self.global_pool if global_pool is None else global_pool
+        """A new classifier with fresh weights: N(0, init_std), bias 0.
+
+        ``global_pool=None`` keeps the pooling; a classifier of a network without any gets "avg".
+        """
+        if global_pool is None:
+            global_pool = self.global_pool or ("avg" if num_classes else "")
         if global_pool not in _POOLS:
             raise UsageError(f'global_pool (={global_pool!r}) must be "avg", "max", "avgmax" or "" (no pooling)')
         if num_classes < 0 or (num_classes and not global_pool):

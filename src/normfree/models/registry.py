@@ -13,7 +13,9 @@ from ..errors import UsageError
 from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
+from .published import PUBLISHED
 
+ORIGIN = "https://github.com/google-deepmind/deepmind-research/tree/master/nfnets"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
@@ -69,7 +71,6 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(
     name: str,
     *,
-    pretrained: bool = False,
     num_classes: int = 1000,
     in_chans: int = 3,
     drop_rate: float | None = None,
@@ -80,7 +81,6 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
-        pretrained: not available yet; load the authors' files with :func:`normfree.weights.load_haiku`.
         num_classes: 0 gives pooled features instead of logits.
         drop_rate, stochdepth_rate: None takes the variant's.
         overrides: further arguments of the family's class, for example ``activation="silu"``, ``depths=(1, 1, 1, 1)``.
@@ -88,9 +88,7 @@ def create_model(
     Raises:
         UsageError: unknown name or override (the nearest ones are suggested), or a value out of range.
     """
-    cls, variant = _lookup(name)
-    if pretrained:
-        raise UsageError(f"pretrained weights of {name} are not fetched; load a file with normfree.weights.load_haiku")
+    cls, variant = lookup(name)
     options = dict(num_classes=num_classes, in_chans=in_chans)
     options |= {k: v for k, v in dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate).items() if v is not None}
     allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
@@ -100,7 +98,11 @@ def create_model(
             raise UsageError(f"option {key!r} is unknown for {name}; did you mean {', '.join(near)}?")
     sizes = ("train_size", "test_size")
     model = cls(**{**{k: v for k, v in variant.items() if k not in sizes}, **options, **overrides})
-    model.default_cfg = model.pretrained_cfg = _default_cfg(name, model, num_classes, in_chans)
+    cfg = default_cfg(name) | dict(num_classes=num_classes)
+    if in_chans != 3:
+        sizes = {key: (in_chans, *cfg[key][1:]) for key in ("input_size", "test_input_size")}
+        cfg |= sizes | dict(mean=(0.5,) * in_chans, std=(0.5,) * in_chans)
+    model.default_cfg = model.pretrained_cfg = cfg
     return model
 
 
@@ -110,7 +112,7 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         UsageError: unknown name.
     """
-    cls, variant = _lookup(name)
+    cls, variant = lookup(name)
     numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
     cost = _complexity(cls, tuple((k, v) for k, v in variant.items() if k not in numbers))
     at = (variant["depths"], variant["test_size"])
@@ -134,7 +136,8 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
     return Complexity(short, 3, short.feature_info[-1]["reduction"])
 
 
-def _lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
+def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
+    """Class and arguments of a model; UsageError with the nearest names if it is unknown."""
     if name not in _VARIANTS:
         near = difflib.get_close_matches(str(name), _VARIANTS, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`normfree models` lists them"
@@ -142,22 +145,43 @@ def _lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     return _VARIANTS[name]
 
 
-def _default_cfg(name: str, model: ResidualNet, num_classes: int, in_chans: int) -> dict[str, Any]:
-    """The description timm keeps with a model; ``crop_mode="squash"``: the evaluation resize ignores the aspect."""
-    variant = _VARIANTS[name][1]
+def default_cfg(name: str) -> dict[str, Any]:
+    """The description that timm keeps with a model, at 1000 classes and 3 channels.
+
+    ``crop_mode="squash"``: the papers' evaluation resizes to 32 px more than the size, without keeping the aspect.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    cls, variant = lookup(name)
     train, test = variant["train_size"], variant["test_size"]
-    stride = model.feature_info[-1]["reduction"]
-    return dict(
+    small = cls is nf_resnet.NFResNet and variant.get("stem") == "3x3"  # of stride 1
+    reduction = 2 ** (len(variant["widths"]) - 1) if small else 32
+    deep = cls in (nfnet.NFNet, bn_nfnet.BNNFNet) or variant.get("stem") == "4x 3x3"
+    cfg = dict(
         architecture=name,
-        num_classes=num_classes,
-        input_size=(in_chans, train, train),
-        test_input_size=(in_chans, test, test),
-        pool_size=(-(-train // stride), -(-train // stride)),
-        crop_pct=test / (test + 32),
+        num_classes=1000,
+        input_size=(3, train, train),
+        test_input_size=(3, test, test),
+        pool_size=(-(-train // reduction),) * 2,
+        test_pool_size=(-(-test // reduction),) * 2,
+        crop_pct=train / (train + 32.01),  # timm rounds the resized side down
+        test_crop_pct=test / (test + 32.01),
         crop_mode="squash",
         interpolation="bicubic",
-        mean=IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans,
-        std=IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans,
-        first_conv=next(f"stem.{n}" for n, m in model.stem.named_children() if hasattr(m, "weight")),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        first_conv="stem.conv0" if deep else "stem.conv",
         classifier="head.fc",
+        license="apache-2.0",
+        paper_ids=cls.paper,
+        origin_url=ORIGIN,
     )
+    published = PUBLISHED.get(name)
+    if published is not None:
+        cfg |= dict(hf_hub_id=published.hub, description=f"trained by {published.source}")
+        if not published.squash:
+            cfg |= dict(crop_mode="center", crop_pct=published.crop, test_crop_pct=published.crop)
+        if published.mean is not None:
+            cfg |= dict(mean=(published.mean,) * 3, std=(published.mean,) * 3)
+    return cfg

@@ -10,10 +10,12 @@ from ..errors import UsageError
 from .roles import Role
 
 
+@torch.no_grad()
 def lecun_normal_(weight: Tensor) -> Tensor:
     """Normal of standard deviation fan_in ** -0.5 cut at two of them: Haiku's default for linear layers."""
-    std = weight[0].numel() ** -0.5
-    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+    std, cut = weight[0].numel() ** -0.5, math.erf(2**0.5)
+    # through the inverse of the distribution, in place: nn.init.trunc_normal_ leaves temporaries of the weight's size
+    return weight.uniform_(-cut, cut).erfinv_().mul_(std * 2**0.5).clamp_(-2 * std, 2 * std)
 
 
 class SqueezeExcite(nn.Module):

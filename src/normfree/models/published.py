@@ -1,0 +1,52 @@
+"""Which variants have published weights, where they are, and the preprocessing that they were evaluated with."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights on the Hugging Face hub, in timm's naming, of 1000 ImageNet classes.
+
+    Attributes:
+        hub: repository of ``huggingface.co``; the file in it is ``model.safetensors``.
+        source: who trained them.
+        squash: evaluation ignores the aspect, as in the papers; else it crops the centre.
+        crop: what the crop takes of the resized image's side; None: 32 px less, as in the papers.
+        mean: of the pixels on the 0..1 scale, where it is not ImageNet's (the deviation is the same number then).
+    """
+
+    hub: str
+    source: str
+    squash: bool = False
+    crop: float | None = None
+    mean: float | None = None
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the file."""
+        return f"https://huggingface.co/{self.hub}/resolve/main/model.safetensors"
+
+
+_AUTHORS = "the authors of NFNets, converted by timm"
+
+
+def _released(k: int) -> Published:
+    return Published(f"timm/dm_nfnet_f{k}.dm_in1k", _AUTHORS, squash=True)
+
+
+PUBLISHED = (
+    {f"nfnet_f{k}": _released(k) for k in range(7)}
+    | {f"timm_dm_nfnet_f{k}": _released(k) for k in range(7)}
+    | {
+        f"timm_{name}": Published(f"timm/{name}.{tag}", "timm", **options)
+        for name, tag, options in (
+            ("nfnet_l0", "ra2_in1k", dict(crop=1.0)),
+            ("eca_nfnet_l0", "ra2_in1k", dict(crop=1.0)),
+            ("eca_nfnet_l1", "ra2_in1k", dict(crop=1.0)),
+            ("eca_nfnet_l2", "ra3_in1k", dict(crop=1.0)),
+            ("nf_regnet_b1", "ra2_in1k", dict(crop=0.9)),
+            ("nf_resnet50", "ra2_in1k", dict(crop=0.94)),
+            ("test_nfnet", "r160_in1k", dict(crop=0.95, mean=0.5)),
+        )
+    }
+)
