@@ -1,7 +1,7 @@
 """Peak memory of loading a checkpoint: `python benchmarks/loading.py`, a minute; needs 4 GB of disk and 6 GB of memory.
 
-NFNet-F6 (438 M parameters) by default, from a file in the authors' format and from one in timm's, each in a process of its
-own. What a process holds before (Python, torch) is subtracted.
+NFNet-F6 (438 M parameters) by default, from a file in the authors' format and from one in timm's, each in a process of
+its own. What a process holds before (Python, torch) is subtracted.
 """
 
 import argparse

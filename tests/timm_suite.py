@@ -1,7 +1,7 @@
 """timm's own tests of models, pointed at ours: `python tests/timm_suite.py` (or `make timm-suite`), half an hour.
 
 They come with timm's source distribution, which pip downloads in the installed version; `--source` takes an
-unpacked one. `--models` chooses by shell patterns; the default is every model of at most `--giga` billion multiply-adds.
+unpacked one. `--models` chooses by shell patterns, `--giga` leaves out what takes more billion multiply-adds.
 Nothing is fetched, as in timm's CI. Left out: TorchScript, which PyTorch has deprecated in favour of torch.export and
 which these models do not support.
 """

@@ -1,45 +1,65 @@
 """``normfree predict``."""
 
+import json
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from ..data import UnreadableImage, decode_image, find_images
 from ..errors import UsageError
-from ..training import pick_device
+from .classifier import open_classifier, view_of
 from .main import Parser
-from .trained import evaluation_transform, load_trained
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the likeliest classes of each image."""
     parser = Parser("predict", description="Classify images: the five likeliest classes with their probabilities.")
-    parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
+    parser.add_argument(
+        "network",
+        metavar="NETWORK",
+        help="run folder, or a .safetensors file of one; an .onnx or .pt2 file of normfree export; or the name of a "
+        "model, for its published weights",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--top", type=int, default=5, help="classes per image; default: 5")
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
+    parser.add_argument(
+        "--antialias",
+        action="store_true",
+        help="shrink images with antialiasing, as most tools do, instead of as the network was evaluated",
+    )
+    parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     options = parser.parse_args(list(argv))
     if options.top < 1:
         raise UsageError(f"--top (={options.top}) must be at least 1")
-    trained = load_trained(options.run, options.checkpoint)
+    classifier = open_classifier(options.network, options.checkpoint, options.device)
+    channels = classifier.preprocessing.channels
+    if channels not in (1, 3):
+        raise UsageError(f"{options.network} takes images of {channels} channels; files are decoded to 1 or 3")
     paths = find_images(options.images)
-    device, transform = pick_device(options.device), evaluation_transform(trained)
-    model, unreadable = trained.model.to(device), 0
+    transform, unreadable = view_of(classifier.preprocessing, antialias=options.antialias), 0
     for path in paths:
         try:
-            image = decode_image(path, trained.recipe.data.channels)
+            image = decode_image(path, channels)
         except UnreadableImage as error:
             print(f"skipped unreadable image {error}", file=sys.stderr)
             unreadable += 1
             continue
-        with torch.inference_mode():
-            probabilities = model(transform(image)[None].to(device)).float().softmax(1)[0].cpu()
-        print(path)
-        top = probabilities.topk(min(options.top, len(trained.classes)))
-        for probability, label in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            print(f"  {probability:7.2%}  {trained.classes[label]}")
+        top = classifier.run(transform(image)[None])[0].softmax(0)
+        top = top.topk(min(options.top, len(top)))
+        found = [
+            dict(name=classifier.label(index), index=index, probability=probability)
+            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+        print(_as_json(str(path), found) if options.json else _as_text(str(path), found), flush=options.json)
     if unreadable == len(paths):
         raise UsageError(f"none of the {len(paths)} images could be read")
     return 1 if unreadable else 0
+
+
+def _as_text(path: str, found: list[dict]) -> str:
+    return "\n".join([path, *(f"  {c['probability']:7.2%}  {c['name']}" for c in found)])
+
+
+def _as_json(path: str, found: list[dict]) -> str:
+    return json.dumps(dict(path=path, classes=found), ensure_ascii=False)

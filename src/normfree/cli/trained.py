@@ -2,9 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..data import EvalTransform
 from ..errors import UsageError
@@ -14,15 +18,21 @@ from ..tasks.classification import image_statistics
 from ..training import load_weights, read_checkpoint
 from ..weights import load_haiku, read_arrays
 
+MOST_PIXELS = 4096  # side of an image that a file may ask for; the largest network of the papers takes 608
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in evaluation mode and what it needs: class names, recipe, where it came from."""
+    """A network in evaluation mode and what it needs: class names, recipe, where it came from.
+
+    ``classes`` are folder names; ``names`` say the same to a reader, where the file has such.
+    """
 
     model: ResidualNet
     recipe: Recipe
     classes: list[str]
     source: str
+    names: list[str]
 
 
 def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
@@ -51,10 +61,39 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(
             f"{file} does not describe its model (no {error}); it was not written by normfree train"
         ) from error
-    recipe = Recipe.from_dict(content, str(file))
+    names = description.get("names") or classes
+    for value in (classes, names):
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(value) != len(classes):
+            raise UsageError(f"{file}: its classes (={value!r:.60}) must be a list of names")
+    try:
+        recipe = Recipe.from_dict(content, str(file))
+        _check_size(recipe, classes, state, str(file))
+    except (UsageError, RecursionError) as error:  # its words are whatever the file says
+        reason = "".join(c if c.isprintable() else " " for c in str(error).removeprefix(f"{file}: ")[:600])
+        raise UsageError(f"{file}: {reason}") from error
     model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
     load_weights(model, state, str(file))
-    return Trained(model.eval(), recipe, classes, str(file))
+    return Trained(model.eval(), recipe, classes, str(file), names)
+
+
+def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor], file: str) -> None:
+    """Build and fill the network on the meta device: a file of a kilobyte must not claim terabytes."""
+    depths = recipe.model.options.get("depths", ())
+    if not isinstance(depths, list | tuple) or not all(type(n) is int for n in depths) or sum(depths) > len(state):
+        raise UsageError(
+            f"model.options.depths (={depths!r:.60}) must be numbers of blocks; it has {len(state)} tensors"
+        )
+    most = max(recipe.data.test_size or 0, recipe.data.resize_margin)
+    if most > MOST_PIXELS:
+        raise UsageError(f"images of {most} px are larger than {MOST_PIXELS} px")
+    try:
+        with torch.device("meta"):
+            model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
+    except UsageError:
+        raise
+    except Exception as error:  # options are whatever the file says
+        raise UsageError(f"model.options do not build {recipe.model.name}: {error}") from error
+    load_weights(model, state, file)
 
 
 def initialize(model: ResidualNet, path: str) -> str:
@@ -70,13 +109,14 @@ def initialize(model: ResidualNet, path: str) -> str:
     """
     if path.endswith(".npz"):
         source, file = read_arrays(path), path
-        classes = next((len(p["b"]) for module, p in source.items() if module.endswith("/~/linear") and "b" in p), None)
-        load = load_haiku
+        head = next((p["w"].shape for module, p in source.items() if module.endswith("/~/linear") and "w" in p), ())
+        head, load = head[::-1], load_haiku
     else:
         source, _, file = read_checkpoint(path)
-        classes = len(source["head.fc.bias"]) if "head.fc.bias" in source else None
+        head = tuple(source["head.fc.weight"].shape) if "head.fc.weight" in source else ()
         load = functools.partial(load_weights, origin=str(file))
     wanted = model.num_classes
+    classes = head[0] if head[1:] == (model.num_features,) else None  # else the file does not hold so many numbers
     if classes in (None, wanted):
         load(model, source)
         return f"weights from {file}"

@@ -1,6 +1,23 @@
-"""Networks as they are deployed: folded, prepacked for the CPU."""
+"""Networks as they are deployed: folded, prepacked for the CPU, as ONNX files, as archives of ``torch.export``."""
 
+from .archive import open_archive, to_archive
+from .checked import Written
+from .description import Deployed, Description, Preprocessing
 from .fold import fold
+from .onnx_file import open_onnx, operators, to_onnx, weight_arithmetic
 from .prepack import prepack
 
-__all__ = ["fold", "prepack"]
+__all__ = [
+    "Deployed",
+    "Description",
+    "Preprocessing",
+    "Written",
+    "fold",
+    "open_archive",
+    "open_onnx",
+    "operators",
+    "prepack",
+    "to_archive",
+    "to_onnx",
+    "weight_arithmetic",
+]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,30 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _KEY = "normfree"  # entry of the file's metadata that holds our description as JSON
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``path`` at the end of the block; on an error or Ctrl-C it is removed.
+
+    Raises:
+        RunFailed: the file cannot be written; what was there before is intact.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.umask(mask := os.umask(0))
+        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise RunFailed(f"cannot write {path}: {error}") from error
+        raise
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -23,18 +46,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[s
     Raises:
         RunFailed: the file cannot be written; what was there before is intact.
     """
-    part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
         save_file(tensors, part, metadata={_KEY: json.dumps(description)})
-        os.umask(mask := os.umask(0))
-        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RunFailed(f"cannot write {path}: {error}") from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,18 +57,33 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UsageError: missing, truncated, not safetensors, or written by something else.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = (file.metadata() or {}).get(_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read as safetensors: {error}") from error
+    state, description = _read(path)
     if description is None:
         raise UsageError(f"{path} does not say which model it belongs to; it was not written by normfree train")
     try:
         return state, json.loads(description)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} has a description that is not JSON: {error}") from error
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether a .safetensors file is one by :func:`save_weights`; UsageError if it is none at all."""
+    return _read(path, tensors=False)[1] is not None
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], str | None]:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} cannot be read as safetensors: it is not a file")  # a pipe would wait
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            odd = [name for name in names if not name.isprintable() or len(name) > 200]
+            if odd:
+                raise UsageError(f"{path}: {odd[0]!r:.60} is no name of a tensor")
+            return {name: file.get_tensor(name) for name in names if tensors}, (file.metadata() or {}).get(_KEY)
+    except (OSError, SafetensorError) as error:
+        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:300])
+        raise UsageError(f"{path} cannot be read as safetensors: {reason}") from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -76,6 +105,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         f"{name} has shape {tuple(state[name].shape)}, the model needs {tuple(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
+    ][:4]
+    problems += [
+        f"{name} is of type {state[name].dtype}, the model needs {own[name].dtype}"
+        for name in own
+        if name in state and state[name].dtype not in (_FLOATS if own[name].is_floating_point() else (own[name].dtype,))
     ][:4]
     if problems:
         raise UsageError(f"{origin} is a checkpoint of another architecture: {'; '.join(problems)}")

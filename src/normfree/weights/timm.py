@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models import ResidualNet
+from .torch_file import SUFFIXES, check_names, one_line, read_state_dict
 
 _FAMILIES = ("nfnet", "timm")  # the released NFNet has the parameters of timm's dm_nfnet
 _LAYERS = {  # of a block
@@ -17,6 +18,7 @@ _LAYERS = {  # of a block
     "conv1b": "conv2b",
     "conv2": "conv3",
 }
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATE = {"fc0": "fc1", "fc1": "fc2", "conv": "conv"}  # Squeeze-Excite's layers
 
 
@@ -62,12 +64,13 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
     """Fill a model with weights of timm's network of the same shape; the model is returned.
 
     Args:
-        source: a state dict of timm's, or the path of a ``.safetensors`` file with it.
+        source: a state dict of timm's, or the path of a file with it (see :func:`read_timm`).
 
     Raises:
-        UsageError: an unreadable file; parameters missing, extra or misshapen, by name. The model is unchanged then.
+        UsageError: an unreadable file; parameters missing, extra or misshapen or not numbers, by name. The model is
+            unchanged then.
     """
-    given = _read(source) if isinstance(source, (str, Path)) else source
+    given = read_timm(source) if isinstance(source, (str, Path)) else source
     names, parameters = timm_names(model), dict(model.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in given]
     extra = sorted(given.keys() - set(names.values()))
@@ -77,6 +80,11 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
         f"{theirs} has shape {tuple(given[theirs].shape)}, the model needs {_timm_shape(theirs, parameters[ours])}"
         for ours, theirs in names.items()
         if tuple(given[theirs].shape) != _timm_shape(theirs, parameters[ours])
+    ]
+    wrong += [
+        f"{theirs} is of type {given[theirs].dtype}, not floating-point numbers"
+        for theirs in names.values()
+        if given[theirs].dtype not in _TYPES
     ]
     if wrong:
         raise UsageError("; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""))
@@ -95,14 +103,23 @@ def to_timm(model: ResidualNet) -> dict[str, Tensor]:
     }
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
+def read_timm(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or of a state dict by ``torch.save`` (.pth, .pt, .bin), by name.
+
+    Raises:
+        UsageError: an unreadable file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if str(path).endswith(SUFFIXES):
+        return read_state_dict(path)
     try:
-        return load_file(path)
+        if Path(path).exists() and not Path(path).is_file():
+            raise UsageError(f"{path} is not a file")
+        return check_names(load_file(path), path)
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} is not a readable .safetensors file: {error}") from error
+        raise UsageError(f"{path} is not a readable .safetensors file: {one_line(error)}") from error
 
 
 def _listed(word: str, names: list[str]) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from .torch_file import check_names, one_line
 
 _KINDS = "fiub"  # float, int, unsigned, bool
-_MOST_OPCODES, _MOST_NESTING = 500_000, 50  # arrays of the largest network take about 40,000 and 10
+_MOST_OPCODES, _MOST_NESTING = 250_000, 50  # a ResNet-600 with running statistics takes 193,000 and 10
 _REFUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _ADDERS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
 
@@ -159,6 +160,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         UsageError: no such file; truncated; not such a pickle; anything but dicts, strings and numeric arrays in it.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is not a file")  # opening a pipe would wait for its other end
     try:
         with path.open("rb") as file:
             _check_opcodes(file)
@@ -171,7 +174,7 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     except MemoryError as error:
         raise UsageError(f"{path} asks for more memory than there is; it is not a file of weights") from error
     except Exception as error:  # a hostile or broken stream can fail in any way; none of it has run
-        raise UsageError(f"{path} is truncated or not a pickle of numpy arrays: {error}") from error
+        raise UsageError(f"{path} is truncated or not a pickle of numpy arrays: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds {type(content).__name__}, not a mapping of modules")
     arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -183,7 +186,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
             if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
                 raise UsageError(f"{path}: {module}/{_shown(name)} is not a numpy array")
             arrays[module][name] = array.value
-    return arrays
+        check_names(parameters, path)
+    return check_names(arrays, path)
 
 
 def _shown(key: Any) -> str:

@@ -1,0 +1,134 @@
+"""A network that classifies images: by name with published weights, a trained one, or an exported file."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from ..data import EvalTransform, normalize
+from ..data.resize import centre_crop
+from ..errors import UsageError
+from ..export import Deployed, Preprocessing, open_archive, open_onnx
+from ..models import create_model as create_untrained
+from ..training import pick_device
+from ..weights import create_model
+from .trained import evaluation_transform, load_trained
+
+ONNX, ARCHIVE = ".onnx", ".pt2"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in evaluation mode, how its images are prepared, its classes, and in words where it is from."""
+
+    model: nn.Module
+    name: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+    origin: str
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """From images (1, C, size, size) to logits (1, classes), both float32 on the CPU."""
+
+    run: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+
+    def label(self, index: int) -> str:
+        return str(index) if self.classes is None else self.classes[index]
+
+
+@dataclass(frozen=True)
+class AntialiasedTransform(EvalTransform):
+    """The same squash and crop by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
+
+    def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        side = [self.size + self.margin] * 2
+        image = TF.resize(image, side, InterpolationMode.BICUBIC, antialias=True)
+        return normalize(centre_crop(image, self.size), self.mean, self.std)
+
+
+def open_network(text: str, which: str | None = None, *, random: bool = False) -> Network:
+    """A model by name with its published weights, or a run folder or .safetensors file.
+
+    Args:
+        which: a run folder's "last" (None: the same) or "best" checkpoint.
+        random: a model by name with fresh weights of seed 0 instead.
+
+    Raises:
+        UsageError: unknown, unusable, or a choice that there is none of.
+    """
+    if Path(text).suffix in (ONNX, ARCHIVE):
+        raise UsageError(f"{text} is an exported file; give the run, the checkpoint or the model that it is from")
+    named = not (os.path.exists(text) or os.sep in text or text.endswith(".safetensors"))
+    if named and which is not None:
+        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
+    if random and not named:
+        raise UsageError(f"--random is for models by name; {text} is a trained network")
+    if not named:
+        trained = load_trained(text, which)
+        view = evaluation_transform(trained)
+        preprocessing = Preprocessing(view.size, trained.recipe.data.channels, view.mean, view.std, view.margin)
+        return Network(trained.model, trained.recipe.model.name, preprocessing, tuple(trained.names), trained.source)
+    torch.manual_seed(0)
+    model = (create_untrained(text) if random else create_model(text, pretrained=True)).eval()
+    classes = None if random else imagenet_classes(model.num_classes)
+    origin = "fresh weights of seed 0" if random else "published weights"
+    return Network(model, text, Preprocessing.of(model), classes, origin)
+
+
+def open_classifier(text: str, which: str | None = None, device: str = "auto") -> Classifier:
+    """What :func:`open_network` opens, an ONNX file, or an archive of ``torch.export``, ready to run.
+
+    Raises:
+        UsageError: unknown or unusable; a device that is not there, or another than the CPU for an ONNX file.
+    """
+    exported = Path(text).suffix in (ONNX, ARCHIVE)
+    if exported and which is not None:
+        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is one file")
+    if Path(text).suffix == ONNX:
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"--device {device}: ONNX files are run on the cpu")
+        return _deployed(open_onnx(text))
+    if exported:
+        return _deployed(open_archive(text, pick_device(device)))
+    network = open_network(text, which)
+    place = pick_device(device)
+    model = network.model.to(place)
+
+    def run(image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(image.to(place)).float().cpu()
+
+    return Classifier(run, network.preprocessing, network.classes)
+
+
+def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform:
+    """The transform that the preprocessing describes, or its antialiased sibling."""
+    made = AntialiasedTransform if antialias else EvalTransform
+    return made(preprocessing.size, preprocessing.resize_margin, preprocessing.mean, preprocessing.std)
+
+
+def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
+    """The names of ImageNet's 1000 classes; None for another number of outputs."""
+    if outputs != 1000:
+        return None
+    from timm.data import ImageNetInfo  # timm takes seconds to import
+
+    return tuple(ImageNetInfo().label_descriptions())
+
+
+def _deployed(deployed: Deployed) -> Classifier:
+    batch = deployed.description.batch or 1
+
+    def run(image: Tensor) -> Tensor:
+        return deployed.run(image.repeat(batch, 1, 1, 1))[:1]
+
+    return Classifier(run, deployed.description.preprocessing, deployed.description.classes)

@@ -1,0 +1,297 @@
+"""``normfree convert``."""
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import RunFailed, UsageError
+from ..models import ResidualNet
+from ..models.config import ModelConfig
+from ..recipes import Recipe
+from ..training import describes_itself, save_weights, whole_file
+from ..weights import convert as weights
+from ..weights import read_arrays
+from ..weights.timm import read_timm
+from ..weights.torch_file import SUFFIXES
+from .main import Parser
+from .options import parse_overrides
+from .trained import describe, load_trained
+
+FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
+SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights of one form in a model: names and shapes as in their file, and what is to be said about them."""
+
+    form: str
+    file: Path
+    model: ResidualNet
+    config: ModelConfig
+    shapes: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def run(argv: Sequence[str]) -> int:
+    """Write the weights of one file in another form."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(list(argv))
+    if any(not argument.startswith(("--model.", "--data.")) for argument in rest if argument.startswith("-")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    overrides = parse_overrides(rest)
+    if options.model is not None:
+        overrides["model.name"] = options.model
+    dest, form = _destination(options)
+    opened = _open(options.source, overrides, options.checkpoint, options.weights)
+    if opened.form == form:
+        raise UsageError(f"{options.source} is in {FORMS[form]} already; --to must name another one")
+    if dest.exists() and dest.samefile(opened.file):
+        raise UsageError(f"SOURCE and DEST are the same file, {dest}")
+    overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
+    tensors = weights.convert(opened.model, form)
+    _write(dest, form, tensors, opened, overrides)
+    shapes = weights.shapes_of(tensors, form)
+    rows = weights.report(opened.model, opened.shapes, opened.form, shapes, form)
+    if not options.quiet:
+        print(_table(rows, opened.form, form))
+    print(_summary(rows, dest, form, tensors, opened))
+    if options.verify:
+        print(_verify(dest, form, opened))
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "convert",
+        description="Write weights of the authors, of timm or of normfree in one of the other two forms.",
+        epilog="--model.options.KEY VALUE (or another field of that section) builds a network that is no variant;\n"
+        "--data.KEY VALUE is how a normfree file prepares images, where that is not as in the papers.\n\n"
+        "examples:\n"
+        "  normfree convert F0_haiku.npz f0.safetensors --to normfree\n"
+        "  normfree convert F0_haiku.npz dm_nfnet_f0.safetensors --to timm --verify\n"
+        "  normfree convert nf_resnet50.pth resnet.safetensors --to normfree --model timm_nf_resnet50\n"
+        "  normfree convert runs/mine mine.npz",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="the authors' .npz; timm's .safetensors or .pth; a run folder or file of ours"
+    )
+    parser.add_argument("dest", metavar="DEST", help="new file: .npz for the authors' form, else .safetensors")
+    parser.add_argument("--to", choices=FORMS, help="form of DEST; default: haiku for .npz, needed for .safetensors")
+    parser.add_argument("--model", metavar="NAME", help="which network, where the tensors leave a choice")
+    parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
+    parser.add_argument("--weights", choices=["ema", "raw"], help="of a run folder; default: averaged where there are")
+    parser.add_argument("--verify", action="store_true", help="read DEST back; compare logits with timm's network")
+    parser.add_argument("--overwrite", action="store_true", help="replace DEST if it exists")
+    parser.add_argument("--quiet", action="store_true", help="only the summary, not a line per tensor")
+    return parser
+
+
+def _destination(options: argparse.Namespace) -> tuple[Path, str]:
+    """Where to write and in which form, checked before anything is read."""
+    dest, form = Path(options.dest), options.to
+    suffix = ".npz" if form == "haiku" else ".safetensors"
+    if form is None and dest.suffix == ".npz":
+        form = "haiku"
+    elif form is None and dest.suffix == ".safetensors":
+        raise UsageError(f"{dest} may hold two forms; say --to timm or --to normfree")
+    elif dest.suffix != suffix:
+        wanted = f"{FORMS[form]} is a {suffix} file" if form else "give it .npz or .safetensors, or a form with --to"
+        raise UsageError(f"DEST (={dest}) has the ending {dest.suffix!r}; {wanted}")
+    if os.path.lexists(dest):
+        if not dest.is_file():
+            raise UsageError(f"DEST (={dest}) is there and not a file")
+        if os.path.exists(options.source) and dest.samefile(options.source):
+            raise UsageError(f"SOURCE and DEST are the same file, {dest}")
+        if not options.overwrite:
+            raise UsageError(f"{dest} exists already; --overwrite replaces it")
+    if not dest.parent.is_dir():
+        raise UsageError(f"DEST (={dest}): folder {dest.parent} does not exist")
+    return dest, form
+
+
+def _open(source: str, overrides: Mapping[str, Any], which: str | None = None, kind: str | None = None) -> Opened:
+    """The weights of a file of any form, in a model."""
+    path = Path(source)
+    form = _form_of(path)
+    if form == "normfree":
+        if given := [key for key in overrides if key.startswith("model.")]:
+            raise UsageError(f"{source} says which network it is; --{given[0].replace('.name', '')} is for other files")
+        trained = load_trained(source, which, kind)
+        shapes = weights.shapes_of(trained.model.state_dict(), form)
+        return Opened(form, Path(trained.source), trained.model, trained.recipe.model, shapes)
+    for flag, value in (("checkpoint", which), ("weights", kind)):
+        if value:
+            raise UsageError(f"--{flag} chooses among a run folder's files; {source} is one file")
+    tensors = read_arrays(path) if form == "haiku" else read_timm(path)
+    shapes, notes = weights.shapes_of(tensors, form), []
+    config = _recipe({key: value for key, value in overrides.items() if key.startswith("model.")}).model
+    if not config.name:
+        config.name, others = weights.choose_model(shapes, form, source)
+        also = f" ({', '.join(others)}, timm's function, as well: --model)" if others else ""
+        notes.append(f"the tensors are those of {config.name}{also}")
+    model = weights.load(config, tensors, form, source)
+    types = {str(t.dtype) for t in _leaves(tensors)} - {"torch.float32", "float32"}
+    if types:
+        notes.append(f"numbers of type {', '.join(sorted(types)).replace('torch.', '')} became float32")
+    stateful = [name for name, _ in model.named_buffers() if name.endswith("running_mean")]
+    if stateful and not any(name.endswith("/average") for name in shapes):
+        notes.append("no running statistics of BatchNorm in it: they are mean 0 and variance 1 now")
+    return Opened(form, path, model, config, shapes, tuple(notes))
+
+
+def _form_of(path: Path) -> str:
+    if path.is_dir():
+        return "normfree"
+    if not os.path.lexists(path):
+        raise UsageError(f"SOURCE (={path}) does not exist")
+    if path.suffix == ".npz":
+        return "haiku"
+    if path.suffix in SUFFIXES:
+        return "timm"
+    if path.suffix == ".safetensors":
+        return "normfree" if describes_itself(path) else "timm"
+    raise UsageError(
+        f"SOURCE (={path}) has the ending {path.suffix!r}; it must be .npz (the authors'), .safetensors, "
+        f"{', '.join(SUFFIXES)} (timm's) or a run folder"
+    )
+
+
+def _leaves(tensors: Mapping[str, Any]) -> list[Any]:
+    return [leaf for value in tensors.values() for leaf in (value.values() if isinstance(value, Mapping) else [value])]
+
+
+def _recipe(overrides: Mapping[str, Any], **fields: Any) -> Recipe:
+    """A recipe with sections model and data of dotted paths."""
+    content: dict[str, Any] = {}
+    for path, value in (fields | dict(overrides)).items():
+        *sections, name = path.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return Recipe.from_dict(content, "the command line")
+
+
+def _write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, overrides: Mapping[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    if form == "normfree":
+        return save_weights(dest, tensors, _description(opened, overrides))
+    if overrides:
+        raise UsageError(f"--{next(iter(overrides))} is for --to normfree; {FORMS[form]} has no place for it")
+    with whole_file(dest) as part:
+        if form == "timm":
+            save_file(tensors, part, metadata={"format": "pt"})
+        else:
+            with part.open("wb") as file:
+                pickle.dump(tensors, file, protocol=4)
+    return None
+
+
+def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the file a checkpoint: the papers' evaluation of this network, and names of its classes."""
+    model = opened.model
+    channels, train = model.in_chans, model.default_cfg["input_size"][-1]
+    if channels not in (1, 3) or not model.num_classes:
+        raise UsageError(
+            f"{opened.file} has {channels} input channels and {model.num_classes} classes; a normfree file is of a "
+            "classifier of images with 1 or 3 channels"
+        )
+    size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
+    statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
+    data = {"data.source": "imagefolder:imagenet", "data.channels": channels} | size | statistics
+    recipe = _recipe(overrides, **data)
+    recipe.model = opened.config
+    classes, names = class_names(model.num_classes)
+    return describe(recipe, classes) | dict(names=names, converted_from=opened.form)
+
+
+def class_names(count: int) -> tuple[list[str], list[str]]:
+    """Names of the classes' folders, which sort in the order of the labels, and what they are called.
+
+    1000 classes are ImageNet's (WordNet's identifiers and words), others are numbers.
+    """
+    numbers = [f"{i:0{len(str(count - 1))}d}" for i in range(count)]
+    if count != 1000:
+        return numbers, numbers
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        return numbers, numbers
+    info = ImageNetInfo()
+    return info.label_names(), info.label_descriptions()
+
+
+def _table(rows: Sequence[weights.Row], before: str, after: str) -> str:
+    """A line per tensor: name and shape there, name and shape here."""
+
+    def cells(name: str | None, shape: tuple[int, ...] | None) -> tuple[str, str]:
+        return ("-", "") if name is None else (name, "x".join(map(str, shape)) or "1")
+
+    table = [(before, "", after, "")]
+    table += [(*cells(row.source, row.source_shape), *cells(row.dest, row.dest_shape)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+
+
+def _summary(rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened) -> str:
+    model, written = opened.model, [row for row in rows if row.dest]
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [f"{opened.file}: {note}" for note in opened.notes]
+    left = [row.source for row in rows if row.dest is None]
+    if left:
+        lines.append(f"{len(left)} tensors of {opened.file} have no place in {FORMS[form]}: {', '.join(left[:3])}, ...")
+    lines.append(
+        f"{dest}: {opened.config.name} with {model.num_classes} classes in {FORMS[form]}; {len(written)} tensors, "
+        f"{parameters:,} parameters, {dest.stat().st_size / 1e6:,.1f} MB"
+    )
+    return "\n".join(lines)
+
+
+def _verify(dest: Path, form: str, opened: Opened) -> str:
+    """Read the file back, compare every bit, and the logits with timm's where timm has the network."""
+    fields = {f"model.{key}": value for key, value in vars(opened.config).items()}
+    again = _open(str(dest), {} if form == "normfree" else fields)
+    new = weights.report(opened.model, opened.shapes, opened.form, again.shapes, form)
+    kept = weights.tensor_names(opened.model, form).keys() & weights.tensor_names(opened.model, opened.form).keys()
+    differing = weights.same_tensors(opened.model, again.model, sorted(kept))
+    if differing:
+        raise RunFailed(f"{dest} was written, but {len(differing)} tensors differ when it is read: {differing[0]}, ...")
+    lines = [f"read back: all {sum(row.dest is not None for row in new)} tensors are the same bit for bit"]
+    if "haiku" in (form, opened.form):
+        lines.append("the authors' code (JAX and Haiku) is not run here; nothing is claimed about its outputs")
+    if "timm" in (form, opened.form):
+        file = dest if form == "timm" else opened.file
+        lines.append(_against_timm(file, again.model if opened.form == "timm" else opened.model, opened.config))
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> str:
+    """Logits of timm's network with the tensors of its file against ours, on one seeded input."""
+    name = f"dm_{config.name}" if model.family == "nfnet" else config.name.removeprefix("timm_")
+    try:
+        import timm
+    except ImportError:
+        return "timm is not installed: its logits cannot be compared"
+    state, channels = read_timm(file), model.in_chans
+    if config.options or name not in timm.list_models():
+        return f"timm has no {name}{' with these options' if config.options else ''}: there are no logits to compare"
+    theirs = timm.create_model(name, num_classes=model.num_classes, in_chans=channels).eval()
+    theirs.load_state_dict(state)
+    x = torch.randn(1, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    expected = theirs(x)
+    largest = ((model(x) - expected).abs().max() / expected.abs().max()).item()
+    line = f"logits of {config.name} and of timm's {name} at {SIZE} px: largest relative difference {largest:.1e}"
+    if model.family == "nfnet":
+        line += f"\n  (timm's {name} computes another function than the released one: docs/weights.md; "
+        line += f"--model timm_{name} is timm's)"
+    return line

@@ -1,0 +1,209 @@
+"""What every format needs: the folded network, the file checked against the network it came from, then put in place."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunFailed, UsageError
+from ..version import __version__
+from .description import PRECISIONS, Deployed, Description, Preprocessing, check_classes
+from .fold import fold
+
+TOLERANCE = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative; float32 networks measure below 3e-6
+
+
+@dataclass(frozen=True)
+class Written:
+    """An exported file that computes what the network computes.
+
+    Attributes:
+        files: ``path``, and beside it the weights where they are too large for one file.
+        difference: the largest, relative to the largest logit, between the file and the network.
+        checked: the numbers of images that were compared.
+        outputs: of the network, for each image.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    description: Description
+    difference: float
+    checked: tuple[int, ...]
+    outputs: int
+
+
+class InPrecision(nn.Module):
+    """A network in another precision that takes and returns float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.dtype = network.to(dtype), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.to(self.dtype)).float()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folded network on the CPU, an input to trace it with, and inputs with what the original makes of them."""
+
+    network: nn.Module
+    example: Tensor
+    description: Description
+    checks: list[tuple[Tensor, Tensor]]
+
+    @property
+    def dynamic_shapes(self) -> tuple[dict[int, torch.export.Dim]] | None:
+        return None if self.description.batch else ({0: torch.export.Dim("batch")},)
+
+
+@torch.no_grad()
+def prepare(
+    model: nn.Module,
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    batch: int | None = None,
+    precision: str = "float32",
+    opset: int | None = None,
+) -> Job:
+    """Fold, and compute what the file must compute.
+
+    Raises:
+        UsageError: an unusable value; a network in training mode, in another precision than float32, that does not
+            take such images or returns anything else than (N, outputs).
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision (={precision!r}) must be one of {', '.join(PRECISIONS)}")
+    if batch is not None and (not isinstance(batch, int) or batch < 1):
+        raise UsageError(f"batch (={batch!r}) must be an integer of at least 1, or None for any number of images")
+    folded = fold(model).cpu()
+    parameter = next(model.parameters(), torch.empty(0))
+    if parameter.dtype != torch.float32:
+        raise UsageError(
+            f"the network is {parameter.dtype}; export takes float32 and turns it into precision={precision!r}"
+        )
+    preprocessing = preprocessing or Preprocessing.of(model)
+    shape = (preprocessing.channels, preprocessing.size, preprocessing.size)
+    noise = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(n, *shape, generator=noise) for n in ([batch] if batch else (1, 3))]
+    try:
+        outputs = [model(images.to(parameter.device)) for images in inputs]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the network does not take images of {' x '.join(map(str, shape))}: {reason}") from error
+    if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
+        raise UsageError(
+            f"{type(model).__name__} does not return one tensor (N, outputs); only such networks are exported"
+        )
+    description = Description(
+        model=name or (getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__,
+        preprocessing=preprocessing,
+        classes=check_classes(classes, outputs[0].shape[1]),
+        precision=precision,
+        batch=batch,
+        opset=opset,
+        normfree=__version__,
+        torch=torch.__version__,
+    )
+    network = folded if precision == "float32" else InPrecision(folded, getattr(torch, precision)).eval()
+    # traced with two images: a batch of one would be taken for a constant
+    example = torch.zeros(batch or 2, *shape)
+    return Job(network, example, description, [(x, y.cpu()) for x, y in zip(inputs, outputs, strict=True)])
+
+
+def write_checked(
+    path: str | os.PathLike[str], job: Job, write: Callable[[Path], None], read: Callable[[Path], Deployed]
+) -> Written:
+    """Write a file, run it, compare, and only then put it in place; whatever happens, nothing half-made is left.
+
+    Raises:
+        RunFailed: it cannot be written or run, or computes something else than the network.
+    """
+    path = Path(path)
+    with _folder_beside(path) as folder:
+        part = folder / path.name
+        try:
+            write(part)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RunFailed):
+                raise
+            raise RunFailed(f"cannot write {path}: {_first_line(error)}") from error
+        try:
+            differences = _differences(read(part).run, job)
+        except Exception as error:  # whatever a runtime raises where it cannot open or run a file
+            reason = _first_line(error).replace(str(part), path.name)
+            raise RunFailed(f"{path} cannot be run and is not kept: {reason}") from error
+        limit, worst = TOLERANCE[job.description.precision], max(differences)
+        if not all(difference <= limit for difference in differences):  # NaN is no good either
+            raise RunFailed(
+                f"{path} is not kept: it differs from the network by {worst:.2g} relative, allowed are {limit:g}"
+            )
+        parts = sorted(folder.iterdir(), key=lambda file: file == part)  # the file that refers to others comes last
+        for file in parts:
+            os.replace(file, path.parent / file.name)
+    files = tuple(path.parent / file.name for file in reversed(parts))
+    checked, outputs = tuple(len(images) for images, _ in job.checks), job.checks[0][1].shape[1]
+    return Written(path, files, job.description, worst, checked, outputs)
+
+
+def check_place(path: str | os.PathLike[str], suffix: str) -> None:
+    """Tell now, not after minutes, that a file cannot be written.
+
+    Raises:
+        UsageError: another suffix; a folder that does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix != suffix:
+        raise UsageError(f"{path} must end in {suffix}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file's name")
+    with _folder_beside(path):
+        pass
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder on the same disk, removed afterwards."""
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: folder {path.parent} does not exist")
+    try:
+        made = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.part", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with made as folder:
+        yield Path(folder)
+
+
+def _differences(run: Callable[[Tensor], Tensor], job: Job) -> list[float]:
+    """Of each check, relative to its largest logit."""
+    return [
+        ((run(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
+        for images, expected in job.checks
+    ]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's log lines and deprecation warnings, which are about torch's own code."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,150 @@
+"""ONNX files: a folded network written by torch's exporter, checked in onnxruntime; and such a file opened again."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunFailed, UsageError
+from .checked import Job, Written, check_place, prepare, quiet, write_checked
+from .description import KEY, Deployed, Description, Preprocessing
+
+OPSET, OLDEST_OPSET = 20, 18  # the first with Gelu; the oldest that torch's exporter writes
+EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights; one protobuf message holds at most 2 GiB
+
+
+def to_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    batch: int | None = None,
+    precision: str = "float32",
+    opset: int = OPSET,
+) -> Written:
+    """Write a network, folded, as an ONNX file: ``image`` (batch, C, size, size) -> ``logits`` (batch, outputs).
+
+    The file describes itself (metadata entry "normfree") and is run by onnxruntime before it is put in place. Weights
+    above 1.8 GB go into a second file, ``path`` with ``.data`` behind it, which must stay beside the first.
+
+    Args:
+        model: in evaluation mode, float32.
+        preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.
+        classes: names of the outputs.
+        name: of the network; None takes its own.
+        batch: a fixed number of images per call; None leaves it open.
+        precision: "float32" or "float16"; input and logits are float32 in any.
+        opset: 18 or newer.
+
+    Raises:
+        UsageError: an unusable value, or onnx, onnxscript or onnxruntime are not installed.
+        RunFailed: the file cannot be written or run, or computes something else; it is not kept.
+    """
+    check_onnx(path, precision, opset)
+    described = dict(preprocessing=preprocessing, classes=classes, name=name, batch=batch, precision=precision)
+    job = prepare(model, **described, opset=opset)
+    return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
+
+
+def check_onnx(path: str | os.PathLike[str], precision: str = "float32", opset: int = OPSET) -> None:
+    """Tell now, not after minutes, that an ONNX file cannot be written.
+
+    Raises:
+        UsageError: the reason.
+    """
+    if precision == "bfloat16":
+        raise UsageError(
+            "precision (='bfloat16') is nothing that onnxruntime convolves in; use float16, or an archive (pt2)"
+        )
+    if not isinstance(opset, int) or opset < OLDEST_OPSET:
+        raise UsageError(f"opset (={opset!r}) must be an integer of at least {OLDEST_OPSET}")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        _import(package)
+    check_place(path, ".onnx")
+
+
+def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
+    opset = job.description.opset
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                job.network,
+                (job.example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=job.dynamic_shapes,
+                input_names=["image"],
+                output_names=["logits"],
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise RunFailed(f"cannot write {path}: torch's exporter fails: {str(error).splitlines()[0]}") from error
+    got = program.model.opset_imports[""]
+    if got != opset:  # the exporter keeps what it has where it cannot convert
+        raise UsageError(f"opset (={opset}) cannot be written by torch {torch.__version__} for this network, {got} can")
+    program.model.metadata_props[KEY] = job.description.to_json()
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, which hold this computer's paths
+    size = sum(tensor.numel() * tensor.element_size() for tensor in job.network.state_dict().values())
+    program.save(part, external_data=size > EXTERNAL_ABOVE)
+
+
+def open_onnx(path: str | os.PathLike[str]) -> Deployed:
+    """A file of :func:`to_onnx` in onnxruntime, on the CPU.
+
+    Raises:
+        UsageError: missing, not ONNX, not written by normfree, or onnxruntime is not installed.
+    """
+    runtime = _import("onnxruntime")
+    if not Path(path).is_file():
+        raise UsageError(f"{path} does not exist; give an ONNX file of normfree export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes, one for each of its codes
+        raise UsageError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
+    (image,) = session.get_inputs()
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
+
+    return Deployed(Description.from_json(text, str(path)), run)
+
+
+def weight_arithmetic(path: str | os.PathLike[str]) -> list[str]:
+    """The nodes of an ONNX file that compute from constants alone, as ``Mul node_name``; a folded network has none."""
+    graph = _import("onnx").load(os.fspath(path), load_external_data=False).graph
+    constant, found = {tensor.name for tensor in graph.initializer}, []
+    for node in graph.node:  # in an order in which inputs come first
+        inputs = {name for name in node.input if name}
+        if inputs <= constant:
+            constant.update(node.output)
+            found += [f"{node.op_type} {node.name}"] if inputs else []
+    return found
+
+
+def operators(path: str | os.PathLike[str]) -> dict[str, int]:
+    """How many nodes of each operator an ONNX file has."""
+    counts: dict[str, int] = {}
+    for node in _import("onnx").load(os.fspath(path), load_external_data=False).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def _import(package: str) -> ModuleType | Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UsageError(f'ONNX files need the package {package}: pip install "normfree[onnx]"') from error

@@ -1,0 +1,221 @@
+"""`normfree predict` on exported files and models by name, its JSON, and how it prepares images."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import golden_data
+import image_files
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, save
+from PIL import Image
+from small_models import small
+
+from normfree.cli import classifier
+from normfree.cli.trained import evaluation_transform, load_trained
+from normfree.data import decode_image, evaluation_view, normalize
+from normfree.data.resize import centre_crop
+from normfree.export import Preprocessing, open_archive, to_archive, to_onnx
+from normfree.models import create_model
+
+GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def read(out: str) -> dict[str, dict[str, float]]:
+    """Image -> class -> probability, of the lines of JSON."""
+    lines = [json.loads(line) for line in out.splitlines()]
+    return {line["path"]: {c["name"]: c["probability"] for c in line["classes"]} for line in lines}
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """The run as exported files, by the names that the tests call them by."""
+    folder, network = tmp_path_factory.mktemp("files"), classifier.open_network(str(trained))
+    settings = dict(preprocessing=network.preprocessing, classes=network.classes)
+    to_onnx(network.model, folder / "free.onnx", **settings)
+    to_onnx(network.model, folder / "fixed.onnx", **settings, batch=2)
+    to_archive(network.model, folder / "free.pt2", **settings)
+    to_archive(network.model, folder / "half.pt2", **settings, precision="bfloat16")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("free.onnx", 1e-5), ("fixed.onnx", 1e-5), ("free.pt2", 1e-5), ("half.pt2", 0.02)]
+)
+def test_an_exported_file_predicts_what_the_run_does(normfree, trained, files, name, tolerance):
+    expected = read(normfree("predict", trained, trained / "examples", "--json", "--top", 10).out)
+    result = normfree("predict", files / name, trained / "examples", "--json", "--top", 10)
+    assert (result.code, result.err) == (0, "")
+    found = read(result.out)
+    assert list(found) == list(expected)
+    for path in expected:
+        assert found[path] == pytest.approx(expected[path], abs=tolerance)
+
+
+def test_text_names_the_same_classes(normfree, trained, files):
+    lines = [
+        [line.split()[-1] for line in normfree("predict", network, trained / "examples", "--top", 1).out.splitlines()]
+        for network in (trained, files / "free.onnx")
+    ]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == 20
+
+
+def test_json_says_all(normfree, trained):
+    images = sorted((trained / "examples").iterdir())[:2]
+    result = normfree("predict", trained, *images, "--json", "--top", 3)
+    first, second = map(json.loads, result.out.splitlines())
+    assert (first["path"], second["path"]) == tuple(map(str, images))
+    assert [sorted(entry) for entry in first["classes"]] == [["index", "name", "probability"]] * 3
+    net = load_trained(str(trained))
+    with torch.no_grad():
+        expected = net.model(evaluation_transform(net)(decode_image(images[0], 1))[None]).softmax(1)[0]
+    assert first["classes"][0]["index"] == expected.argmax()
+    assert first["classes"][0]["name"] == str(expected.argmax().item())
+    assert first["classes"][0]["probability"] == pytest.approx(expected.max().item(), abs=1e-6)
+
+
+def test_json_of_an_unreadable_image(normfree, trained, tmp_path):
+    bad, good = image_files.break_file(tmp_path / "a.png"), image_files.write(tmp_path / "b.png")
+    result = normfree("predict", trained, tmp_path, "--json")
+    assert result.code == 1
+    assert list(read(result.out)) == [str(good)]
+    assert str(bad) in result.err
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory):
+    """The golden photograph as a file, and a network of its golden size."""
+    folder = tmp_path_factory.mktemp("photograph")
+    torch.manual_seed(0)
+    model = small("nf_resnet50")
+    to_archive(model, folder / "net.pt2", preprocessing=Preprocessing.of(model, 96), classes=list("abcdefghij"))
+    return model, image_files.write(folder / "china.png", golden_data.load("preprocessing")["image"])
+
+
+def probabilities(model, view: torch.Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        return dict(zip("abcdefghij", model(view[None]).softmax(1)[0].tolist(), strict=True))
+
+
+def test_images_are_prepared_as_in_the_papers(normfree, photograph):
+    """The network's input is TensorFlow's, to a thousandth of a grey level."""
+    model, image = photograph
+    result = normfree("predict", image.parent / "net.pt2", image, "--json", "--top", 10)
+    golden = torch.from_numpy(golden_data.load("preprocessing")["eval_resize_crop_32/96/normalized"])
+    (found,) = read(result.out).values()
+    assert found == pytest.approx(probabilities(model, golden.permute(2, 0, 1)), abs=1e-5)
+    view = classifier.view_of(Preprocessing.of(model, 96))(decode_image(image))
+    torch.testing.assert_close(view, golden.permute(2, 0, 1), rtol=0, atol=1e-3 / 255 / min(STD))
+
+
+def test_antialiased_images_are_pillows(normfree, photograph):
+    model, path = photograph
+    result = normfree("predict", path.parent / "net.pt2", path, "--json", "--top", 10, "--antialias")
+    (found,) = read(result.out).values()
+    with Image.open(path) as file:
+        image = torch.from_numpy(np.array(file.resize((128, 128), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    view = centre_crop(image, 96).float()
+    # one of a thousand pixels is rounded to the next grey level
+    assert found == pytest.approx(probabilities(model, normalize(view, MEAN, STD)), abs=1e-4)
+    (exact,) = read(normfree("predict", path.parent / "net.pt2", path, "--json", "--top", 10).out).values()
+    assert max(abs(found[name] - exact[name]) for name in found) > 1e-3
+    assert (view - evaluation_view(decode_image(path), 96)).abs().mean() > 1  # grey levels
+
+
+def small_by_name(name, **options):
+    return create_model(name, widths=(8, 8, 16), depths=(1, 1, 1))
+
+
+def test_a_model_by_name_knows_imagenets_classes(normfree, trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr(classifier, "create_model", lambda name, **o: asked.append((name, o)) or small_by_name(name))
+    image = sorted((trained / "examples").iterdir())[0]
+    result = normfree("predict", "nf_resnet26_small", image, "--json", "--top", 1000)
+    assert (result.code, asked) == (0, [("nf_resnet26_small", {"pretrained": True})])
+    (line,) = map(json.loads, result.out.splitlines())
+    names = {entry["index"]: entry["name"] for entry in line["classes"]}
+    assert len(names) == 1000
+    assert (names[0], names[999]) == ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue")
+    assert classifier.imagenet_classes(10) is None
+
+
+def test_classes_without_names_are_numbers(normfree, tmp_path):
+    model = small("nf_resnet50")
+    to_archive(model, tmp_path / "a.pt2", preprocessing=Preprocessing.of(model, 64))
+    out = normfree("predict", tmp_path / "a.pt2", image_files.write(tmp_path / "a.png"), "--top", 10).out
+    assert sorted(int(line.split()[-1]) for line in out.splitlines()[1:]) == list(range(10))
+
+
+def test_images_that_files_do_not_hold(normfree, tmp_path):
+    view = Preprocessing(8, 2, (0.5,) * 2, (0.5,) * 2)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 3)).eval()
+    to_archive(model, tmp_path / "a.pt2", preprocessing=view)
+    result = normfree("predict", tmp_path / "a.pt2", image_files.write(tmp_path / "a.png"))
+    assert result.code == 2
+    assert "takes images of 2 channels; files are decoded to 1 or 3" in result.error
+
+
+def foreign(path):
+    at = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", at[:1], at[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.onnx"], "nowhere.onnx does not exist"),
+        (["nowhere.pt2"], "nowhere.pt2 does not exist"),
+        (["foreign.onnx"], "foreign.onnx does not say how its images are prepared; it was not written by normfree"),
+        (["free.onnx", "--device", "cuda"], "--device cuda: ONNX files are run on the cpu"),
+        (["free.onnx", "--checkpoint", "best"], "--checkpoint chooses among a run folder's files; free.onnx is one"),
+        (["free.pt2", "--checkpoint", "best"], "--checkpoint chooses among a run folder's files; free.pt2 is one"),
+        (["free.pt2", "--device", "warp"], "(='warp') is not available"),
+        (["nf_resnet49"], "model 'nf_resnet49' is unknown; did you mean nf_resnet"),
+        (["nf_resnet50", "--checkpoint", "best"], "nf_resnet50 is no run folder"),
+    ],
+)
+def test_what_is_no_classifier(normfree, files, monkeypatch, arguments, said):
+    monkeypatch.chdir(files)
+    foreign("foreign.onnx")
+    image = image_files.write(files / "a.png")
+    result = normfree("predict", *arguments, image)
+    assert result.code == 2
+    assert said in result.error
+    assert result.out == ""
+
+
+def test_onnxruntime_is_missing(normfree, files, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = normfree("predict", files / "free.onnx", trained / "examples")
+    assert result.code == 2
+    assert result.error == 'ONNX files need the package onnxruntime: pip install "normfree[onnx]"'
+    assert normfree("predict", files / "free.pt2", trained / "examples").code == 0
+
+
+def test_the_guides_code_predicts_the_same(normfree, files, monkeypatch):
+    """docs/export.md, run as it stands: the exact view in its second block, an antialiased one in its first."""
+    monkeypatch.chdir(files)
+    model = small("nf_resnet50")  # in colour and with a margin, unlike the run
+    to_onnx(model, "digits.onnx", preprocessing=Preprocessing.of(model, 64), classes=list("abcdefghij"))
+    shutil.copy("free.pt2", "digits.pt2")
+    image_files.write(files / "image.png", golden_data.load("preprocessing")["image"])
+    first, second, third = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (logits_line,) = [line for line in first.splitlines() if line.startswith("logits = ")]
+    # torchvision and Pillow round a few pixels differently
+    for flags, code, tolerance in ((["--antialias"], first, 1e-3), ([], first + second + logits_line, 1e-5)):
+        names: dict = {}
+        exec(code, names)
+        (expected,) = read(normfree("predict", "digits.onnx", "image.png", "--json", "--top", 10, *flags).out).values()
+        found = torch.from_numpy(names["logits"]).softmax(0).tolist()
+        assert dict(zip(names["about"]["classes"], found, strict=True)) == pytest.approx(expected, abs=tolerance)
+    names = {}
+    exec(third, names)
+    assert names["logits"].shape == (5, 10)
+    assert names["extra"]["normfree"] == open_archive("digits.pt2").description.to_json()
