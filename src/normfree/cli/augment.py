@@ -1,0 +1,204 @@
+"""``normfree augment``."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from ..data import TrainTransform, UnreadableImage, decode_image, find_images
+from ..data.mixing import Mixing, to_uint8
+from ..data.randaugment import NAMES, RandAugment, apply, arguments
+from ..errors import UsageError
+from ..models.registry import default_cfg
+from ..recipes import load_recipe
+from .main import Parser
+
+MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
+LARGEST, SMALLEST, GAP, TEXT = 192, 96, 8, 12  # pixels: tiles in the picture, space between them, size of letters
+PAPER, INK, PALE = "white", "black", "#555555"
+Tile = tuple[Tensor, str]  # an image (C, H, W) uint8, and what is written below it
+Group = tuple[str, list[Tile]]  # what is written above, and images side by side
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to the images of a recipe, in this order."""
+
+    crop: TrainTransform
+    mixing: Mixing
+    randaugment: RandAugment
+    channels: int
+
+
+def run(argv: Sequence[str]) -> int:
+    """Draw images before, between and after the steps of augmentation."""
+    options = _parser().parse_args(list(argv))
+    for name, least, most in (("count", 1, 64), ("size", 1, 2048)):
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name} (={value}) must be {least}..{most}")
+    augmentation, path = _augmentation(options), _writable(Path(options.out))
+    paths = find_images(options.images)
+    images, unreadable = _read(paths[: 1 if options.ops else options.count], augmentation.channels)
+    if options.ops:
+        rows, what = _operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"
+    else:
+        rows, what = _pipeline(images, options.count, options.seed, augmentation), _steps(augmentation)
+    _sheet(rows, augmentation.crop.size).save(path)
+    print(f"{augmentation.crop.size} px; {what}\npicture {path}")
+    return 1 if unreadable else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "augment",
+        description="Draw what augmentation makes of images: as they are, cropped and flipped, mixed, and after "
+        "RandAugment; or, with --ops, each operation of RandAugment by itself.",
+        epilog="examples:\n"
+        "  normfree augment photos\n"
+        "  normfree augment --recipe nfnet_f3 --count 6 photos\n"
+        "  normfree augment --ops photo.jpg",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--recipe", default="nfnet_f0", metavar="NAME", help="name or YAML file; default: nfnet_f0")
+    parser.add_argument("--layers", type=int, metavar="N", help="operations per image, instead of the recipe's")
+    parser.add_argument("--magnitude", type=float, metavar="M", help="of every operation, instead of the recipe's")
+    parser.add_argument("--sane", action="store_true", help="operations that grow with the magnitude, not as released")
+    parser.add_argument("--size", type=int, metavar="PX", help="side of the images, instead of the recipe's")
+    parser.add_argument("--count", type=int, default=8, metavar="N", help="images side by side; default: 8")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is random; default: 0")
+    parser.add_argument("--ops", action="store_true", help="each operation at magnitudes 5, 10, 15 on the first image")
+    parser.add_argument("--out", default="augment.png", metavar="FILE", help="default: augment.png")
+    return parser
+
+
+def _augmentation(options: argparse.Namespace) -> Augmentation:
+    recipe = load_recipe(options.recipe)
+    data, name = recipe.data, recipe.model.name
+    size = options.size or data.image_size or (default_cfg(name)["input_size"][-1] if name else 224)
+    layers = getattr(data, "randaugment_layers", 4) if options.layers is None else options.layers
+    magnitude = getattr(data, "randaugment_magnitude", 5) if options.magnitude is None else options.magnitude
+    # this mean and standard deviation leave values on the 0..255 scale
+    crop = TrainTransform(size, data.crop, data.flip, (0.0,) * data.channels, (1 / 255,) * data.channels)
+    mixing = Mixing(getattr(data, "mixup", 0.2), getattr(data, "cutmix", 1.0))
+    return Augmentation(
+        crop, mixing, RandAugment(layers, magnitude, "sane" if options.sane else "released"), data.channels
+    )
+
+
+def _steps(augmentation: Augmentation) -> str:
+    crop, mixing, randaugment = augmentation.crop, augmentation.mixing, augmentation.randaugment
+    parts = [f"crop {crop.crop}" + (" and flip" if crop.flip else "")]
+    parts += [
+        f"{name} (alpha {value:g})" for name, value in (("MixUp", mixing.mixup), ("CutMix", mixing.cutmix)) if value
+    ]
+    if randaugment.layers:
+        parts.append(
+            f"RandAugment ({randaugment.layers} layers, magnitude {randaugment.magnitude:g}, {randaugment.ops})"
+        )
+    return "; ".join(parts)
+
+
+def _writable(path: Path) -> Path:
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"--out {path} must end like an image file, for example in .png")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: folder {path.parent} does not exist")
+    return path
+
+
+def _read(paths: list[Path], channels: int) -> tuple[list[Tensor], int]:
+    """Images, and how many files were none."""
+    images = []
+    for path in paths:
+        try:
+            images.append(decode_image(path, channels))
+        except UnreadableImage as error:
+            print(f"skipped unreadable image {error}", file=sys.stderr)
+    if not images:
+        raise UsageError(f"none of the {len(paths)} images could be read")
+    return images, len(paths) - len(images)
+
+
+def _pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmentation) -> list[list[Group]]:
+    """One row per step; each column is an image of a batch."""
+    crop, randaugment = augmentation.crop, augmentation.randaugment
+    whole, cropped, mixed, augmented = [], [], [], []
+    for i in range(count):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
+        first, second = images[i % len(images)], images[(i + 1) % len(images)]
+        view, partner = crop(first, generator), crop(second, generator)
+        mix, ratio = augmentation.mixing(view, partner, i, count, generator)
+        steps = randaugment.draw(crop.size, crop.size, generator)
+        kind = dict(mixup="MixUp", cutmix="CutMix").get(augmentation.mixing.kind(i, count), "not mixed")
+        whole.append((_fitted(first, crop.size), ""))
+        cropped.append((to_uint8(view), ""))
+        mixed.append((to_uint8(mix), f"{kind}: {100 * ratio:.0f} % from above"))
+        augmented.append((apply(to_uint8(mix), steps), ", ".join(name for name, _ in steps)))
+    rows = [("images, cut square", whole), ("cropped and flipped" if crop.flip else "cropped", cropped)]
+    if augmentation.mixing.kind(0, count):
+        rows.append(("mixed with another crop, of the next image", mixed))
+    if randaugment.layers:
+        rows.append((f"RandAugment: {randaugment.layers} layers of magnitude {randaugment.magnitude:g}", augmented))
+    return [[row] for row in rows]
+
+
+def _operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
+    """Two operations per row, each at three magnitudes."""
+    size, ops = augmentation.crop.size, augmentation.randaugment.ops
+    image, groups = _fitted(image, size), []
+    for name in NAMES:
+        tiles = []
+        for magnitude in MAGNITUDES:
+            how = arguments(name, magnitude, size, size, place=(size // 2, size // 2), ops=ops)
+            shown = {key: value for key, value in how.items() if key not in ("y", "x", "centred")}
+            note = ", ".join(f"{key} {value:.3g}" for key, value in shown.items())
+            tiles.append((apply(image, [(name, how)]), note))
+        groups.append((f"{name} at magnitudes {', '.join(map(str, MAGNITUDES))}", tiles))
+    return [groups[i : i + 2] for i in range(0, len(groups), 2)]
+
+
+def _fitted(image: Tensor, size: int) -> Tensor:
+    """The middle square of an image, shrunk with antialiasing: for looking at."""
+    picture = ImageOps.fit(_picture(image), (size, size), Image.Resampling.LANCZOS)
+    if len(image) == 1:
+        picture = picture.convert("L")
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(size, size, -1).permute(2, 0, 1)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+
+
+def _sheet(rows: list[list[Group]], size: int) -> Image.Image:
+    """Rows of groups of images of side ``size``, with their words, as one picture."""
+    side = LARGEST if size > LARGEST else size * -(-SMALLEST // size)
+    font = ImageFont.load_default(TEXT)
+    letters = max(8, int(side / font.getlength("n")))  # that fit below an image
+    words = [[[textwrap.wrap(note, letters) for _, note in tiles] for _, tiles in row] for row in rows]
+    lines = [max(len(note) for group in row for note in group) for row in words]
+    line, heading = TEXT + 3, TEXT + 8
+    heights = [heading + side + count * line + 2 * GAP for count in lines]
+    width = max(sum(len(tiles) * (side + GAP) + 2 * GAP for _, tiles in row) for row in rows)
+    sheet = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
+    draw, top = ImageDraw.Draw(sheet), GAP
+    for row, notes, height in zip(rows, words, heights, strict=True):
+        left = 2 * GAP
+        for (title, tiles), below in zip(row, notes, strict=True):
+            draw.text((left, top), title, INK, font)
+            for (image, _), note in zip(tiles, below, strict=True):
+                how = Image.Resampling.LANCZOS if size > side else Image.Resampling.NEAREST
+                sheet.paste(_picture(image).resize((side, side), how), (left, top + heading))
+                for i, text in enumerate(note):
+                    draw.text((left, top + heading + side + 2 + i * line), text, PALE, font)
+                left += side + GAP
+            left += 2 * GAP
+        top += height
+    return sheet

@@ -1,0 +1,137 @@
+"""``normfree augment``: what its pictures hold, and its errors."""
+
+from pathlib import Path
+
+import image_files
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from normfree.data.randaugment import NAMES, apply, arguments
+
+SMALL = ["--size", 96, "--count", 4, "--layers", 4, "--magnitude", 2]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def holds(sheet: np.ndarray, tile: np.ndarray) -> bool:
+    """Whether an image lies in one of a picture's columns, pixel for pixel."""
+    height, width, _ = tile.shape
+    for x in range(16, sheet.shape[1] - width, 8):
+        column = sheet[:, x : x + width]
+        tops = (column == tile[0]).all((1, 2)).nonzero()[0]
+        if any(np.array_equal(column[y : y + height], tile) for y in tops):
+            return True
+    return False
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """96 x 96 noise, which a picture of 96 px shows as it is."""
+    return image_files.write(tmp_path / "photos" / "a.png", image_files.pixels(96, 96))
+
+
+def tensor(path: Path) -> torch.Tensor:
+    return torch.from_numpy(pixels(path).copy()).permute(2, 0, 1)
+
+
+def test_the_steps_of_augmentation_row_by_row(normfree, photo, tmp_path):
+    image_files.write(photo.parent / "b.png", image_files.pixels(40, 120, seed=1))
+    out = tmp_path / "steps.png"
+    result = normfree("augment", *SMALL, "--out", out, photo.parent)
+    assert result.code == 0, result.err
+    assert "RandAugment (4 layers, magnitude 2, released)" in result.out
+    assert f"picture {out}" in result.out
+    sheet = pixels(out)
+    assert sheet.shape[1] == 4 * (96 + 8) + 16
+    assert sheet.shape[0] > 4 * (96 + 16)
+    assert holds(sheet, pixels(photo))
+
+
+@pytest.mark.parametrize("sane", [False, True])
+def test_each_operation_at_three_magnitudes(normfree, photo, tmp_path, sane):
+    out = tmp_path / "operations.png"
+    result = normfree("augment", "--ops", "--size", 96, "--out", out, photo, *(["--sane"] if sane else []))
+    assert result.code == 0, result.err
+    sheet, ops = pixels(out), "sane" if sane else "released"
+    assert f"operations as {ops}" in result.out
+    for name in NAMES:
+        for magnitude in (5, 10, 15):
+            how = arguments(name, magnitude, 96, 96, place=(48, 48), ops=ops)
+            assert holds(sheet, apply(tensor(photo), [(name, how)]).permute(1, 2, 0).numpy())
+
+
+def test_the_seed_decides(normfree, photo, tmp_path):
+    sheets = []
+    for number, seed in enumerate((3, 3, 4)):
+        out = tmp_path / f"{number}.png"
+        torch.manual_seed(number)  # does not matter
+        assert normfree("augment", *SMALL, "--seed", seed, "--out", out, photo).code == 0
+        sheets.append(pixels(out))
+    assert np.array_equal(sheets[0], sheets[1])
+    assert sheets[0].shape[1] == sheets[2].shape[1]
+    assert not np.array_equal(sheets[0], sheets[2][: sheets[0].shape[0]])
+
+
+def test_without_layers_there_is_one_row_less(normfree, photo, tmp_path):
+    heights = []
+    for layers in (4, 0):
+        out = tmp_path / f"{layers}.png"
+        result = normfree("augment", *SMALL, "--layers", layers, "--out", out, photo)
+        assert ("RandAugment" in result.out) == bool(layers)
+        heights.append(pixels(out).shape[0])
+    assert heights[0] - heights[1] > 96
+
+
+@pytest.mark.parametrize(("size", "shown"), [(300, 192), (192, 192), (120, 120), (8, 96), (1, 96)])
+def test_tiles_have_a_size_to_look_at(normfree, photo, tmp_path, size, shown):
+    out = tmp_path / "size.png"
+    assert normfree("augment", "--size", size, "--count", 2, "--out", out, photo).code == 0
+    assert pixels(out).shape[1] == 2 * (shown + 8) + 16
+
+
+def test_grey_images(normfree, photo, tmp_path):
+    for ops in ([], ["--ops"]):
+        out = tmp_path / "grey.png"
+        result = normfree("augment", "--recipe", "digits", *SMALL, *ops, "--out", out, photo)
+        assert result.code == 0, result.err
+        sheet = pixels(out).astype(int)
+        assert np.ptp(sheet, axis=2).max() == 0
+
+
+def test_unreadable_images_are_skipped(normfree, photo, tmp_path):
+    broken = image_files.break_file(tmp_path / "broken.png")
+    result = normfree("augment", *SMALL, "--out", tmp_path / "a.png", broken, photo)
+    assert result.code == 1
+    assert result.err.startswith(f"skipped unreadable image {broken}: ")
+    assert (tmp_path / "a.png").is_file()
+    result = normfree("augment", *SMALL, "--out", tmp_path / "b.png", broken)
+    assert result.code == 2
+    assert "none of the 1 images could be read" in result.err
+    assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count", 0], "--count (=0) must be 1..64"),
+        (["--size", 5000], "--size (=5000) must be 1..2048"),
+        (["--layers", -1], "layers of RandAugment (=-1) must be at least 0"),
+        (["--magnitude", 99], "magnitude of RandAugment (=99.0) must be 0..30"),
+        (["--out", "a.txt"], "--out a.txt must end like an image file, for example in .png"),
+        (["--out", "nowhere/a.png"], "--out nowhere/a.png: folder nowhere does not exist"),
+        (["--recipe", "nfnet_f9"], "recipe 'nfnet_f9' is unknown"),
+    ],
+)
+def test_errors_are_one_line(normfree, photo, options, message):
+    result = normfree("augment", photo, *options)
+    assert result.code == 2
+    assert result.error.startswith(message)
+
+
+def test_a_missing_image_is_named(normfree, tmp_path):
+    result = normfree("augment", tmp_path / "none.png", "--out", tmp_path / "a.png")
+    assert (result.code, result.error) == (2, f"{tmp_path / 'none.png'} does not exist")
