@@ -8,16 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.models import (
-    build_model_with_cfg,
-    generate_default_cfgs,
-    register_model,
-    register_notrace_function,
-    register_notrace_module,
-)
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
-from . import functional
 from .models import ResidualNet, list_models, registry
 from .nn import AvgPoolSame, MaxPoolSame, PaddedConv2d, SameConv2d, WSConv2d
 from .weights.timm import timm_names
@@ -87,5 +80,3 @@ for _name in list_models():
 # torch.fx: their padding depends on the size of the input
 for _module in (SameConv2d, WSConv2d, PaddedConv2d, MaxPoolSame, AvgPoolSame):
     register_notrace_module(_module)
-for _function in (functional.survival_mask,):
-    register_notrace_function(_function)

@@ -62,8 +62,7 @@ def test_pruned_networks_give_the_same_map_and_nothing_else(model, index):
         assert pruned.num_features == expected.shape[1]
     features.sum().backward()
     unused = [name for name, p in pruned.named_parameters() if p.grad is None]
-    if not type(model).__name__.startswith("Fixup"):  # FixUp's bias in front of the classifier went with it
-        assert unused == []
+    assert unused == []
     pruned.reset_classifier(7, "avg")
     assert pruned(x).shape == (2, 7)
 

@@ -56,7 +56,7 @@ WRONG = [
     ("train.steps", 0, r"=0\) must be at least 1"),
     ("train.batch_size", "many", r"='many'\) must be an integer"),
     ("train.epochs", -1, r"=-1(\.0)?\) must be above 0"),
-    ("train.precision", "float16", r"='float16'\) must be one of float32, bfloat16"),
+    ("train.precision", "float8", r"='float8'\) must be one of float32, bfloat16, float16"),
     ("data.crop", "random", r"='random'\) must be one of distorted, shift, none"),
     ("data.channels", 4, r"=4\) must be one of 1, 3"),
     ("data.mean", [0.5, 0.5], r"=\[0\.5, 0\.5\]\) must have data\.channels \(=1\) entries"),

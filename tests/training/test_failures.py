@@ -11,7 +11,7 @@ from tiny_runs import Scripted, classification, few_digits, trainer
 from normfree import RunFailed, UsageError
 from normfree.data import Source, UnreadableImage
 from normfree.tasks import Classification
-from normfree.training import checkpoint, pick_device, read_checkpoint, read_metrics
+from normfree.training import TrainStep, checkpoints, pick_device, read_checkpoint, read_metrics
 
 
 def steps_done(folder) -> int:
@@ -41,14 +41,14 @@ def test_an_evaluation_that_is_not_finite_is_not_kept(tmp_path):
 
 def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):
     run = trainer(tmp_path)
-    step = run.step
+    call = TrainStep.__call__
 
-    def interrupted(batch, lr):
+    def interrupted(step, batch, lr, images):
         if steps_done(tmp_path) == 2:
             raise KeyboardInterrupt
-        return step(batch, lr)
+        return call(step, batch, lr, images)
 
-    monkeypatch.setattr(run, "step", interrupted)
+    monkeypatch.setattr(TrainStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d; the checkpoint of step 2 is kept in .*last"):
         run.fit()
     assert read_checkpoint(tmp_path)[1]["step"] == 2
@@ -56,14 +56,14 @@ def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):
 
 def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     run = trainer(tmp_path)
-    step, before = run.step, signal.getsignal(signal.SIGINT)
+    call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
-    def interrupted(batch, lr):
-        if run.recent and not run.interrupted and len(run.recent) == 2:
+    def interrupted(step, batch, lr, images):
+        if run.recent and not run.stop.asked and len(run.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(batch, lr)
+        return call(step, batch, lr, images)
 
-    monkeypatch.setattr(run, "step", interrupted)
+    monkeypatch.setattr(TrainStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"stopped at step 3; the checkpoint of step 3 is kept in .*last"):
         run.fit()
     state, description, _ = read_checkpoint(tmp_path, kind="weights")
@@ -76,14 +76,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run = trainer(tmp_path)
     evaluate_ = run._evaluate
 
-    def on_a_full_disk(done):
-        if done == 4:
-            monkeypatch.setattr(checkpoint.os, "replace", full_disk)
-        evaluate_(done)
+    def on_a_full_disk():
+        if run.at.step == 4:
+            monkeypatch.setattr(checkpoints.os, "rename", full_disk)
+        evaluate_()
 
     monkeypatch.setattr(run, "_evaluate", on_a_full_disk)
     with pytest.raises(
-        RunFailed, match=r"cannot write .*last/weights\.safetensors: .*; the checkpoint of step 2 is kept"
+        RunFailed, match=r"cannot write checkpoint .*step-00000004: No space .*; the checkpoint of step 2 is kept"
     ):
         run.fit()
     for kind in ("weights", "ema"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import Scripted, classification, network, trainer
 
-from normfree.training import evaluate, read_checkpoint, read_metrics, read_weights
+from normfree.training import TrainStep, evaluate, read_checkpoint, read_metrics, read_weights
 
 TRAIN_FIELDS = {"kind", "step", "epoch", "lr", "loss", "accuracy", "images_per_s", "clipped"}
 EVAL_FIELDS = {"kind", "step", "epoch", "top1", "top5", "loss", "images"}
@@ -60,8 +60,9 @@ def test_checkpoints_are_the_networks(tmp_path):
 
 def test_an_epoch_trains_on_every_image_once(tmp_path, monkeypatch):
     run, seen = trainer(tmp_path, task=classification(batch_size=8), train=dict(batch_size=8, steps=10)), []
-    step = run.step
-    monkeypatch.setattr(run, "step", lambda batch, lr: seen.append(batch.indices.tolist()) or step(batch, lr))
+    call = TrainStep.__call__
+    noting = lambda step, batch, *rest: seen.append(batch.indices.tolist()) or call(step, batch, *rest)  # noqa: E731
+    monkeypatch.setattr(TrainStep, "__call__", noting)
     run.fit()
     epochs = [[i for batch in seen[start : start + 5] for i in batch] for start in (0, 5)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(40))] * 2
@@ -71,7 +72,7 @@ def test_an_epoch_trains_on_every_image_once(tmp_path, monkeypatch):
 def test_without_averaging_there_is_none(tmp_path):
     summary = trainer(tmp_path, optim=dict(ema_decay=None, clipping=None), train=dict(steps=2)).fit()
     assert summary.last.keys() == EVAL_FIELDS - {"kind"}
-    assert [p.name for p in (tmp_path / "checkpoints" / "last").iterdir()] == ["weights.safetensors"]
+    assert not (tmp_path / "checkpoints" / "last" / "ema.safetensors").exists()
     assert all(line["clipped"] is None for line in lines(tmp_path, "train"))
 
 
@@ -132,13 +133,13 @@ def test_length_and_evaluations(tmp_path, train, total, evaluations):
 )
 def test_best_is_the_best_evaluation(tmp_path, ema, scores, best):
     run = trainer(tmp_path, task=Scripted(scores), train=dict(steps=4, eval_every=0.5), optim=dict(ema_decay=ema))
-    weights, save = {}, run.run.save
+    weights, save = {}, run.run.checkpoints.save
 
-    def noting(which, state, **fields):
-        weights.setdefault(fields["step"], {k: v.clone() for k, v in state["weights"].items()})
-        save(which, state, **fields)
+    def noting(step, files, state, **options):
+        weights.setdefault(step, {k: v.clone() for k, v in files["weights"].items()})
+        save(step, files, state, **options)
 
-    run.run.save = noting
+    run.run.checkpoints.save = noting
     summary = run.fit()
     assert summary.best["step"] == best
     assert summary.last["step"] == 4

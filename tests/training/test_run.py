@@ -58,10 +58,10 @@ def test_metrics_that_cannot_be_written(tmp_path):
 
 def test_checkpoints_come_back_with_their_description(tmp_path):
     run = Run(tmp_path, dict(classes=["a"]))
-    assert run.saved_step is None
-    run.save("last", dict(weights=WEIGHTS, ema=EMA), step=3, top1=0.5)
-    run.save("best", dict(weights=EMA), step=2, top1=0.7)
-    assert run.saved_step == 3
+    assert run.checkpoints.saved_step is None
+    run.checkpoints.save(2, dict(weights=EMA), dict(metrics=dict(top1=0.7)), best=True)
+    run.checkpoints.save(3, dict(weights=WEIGHTS, ema=EMA), dict(metrics=dict(top1=0.5)))
+    assert run.checkpoints.saved_step == 3
     state, description, path = read_checkpoint(tmp_path)
     assert torch.equal(state["w"], EMA["w"])
     assert description == dict(classes=["a"], step=3, top1=0.5, kind="ema")
@@ -79,12 +79,12 @@ def test_checkpoints_come_back_with_their_description(tmp_path):
         ("nowhere", "last", None, r"nowhere does not exist; give a run folder or a \.safetensors file"),
         ("nowhere.safetensors", "last", None, r"nowhere\.safetensors does not exist"),
         ("", "last", "ema", r"checkpoints/last has no ema\.safetensors"),
-        ("", "best", None, r"checkpoints/best has no ema\.safetensors or weights\.safetensors"),
-        ("checkpoints", "last", None, r"checkpoints/last has no "),
+        ("", "best", None, r"checkpoints has no best checkpoint yet"),
+        ("checkpoints", "last", None, r"checkpoints has no good checkpoint: there is none; a run folder is what"),
     ],
 )
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path, path, which, kind, named):
-    Run(tmp_path, {}).save("last", dict(weights=WEIGHTS), step=1)
+    Run(tmp_path, {}).checkpoints.save(1, dict(weights=WEIGHTS), {})
     with pytest.raises(UsageError, match=named):
         read_checkpoint(tmp_path / path, which, kind)
 

@@ -83,11 +83,11 @@ def _augmentation(options: argparse.Namespace) -> Augmentation:
     recipe = load_recipe(options.recipe)
     data, name = recipe.data, recipe.model.name
     size = options.size or data.image_size or (default_cfg(name)["input_size"][-1] if name else 224)
-    layers = getattr(data, "randaugment_layers", 4) if options.layers is None else options.layers
-    magnitude = getattr(data, "randaugment_magnitude", 5) if options.magnitude is None else options.magnitude
+    layers = data.randaugment_layers if options.layers is None else options.layers
+    magnitude = data.randaugment_magnitude if options.magnitude is None else options.magnitude
     # this mean and standard deviation leave values on the 0..255 scale
     crop = TrainTransform(size, data.crop, data.flip, (0.0,) * data.channels, (1 / 255,) * data.channels)
-    mixing = Mixing(getattr(data, "mixup", 0.2), getattr(data, "cutmix", 1.0))
+    mixing = Mixing(data.mixup, data.cutmix)
     return Augmentation(
         crop, mixing, RandAugment(layers, magnitude, "sane" if options.sane else "released"), data.channels
     )

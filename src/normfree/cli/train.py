@@ -16,12 +16,28 @@ from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
 from ..spp import Film, plot_film, read_film
 from ..tasks import Classification
-from ..training import Run, Summary, Trainer, new_folder, pick_device, plot_curves
+from ..training import (
+    Replicas,
+    Run,
+    Summary,
+    Trainer,
+    find_checkpoint,
+    new_folder,
+    pick_device,
+    plot_curves,
+    replicas,
+)
+from ..training.run import CHECKPOINTS
 from .main import Parser
 from .options import fields_help, parse_overrides
 from .trained import describe, initialize
 
 FILM, STRIP, PROBE = "spp.jsonl", "spp.png", 32  # recorded signals, their picture, images that are shown each time
+# what may change when a run goes on: where and how it is computed, not what
+CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
+    f"train.{name}"
+    for name in ("device", "threads", "micro_batch", "log_every", "save_every", "keep_every", "channels_last")
+}
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 
 
@@ -51,6 +67,9 @@ def run(argv: Sequence[str]) -> int:
         metavar="N",
         help="record the signal propagation plot every N steps into the run folder, and draw a film strip",
     )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with a run from its last checkpoint, as if it had not stopped"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, rest = parser.parse_known_args(list(argv))
     overrides = parse_overrides(rest)
@@ -60,31 +79,72 @@ def run(argv: Sequence[str]) -> int:
         overrides["model.name"] = options.model
     if options.spp_every is not None:
         overrides["train.spp_every"] = options.spp_every
-    recipe_name = options.recipe or _default_recipe(overrides.get("data.source"))
-    recipe = load_recipe(recipe_name, overrides)
-    trainer, folder = prepare(
-        recipe, Path(recipe_name).stem, options.out, init=options.init, progress=not options.quiet
-    )
-    try:
-        summary = trainer.fit()
-    finally:
-        draw_film(folder)
-    print(report(summary, folder, trainer))
+    if options.resume is not None:
+        for flag in ("recipe", "out", "init", "model"):
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} is for new runs; --resume {options.resume} goes on with that run's")
+        name, recipe = resumed_recipe(options.resume, overrides)
+    else:
+        name = options.recipe or _default_recipe(overrides.get("data.source"))
+        recipe = load_recipe(name, overrides)
+    with replicas(recipe.train.device) as group:
+        trainer, folder = prepare(
+            recipe,
+            Path(name).stem,
+            options.out,
+            init=options.init,
+            resume=options.resume,
+            progress=not options.quiet,
+            replicas=group,
+        )
+        try:
+            summary = trainer.fit()
+        finally:
+            if group.main:
+                draw_film(folder)
+        if group.main:
+            print(stopped(summary, folder) if summary.stopped else report(summary, folder, trainer))
     return 0
 
 
+def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]:
+    """Name and recipe of a run that is to go on, with what may change on the way.
+
+    Raises:
+        UsageError: no run folder, or an option that would make it another run.
+    """
+    other = sorted(overrides.keys() - CHANGEABLE)
+    if other:
+        raise UsageError(f"--{other[0]} would make it another run; --resume takes {', '.join(sorted(CHANGEABLE))}")
+    path = Path(run) / "recipe.yaml"
+    if not path.is_file():
+        raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
+    return Path(run).resolve().name, load_recipe(str(path), overrides)
+
+
 def prepare(
-    recipe: Recipe, name: str, out: str | None, *, init: str | None = None, progress: bool = True
+    recipe: Recipe,
+    name: str,
+    out: str | None,
+    *,
+    init: str | None = None,
+    resume: str | None = None,
+    progress: bool = True,
+    replicas: Replicas | None = None,
 ) -> tuple[Trainer, Path]:
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
+    replicas = replicas or Replicas()
     pick_device(recipe.train.device)
     source = open_source(recipe.data.source, recipe.data.channels)
     if recipe.data.source.startswith("imagefolder:"):  # the run must find its images from any folder
         recipe.data.source = f"imagefolder:{Path(recipe.data.source.partition(':')[2]).expanduser().resolve()}"
+    checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
     if init is not None:
-        print(initialize(model, init), file=sys.stderr)
+        say(replicas, initialize(model, init))
+    if replicas.world > 1:  # the same weights everywhere, other dropout masks
+        torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
     recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
     recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
     task = Classification(
@@ -95,31 +155,64 @@ def prepare(
         test_size=recipe.data.test_size,
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
+        share=replicas.share,
     )
-    folder = new_folder(name, out)
+    folder = Path(resume) if resume is not None else main_makes_folder(replicas, name, out)
     trainer = Trainer(
         model,
         task,
-        Run(folder, describe(recipe, source.classes)),
+        Run(folder, describe(recipe, source.classes), recipe.train.keep_every),
         train=recipe.train,
         optim=recipe.optim,
         max_unreadable=recipe.data.max_unreadable,
         progress=progress,
+        replicas=replicas,
     )
-    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-    write_examples(source, folder / "examples")
-    if recipe.train.spp_every is not None:
+    if checkpoint is not None:
+        told += trainer.resume(checkpoint)
+        told.append(f"goes on after step {trainer.at.step} of {trainer.total_steps} ({checkpoint})")
+    elif replicas.main:
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+        write_examples(source, folder / "examples")
+    if recipe.train.spp_every is not None and replicas.main:
         trainer.watch = Film(
             model, probe(task).to(trainer.device), recipe.train.spp_every, folder / FILM, last=trainer.total_steps
         )
     params = sum(p.numel() for p in model.parameters())
-    print(
+    processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
+    told.append(
         f"{name}: {recipe.model.name} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
         f"{len(source.train)} training and {len(source.test)} test images of {len(source.classes)} classes; "
-        f"{trainer.total_steps} steps of {recipe.train.batch_size} on {trainer.device}; into {folder}",
-        file=sys.stderr,
+        f"{trainer.total_steps} steps of {recipe.train.batch_size} on {trainer.device}{processes}; into {folder}"
     )
+    say(replicas, *told)
     return trainer, folder
+
+
+def main_makes_folder(replicas: Replicas, name: str, out: str | None) -> Path:
+    """The folder of a new run, which the main process makes for all."""
+    made: Path | UsageError = Path()
+    if replicas.main:
+        try:
+            made = new_folder(name, out)
+        except UsageError as error:
+            made = error
+    made = replicas.from_main(made)
+    if isinstance(made, UsageError):
+        raise made
+    return made
+
+
+def say(replicas: Replicas, *lines: str) -> None:
+    """Print to standard error, from the main process."""
+    if replicas.main:
+        for line in lines:
+            print(line, file=sys.stderr)
+
+
+def stopped(summary: Summary, folder: Path) -> str:
+    """The end of a run that was asked to stop."""
+    return f"stopped at step {summary.steps} and saved it\nnext: normfree train --resume {folder}"
 
 
 def draw_film(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from .config import DataConfig
 from .decode import UnreadableImage, decode_image
-from .loader import Batch, Loader
+from .loader import Batch, Loader, Share
+from .mixing import Mixing, soft_labels
+from .randaugment import RandAugment
 from .resize import evaluation_view, normalize, resize_bicubic
 from .sources import Source, Split, digits, find_images, image_folder, open_source
 from .transforms import EvalTransform, TrainTransform
@@ -12,6 +14,9 @@ __all__ = [
     "DataConfig",
     "EvalTransform",
     "Loader",
+    "Mixing",
+    "RandAugment",
+    "Share",
     "Source",
     "Split",
     "TrainTransform",
@@ -24,4 +29,5 @@ __all__ = [
     "normalize",
     "open_source",
     "resize_bicubic",
+    "soft_labels",
 ]

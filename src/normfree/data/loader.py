@@ -1,6 +1,6 @@
 """Batches of transformed images, in an order that depends on the seed alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,80 +8,148 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .decode import UnreadableImage
+from .mixing import Mixing
 from .sources import Split
 from .transforms import Transform
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest."""
+    """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest.
+
+    Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
+    of the first.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     unreadable: list[str] = field(default_factory=list)
+    partners: Tensor | None = None
+    ratios: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
+        """``function`` of the tensors ``names`` that there are."""
+        return {name: function(value) for name in names if (value := getattr(self, name)) is not None}
+
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
         images = self.images.to(device, memory_format=memory_format, non_blocking=True)
-        return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
+        moved = self._each(lambda x: x.to(device, non_blocking=True), "labels", "partners", "ratios")
+        return replace(self, images=images, **moved)
 
     def pin_memory(self) -> "Batch":
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        return replace(self, **self._each(Tensor.pin_memory, "images", "labels", "partners", "ratios"))
 
     def pieces(self, size: int) -> "Iterator[Batch]":
-        """The batch in micro-batches of at most ``size`` images."""
-        for start in range(0, len(self), size):
+        """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
+        for start in range(0, max(1, len(self)), size):
             part = slice(start, start + size)
-            yield Batch(self.images[part], self.labels[part], self.indices[part])
+            names = ("images", "labels", "indices", "partners", "ratios")
+            yield Batch(**self._each(lambda x, part=part: x[part], *names))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One sample of an epoch: an image and the seed of its augmentation; with mixing, its partner and its place."""
+
+    index: int
+    seed: int
+    partner: int | None = None
+    position: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Tensor | None
+    label: int
+    index: int
+    partner: int = 0
+    ratio: float = 1.0
+    error: str | None = None
 
 
 class _Transformed(Dataset):
-    """Samples by (index, seed): a sample's augmentation depends on its seed, not on the worker that makes it."""
+    """Samples by key: a sample's augmentation depends on its seed, not on the worker that makes it."""
 
-    def __init__(self, split: Split, transform: Transform):
-        self.split, self.transform = split, transform
+    def __init__(self, split: Split, transform: Transform, mixing: Mixing | None):
+        self.split, self.transform, self.mixing = split, transform, mixing
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | str, int, int]:
-        index, seed = key
+    def __getitem__(self, key: _Key) -> _Sample:
+        generator = torch.Generator().manual_seed(key.seed)
         try:
-            image = self.split.image(index)
+            image = self.split.image(key.index)
+            if key.partner is None:
+                return _Sample(self.transform(image, generator), self.split.label(key.index), key.index)
+            other = self.split.image(key.partner)
         except UnreadableImage as error:
-            return str(error), -1, index
-        generator = torch.Generator().manual_seed(seed)
-        return self.transform(image, generator), self.split.label(index), index
+            return _Sample(None, -1, key.index, error=str(error))
+        views = [self.transform.view(one, generator) for one in (image, other)]
+        mixed, ratio = self.mixing(*views, key.position, key.batch_size, generator)
+        labels = self.split.label(key.index), self.split.label(key.partner)
+        return _Sample(self.transform.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
 
 
 class _SeededBatches(Sampler):
-    """Lists of (index, seed): a permutation per epoch, or in order; the last, smaller batch is kept or dropped."""
+    """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept or dropped.
 
-    def __init__(self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.shuffle, self.drop_last, self.epoch = shuffle, drop_last, 0
+    With ``pairs``, partners are a second permutation, so that an epoch has every image once as first and once as
+    second. Of several ranks, each takes its share of every batch: together they have the batches of one.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, share: "Share", pairs: bool
+    ):
+        self.length, self.batch_size, self.seed, self.share, self.pairs = length, batch_size, seed, share, pairs
+        self.shuffle, self.drop_last, self.epoch, self.start = shuffle, drop_last, 0, 0
 
     def __len__(self) -> int:
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[_Key]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
         seeds = torch.randint(2**62, (self.length,), generator=generator)
-        keys = list(zip(order.tolist(), seeds.tolist(), strict=True))
-        for batch in range(len(self)):
-            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+        partners = torch.randperm(self.length, generator=generator) if self.pairs else None
+        for batch in range(self.start, len(self)):
+            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, self.length)
+            part = self.share.of(begin, end)
+            keys = zip(order[part].tolist(), seeds[part].tolist(), strict=True)
+            if partners is None:
+                yield [_Key(*key) for key in keys]
+            else:
+                places = zip(keys, partners[part].tolist(), range(part.start - begin, part.stop - begin), strict=True)
+                yield [_Key(*key, partner, place, end - begin) for key, partner, place in places]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of each batch."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, begin: int, end: int) -> slice:
+        """Its part of the places ``begin .. end``: consecutive, sizes apart by at most one, perhaps none."""
+        count = end - begin
+        return slice(begin + count * self.rank // self.world, begin + count * (self.rank + 1) // self.world)
 
 
 class Loader:
     """Batches of one split, epoch by epoch: iterate after :meth:`set_epoch`.
 
     Args:
+        shape: (C, H, W) of the transformed images, for batches in which none could be read.
         shuffle: a new order each epoch.
         drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
+        share: which part of each batch to load.
+        mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
     """
 
     def __init__(
@@ -90,23 +158,28 @@ class Loader:
         transform: Transform,
         batch_size: int,
         *,
+        shape: tuple[int, ...] = (0,),
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
         workers: int = 0,
+        share: Share = Share(),
+        mixing: Mixing | None = None,
     ):
-        self.batches = _SeededBatches(len(split), batch_size, seed, shuffle, drop_last)
+        self.batches = _SeededBatches(len(split), batch_size, seed, shuffle, drop_last, share, mixing is not None)
         self.loader = DataLoader(
-            _Transformed(split, transform),
+            _Transformed(split, transform, mixing),
             batch_sampler=self.batches,
-            collate_fn=_collate,
+            collate_fn=_Collate(shape, mixing is not None),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each iterator takes a number from the global one
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the order of the next iteration, and its first batch."""
+        self.batches.epoch, self.batches.start = epoch, start
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -115,8 +188,17 @@ class Loader:
         return iter(self.loader)
 
 
-def _collate(samples: list[tuple[Tensor | str, int, int]]) -> Batch:
-    read = [sample for sample in samples if not isinstance(sample[0], str)]
-    images = torch.stack([image for image, _, _ in read]) if read else torch.empty(0)
-    labels, indices = (torch.tensor([sample[i] for sample in read], dtype=torch.long) for i in (1, 2))
-    return Batch(images, labels, indices, [error for error, _, _ in samples if isinstance(error, str)])
+@dataclass(frozen=True)
+class _Collate:
+    shape: tuple[int, ...]
+    mixed: bool
+
+    def __call__(self, samples: list[_Sample]) -> Batch:
+        read = [sample for sample in samples if sample.image is not None]
+        images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, *self.shape)
+        columns = {name: torch.tensor([getattr(s, name) for s in read]) for name in ("label", "index", "partner")}
+        labels, indices, partners = (column.long() for column in columns.values())
+        batch = Batch(images, labels, indices, [sample.error for sample in samples if sample.error is not None])
+        if not self.mixed:
+            return batch
+        return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .mixing import to_uint8
+from .randaugment import RandAugment
 from .resize import evaluation_view, normalize, resize_bicubic
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
@@ -41,8 +43,13 @@ class TrainTransform:
     flip: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    randaugment: RandAugment | None = None
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.finish(self.view(image, generator), generator)
+
+    def view(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Crop, resize, flip: (C, size, size) on the 0..255 scale, float32 where it was resized."""
         height, width = image.shape[-2:]
         window = distorted_crop_window(height, width, generator) if self.crop == "distorted" else None
         if window is not None or (height, width) != (self.size, self.size):
@@ -51,6 +58,12 @@ class TrainTransform:
             image = random_shift(image, max(1, self.size // 8), generator)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             image = image.flip(-1)
+        return image
+
+    def finish(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """RandAugment, on uint8, and normalization."""
+        if self.randaugment is not None:
+            image = self.randaugment(to_uint8(image), generator)
         return normalize(image, self.mean, self.std)
 
 

@@ -124,3 +124,12 @@ class FixupResNet(ResidualNet):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         pooled = self.head(x, pre_logits=True)
         return pooled if pre_logits or not self.num_classes else self.head.fc(self.bias2(pooled))
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As of :class:`FeatureMaps`; the classifier takes the bias in front of it along."""
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if not self.num_classes:
+            self.bias2 = nn.Identity()
+        return taken

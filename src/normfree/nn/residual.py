@@ -7,6 +7,8 @@ from ..errors import UsageError
 from ..functional import survival_mask
 from .roles import Role
 
+torch.fx.wrap("survival_mask")  # one node of a symbolic trace: it looks at the number of images
+
 
 class SkipInit(nn.Module):
     """Learnable scalar at the end of a residual branch, 0 at first: ``forward(x) = alpha * skip_gain * x``.

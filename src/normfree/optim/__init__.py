@@ -1,14 +1,16 @@
-"""Optimization of Normalizer-Free networks: who gets what, clipping, schedule, averaging."""
+"""Optimization of Normalizer-Free networks: who gets what, clipping, sharpness, schedule, averaging."""
 
 from .agc import AGC, ClipStatistics, agc_
 from .config import OptimConfig
 from .ema import EMA, ema_decay
 from .groups import param_groups
+from .sam import SAM
 from .schedule import warmup_cosine
 
 __all__ = [
     "AGC",
     "EMA",
+    "SAM",
     "ClipStatistics",
     "OptimConfig",
     "agc_",

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..errors import UsageError
 from .groups import param_groups
+from .sam import SAM
 from .schedule import warmup_cosine
 
 
@@ -26,6 +27,8 @@ class OptimConfig:
         clipping: threshold lambda of Adaptive Gradient Clipping, 0.01 for batch 4096; null clips nothing.
         clipping_eps: lower bound of a unit's weight norm in the clipping.
         ema_decay: decay of the moving average of the weights; null keeps none.
+        sam_rho: length of the ascent of Sharpness-Aware Minimization, 0.05 in the paper; null: none.
+        sam_fraction: part of each micro-batch that the ascent sees.
     """
 
     lr: float = 0.1
@@ -39,9 +42,11 @@ class OptimConfig:
     clipping: float | None = 0.01
     clipping_eps: float = 1e-3
     ema_decay: float | None = 0.99999
+    sam_rho: float | None = None
+    sam_fraction: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps"):
+        for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"optim.{name} (={value}) must be above 0")
@@ -53,6 +58,8 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"optim.{name} (={value}) must be at least 0 and below 1")
+        if not 0 < self.sam_fraction <= 1:
+            raise UsageError(f"optim.sam_fraction (={self.sam_fraction}) must be above 0 and at most 1")
         if self.nesterov and self.momentum == 0:
             raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
 
@@ -74,3 +81,7 @@ class OptimConfig:
         """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""
         groups = param_groups(model, weight_decay=self.weight_decay, clipping=self.clipping)
         return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
+
+    def build_sam(self, model: nn.Module) -> SAM | None:
+        """Sharpness-Aware Minimization over the model's parameters, if there is any."""
+        return None if self.sam_rho is None else SAM(model.parameters(), self.sam_rho, self.sam_fraction)

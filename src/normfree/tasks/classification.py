@@ -1,5 +1,6 @@
 """Image classification."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Batch, DataConfig, EvalTransform, Loader, Source, TrainTransform
+from ..data import Batch, DataConfig, EvalTransform, Loader, Mixing, RandAugment, Share, Source, TrainTransform
 from ..errors import UsageError
 
 
@@ -35,6 +36,16 @@ class Accuracy:
         self.count = self.top1 = self.top5 = 0
         self.loss = 0.0
 
+    @property
+    def totals(self) -> list[float]:
+        """What is added up over batches, and over processes."""
+        return [self.count, self.top1, self.top5, self.loss]
+
+    @totals.setter
+    def totals(self, totals: list[float]) -> None:
+        self.count, self.top1, self.top5 = map(int, totals[:3])
+        self.loss = totals[3]
+
     def update(self, logits: Tensor, batch: Batch) -> None:
         logits = logits.float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
@@ -57,6 +68,7 @@ class Classification:
         image_size, test_size: side of the network's inputs in training and evaluation.
         batch_size: images per training step.
         seed: of the order and the augmentation.
+        share: which part of each batch this process loads.
     """
 
     score = "top1"  # the metric a better network has more of
@@ -71,25 +83,42 @@ class Classification:
         test_size: int,
         batch_size: int,
         seed: int = 0,
+        share: Share = Share(),  # noqa: B008 - immutable
     ):
         self.label_smoothing = config.label_smoothing
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
-            TrainTransform(image_size, data.crop, data.flip, mean, std),
+            TrainTransform(image_size, data.crop, data.flip, mean, std, randaugment(data)),
             batch_size,
+            shape=(data.channels, image_size, image_size),
             seed=seed,
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
             workers=data.workers,
+            share=share,
+            mixing=Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None,
         )
         self.test = Loader(
-            source.test, EvalTransform(test_size, data.resize_margin, mean, std), batch_size, workers=data.workers
+            source.test,
+            EvalTransform(test_size, data.resize_margin, mean, std),
+            batch_size,
+            shape=(data.channels, test_size, test_size),
+            workers=data.workers,
+            share=share,
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy in float32 with label smoothing; logits (N, num_classes)."""
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+        """Mean cross-entropy, in float32 at least, with label smoothing; logits (N, num_classes).
+
+        Of mixed images, the mix of the cross-entropies with both labels: that with the mixed label.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        entropy = functools.partial(F.cross_entropy, logits, label_smoothing=self.label_smoothing)
+        if batch.partners is None:
+            return entropy(batch.labels)
+        first, second = entropy(batch.labels, reduction="none"), entropy(batch.partners, reduction="none")
+        return torch.lerp(second, first, batch.ratios.to(first.dtype)).mean()
 
     @torch.no_grad()
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -98,6 +127,13 @@ class Classification:
 
     def metrics(self) -> Accuracy:
         return Accuracy()
+
+
+def randaugment(data: DataConfig) -> RandAugment | None:
+    """The RandAugment that a recipe asks for."""
+    if not data.randaugment_layers:
+        return None
+    return RandAugment(data.randaugment_layers, data.randaugment_magnitude, data.randaugment_ops)
 
 
 def image_statistics(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:

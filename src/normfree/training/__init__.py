@@ -1,21 +1,28 @@
 """Training a network on a task: step, loop, evaluation, checkpoints, curves."""
 
-from .checkpoint import load_weights, read_weights, save_weights
+from .checkpoint import describes_itself, load_weights, read_weights, save_weights, whole_file
+from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
 from .curves import plot_curves
+from .distributed import Replicas, replicas
 from .evaluate import evaluate
 from .loop import Summary, Trainer, pick_device
 from .run import Run, new_folder, read_checkpoint, read_metrics
 from .step import StepResult, TrainStep
 
 __all__ = [
+    "Checkpoints",
+    "Replicas",
     "Run",
     "StepResult",
     "Summary",
     "TrainConfig",
     "TrainStep",
     "Trainer",
+    "damage",
+    "describes_itself",
     "evaluate",
+    "find_checkpoint",
     "load_weights",
     "new_folder",
     "pick_device",
@@ -23,5 +30,7 @@ __all__ = [
     "read_checkpoint",
     "read_metrics",
     "read_weights",
+    "replicas",
     "save_weights",
+    "whole_file",
 ]

@@ -18,10 +18,12 @@ class TrainConfig:
         micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. null: whole
             batches.
         eval_every: epochs between evaluations; there is always one at the end.
+        save_every: steps between checkpoints beside those at evaluations. null: none.
+        keep_every: keep the checkpoints of steps that are multiples of it. null: the last two and the best.
         log_every: steps between lines of metrics.jsonl.
         seed: of the initial weights, the order of the images and the augmentation.
-        precision: "bfloat16" computes activations and their gradients in it; parameters, standardization and loss stay
-            float32.
+        precision: "bfloat16" or "float16" computes activations and their gradients in it (float16 with a loss scale);
+            parameters, standardization and loss stay float32.
         channels_last: memory layout of activations.
         threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
         spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
@@ -34,16 +36,27 @@ class TrainConfig:
     steps: int | None = None
     micro_batch: int | None = None
     eval_every: float = 1.0
+    save_every: int | None = None
+    keep_every: int | None = None
     log_every: int = 10
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     threads: int | None = None
     spp_every: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "micro_batch", "log_every", "threads", "spp_every"):
+        for name in (
+            "batch_size",
+            "steps",
+            "micro_batch",
+            "log_every",
+            "threads",
+            "spp_every",
+            "save_every",
+            "keep_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")

@@ -7,22 +7,30 @@ import torch
 from torch import nn
 
 from ..data import Batch
+from .distributed import Replicas
 from .step import autocast
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: Iterable[Batch], metrics: Any, device: torch.device, precision: str = "float32"
+    model: nn.Module,
+    loader: Iterable[Batch],
+    metrics: Any,
+    device: torch.device,
+    precision: str = "float32",
+    replicas: Replicas | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Run a network over batches in evaluation mode.
 
     Args:
-        metrics: has ``update(output, batch)`` and ``compute()``.
+        metrics: has ``update(output, batch)``, ``compute()`` and, for several processes, ``totals``, the list of
+            numbers that it adds up.
+        replicas: the processes that share the batches; the result is that of all of them.
 
     Returns:
         What ``metrics`` computes, and the images that could not be read (``PATH: reason``).
     """
-    training, unreadable = model.training, []
+    training, unreadable, replicas = model.training, [], replicas or Replicas()
     model.eval()
     try:
         for batch in loader:
@@ -34,4 +42,7 @@ def evaluate(
                 metrics.update(output, batch)
     finally:
         model.train(training)
+    if replicas.world > 1:
+        metrics.totals = replicas.sum(metrics.totals)
+        unreadable = [message for some in replicas.gather(unreadable) for message in some]
     return metrics.compute(), unreadable

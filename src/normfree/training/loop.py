@@ -1,13 +1,11 @@
 """The training loop: steps, evaluations, checkpoints. It knows no model and no task by name."""
 
-import contextlib
 import math
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +16,11 @@ from ..data import Batch, Loader
 from ..errors import RunFailed, UsageError
 from ..optim import EMA, OptimConfig
 from .config import TrainConfig
+from .distributed import Replicas
 from .evaluate import evaluate
 from .run import Run
+from .signals import StopRequests
+from .state import Progress, capture, restore
 from .step import Losses, StepResult, TrainStep
 
 
@@ -36,7 +37,7 @@ class Task(Losses, Protocol):
 @dataclass(frozen=True)
 class Summary:
     """The end of a run: metrics of the last and of the best evaluation, seconds of training without
-    evaluations and in all."""
+    evaluations and in all; and whether a signal ended it before its last step."""
 
     last: dict[str, Any]
     best: dict[str, Any]
@@ -44,6 +45,7 @@ class Summary:
     train_seconds: float
     seconds: float
     unreadable: list[str]
+    stopped: bool = False
 
 
 def pick_device(name: str) -> torch.device:
@@ -53,7 +55,7 @@ def pick_device(name: str) -> torch.device:
         UsageError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -61,6 +63,8 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("it has no memory")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"train.device (={name!r}) is not available: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # one of several processes has chosen its own
     return device
 
 
@@ -71,6 +75,7 @@ class Trainer:
         max_unreadable: images that may be unreadable before the run stops.
         progress: show a bar on standard error.
         watch: called with the number of steps done, after each and before the first, outside of their time.
+        replicas: the processes of the run, of which each has a trainer; the main one writes.
     """
 
     def __init__(
@@ -84,111 +89,135 @@ class Trainer:
         max_unreadable: int = 0,
         progress: bool = True,
         watch: Callable[[int], None] = lambda step: None,
+        replicas: Replicas | None = None,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
+        self.replicas = replicas or Replicas()
         if train.threads is not None:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.layout)
-        self.ema = EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None
         self.step = TrainStep(
             self.model,
             task,
             optim.build(self.model),
-            ema=self.ema,
+            ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
+            sam=optim.build_sam(self.model),
             clipping_eps=optim.clipping_eps,
             micro_batch=train.micro_batch,
             precision=train.precision,
+            replicas=self.replicas,
         )
+        self.ema = self.step.ema
         self.steps_per_epoch = len(task.train)
         self.total_steps = train.total_steps(self.steps_per_epoch)
         self.max_unreadable = max_unreadable
-        self.unreadable: list[str] = []
-        self.progress, self.watch = progress, watch
+        self.shown, self.watch = progress and self.replicas.main, watch
         self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(train.log_every, self.steps_per_epoch))
-        self.interrupted = False
-        self.best: dict[str, Any] = {}
-        self.last: dict[str, Any] = {}
+        self.stop, self.at, self.resumed = StopRequests(), Progress(), False
+
+    def resume(self, checkpoint: Path) -> list[str]:
+        """Go on from a checkpoint of this run; what to tell the user.
+
+        Raises:
+            UsageError: it is of another network or recipe.
+        """
+        self.at, told = restore(checkpoint, self.step)
+        self.run.checkpoints.saved_step, self.resumed = self.at.step, True
+        if self.replicas.main:
+            self.run.forget_after(self.at.step)
+        return told
 
     def fit(self) -> Summary:
-        """Train to the end.
+        """Train to the end, or to a request to stop.
 
         Raises:
             RunFailed: a loss or gradient is not finite, too many images are unreadable, or the disk is full; the
                 message names the step and the last good checkpoint.
+            KeyboardInterrupt: Ctrl-C; the step at work was finished and saved.
         """
-        begun, in_steps, done = time.perf_counter(), 0.0, 0
-        self._save("last", step=0, epoch=0.0)
-        self.watch(0)
-        self.model.train()
-        bar = tqdm(total=self.total_steps, unit="step", disable=not self.progress, dynamic_ncols=True)
+        begun = time.perf_counter()
         try:
-            with bar, self._finishing_steps():
-                since = time.perf_counter()
-                for done, batch in enumerate(self._batches(), start=1):
-                    result = self._one_step(done - 1, batch)
-                    now = time.perf_counter()  # the time of a step includes waiting for its images
-                    in_steps += now - since
-                    self.recent.append((result, now - since))
-                    self._report(bar, done)
-                    self.watch(done)
-                    if self._evaluation_due(done):
-                        self._evaluate(done)
-                    since = time.perf_counter()
-                    if self.interrupted:
-                        self._save("last", step=done, epoch=self._epoch(done))
-                        raise KeyboardInterrupt
+            if not self.resumed:
+                self._save()
+                self.watch(0)
+            self._train()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped at step {done}; {self._kept()}") from None
+            raise KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}") from None
         except RunFailed as error:
             raise RunFailed(f"{error}; {self._kept()}") from error
         except RuntimeError:
-            if self.interrupted:  # a terminal's Ctrl-C reaches the processes that decode images, too
-                raise KeyboardInterrupt(f"stopped at step {done}; {self._kept()}") from None
+            if self.stop.asked:  # a terminal's Ctrl-C reaches the processes that decode images, too
+                raise KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}") from None
             raise
-        return Summary(self.last, self.best, done, in_steps, time.perf_counter() - begun, self.unreadable)
+        at, spent = self.at, time.perf_counter() - begun
+        stopped = at.step < self.total_steps
+        return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped)
 
-    @contextlib.contextmanager
-    def _finishing_steps(self) -> Iterator[None]:
-        """The first Ctrl-C lets the step at work finish, so that it can be saved; a second one does not wait."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    def _train(self) -> None:
+        self.model.train()
+        bar = tqdm(
+            total=self.total_steps, initial=self.at.step, unit="step", disable=not self.shown, dynamic_ncols=True
+        )
+        with bar, self.stop.listening():
+            since = time.perf_counter()
+            for batch, images in self._batches():
+                result = self._one_step(batch, images)
+                now = time.perf_counter()  # the time of a step includes waiting for its images
+                self.at.seconds += now - since
+                self.recent.append((result, now - since))
+                self._report(bar)
+                self.watch(self.at.step)
+                if self._due(self.config.eval_every * self.steps_per_epoch):
+                    self._evaluate()
+                elif self.config.save_every is not None and self.at.step % self.config.save_every == 0:
+                    self._save()
+                since = time.perf_counter()
 
-        def finish(*_: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """This process's shares of the batches still to come, on the device, and the images in the whole batches.
 
-        before = signal.signal(signal.SIGINT, finish)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _batches(self) -> Iterator[Batch]:
-        """Batches of all epochs, on the device, as many as there are steps; unreadable images noted."""
-        step, epoch = 0, 0
-        while step < self.total_steps:
-            self.task.train.set_epoch(epoch)
-            before = step
+        Ends with the last step, or where any process is asked to stop; the state is saved there.
+        """
+        while self.at.step < self.total_steps:
+            before, whole = self.at.step, self.at.batch == 0
+            self.task.train.set_epoch(self.at.epoch, self.at.batch)
             for batch in self.task.train:
-                self._note(batch.unreadable)
-                if len(batch):
-                    yield batch.to(self.device, self.layout)
-                    step += 1
-                    if step == self.total_steps:
-                        return
-            if step == before:
-                raise RunFailed(f"no readable image in epoch {epoch}")
-            epoch += 1
+                images, unreadable, asked = self._agree(batch)
+                if asked:
+                    return self._stopped()
+                self.at.batch += 1
+                if unreadable:
+                    self._note(message for some in self.replicas.gather(batch.unreadable) for message in some)
+                if images:
+                    yield batch.to(self.device, self.layout), images
+                if self.at.step == self.total_steps:
+                    return None
+            if self.at.step == before and whole:
+                raise RunFailed(f"no readable image in epoch {self.at.epoch}")
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+        return None
 
-    def _one_step(self, step: int, batch: Batch) -> StepResult:
-        lr = self._lr(step)
+    def _agree(self, batch: Batch) -> tuple[int, int, bool]:
+        """Over all processes: images, unreadable ones, and whether any is asked to stop."""
+        totals = self.replicas.sum([len(batch), len(batch.unreadable), self.stop.asked is not None])
+        return int(totals[0]), int(totals[1]), totals[2] > 0
+
+    def _stopped(self) -> None:
+        """Save where the run is; Ctrl-C is an interruption, the scheduler's signal an orderly end."""
+        self._save()
+        if any(name == "SIGINT" for name in self.replicas.gather(self.stop.asked and self.stop.asked.name)):
+            raise KeyboardInterrupt
+
+    def _one_step(self, batch: Batch, images: int) -> StepResult:
+        step, lr = self.at.step, self._lr(self.at.step)
         try:
-            return self.step(batch, lr)
+            result = self.step(batch, lr, images)
         except RunFailed as error:
             raise RunFailed(f"training stopped in step {step + 1} at learning rate {lr:.4g}: {error}") from error
+        self.at.step += 1
+        return result
 
     def _lr(self, step: int) -> float:
         return self.optim.lr_at(
@@ -198,8 +227,10 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
         )
 
-    def _report(self, bar: tqdm, done: int) -> None:
-        results = [result for result, _ in self.recent]
+    def _report(self, bar: tqdm) -> None:
+        if not self.replicas.main:
+            return
+        done, results = self.at.step, [result for result, _ in self.recent]
         images = sum(result.images for result in results)
         fields = dict(
             loss=sum(result.loss * result.images for result in results) / images,
@@ -210,56 +241,68 @@ class Trainer:
         clipped = "off" if fields["clipped"] is None else f"{fields['clipped']:.1%}"
         shown = f"loss {fields['loss']:.3f}, acc {fields['accuracy']:.1%}, {fields['images_per_s']:.0f} images/s"
         shown += f", clipped {clipped}"
-        test = self.last.get(f"ema_{self.task.score}", self.last.get(self.task.score))
+        test = self.at.metrics.get(f"ema_{self.task.score}", self.at.metrics.get(self.task.score))
         bar.set_postfix_str(shown + ("" if test is None else f", test {test:.1%}"), refresh=False)
         bar.update()
         if done % self.config.log_every == 0 or done == self.total_steps:
-            self.run.log(kind="train", step=done, epoch=self._epoch(done), lr=self._lr(done - 1), **fields)
+            self.run.log(kind="train", step=done, epoch=self._epoch(), lr=self._lr(done - 1), **fields)
 
-    def _evaluation_due(self, done: int) -> bool:
-        every = max(1, round(self.config.eval_every * self.steps_per_epoch))
-        return done == self.total_steps or done % every == 0
+    def _due(self, every: float) -> bool:
+        return self.at.step == self.total_steps or self.at.step % max(1, round(every)) == 0
 
-    def _evaluate(self, done: int) -> None:
-        """Evaluate raw and averaged weights, write the line and the checkpoints."""
+    def _evaluate(self) -> None:
+        """Evaluate raw and averaged weights, write the line and the checkpoint."""
         measured, unreadable = self._measure()
         if self.ema is not None:
             with self.ema.applied():
                 measured |= {f"ema_{name}": value for name, value in self._measure()[0].items()}
         self._note(unreadable)
-        self.last = dict(step=done, epoch=self._epoch(done), **measured)
-        self.run.log(kind="eval", **self.last)
+        self.at.metrics = dict(step=self.at.step, epoch=self._epoch(), **measured)
+        if self.replicas.main:
+            self.run.log(kind="eval", **self.at.metrics)
         score = f"ema_{self.task.score}" if self.ema is not None else self.task.score
         if not all(math.isfinite(value) for value in measured.values()):
-            raise RunFailed(f"the evaluation after step {done} is not finite")
-        self._save("last", **self.last)
-        if not self.best or measured[score] > self.best[score]:
-            self.best = self.last
-            self._save("best", **self.last)
+            raise RunFailed(f"the evaluation after step {self.at.step} is not finite")
+        better = not self.at.best or measured[score] > self.at.best[score]
+        if better:
+            self.at.best = self.at.metrics
+        self._save(best=better)
 
     def _measure(self) -> tuple[dict[str, float], list[str]]:
-        return evaluate(self.model, self.task.test, self.task.metrics(), self.device, self.config.precision)
+        task, config = self.task, self.config
+        return evaluate(self.model, task.test, task.metrics(), self.device, config.precision, self.replicas)
 
-    def _save(self, which: str, **fields: Any) -> None:
-        weights = dict(weights=self.model.state_dict()) | ({} if self.ema is None else dict(ema=self.ema.average))
-        self.run.save(which, weights, **fields)
+    def _save(self, best: bool = False) -> None:
+        """All processes together; a failure of the main one is everyone's."""
+        files, state = capture(self.step, self.at)
+        failed = None
+        if self.replicas.main:
+            try:
+                self.run.checkpoints.save(self.at.step, files, state, best=best)
+            except RunFailed as error:
+                failed = str(error)
+        failed = self.replicas.from_main(failed)
+        if failed is not None:
+            raise RunFailed(failed)
 
-    def _epoch(self, done: int) -> float:
-        return round(done / self.steps_per_epoch, 4)
+    def _epoch(self) -> float:
+        return round(self.at.step / self.steps_per_epoch, 4)
 
-    def _note(self, unreadable: list[str]) -> None:
+    def _note(self, unreadable: Iterable[str]) -> None:
         """Name each unreadable image once; stop beyond the limit."""
         for message in unreadable:
-            if message not in self.unreadable:
-                self.unreadable.append(message)
-                tqdm.write(f"skipped unreadable image {message}")
-        if len(self.unreadable) > self.max_unreadable:
+            if message not in self.at.unreadable:
+                self.at.unreadable.append(message)
+                if self.replicas.main:
+                    tqdm.write(f"skipped unreadable image {message}")
+        if len(self.at.unreadable) > self.max_unreadable:
             raise RunFailed(
-                f"unreadable images: {len(self.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "
-                f"allows; the last one is {self.unreadable[-1]}"
+                f"unreadable images: {len(self.at.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "
+                f"allows; the last one is {self.at.unreadable[-1]}"
             )
 
     def _kept(self) -> str:
-        if self.run.saved_step is None:
+        checkpoints = self.run.checkpoints
+        if checkpoints.saved_step is None:
             return "no checkpoint has been written"
-        return f"the checkpoint of step {self.run.saved_step} is kept in {self.run.checkpoint('last')}"
+        return f"the checkpoint of step {checkpoints.saved_step} is kept in {checkpoints.folder / 'last'}"

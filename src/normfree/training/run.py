@@ -1,16 +1,17 @@
 """A run's folder: what is in it, and writing it."""
 
 import json
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import RunFailed, UsageError
-from .checkpoint import read_weights, save_weights
+from .checkpoint import read_weights
+from .checkpoints import Checkpoints, find_checkpoint
 
-RECIPE, METRICS, CURVES = "recipe.yaml", "metrics.jsonl", "curves.png"
+RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 
 
 def new_folder(name: str, out: str | None) -> Path:
@@ -37,16 +38,17 @@ def new_folder(name: str, out: str | None) -> Path:
 
 
 class Run:
-    """Writes one run's folder: metrics as JSON lines, checkpoints "last" and "best".
+    """Writes one run's folder: metrics as JSON lines, checkpoints.
 
     Args:
         folder: from :func:`new_folder`.
         description: what a checkpoint needs to be used alone (model, classes, preprocessing); JSON.
+        keep_every: see :class:`Checkpoints`.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]):
-        self.folder, self.description = folder, dict(description)
-        self.saved_step: int | None = None  # of the last checkpoint
+    def __init__(self, folder: Path, description: Mapping[str, Any], keep_every: int | None = None):
+        self.folder = folder
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, description, keep_every)
 
     def log(self, **fields: Any) -> None:
         """Append one line to metrics.jsonl."""
@@ -56,16 +58,19 @@ class Run:
         except OSError as error:
             raise RunFailed(f"cannot write {self.folder / METRICS}: {error.strerror or error}") from error
 
-    def save(self, which: str, weights: Mapping[str, Mapping[str, Tensor]], **fields: Any) -> None:
-        """Checkpoint ``which`` ("last" or "best") with files ``KIND.safetensors`` for kinds "weights" and "ema"."""
-        for kind, state in weights.items():
-            path = self.checkpoint(which) / f"{kind}.safetensors"
-            save_weights(path, state, {**self.description, **fields, "kind": kind})
-        if which == "last":
-            self.saved_step = fields.get("step")
-
-    def checkpoint(self, which: str) -> Path:
-        return self.folder / "checkpoints" / which
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of later steps, which a resumed run writes again; and a last one that was cut off."""
+        path = self.folder / METRICS
+        lines = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= step:
+                    lines.append(line)
+            except (ValueError, TypeError, KeyError):
+                continue
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(line + "\n" for line in lines))
+        os.replace(part, path)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -73,19 +78,26 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-def read_checkpoint(path: str | Path, which: str = "last", kind: str | None = None) -> tuple[dict, dict, Path]:
+def read_checkpoint(
+    path: str | Path, which: str = "last", kind: str | None = None, say: Callable[[str], None] = warnings.warn
+) -> tuple[dict, dict, Path]:
     """Tensors, description and path of a run folder's checkpoint, or of a .safetensors file.
 
     Args:
         which: "last" or "best".
         kind: "ema" or "weights"; None takes the moving average where there is one.
+        say: told when a checkpoint is damaged and an earlier one is used.
 
     Raises:
         UsageError: no such run or checkpoint; an unreadable file.
     """
     path = Path(path)
     if path.is_dir():
-        folder = path / "checkpoints" / which
+        folder, told = find_checkpoint(path / CHECKPOINTS, which)
+        for message in told:
+            say(message)
+        if not told:
+            folder = path / CHECKPOINTS / which  # as the user knows it
         kinds = [kind] if kind else ["ema", "weights"]
         path = next((file for k in kinds if (file := folder / f"{k}.safetensors").is_file()), None)
         if path is None:

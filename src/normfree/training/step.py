@@ -1,6 +1,7 @@
 """One optimizer step: forward and backward in pieces, clipping, momentum, averaging."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import RunFailed
-from ..optim import AGC, EMA
+from ..optim import AGC, EMA, SAM
+from .distributed import Replicas
+
+_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_MOST_SKIPPED = 20  # steps in a row whose float16 gradients overflow: the loss scale halves each time
 
 
 class Losses(Protocol):
@@ -21,7 +26,7 @@ class Losses(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss, number of right answers, images, and the fraction of units clipped (None without clipping)."""
+    """Mean loss, number of right answers, images of all processes, and the fraction of units clipped (None without)."""
 
     loss: float
     correct: int
@@ -38,8 +43,11 @@ class TrainStep:
     Args:
         model: in training mode.
         optimizer: over groups of :func:`normfree.optim.param_groups`.
+        sam: of the model's parameters; each micro-batch of each process moves by its own ascent gradient.
         micro_batch: images per backward pass; None is all.
-        precision: "float32" or "bfloat16" (autocast).
+        precision: "float32", or autocast to "bfloat16" or "float16" (with a loss scale; a step whose gradients
+            overflow is left out).
+        replicas: the processes that share the batch.
     """
 
     def __init__(
@@ -49,43 +57,122 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         *,
         ema: EMA | None = None,
+        sam: SAM | None = None,
         clipping_eps: float = 1e-3,
         micro_batch: int | None = None,
         precision: str = "float32",
+        replicas: Replicas | None = None,
     ):
-        self.model, self.losses, self.optimizer, self.ema = model, losses, optimizer, ema
-        self.agc = AGC(optimizer, eps=clipping_eps, error_if_nonfinite=True)
-        self.micro_batch, self.precision = micro_batch, precision
+        self.model, self.losses, self.optimizer, self.ema, self.sam = model, losses, optimizer, ema, sam
+        self.replicas = replicas or Replicas()
+        self.device = next(model.parameters()).device
+        self.replica = self.replicas.replicate(model, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+        scaled = self.scaler.is_enabled()
+        self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
+        self.micro_batch, self.precision, self.skipped = micro_batch, precision, 0
 
-    def __call__(self, batch: Batch, lr: float) -> StepResult:
-        """Update the model on a batch that is on its device.
+    def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
+        """Update the model on a batch, or this process's share of one, that is on its device.
+
+        Args:
+            images: in the whole batch, over all processes; None: as many as here.
 
         Raises:
-            RunFailed: the loss or a gradient is not finite.
+            RunFailed: the loss or a gradient is not finite; in every process then.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        count = len(batch)
-        loss = correct = torch.zeros((), device=batch.images.device)
-        for piece in batch.pieces(self.micro_batch or count):
-            with autocast(batch.images.device, self.precision):
-                output = self.model(piece.images)
-            part = self.losses.loss(output, piece) * (len(piece) / count)
-            part.backward()
-            loss, correct = loss + part.detach(), correct + self.losses.correct(output, piece)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise RunFailed(f"the loss is {value}")
-        statistics = self.agc.step()
+        images = len(batch) if images is None else images
+        loss = correct = torch.zeros((), device=self.device)
+        for piece, last in _with_last(batch.pieces(self.micro_batch or max(1, len(batch)))):
+            with contextlib.nullcontext() if last or self.replica is self.model else self.replica.no_sync():
+                part, right = self._backward(piece, images)
+            loss, correct = loss + part, correct + right
+        value, correct = self.replicas.sum([loss.item(), correct.item()])
+        if not torch.isfinite(torch.tensor(value)):
+            raise RunFailed(f"the loss is {value}{self._culprit(batch)}")
+        statistics = self._update()
+        clipped = statistics.total_fraction if statistics.units else None
+        return StepResult(value, int(correct), images, clipped)
+
+    def _backward(self, piece: Batch, images: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a micro-batch to the parameters'; its share of the mean loss, and right answers."""
+        weight = len(piece) / images
+        with contextlib.ExitStack() as stack:
+            if self.sam is not None and len(piece):
+                ascent = next(piece.pieces(self.sam.part(len(piece)).stop))
+                stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.model, ascent), ascent)))
+            output = self._output(self.replica, piece)
+            # a process without images takes part in the exchange of gradients, with zeros
+            loss = self.losses.loss(output, piece) * weight if len(piece) else output.sum() * 0.0
+            self.scaler.scale(loss * self.replicas.world).backward()  # the exchange takes the mean
+        return loss.detach(), self.losses.correct(output, piece)
+
+    def _output(self, model: nn.Module, piece: Batch) -> Tensor:
+        with autocast(self.device, self.precision):
+            return model(piece.images)
+
+    def _update(self):
+        """Clip, step, average; with float16, all of it or nothing."""
+        before = self.scaler.get_scale()
+        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() < before:
+            self.skipped += 1
+            if self.skipped > _MOST_SKIPPED:
+                raise RunFailed(f"float16 gradients were not finite in {self.skipped} steps in a row")
+            return self.agc.statistics
+        self.skipped = 0
         if self.ema is not None:
             self.ema.update()
-        clipped = statistics.total_fraction if statistics.units else None
-        return StepResult(value, int(correct), count, clipped)
+        return self.agc.statistics
+
+    def _culprit(self, batch: Batch) -> str:
+        """Which process's network is not finite, and where first."""
+        found = first_nonfinite(self.model, batch, self.device, self.precision) if len(batch) else None
+        for rank, name in enumerate(self.replicas.gather(found)):
+            if name is not None:
+                of = f" in process {rank}" if self.replicas.world > 1 else ""
+                return f"; the first output that is not finite{of} is that of {name}"
+        return ""
+
+
+@torch.no_grad()
+def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precision: str) -> str | None:
+    """Name and type of the first module whose output on a batch is not finite; None if all are."""
+    if not batch.images.isfinite().all():
+        return "the images"
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module):
+        def hook(module: nn.Module, args: tuple, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not output.isfinite().all():
+                found.append(f"{name or 'the network'} ({type(module).__name__})")
+
+        return hook
+
+    hooks = [module.register_forward_hook(look(name, module)) for name, module in model.named_modules()]
+    try:
+        with autocast(device, precision):
+            model(batch.images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def _with_last(pieces: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Each piece, and whether it is the last."""
+    rest = list(pieces)
+    for number, piece in enumerate(rest, start=1):
+        yield piece, number == len(rest)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """bfloat16 autocast, or nothing for float32."""
+    """Autocast to bfloat16 or float16, or nothing for float32."""
     if precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=_TYPES[precision])

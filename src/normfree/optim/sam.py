@@ -1,0 +1,61 @@
+"""Sharpness-Aware Minimization (Foret et al. 2021), as NFNets use it: the ascent on a part of the batch."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+
+class SAM:
+    """The gradient at weights moved by ``rho`` along the gradient of another loss (NFNets, section 5 and appendix A).
+
+    >>> sam = SAM(model.parameters(), rho=0.05)
+    >>> part = sam.part(len(x))  # the examples of the ascent: a fifth of the batch costs a fifth of a step
+    >>> with sam.moved(loss(model(x[part]), y[part])):
+    ...     loss(model(x), y).backward()  # gradients at the moved weights
+    >>> agc.step()  # at the weights as they were, to the bit
+
+    The ascent gradient goes through ``torch.autograd.grad``: ``.grad`` is untouched, and under DistributedDataParallel
+    nothing is exchanged, so that each replica moves by its own gradient, as in the paper.
+
+    Args:
+        params: all parameters that are trained.
+        rho: length of the move.
+        fraction: of the batch that the ascent sees; 0.2 in the paper.
+    """
+
+    def __init__(self, params: Iterable[Tensor], rho: float = 0.05, fraction: float = 0.2):
+        if not rho > 0:
+            raise UsageError(f"SAM's rho (={rho}) must be above 0")
+        if not 0 < fraction <= 1:
+            raise UsageError(f"SAM's fraction (={fraction}) must be above 0 and at most 1")
+        self.params = [p for p in params if p.requires_grad]
+        self.rho, self.fraction = rho, fraction
+
+    def part(self, count: int) -> slice:
+        """The first examples of a batch of ``count``, as many as the ascent sees; at least one."""
+        return slice(0, max(1, round(self.fraction * count)))
+
+    @contextlib.contextmanager
+    def moved(self, loss: Tensor) -> Iterator[Tensor]:
+        """Weights moved to ``w + rho * g / |g|`` with the gradient ``g`` of ``loss``, |g| over all parameters.
+
+        Yields |g|, a tensor without dimensions. At the end the weights are what they were, bit for bit.
+        """
+        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
+        params, steps = [p for p, _ in pairs], [g for _, g in pairs]
+        with torch.no_grad():
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(steps)))
+            torch._foreach_mul_(steps, self.rho / norm.clamp(min=1e-12))
+            before = [p.clone() for p in params]
+            torch._foreach_add_(params, steps)
+        del grads, steps, pairs
+        try:
+            yield norm
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(params, before)

@@ -1,0 +1,106 @@
+"""The processes of a run: one, or those that torchrun started."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import Share
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Which process this is, of how many, and what they tell each other.
+
+    Numbers and objects go through a group of their own on the CPU (gloo), so that nothing waits for a device.
+
+    Attributes:
+        rank, world: this process and their number, over all machines.
+        local_rank: this process on its machine; the number of its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    control: Any = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> Share:
+        """What it loads of each batch."""
+        return Share(self.rank, self.world)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes."""
+        if self.world == 1:
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(totals, group=self.control)
+        return totals.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """What the main process has for ``value``."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """What to call in training: gradients are the mean over all processes."""
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            process_group=dist.group.WORLD,
+        )
+
+
+@contextlib.contextmanager
+def replicas(device: str = "auto") -> Iterator[Replicas]:
+    """The process group of a run that torchrun started; a single process otherwise.
+
+    Args:
+        device: where the networks are: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        UsageError: torchrun's variables are incomplete, or there are fewer GPUs than processes on this machine.
+    """
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield Replicas()
+        return
+    try:
+        rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"WORLD_SIZE is set, but {error} is not; start several processes with torchrun") from error
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        if local >= torch.cuda.device_count():
+            raise UsageError(f"LOCAL_RANK (={local}) has no GPU: {torch.cuda.device_count()} are there")
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Replicas(rank, world, local, dist.new_group(backend="gloo"))
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,105 @@
+"""Everything that a run needs to go on as if nothing had happened."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .checkpoint import load_weights
+from .checkpoints import read_state, read_tensors
+from .step import TrainStep
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch, batch: the batch that comes next: its epoch, and its number there.
+        metrics: of the last evaluation; best: of the best one.
+        unreadable: images that could not be read, one message each.
+        seconds: of training so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensors by file, and the rest as JSON. All processes call it; the random states of all are in it."""
+    names = {parameter: name for name, parameter in step.model.named_parameters()}
+    momentum = {
+        names[p]: state["momentum_buffer"]
+        for p, state in step.optimizer.state.items()
+        if state.get("momentum_buffer") is not None
+    }
+    random = {}
+    for rank, states in enumerate(step.replicas.gather(_random_state(step.device))):
+        random |= {f"{kind}.{rank}": state for kind, state in states.items()}
+    files = dict(weights=dict(step.model.state_dict()), momentum=momentum, random=random)
+    if step.ema is not None:
+        files["ema"] = dict(step.ema.average)
+    rest = asdict(progress) | dict(world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict())
+    if step.ema is not None:
+        rest["ema_steps"] = step.ema.steps
+    return files, rest
+
+
+def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
+    """Fill the step's model, momentum, averages and random states from a checkpoint of a run.
+
+    Returns:
+        Where the run was, and what to tell the user.
+
+    Raises:
+        UsageError: the checkpoint is of another network or recipe.
+    """
+    state, told = read_state(checkpoint), []
+    load_weights(step.model, read_tensors(checkpoint, "weights"), str(checkpoint))
+    parameters, momentum = dict(step.model.named_parameters()), read_tensors(checkpoint, "momentum")
+    unknown = sorted(momentum.keys() - parameters.keys())
+    if unknown:
+        raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
+    for name, buffer in momentum.items():
+        step.optimizer.state[parameters[name]]["momentum_buffer"] = buffer.to(parameters[name]).clone()
+    if step.ema is not None:
+        if "ema_steps" not in state:
+            raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")
+        average = read_tensors(checkpoint, "ema")
+        step.ema.load_state_dict(dict(average=average, steps=state["ema_steps"], decay=step.ema.decay))
+    if state["scaler"]:
+        step.scaler.load_state_dict(state["scaler"])
+    step.skipped = state["skipped"]
+    replicas = step.replicas
+    if state["world"] == replicas.world:
+        random = read_tensors(checkpoint, "random")
+        _set_random_state({k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")})
+    else:
+        torch.manual_seed(torch.initial_seed() + 1_000_003 * state["step"] + replicas.rank)
+        told.append(
+            f"the run had {state['world']} processes and goes on with {replicas.world}: the same images in the same "
+            "order, but other dropout masks"
+        )
+    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__}), told
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

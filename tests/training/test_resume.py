@@ -1,0 +1,233 @@
+"""Going on after an interruption: bit for bit as if nothing had happened."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny_runs import trainer
+
+from normfree import RunFailed, UsageError
+from normfree.training import Checkpoints, TrainStep, damage, find_checkpoint, read_metrics
+from normfree.training.checkpoints import read_state, read_tensors
+
+OPTIONS = dict(steps=9, log_every=1, eval_every=2)  # 2 steps an epoch, evaluations at 4, 8, 9
+
+
+def build(folder, new=True, **train):
+    """A trainer of a new run, or of the one in the folder (which must be empty only if it is new)."""
+    if new:
+        return trainer(folder, train={**OPTIONS, **train}, optim=dict(sam_rho=0.05))
+    kept = folder.with_name(folder.name + "-kept")
+    folder.rename(kept)
+    made = trainer(folder, train={**OPTIONS, **train}, optim=dict(sam_rho=0.05))
+    (folder / "metrics.jsonl").unlink()
+    folder.rmdir()
+    kept.rename(folder)
+    torch.manual_seed(123)  # what the new process's random state is must not matter
+    return made
+
+
+def everything(run):
+    """Parameters, momentum, averages, random state, progress."""
+    checkpoint, _ = find_checkpoint(run.run.checkpoints.folder)
+    files = {name: read_tensors(checkpoint, name) for name in ("weights", "ema", "momentum", "random")}
+    state = read_state(checkpoint)
+    state.pop("seconds")
+    return files, state
+
+
+def same(a, b):
+    (files, state), (other, other_state) = a, b
+    assert state == other_state
+    for name, tensors in files.items():
+        assert tensors.keys() == other[name].keys()
+        assert all(torch.equal(tensor, other[name][key]) for key, tensor in tensors.items()), name
+
+
+def timeless(folder):
+    return [{k: v for k, v in line.items() if k not in ("images_per_s",)} for line in read_metrics(folder)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    run = build(tmp_path_factory.mktemp("whole") / "run")
+    run.fit()
+    return run
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 8])  # in the middle of an epoch, at its end, at an evaluation
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, uninterrupted, stop):
+    folder = tmp_path / "run"
+    run = build(folder)
+    call = TrainStep.__call__
+
+    def asked(step, *args):
+        if run.at.step == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(step, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", asked)
+        summary = run.fit()
+    assert summary.stopped
+    assert summary.steps == stop
+    again = build(folder, new=False)
+    assert again.resume(find_checkpoint(folder / "checkpoints")[0]) == []
+    final = again.fit()
+    assert (final.steps, final.stopped) == (9, False)
+    same(everything(again), everything(uninterrupted))
+    drop = lambda rows: [{k: v for k, v in row.items() if k not in ("loss", "accuracy")} for row in rows]  # noqa: E731
+    # running means start anew, all else is the same line by line
+    assert drop(timeless(folder)) == drop(timeless(uninterrupted.run.folder))
+
+
+def test_lines_of_lost_steps_are_written_again(tmp_path, uninterrupted):
+    """A kill between checkpoints: the log is ahead of the last checkpoint."""
+    folder = tmp_path / "run"
+    run = build(folder)
+    call = TrainStep.__call__
+
+    def fails(step, *args):
+        if run.at.step == 6:
+            raise RunFailed("the power went out")
+        return call(step, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", fails)
+        with pytest.raises(RunFailed, match="checkpoint of step 4 is kept"):
+            run.fit()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    again = build(folder, new=False)
+    again.resume(find_checkpoint(folder / "checkpoints")[0])
+    again.fit()
+    same(everything(again), everything(uninterrupted))
+    steps = [line["step"] for line in read_metrics(folder) if line["kind"] == "train"]
+    assert steps == list(range(1, 10))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Two checkpoints with known contents."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", dict(classes=["a"]))
+    for step in (1, 2):
+        files = dict(weights={"w": torch.full((64,), float(step))}, momentum={"w": torch.ones(64)})
+        checkpoints.save(step, files, dict(step=step))
+    return tmp_path / "checkpoints"
+
+
+def test_every_damage_is_found_and_the_one_before_is_used(saved):
+    torch.manual_seed(0)
+    files = sorted(path for path in (saved / "step-00000002").iterdir())
+    for case in range(200):
+        path = files[case % len(files)]
+        good = path.read_bytes()
+        place = int(torch.randint(len(good), ()))
+        broken = bytearray(good)
+        broken[place] ^= 1 << int(torch.randint(8, ()))
+        path.write_bytes(good[:place] if case % 2 else bytes(broken))
+        try:
+            assert damage(path.parent), f"{path.name} at {place}"
+            found, told = find_checkpoint(saved)
+            assert read_state(found)["step"] == 1
+            assert "step-00000002 is damaged" in told[0]
+            assert "step-00000001 is used instead" in told[1]
+        finally:
+            path.write_bytes(good)
+    assert damage(saved / "step-00000002") is None
+    assert find_checkpoint(saved) == (saved / "step-00000002", [])
+
+
+def test_missing_files_and_links(saved):
+    (saved / "last").unlink()
+    found, told = find_checkpoint(saved)
+    assert found.name == "step-00000002"
+    assert "no link last" in told[0]
+    (saved / "step-00000002" / "weights.safetensors").unlink()
+    assert find_checkpoint(saved)[0].name == "step-00000001"
+    (saved / "step-00000001" / "manifest.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"no good checkpoint: .*step-00000001 is damaged"):
+        find_checkpoint(saved)
+
+
+def happens(call, nth):
+    """Whether a save calls it so often: one rename, two links, one file that is opened for each synchronization."""
+    return nth <= dict(rename=1, replace=2, symlink=2, fsync=6, open=6)[call]
+
+
+@pytest.mark.parametrize("call", ["rename", "replace", "symlink", "fsync", "open"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_failing_disk_leaves_the_checkpoint_before(saved, monkeypatch, call, nth):
+    from normfree.training import checkpoints as module
+
+    real, calls = getattr(os, call), []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == nth:
+            raise OSError(28, "No space left on device", str(args[0]))
+        return real(*args, **options)
+
+    writer = Checkpoints(saved, dict(classes=["a"]))
+    files = dict(weights={"w": torch.full((64,), 3.0)}, momentum={"w": torch.ones(64)})
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, call, failing)
+        expected = pytest.raises(RunFailed, match=rf"cannot write checkpoint {saved}/step-00000003: No space left")
+        with expected if happens(call, nth) else contextlib.nullcontext():
+            writer.save(3, files, dict(step=3), best=True)
+    assert (len(calls) >= nth) == happens(call, nth)
+    found, _ = find_checkpoint(saved)
+    assert read_state(found)["step"] in ((2, 3) if happens(call, nth) else (3,))
+    assert damage(found) is None
+    assert read_tensors(found, "weights")["w"][0] == read_state(found)["step"]
+    writer.save(4, files, dict(step=4))
+    assert find_checkpoint(saved) == (saved / "step-00000004", [])
+    assert not list(saved.glob("*.part"))
+
+
+def test_which_checkpoints_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, keep_every=4)
+    for step in range(11):
+        checkpoints.save(step, dict(weights={"w": torch.ones(1)}), dict(step=step), best=step == 5)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [f"step-{n:08d}" for n in (4, 5, 8, 9, 10)]
+    assert os.readlink(tmp_path / "best") == "step-00000005"
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from normfree.training import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]), dict(classes=["a"]))
+print("ready", flush=True)
+for step in range(1, 10_000_000):
+    files = {name: {"w": torch.full((50_000,), float(step))} for name in ("weights", "momentum", "ema")}
+    checkpoints.save(step, files, dict(step=step), best=step % 3 == 0)
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_checkpoint(tmp_path):
+    """SIGKILL at 50 random moments: the last acknowledged save, or a later one, is whole."""
+    torch.manual_seed(0)
+    for kill in range(50):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.02 + 0.3 * torch.rand(()).item())
+        process.send_signal(signal.SIGKILL)
+        acknowledged = [int(line) for line in process.communicate()[0].splitlines()]
+        if not acknowledged and kill == 0:
+            continue
+        found, told = find_checkpoint(tmp_path)
+        assert told == []
+        step = read_state(found)["step"]
+        assert step >= max(acknowledged, default=1)
+        for name in ("weights", "momentum", "ema"):
+            assert (read_tensors(found, name)["w"] == step).all()
+        assert json.loads((found / "manifest.json").read_text())["step"] == step

@@ -1,0 +1,119 @@
+"""The same training in one process and in several, for the tests to compare."""
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small_models import shake
+from tiny_runs import OPTIONS, few_digits
+
+import normfree
+from normfree.data import DataConfig, Source
+from normfree.data.decode import UnreadableImage
+from normfree.optim import OptimConfig
+from normfree.tasks import Classification, TaskConfig
+from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
+from normfree.training.checkpoints import read_state, read_tensors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run: what differs from the usual one."""
+
+    folder: str
+    train: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+    images: tuple[int, int] = (45, 20)
+    resume: bool = False
+    poison: tuple[int, int] | None = None  # (rank, step) whose images turn to NaN
+    unreadable: tuple[int, ...] = ()
+
+
+class Damaged:
+    def __init__(self, split, indices):
+        self.split, self.indices = split, indices
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getattr__(self, name):
+        return getattr(self.split, name)
+
+    def image(self, index):
+        if index in self.indices:
+            raise UnreadableImage(f"{self.split.name(index)}: broken")
+        return self.split.image(index)
+
+
+def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
+    """Train, and tell the sample sequence, the clipped fractions and the summary."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = shake(normfree.create_model("nf_resnet26_small", num_classes=10, in_chans=1, **OPTIONS)).to(plan.dtype)
+    model.register_forward_pre_hook(lambda module, args: (args[0].to(plan.dtype),))
+    source = few_digits(*plan.images)
+    source = Source(Damaged(source.train, plan.unreadable), source.test, source.classes)
+    config = TrainConfig(
+        **{"batch_size": 10, "steps": 10, "log_every": 1, "device": "cpu", "eval_every": 2, **plan.train}
+    )
+    optim = OptimConfig(**{"lr": 0.1, "warmup_epochs": 1, "clipping": 0.02, "ema_decay": 0.9, **plan.optim})
+    data = DataConfig(**{"channels": 1, "resize_margin": 0, "crop": "shift", "flip": False, **plan.data})
+    options = dict(image_size=8, test_size=8, batch_size=config.batch_size, share=replicas.share)
+    task = Classification(source, TaskConfig(label_smoothing=0.1), data, **options)
+    folder = Path(plan.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        model, task, Run(folder, dict(classes=source.classes)), train=config, optim=optim, progress=False,
+        replicas=replicas, max_unreadable=len(plan.unreadable),
+    )  # fmt: skip
+    if plan.resume:
+        trainer.resume(find_checkpoint(folder / "checkpoints")[0])
+    seen, clipped, step = [], [], trainer.step.__class__.__call__
+
+    class Noting(trainer.step.__class__):
+        def __call__(self, batch, lr, images=None):
+            seen.append(batch.indices.tolist())
+            if plan.poison == (replicas.rank, trainer.at.step):
+                batch.images[0, 0, 0, 0] = float("nan")
+            result = step(self, batch, lr, images)
+            clipped.append(result.clipped)
+            return result
+
+    trainer.step.__class__ = Noting
+    model.eval()
+    try:
+        summary, error = trainer.fit(), None
+    except normfree.RunFailed as failed:
+        summary, error = None, str(failed)
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters)
+
+
+def _process(rank: int, world: int, plan: Plan, store: str) -> None:
+    timeout = datetime.timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timeout)
+    result = train(plan, Replicas(rank, world, rank, dist.new_group(backend="gloo")))
+    torch.save(result, f"{store}.{rank}")
+    dist.destroy_process_group()
+
+
+def run(plan: Plan, world: int, scratch: Path) -> list[dict[str, Any]]:
+    """What each process tells."""
+    if world == 1:
+        return [train(plan, Replicas())]
+    store = scratch / f"store{len(list(scratch.iterdir()))}"
+    mp.spawn(_process, (world, plan, str(store)), nprocs=world)
+    return [torch.load(f"{store}.{rank}", weights_only=False) for rank in range(world)]
+
+
+def saved(plan: Plan, name: str | None = None) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Tensors and state of a run's last checkpoint, or of one by its name."""
+    folder = Path(plan.folder) / "checkpoints"
+    checkpoint = folder / name if name is not None else find_checkpoint(folder)[0]
+    return {n: read_tensors(checkpoint, n) for n in ("weights", "ema", "momentum")}, read_state(checkpoint)
