@@ -69,7 +69,8 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     folder = Path(plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
-        model, task, Run(folder, dict(classes=source.classes), config.keep_every), train=config, optim=optim, progress=False,
+        model, task, Run(folder, dict(classes=source.classes), config.keep_every), train=config, optim=optim,
+        progress=False,
         replicas=replicas, max_unreadable=len(plan.unreadable),
     )  # fmt: skip
     if plan.resume:

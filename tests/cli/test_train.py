@@ -1,5 +1,6 @@
 """`normfree train` from its arguments to what lies in the run folder."""
 
+import os
 import pickle
 
 import image_files
@@ -29,8 +30,19 @@ def identical(a, b) -> bool:
 
 def test_a_run_folder(trained):
     names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file() and "examples" not in str(p)}
-    checkpoints = {f"checkpoints/{w}/{k}.safetensors" for w in ("last", "best") for k in ("weights", "ema")}
-    assert names == {"recipe.yaml", "metrics.jsonl", "curves.png"} | checkpoints
+    parts = [f"{kind}.safetensors" for kind in ("weights", "ema", "momentum", "random")] + [
+        "state.json",
+        "manifest.json",
+    ]
+    steps = {path.name for path in (trained / "checkpoints").glob("step-*")}
+    assert "step-00000060" in steps
+    assert {os.readlink(trained / "checkpoints" / which) for which in ("last", "best")} <= steps
+    files = {f"checkpoints/{step}/{part}" for step in steps for part in parts}
+    assert {name for name in names if not name.startswith(("checkpoints/last", "checkpoints/best"))} == {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "curves.png",
+    } | files
     with Image.open(trained / "curves.png") as picture:
         picture.load()
     lines = read_metrics(trained)

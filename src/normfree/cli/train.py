@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
 from ..errors import UsageError
-from ..recipes import DEFAULT, Recipe, dump_recipe, load_recipe
+from ..recipes import DEFAULT, Recipe, dump_recipe, field_paths, load_recipe
 from ..spp import Film, plot_film, read_film
 from ..tasks import Classification
 from ..training import (
@@ -38,6 +39,7 @@ CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
     f"train.{name}"
     for name in ("device", "threads", "micro_batch", "log_every", "save_every", "keep_every", "channels_last")
 }
+SAME = "the run of --out"  # --resume without a value
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 
 
@@ -68,7 +70,12 @@ def run(argv: Sequence[str]) -> int:
         help="record the signal propagation plot every N steps into the run folder, and draw a film strip",
     )
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with a run from its last checkpoint, as if it had not stopped"
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const=SAME,
+        help="go on with a run from its last checkpoint, as if it had not stopped; without RUN, with the one of --out, "
+        "or start it: one command for a scheduler that may restart it",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, rest = parser.parse_known_args(list(argv))
@@ -79,21 +86,24 @@ def run(argv: Sequence[str]) -> int:
         overrides["model.name"] = options.model
     if options.spp_every is not None:
         overrides["train.spp_every"] = options.spp_every
-    if options.resume is not None:
+    if options.resume in (None, SAME):
+        name = options.recipe or _default_recipe(overrides.get("data.source"))
+        recipe = load_recipe(name, overrides)
+    else:
         for flag in ("recipe", "out", "init", "model"):
             if getattr(options, flag) is not None:
                 raise UsageError(f"--{flag} is for new runs; --resume {options.resume} goes on with that run's")
         name, recipe = resumed_recipe(options.resume, overrides)
-    else:
-        name = options.recipe or _default_recipe(overrides.get("data.source"))
-        recipe = load_recipe(name, overrides)
     with replicas(recipe.train.device) as group:
+        resume = options.resume
+        if resume == SAME:
+            resume = group.from_main(run_to_go_on_with(options.out, recipe) if group.main else None)
         trainer, folder = prepare(
             recipe,
             Path(name).stem,
             options.out,
             init=options.init,
-            resume=options.resume,
+            resume=resume,
             progress=not options.quiet,
             replicas=group,
         )
@@ -105,6 +115,28 @@ def run(argv: Sequence[str]) -> int:
         if group.main:
             print(stopped(summary, folder) if summary.stopped else report(summary, folder, trainer))
     return 0
+
+
+def run_to_go_on_with(out: str | None, recipe: Recipe) -> str | None:
+    """``out`` if there is a run with a checkpoint; a folder that a run left before its first one is emptied.
+
+    Raises:
+        UsageError: no ``out``, or the run there is by another recipe.
+    """
+    if out is None:
+        raise UsageError("--resume without a run needs --out: the run to start or to go on with")
+    written = Path(out) / "recipe.yaml"
+    if not (Path(out) / CHECKPOINTS).is_dir() or not written.is_file():
+        for left in ("metrics.jsonl", "recipe.yaml"):
+            (Path(out) / left).unlink(missing_ok=True)
+        return None
+    ours, theirs = (dataclasses.asdict(r) for r in (recipe, load_recipe(str(written), {})))
+    for path in field_paths():
+        section, field = path.split(".")
+        a, b = ours[section][field], theirs[section][field]
+        if path not in CHANGEABLE and a is not None and a != b:
+            raise UsageError(f"--out {out} is a run with {path} (={b!r}), not {a!r}; name a new folder, or the same")
+    return out
 
 
 def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]:

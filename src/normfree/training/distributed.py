@@ -99,7 +99,10 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
         if local >= torch.cuda.device_count():
             raise UsageError(f"LOCAL_RANK (={local}) has no GPU: {torch.cuda.device_count()} are there")
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    # torchrun may restart the processes over one store, in which the addresses of the dead ones still are
+    store, _, _ = next(dist.rendezvous("env://", rank, world))
+    attempt = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=attempt, rank=rank, world_size=world)
     try:
         yield Replicas(rank, world, local, dist.new_group(backend="gloo"))
     finally:

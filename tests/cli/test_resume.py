@@ -1,0 +1,140 @@
+"""`normfree train --resume`, signals, and several processes by torchrun."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny_runs import FLAGS
+
+from normfree.training import find_checkpoint, read_metrics
+from normfree.training.checkpoints import read_state, read_tensors
+
+OPTIONS = [*FLAGS, "--optim.warmup_epochs", "1", "--train.log_every", "1"]
+
+
+def checkpoint(run):
+    path, told = find_checkpoint(run / "checkpoints")
+    assert told == []
+    state = read_state(path)
+    return {n: read_tensors(path, n) for n in ("weights", "ema", "momentum", "random")}, state
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(t, b[n][k]) for n, tensors in a.items() for k, t in tensors.items())
+
+
+def start(*arguments, processes=1, restarts=0, env=None) -> subprocess.Popen:
+    """`python -m normfree train`, by torchrun if there are several processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    launcher += ["--max-restarts", str(restarts)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "normfree", "train", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def until(condition, process, seconds=60):
+    """Wait for a condition; the processes' own progress decides, not the clock."""
+    for _ in range(seconds * 20):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def steps(run) -> int:
+    try:
+        return max((line["step"] for line in read_metrics(run)), default=0)
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 60 steps that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    process = start(*OPTIONS, "--train.steps", 60, "--out", out)
+    assert process.wait() == 0, process.communicate()
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(tmp_path, whole, asked):
+    out = tmp_path / "run"
+    process = start(*OPTIONS, "--train.steps", 60, "--out", out)
+    until(lambda: steps(out) >= 7, process)
+    process.send_signal(asked)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == (0 if asked == signal.SIGTERM else 130), errors
+    stopped = checkpoint(out)[1]["step"]
+    assert 7 <= stopped < 60
+    if asked == signal.SIGTERM:
+        assert f"stopped at step {stopped} and saved it" in said
+        assert f"normfree train --resume {out}" in said
+    process = start("--resume", out, "--quiet")
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert f"goes on after step {stopped} of 60" in errors
+    assert same(checkpoint(out)[0], checkpoint(whole)[0])
+    assert [line["step"] for line in read_metrics(out) if line["kind"] == "train"] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun(tmp_path):
+    out = tmp_path / "run"
+    process = start(*OPTIONS, "--train.steps", 2000, "--out", out, processes=2)
+    until(lambda: steps(out) >= 5, process)
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert checkpoint(out)[1]["step"] >= 5, errors
+    assert checkpoint(out)[1]["world"] == 2
+    assert "stopped at step" in said
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_restarted_and_the_run_is_the_same(tmp_path):
+    """torchrun --max-restarts: the command that is started again goes on with its own run."""
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for out in outs:
+        options = [*OPTIONS, "--train.steps", 40, "--train.save_every", 5, "--out", out, "--resume"]
+        process = start(*options, processes=2, restarts=1)
+        if out == outs[1]:
+            until(lambda out=out: steps(out) >= 12, process)
+            victims = subprocess.run(["pgrep", "-f", f"normfree train.*{out}"], capture_output=True, text=True).stdout
+            os.kill(max(int(pid) for pid in victims.split() if int(pid) != process.pid), signal.SIGKILL)
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
+    (files, state), (others, other) = map(checkpoint, outs)
+    assert state["step"] == other["step"] == 40
+    assert same(files, others)
+
+
+def test_what_cannot_be_resumed(normfree, tmp_path, trained):
+    for arguments, said in (
+        (["--resume", tmp_path], r"is no run folder: it has no recipe.yaml"),
+        (["--resume", trained, "--recipe", "digits"], "--recipe is for new runs"),
+        (["--resume", trained, "--optim.lr", "3"], "--optim.lr would make it another run"),
+        (["--resume"], "needs --out"),
+        (["--out", trained, "--resume"], "is a run with"),
+    ):
+        result = normfree("train", *arguments)
+        assert result.code == 2
+        assert said in result.error
+
+
+def test_a_finished_run_has_nothing_to_do(normfree, trained):
+    before = (trained / "metrics.jsonl").read_text()
+    result = normfree("train", "--resume", trained, "--quiet")
+    assert result.code == 0
+    assert "goes on after step 60 of 60" in result.err
+    assert (trained / "metrics.jsonl").read_text() == before
