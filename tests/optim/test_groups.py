@@ -5,12 +5,13 @@ import re
 import pytest
 import torch
 from small_models import CONTROLS, SMALL, small
+from tiny_runs import network
 from torch import nn
 
 import normfree
 from normfree import UsageError
 from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d, parameter_roles
-from normfree.optim import param_groups
+from normfree.optim import OptimConfig, freeze, param_groups
 
 # docs/facts.md, "Who gets what": role -> (decayed, clipped)
 TABLE = {
@@ -226,3 +227,22 @@ def test_roles_by_their_value():
     assert sum(p.numel() for params in groups.values() for p in params) == sum(p.numel() for p in model.parameters())
     with pytest.raises(UsageError, match=r"role of 1.weight \(='head'\) is unknown"):
         param_groups(model, roles={"1.weight": "head"})
+
+
+def test_freezing():
+    model = network()
+    freeze(model, ["stem", "stages.0"])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(("stem.", "stages.0."))}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = OptimConfig(weight_decay=0.1, sam_rho=0.05).build(model.train())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    model(torch.randn(4, 1, 8, 8)).logsumexp(1).sum().backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == (name in frozen)
+    with pytest.raises(UsageError, match=r"'stems', which the network does not have; it has head, stages, stem"):
+        freeze(model, ["stems"])
+    with pytest.raises(UsageError, match="nothing to train"):
+        freeze(model, ["stem", "stages", "head"])

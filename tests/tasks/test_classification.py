@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tiny_runs import classification, few_digits
 
 from normfree import UsageError
-from normfree.data import Batch, DataConfig
+from normfree.data import Batch, DataConfig, soft_labels
 from normfree.tasks import TaskConfig
 from normfree.tasks.classification import Accuracy, image_statistics
 
@@ -107,3 +107,28 @@ def test_image_statistics():
 def test_smoothing_out_of_range(smoothing):
     with pytest.raises(UsageError, match=rf"task\.label_smoothing \(={smoothing}\) must be at least 0 and below 1"):
         TaskConfig(label_smoothing=smoothing)
+
+
+def test_the_loss_of_a_mixed_batch_is_the_mix_of_losses():
+    torch.manual_seed(0)
+    logits = torch.randn(6, 10, dtype=torch.float64)
+    labels, partners, ratios = torch.randint(10, (6,)), torch.randint(10, (6,)), torch.rand(6)
+    mixed = Batch(torch.empty(6, 0), labels, torch.arange(6), [], partners, ratios)
+    for task in (classification(label_smoothing=0.1), classification(label_smoothing=0.0)):
+        targets = soft_labels(labels, partners, ratios, 10, task.label_smoothing).double()
+        expected = -(targets * logits.log_softmax(1)).sum(1).mean()
+        assert task.loss(logits, mixed).item() == pytest.approx(expected.item(), rel=1e-7)
+        parts = [task.loss(logits, Batch(mixed.images, one, mixed.indices)) for one in (labels, partners)]
+        even = Batch(mixed.images, labels, mixed.indices, [], partners, torch.full((6,), 0.25))
+        assert task.loss(logits, even).item() == pytest.approx((0.25 * parts[0] + 0.75 * parts[1]).item(), rel=1e-7)
+
+
+def test_sigmoid_loss():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 10, dtype=torch.float64), torch.tensor([3, 1, 4, 1])
+    task = classification(label_smoothing=0.0, loss="sigmoid")
+    got = task.loss(logits, Batch(torch.empty(4, 0), labels, torch.arange(4)))
+    targets = torch.nn.functional.one_hot(labels, 10)
+    p = logits.sigmoid()
+    expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).sum(1).mean()
+    assert got.item() == pytest.approx(expected.item(), rel=1e-9)

@@ -17,6 +17,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--data", metavar="SOURCE", help="other images: imagefolder:PATH (classes must be the same)")
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--weights", choices=["ema", "raw"], help="averaged or raw; default: averaged where there are")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; default: the recipe's test size")
     parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
@@ -25,8 +26,11 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0"
         )
+    if options.size is not None and options.size < 1:
+        raise UsageError(f"--size (={options.size}) must be at least 1")
     trained = load_trained(options.run, options.checkpoint, options.weights)
     data = trained.recipe.data
+    data.test_size = options.size or data.test_size
     source = open_source(options.data or data.source, data.channels)
     if source.classes != trained.classes:
         differing = sorted(set(source.classes) ^ set(trained.classes))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import Source, open_source
 from ..data.sources import ArraySplit
 from ..errors import UsageError
+from ..optim import freeze
 from ..recipes import DEFAULT, Recipe, dump_recipe, field_paths, load_recipe
 from ..spp import Film, plot_film, read_film
 from ..tasks import Classification
@@ -61,7 +62,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--model", metavar="NAME", help="short for --model.name")
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
     parser.add_argument(
-        "--init", metavar="WEIGHTS", help="start from a run folder, a .safetensors file or the authors' .npz"
+        "--init",
+        metavar="WEIGHTS",
+        help="start from a run folder, a .safetensors file, the authors' .npz, or pretrained:NAME (published weights)",
     )
     parser.add_argument(
         "--spp-every",
@@ -175,6 +178,7 @@ def prepare(
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
     if init is not None:
         say(replicas, initialize(model, init))
+    freeze(model, recipe.optim.frozen)
     if replicas.world > 1:  # the same weights everywhere, other dropout masks
         torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
     recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]

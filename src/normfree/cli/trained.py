@@ -16,7 +16,7 @@ from ..models import ResidualNet
 from ..recipes import Recipe
 from ..tasks.classification import image_statistics
 from ..training import load_weights, read_checkpoint
-from ..weights import load_haiku, read_arrays
+from ..weights import load_haiku, load_pretrained, read_arrays
 
 MOST_PIXELS = 4096  # side of an image that a file may ask for; the largest network of the papers takes 608
 
@@ -97,7 +97,7 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
 
 
 def initialize(model: ResidualNet, path: str) -> str:
-    """Start from other weights: a run folder, a .safetensors file of one, or the authors' .npz.
+    """Start from other weights: a run folder, a .safetensors file of one, the authors' .npz, or ``pretrained:NAME``.
 
     Where the number of classes differs, the classifier stays freshly initialized.
 
@@ -107,6 +107,13 @@ def initialize(model: ResidualNet, path: str) -> str:
     Raises:
         UsageError: nothing there, unreadable, or weights of another architecture.
     """
+    if path.startswith("pretrained:"):
+        load_pretrained(model, path.partition(":")[2])
+        return f"published weights of {path.partition(':')[2]}" + (
+            ""
+            if model.num_classes == 1000
+            else f", with a new classifier ({model.num_classes} classes instead of 1000)"
+        )
     if path.endswith(".npz"):
         source, file = read_arrays(path), path
         head = next((p["w"].shape for module, p in source.items() if module.endswith("/~/linear") and "w" in p), ())

@@ -3,7 +3,7 @@
 from .agc import AGC, ClipStatistics, agc_
 from .config import OptimConfig
 from .ema import EMA, ema_decay
-from .groups import param_groups
+from .groups import freeze, param_groups
 from .sam import SAM
 from .schedule import warmup_cosine
 
@@ -15,6 +15,7 @@ __all__ = [
     "OptimConfig",
     "agc_",
     "ema_decay",
+    "freeze",
     "param_groups",
     "parameter_roles",
     "warmup_cosine",

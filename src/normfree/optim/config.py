@@ -29,6 +29,7 @@ class OptimConfig:
         ema_decay: decay of the moving average of the weights; null keeps none.
         sam_rho: length of the ascent of Sharpness-Aware Minimization, 0.05 in the paper; null: none.
         sam_fraction: part of each micro-batch that the ascent sees.
+        frozen: modules whose parameters are not trained, for example [stem, stages.0].
     """
 
     lr: float = 0.1
@@ -44,6 +45,7 @@ class OptimConfig:
     ema_decay: float | None = 0.99999
     sam_rho: float | None = None
     sam_fraction: float = 0.2
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):

@@ -1,6 +1,6 @@
 """From roles to parameter groups: every parameter in exactly one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -58,3 +58,23 @@ def param_groups(
                 )
             )
     return groups
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Take parameters out of training: those of the modules named, ``["stem", "stages.0"]`` for example.
+
+    Raises:
+        UsageError: a name that is no module's with parameters, or nothing left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for prefix in prefixes:
+        found = [p for name, p in parameters.items() if name == prefix or name.startswith(f"{prefix}.")]
+        if not found:
+            parts = sorted({name.split(".")[0] for name in parameters})
+            raise UsageError(
+                f"optim.frozen names {prefix!r}, which the network does not have; it has {', '.join(parts)}"
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in parameters.values()):
+        raise UsageError(f"optim.frozen (={list(prefixes)}) leaves nothing to train")

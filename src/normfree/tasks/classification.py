@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Batch, DataConfig, EvalTransform, Loader, Mixing, RandAugment, Share, Source, TrainTransform
+from ..data import (
+    Batch,
+    DataConfig,
+    EvalTransform,
+    Loader,
+    Mixing,
+    RandAugment,
+    Share,
+    Source,
+    TrainTransform,
+    soft_labels,
+)
 from ..errors import UsageError
 
 
@@ -19,10 +30,13 @@ class TaskConfig:
     Args:
         name: "classification".
         label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers.
+        loss: "softmax" is cross-entropy between classes; "sigmoid" asks about each class by itself (binary
+            cross-entropy, summed over classes), for many classes that overlap.
     """
 
     name: Literal["classification"] = "classification"
     label_smoothing: float = 0.0
+    loss: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -85,7 +99,7 @@ class Classification:
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
     ):
-        self.label_smoothing = config.label_smoothing
+        self.label_smoothing, self.kind = config.label_smoothing, config.loss
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
@@ -111,9 +125,16 @@ class Classification:
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy, in float32 at least, with label smoothing; logits (N, num_classes).
 
-        Of mixed images, the mix of the cross-entropies with both labels: that with the mixed label.
+        Of mixed images, the mix of the cross-entropies with both labels: that with the mixed label. With
+        ``loss="sigmoid"``, the binary cross-entropies with the same targets, summed over classes.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.kind == "sigmoid":
+            partners = batch.labels if batch.partners is None else batch.partners
+            ratios = torch.ones_like(logits[:, 0]) if batch.ratios is None else batch.ratios
+            targets = soft_labels(batch.labels, partners, ratios, logits.shape[1], self.label_smoothing)
+            entropies = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+            return entropies.sum(1).mean()
         entropy = functools.partial(F.cross_entropy, logits, label_smoothing=self.label_smoothing)
         if batch.partners is None:
             return entropy(batch.labels)

@@ -42,8 +42,17 @@ def create_model(
     options = dict(num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
     model = registry.create_model(name, **options, **overrides)
     if isinstance(pretrained, bool):
-        return _load(model, _fetched(_published(name))) if pretrained else model
+        return load_pretrained(model, name) if pretrained else model
     return _load(model, pretrained)
+
+
+def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
+    """Fill a model with the published weights of ``name``, adapting classifier and first convolution.
+
+    Raises:
+        UsageError: none are published or to be had, or they are of another architecture.
+    """
+    return _load(model, _fetched(_published(name)))
 
 
 def _published(name: str) -> Published:
