@@ -15,6 +15,7 @@ import normfree
 from normfree.data import DataConfig, Source
 from normfree.data.decode import UnreadableImage
 from normfree.optim import OptimConfig
+from normfree.optim.sharded import whole
 from normfree.tasks import Classification, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
@@ -92,7 +93,7 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
         summary, error = trainer.fit(), None
     except normfree.RunFailed as failed:
         summary, error = None, str(failed)
-    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parameters = {name: whole(p.detach()).clone() for name, p in model.named_parameters()}
     return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters)
 
 

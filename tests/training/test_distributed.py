@@ -30,6 +30,10 @@ CASES = {
     "float32": (torch.float32, {}, {}, {}),
     "accumulated": (torch.float64, dict(micro_batch=2), {}, {}),
     "small batch": (torch.float64, dict(batch_size=2, eval_every=1), {}, {}),  # a third process has no image
+    "sharded": (torch.float64, dict(parallel="fsdp"), {}, {}),
+    "sharded, accumulated": (torch.float64, dict(parallel="fsdp", micro_batch=2), {}, {}),
+    "sharded, float32": (torch.float32, dict(parallel="fsdp"), {}, {}),
+    "sharded, small batch": (torch.float64, dict(parallel="fsdp", batch_size=2, eval_every=1), {}, {}),
     "mixed": (torch.float64, {}, {}, dict(mixup=0.2, cutmix=1.0)),
 }
 
@@ -55,13 +59,15 @@ def test_worlds_agree(scratch, case):
         assert other_state["metrics"]["ema_top1"] == state["metrics"]["ema_top1"]
 
 
-def test_saved_at_two_resumed_at_one_and_at_three(scratch):
-    whole = Plan(str(scratch / "whole"))
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_saved_at_two_resumed_at_one_and_at_three(scratch, parallel):
+    whole = Plan(str(scratch / f"whole {parallel}"))
     run(whole, 1, scratch)
     for world in (1, 3):
-        first = Plan(str(scratch / f"to{world}"), dict(steps=10, save_every=5, eval_every=100))
+        options = dict(steps=10, save_every=5, eval_every=100, parallel=parallel)
+        first = Plan(str(scratch / f"{parallel} to {world}"), options)
         cut = Plan(first.folder, dict(first.train), poison=(1, 5))  # it dies after five steps
-        assert "checkpoint of step 5" in run(cut, 2, scratch)[0]["error"]
+        assert "checkpoint of step 5 is kept" in run(cut, 2, scratch)[0]["error"]
         results = run(Plan(first.folder, first.train, resume=True), world, scratch)
         assert results[0]["summary"].steps == 10
         close(saved(first)[0], saved(whole)[0], 1e-12)

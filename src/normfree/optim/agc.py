@@ -10,6 +10,7 @@ from torch.amp.grad_scaler import GradScaler, OptState
 
 from ..errors import RunFailed, UsageError
 from ..functional import clip_coefficient, unitwise_norm
+from .sharded import first_part, is_sharded, local, sum_over_parts
 
 
 @dataclass
@@ -39,6 +40,8 @@ class ClipStatistics:
         return torch.stack(list(self.clipped_units.values())).tolist() if self.units else []
 
     def add(self, name: str, coefficients: list[Tensor]) -> None:
+        if not coefficients:
+            return
         flat = torch.cat([c.flatten() for c in coefficients])
         count = (flat < 1).sum()
         self.units[name] = self.units.get(name, 0) + flat.numel()
@@ -75,18 +78,30 @@ def agc_(
             raise UsageError(f"group {group.get('name', 'params')!r} has sparse gradients; AGC needs dense ones")
         grads = [p.grad for p in params]
         coefficients = _coefficients(params, grads, threshold, eps)
-        torch._foreach_mul_(grads, coefficients)
-        statistics.add(group.get("name", "params"), coefficients)
+        torch._foreach_mul_([local(g) for g in grads], coefficients)
+        counted = [c for c, p in zip(coefficients, params, strict=True) if p.ndim > 1 or first_part(p)]
+        statistics.add(group.get("name", "params"), counted)
     return statistics
 
 
 def _coefficients(params: list[Tensor], grads: list[Tensor], clipping: float, eps: float) -> list[Tensor]:
     """One tensor of coefficients per parameter; the formula itself runs once, over all units of the group."""
-    norms = [[unitwise_norm(t) for t in tensors] for tensors in (params, grads)]
+    norms = [_norms(tensors) for tensors in (params, grads)]
     param_norm, grad_norm = (torch.cat([n.flatten() for n in column]) for column in norms)
     flat = clip_coefficient(param_norm.to(grad_norm.dtype), grad_norm, clipping, eps)
     pieces = flat.split([n.numel() for n in norms[1]])
     return [piece.view(norm.shape) for piece, norm in zip(pieces, norms[1], strict=True)]
+
+
+def _norms(tensors: list[Tensor]) -> list[Tensor]:
+    """Norm of each unit that is here. Rows are never cut by sharding; vectors are, and are one unit as a whole."""
+    norms = [unitwise_norm(local(t)) for t in tensors]
+    cut = [i for i, t in enumerate(tensors) if t.ndim <= 1 and is_sharded(t)]
+    if cut:
+        squares = torch.stack([norms[i].square().sum() for i in cut])
+        for i, total in zip(cut, sum_over_parts(squares, tensors).sqrt(), strict=True):
+            norms[i] = total.view(norms[i].shape)
+    return norms
 
 
 def _as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, Any]]:
@@ -191,5 +206,6 @@ class AGC:
 
     def _refuse_nonfinite(self) -> None:
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if grads and not torch.stack(torch._foreach_norm(grads)).isfinite().all():
+        norms = torch._foreach_norm([local(g) for g in grads])
+        if grads and not sum_over_parts(torch.stack(norms), grads).isfinite().all():
             raise RunFailed("a gradient is not finite; parameters are as before the step")

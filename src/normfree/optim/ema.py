@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .sharded import fill, local
 
 
 def ema_decay(step: int, decay: float) -> float:
@@ -33,16 +34,18 @@ class EMA:
         self.model, self.decay, self.warmup, self.steps = model, decay, warmup, 0
         clones: dict[tuple, Tensor] = {}  # a shared tensor has one average under its several names
         self.average: dict[str, Tensor] = {
-            k: clones.setdefault((v.data_ptr() or k, v.shape), v.detach().clone()) for k, v in self._live().items()
+            k: clones.setdefault((local(v).data_ptr() or k, v.shape), v.detach().clone())
+            for k, v in self._live().items()
         }
 
     def _live(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Average and present value of each tensor, once."""
+        """Average and present value of each tensor, once; of sharded ones the rows that are here."""
         live = self._live()
-        return list({id(average): (average, live[key]) for key, average in self.average.items()}.values())
+        pairs = {id(average): (average, live[key]) for key, average in self.average.items()}
+        return [(local(average), local(now)) for average, now in pairs.values()]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -89,5 +92,5 @@ class EMA:
         if wrong:
             raise UsageError(f"EMA state and model differ in the shape of {', '.join(wrong[:8])}")
         for key, value in state["average"].items():
-            self.average[key].copy_(value)
+            fill(self.average[key], value)
         self.steps, self.decay = state["steps"], state["decay"]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError
+from ..optim.sharded import fill
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _KEY = "normfree"  # entry of the file's metadata that holds our description as JSON
@@ -115,4 +116,4 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> 
         raise UsageError(f"{origin} is a checkpoint of another architecture: {'; '.join(problems)}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            fill(tensor, state[name])

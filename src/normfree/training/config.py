@@ -28,6 +28,8 @@ class TrainConfig:
         threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
         spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
             spp.png). null: none.
+        parallel: of several processes, "ddp" keeps the whole network in each, "fsdp" splits its parameters, gradients,
+            momentum and averages by rows among them.
         device: "auto" takes CUDA where there is one, else the CPU.
     """
 
@@ -44,6 +46,7 @@ class TrainConfig:
     channels_last: bool = False
     threads: int | None = None
     spp_every: int | None = None
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Share
 from ..errors import UsageError
+from ..optim.sharded import is_sharded
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Replicas:
 
     def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
         """What to call in training: gradients are the mean over all processes."""
-        if self.world == 1:
+        if self.world == 1 or any(is_sharded(p) for p in model.parameters()):
             return model
         return DistributedDataParallel(
             model,
@@ -75,6 +76,18 @@ class Replicas:
             gradient_as_bucket_view=True,
             process_group=dist.group.WORLD,
         )
+
+    def shard(self, model: nn.Module, device: torch.device) -> None:
+        """Split the parameters by rows over all processes (FSDP2), block by block of ``model.stages``; in place."""
+        if self.world == 1:
+            return
+        from torch.distributed.fsdp import fully_shard  # on demand: it takes a second
+
+        mesh = dist.init_device_mesh(device.type, (self.world,))
+        for stage in getattr(model, "stages", ()):
+            for block in stage:
+                fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def evaluate(
     try:
         for batch in loader:
             unreadable += batch.unreadable
-            if len(batch):
+            if len(batch) or replicas.world > 1:  # sharded networks run in all processes or in none
                 batch = batch.to(device)
                 with autocast(device, precision):
                     output = model(batch.images)

@@ -98,6 +98,8 @@ class Trainer:
         self.device = pick_device(train.device)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.layout)
+        if train.parallel == "fsdp":
+            self.replicas.shard(self.model, self.device)
         self.step = TrainStep(
             self.model,
             task,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..optim.sharded import fill, whole
 from .checkpoint import load_weights
 from .checkpoints import read_state, read_tensors
 from .step import TrainStep
@@ -38,16 +39,17 @@ def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Te
     """Tensors by file, and the rest as JSON. All processes call it; the random states of all are in it."""
     names = {parameter: name for name, parameter in step.model.named_parameters()}
     momentum = {
-        names[p]: state["momentum_buffer"]
+        names[p]: whole(state["momentum_buffer"])
         for p, state in step.optimizer.state.items()
         if state.get("momentum_buffer") is not None
     }
     random = {}
     for rank, states in enumerate(step.replicas.gather(_random_state(step.device))):
         random |= {f"{kind}.{rank}": state for kind, state in states.items()}
-    files = dict(weights=dict(step.model.state_dict()), momentum=momentum, random=random)
+    weights = {name: whole(tensor) for name, tensor in step.model.state_dict().items()}
+    files = dict(weights=weights, momentum=momentum, random=random)
     if step.ema is not None:
-        files["ema"] = dict(step.ema.average)
+        files["ema"] = {name: whole(tensor) for name, tensor in step.ema.average.items()}
     rest = asdict(progress) | dict(world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict())
     if step.ema is not None:
         rest["ema_steps"] = step.ema.steps
@@ -70,7 +72,9 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
     if unknown:
         raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
     for name, buffer in momentum.items():
-        step.optimizer.state[parameters[name]]["momentum_buffer"] = buffer.to(parameters[name]).clone()
+        held = torch.empty_like(parameters[name], requires_grad=False)
+        fill(held, buffer)
+        step.optimizer.state[parameters[name]]["momentum_buffer"] = held
     if step.ema is not None:
         if "ema_steps" not in state:
             raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")

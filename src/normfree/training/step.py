@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import RunFailed
-from ..optim import AGC, EMA, SAM
+from ..errors import RunFailed, UsageError
+from ..optim import AGC, EMA, SAM, ClipStatistics
+from ..optim.sharded import is_sharded
 from .distributed import Replicas
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,6 +68,11 @@ class TrainStep:
         self.replicas = replicas or Replicas()
         self.device = next(model.parameters()).device
         self.replica = self.replicas.replicate(model, self.device)
+        self.sharded = any(is_sharded(p) for p in model.parameters())
+        if self.sharded and sam is not None:
+            raise UsageError(
+                "SAM needs whole gradients in every process: train.parallel must be ddp with optim.sam_rho"
+            )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
@@ -87,15 +93,29 @@ class TrainStep:
         images = len(batch) if images is None else images
         loss = correct = torch.zeros((), device=self.device)
         for piece, last in _with_last(batch.pieces(self.micro_batch or max(1, len(batch)))):
-            with contextlib.nullcontext() if last or self.replica is self.model else self.replica.no_sync():
+            with self._exchange(last):
                 part, right = self._backward(piece, images)
             loss, correct = loss + part, correct + right
         value, correct = self.replicas.sum([loss.item(), correct.item()])
         if not torch.isfinite(torch.tensor(value)):
             raise RunFailed(f"the loss is {value}{self._culprit(batch)}")
-        statistics = self._update()
-        clipped = statistics.total_fraction if statistics.units else None
-        return StepResult(value, int(correct), images, clipped)
+        return StepResult(value, int(correct), images, self._fraction(self._update()))
+
+    def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged between processes in the backward pass of the last micro-batch only."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+        elif not last and self.replica is not self.model:
+            return self.replica.no_sync()
+        return contextlib.nullcontext()
+
+    def _fraction(self, statistics: ClipStatistics) -> float | None:
+        """Of units clipped; of sharded parameters each process knows its own."""
+        if not self.sharded:
+            return statistics.total_fraction if statistics.units else None
+        units = sum(statistics.units.values())
+        clipped, units = self.replicas.sum([statistics.total_fraction * units, units])
+        return round(clipped) / units if units else None
 
     def _backward(self, piece: Batch, images: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of a micro-batch to the parameters'; its share of the mean loss, and right answers."""
@@ -114,7 +134,7 @@ class TrainStep:
         with autocast(self.device, self.precision):
             return model(piece.images)
 
-    def _update(self):
+    def _update(self) -> ClipStatistics:
         """Clip, step, average; with float16, all of it or nothing."""
         before = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
@@ -132,7 +152,9 @@ class TrainStep:
 
     def _culprit(self, batch: Batch) -> str:
         """Which process's network is not finite, and where first."""
-        found = first_nonfinite(self.model, batch, self.device, self.precision) if len(batch) else None
+        found = None
+        if not self.sharded and len(batch):  # a sharded network runs in all processes or in none
+            found = first_nonfinite(self.model, batch, self.device, self.precision)
         for rank, name in enumerate(self.replicas.gather(found)):
             if name is not None:
                 of = f" in process {rank}" if self.replicas.world > 1 else ""
