@@ -1,6 +1,6 @@
 """What Sharpness-Aware Minimization costs: `python benchmarks/sam.py`, two minutes.
 
-A training step (forward, backward, AGC, SGD, EMA) without it and with it, on a fifth and on all of the batch, alternate in
+A training step (forward, backward, AGC, SGD, EMA) without it, with it on a fifth and on all of the batch, alternate in
 one run on copies of one network.
 """
 
@@ -30,8 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nfnet_f0")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
     torch.manual_seed(0)
     model = normfree.create_model(options.model, skip_gain=0.5).train()

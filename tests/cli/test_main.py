@@ -86,7 +86,7 @@ def test_help_of_train_explains_every_field(capsys):
         (["train", "--model.options.gamma", "x"], "gamma"),
         (["train", "--model.options.widths", "3"], "widths"),
         (["train", "--model.options.depths", "[1,x,1]"], "depths"),
-        (["train", "--train.device", "gpu"], "train.device (='gpu') is not available"),
+        (["train", "--train.device", "gpu"], "device (='gpu') is not available"),
         (["train", "--data", "digit"], "data.source (='digit') is unknown"),
         (["train", "--data", "imagefolder:/nowhere"], "/nowhere is not a folder"),
         (["train", "--data.source", "/tmp"], "data.source (='/tmp') is unknown"),

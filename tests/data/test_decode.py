@@ -1,5 +1,12 @@
 """Image files of every kind, and broken ones: read right or named."""
 
+import io
+import resource
+import struct
+import sys
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -139,3 +146,71 @@ def test_pixels_are_the_callers_to_change(tmp_path):
     image = decode_image(write(tmp_path / "a.png"))
     image.zero_()  # a read-only array would warn when it becomes a tensor, and warnings are errors here
     assert image.sum() == 0
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of(width: int, height: int, content: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    content = bytearray(file.getvalue())
+    place = content.index(b"\xff\xc0") + 5  # the frame header: height and width
+    content[place : place + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+def bmp_of(width: int, height: int) -> bytes:
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+def gif_of(width: int, height: int) -> bytes:
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
+    )
+
+
+BOMBS = {
+    "png": png_of(50_000, 50_000, zlib.compress(bytes(10_000_000))),
+    "png text": png_of(4, 4, zlib.compress(bytes(52)))[:-12] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26))),
+    "png nothing": png_of(2**31 - 1, 2**31 - 1, b""),
+    "png no width": png_of(0, 7, zlib.compress(b"")),
+    "jpeg": jpeg_of(65_500, 65_500),
+    "bmp": bmp_of(2**30, 2**30),
+    "gif": gif_of(65_535, 65_535),
+    "ppm": b"P6 400000 400000 255\n",
+    "ppm digits": b"P6 " + b"9" * 100_000 + b" 1 255\n",
+    "tiff": b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHII", 256, 4, 1, 2**31, 257, 4, 1, 2**31) + bytes(4),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_bombs_are_refused_before_memory_is_taken(tmp_path, kind):
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(BOMBS[kind])
+    before = peak_memory()
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage, match=r"bomb\.jpg: "):
+        decode_image(path)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 80e6
+    assert peak_memory() - before < 200e6
+
+
+def peak_memory() -> int:
+    """Of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_other_programs_are_not_called(tmp_path):
+    """PIL hands PostScript to Ghostscript, whatever the file is called."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with pytest.raises(UnreadableImage, match="not an image of a known format"):
+        decode_image(tmp_path / "a.jpg")

@@ -89,6 +89,14 @@ def test_nothing_is_antialiased():
     torch.testing.assert_close(view[:, 1:], torch.full((1, 15, 64), -255 / 16), rtol=1e-6, atol=0)
 
 
+def test_kept_taps_serve_in_every_mode():
+    with torch.inference_mode(), torch.device("meta"):
+        resize_bicubic(torch.rand(1, 41, 43, device="cpu"), 7, 9)
+    image = torch.rand(1, 41, 43, requires_grad=True)
+    resize_bicubic(image, 7, 9).sum().backward()
+    torch.testing.assert_close(image.grad.sum(), torch.tensor(63.0))  # each of 7 x 9 pixels has weights of sum 1
+
+
 def test_overshoot_is_not_clipped():
     image = torch.zeros(1, 8, 8)
     image[:, 4:] = 255

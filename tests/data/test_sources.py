@@ -1,4 +1,4 @@
-"""Embedded digits and folders of images: what is in them, and every way a folder can be wrong."""
+"""Embedded digits, folders of images and noise: what is in them, and every way a folder can be wrong."""
 
 import shutil
 import zlib
@@ -232,3 +232,34 @@ def test_find_images_names_what_is_not_there(tmp_path):
         find_images([tmp_path / "nowhere.png"])
     with pytest.raises(UsageError, match=rf"empty holds no image \(.*{EXTENSIONS[0]}"):
         find_images([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(("text", "counts"), [("30", (30, 3, 1000)), ("5,7", (5, 1, 7)), ("1,1", (1, 1, 1))])
+def test_synthetic(text, counts):
+    source = open_source(f"synthetic:{text}")
+    assert (len(source.train), len(source.test), len(source.classes)) == counts
+    image = source.train.image(0)
+    assert image.shape == (3, 256, 256)
+    assert image.dtype == torch.uint8
+    assert abs(image.float().mean() - 127.5) < 1  # uniform: the standard error is 0.17
+    assert torch.equal(image, open_source(f"synthetic:{text}").train.image(0))
+    assert not torch.equal(image, source.test.image(0))
+    assert [source.train.label(i) for i in range(5)] == [i % counts[2] for i in range(5)]
+    assert source.test.name(0) == "synthetic/test[0]"
+    assert open_source(f"synthetic:{text}", 1).train.image(0).shape == (1, 256, 256)
+
+
+def test_synthetic_noise_does_not_move_between_versions():
+    image = open_source("synthetic:9").train.image(8)
+    assert zlib.crc32(image.numpy().tobytes()) == 1852548179
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "3,", "3,0", "3,4,5", "1e3", "9999999999", "3,2000000", "²"])
+def test_synthetic_numbers_are_checked(text):
+    with pytest.raises(UsageError, match="must be synthetic:N or synthetic:N,CLASSES"):
+        open_source(f"synthetic:{text}")
+
+
+def test_an_unknown_source_lists_the_kinds():
+    with pytest.raises(UsageError, match=r'"digits", "imagefolder:PATH", "wds:FOLDER".* or "synthetic:N'):
+        open_source("tar:a.tar")

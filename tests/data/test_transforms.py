@@ -1,10 +1,12 @@
 """Random crops, shifts and flips: their reach, their statistics, and that a generator decides them."""
 
+import collections
+
 import pytest
 import torch
 
 from normfree.data import EvalTransform, TrainTransform, evaluation_view, normalize, resize_bicubic
-from normfree.data.transforms import distorted_crop_window, random_shift
+from normfree.data.transforms import distorted_crop_window, padded_centre_window, random_shift, training_window
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -22,52 +24,121 @@ def image(*shape: int) -> torch.Tensor:
     return 1 + torch.randperm(3 * shape[0] * shape[1]).view(3, *shape)
 
 
-@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (224, 224), (40, 30)])
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (224, 224), (40, 30), (100, 300)])
 def test_crop_windows_are_the_papers(shape):
     height, width = shape
     draws = generator()
-    windows = [distorted_crop_window(height, width, draws) for _ in range(2000)]
-    whole = (0, 0, height, width)
-    for top, left, h, w in windows:
-        assert 0 <= top <= height - h
-        assert 0 <= left <= width - w
-        if (top, left, h, w) != whole:
-            # sides are rounded to whole pixels, so each bound holds for a side half a pixel away
-            assert (h + 0.5) * (w + 0.5) >= 0.08 * height * width
-            assert (h - 0.5) * (w - 0.5) <= height * width
-            assert (w + 0.5) / (h - 0.5) >= 3 / 4
-            assert (w - 0.5) / (h + 0.5) <= 4 / 3
+    for _ in range(2000):
+        top, left, h, w = distorted_crop_window(height, width, draws)
+        # the last place is not drawn; there is one place where the side is the image's
+        assert 0 <= top < max(1, height - h)
+        assert 0 <= left < max(1, width - w)
+        assert 0.1 <= h * w / (height * width) <= 1  # 8 % would do, but a tenth of the image must be covered
+        # the width is rounded to a whole pixel from the height and the aspect
+        assert h * 3 / 4 - 0.5 <= w <= h * 4 / 3 + 0.5
 
 
-def test_crop_windows_spread_over_area_aspect_and_place():
+def test_heights_of_crop_windows_are_uniform_given_the_aspect():
+    """As TensorFlow draws them: areas are then not uniform, but more often small."""
+    draws = generator()
+    _, _, h, w = torch.tensor([distorted_crop_window(600, 600, draws) for _ in range(6000)]).T.double()
+    aspect, area = w / h, h * w / 600**2
+    # from the least side that covers a tenth to the greatest that fits
+    lowest, highest = (0.1 * 600**2 / aspect).sqrt(), 600 / aspect.clamp(min=1)
+    place = ((h - lowest) / (highest - lowest)).sort().values
+    assert place[0] > -0.01  # rounded to pixels
+    assert place[-1] < 1.01
+    assert (place - torch.linspace(0, 1, len(place)).double()).abs().max() < 0.025  # Kolmogorov's 0.1 % is 0.025
+    assert abs(area.median() - 0.38) < 0.02  # of uniform areas the median would be 0.54
+    assert abs((aspect > (3 / 4 + 4 / 3) / 2).double().mean() - 0.5) < 0.03
+
+
+def test_crop_windows_are_anywhere():
     draws = generator()
     top, left, h, w = torch.tensor([distorted_crop_window(300, 300, draws) for _ in range(4000)]).T.double()
-    area, aspect = h * w / 300**2, w / h
-    assert area.min() < 0.1
-    assert area.max() > 0.9
-    # areas are uniform where every window of any aspect fits: below 3/4 of the area; the standard error is 0.01
-    small = area[area < 0.75]
-    assert abs(small.mean() - (0.08 + 0.75) / 2) < 0.03
-    assert aspect.min() < 0.77
-    assert aspect.max() > 1.31
     for start, side in ((top, h), (left, w)):
         room = 300 - side
-        narrow = (room > 0) & (room < 20)  # windows that touch an edge every few draws
+        narrow = (room > 1) & (room < 20)  # windows that touch an edge every few draws
         assert (start[narrow] == 0).any()
-        assert (start[narrow] == room[narrow]).any()
-        assert abs((start / room)[room > 50].mean() - 0.5) < 0.03  # standard error 0.005, and whole pixels
+        assert (start[narrow] == room[narrow] - 1).any()
+        assert not (start[narrow] == room[narrow]).any()
+        assert abs(((start + 0.5) / room)[room > 50].mean() - 0.5) < 0.03  # standard error 0.005
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 900), (3, 2)])
+# (height, width): how many of 20,000 windows of an 8 x 8 image, by tf.image.stateless_sample_distorted_bounding_box
+# of TensorFlow 2.21 with seeds (0..19999, 8008), min_object_covered 0.1, area_range (0.08, 1), ten attempts
+TENSORFLOWS = {
+    (3, 3): 3703,
+    (3, 4): 1700,
+    (4, 3): 753,
+    (4, 4): 1373,
+    (4, 5): 1433,
+    (5, 4): 888,
+    (5, 5): 1074,
+    (5, 6): 1342,
+    (5, 7): 249,
+    (6, 5): 921,
+    (6, 6): 829,
+    (6, 7): 968,
+    (6, 8): 639,
+    (7, 5): 229,
+    (7, 6): 723,
+    (7, 7): 679,
+    (7, 8): 857,
+    (8, 6): 376,
+    (8, 7): 622,
+    (8, 8): 642,
+}
+
+
+def test_sizes_of_crop_windows_are_as_frequent_as_tensorflows():
+    draws = generator()
+    ours = collections.Counter(distorted_crop_window(8, 8, draws)[2:] for _ in range(20_000))
+    assert ours.keys() == TENSORFLOWS.keys()
+    # chi-square of two samples of one distribution, 19 degrees of freedom: 43.8 in one of a thousand
+    assert sum((ours[size] - n) ** 2 / (ours[size] + n) for size, n in TENSORFLOWS.items()) < 43.8
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 900), (3, 2), (9, 100)])
 def test_crop_window_of_degenerate_images(shape):
     for seed in range(200):
-        top, left, h, w = distorted_crop_window(*shape, generator(seed))
-        assert 0 <= top < top + h <= shape[0]
-        assert 0 <= left < left + w <= shape[1]
+        for window in (
+            distorted_crop_window(*shape, generator(seed)),
+            training_window(*shape, 192, 32, generator(seed)),
+        ):
+            top, left, h, w = window
+            assert 0 <= top < top + h <= shape[0]
+            assert 0 <= left < left + w <= shape[1]
 
 
-def test_a_window_that_never_fits_is_the_whole_image():
-    assert distorted_crop_window(1, 500, generator()) == (0, 0, 1, 500)
+@pytest.mark.parametrize(
+    ("shape", "size", "margin", "window"),
+    [
+        ((224, 224), 192, 32, (16, 16, 192, 192)),
+        ((448, 1000), 192, 32, (32, 308, 384, 384)),
+        ((1001, 449), 192, 32, (309, 33, 384, 384)),  # offsets are rounded up
+        ((30, 900), 224, 32, (2, 437, 26, 26)),
+        ((50, 70), 28, 0, (0, 10, 50, 50)),
+        ((1, 9), 192, 32, (0, 4, 1, 1)),
+    ],
+)
+def test_the_padded_centre(shape, size, margin, window):
+    assert padded_centre_window(*shape, size, margin) == window
+
+
+def test_a_window_that_never_fits_becomes_the_padded_centre():
+    assert distorted_crop_window(30, 900, generator()) == (0, 0, 30, 900)
+    assert training_window(30, 900, 224, 32, generator()) == padded_centre_window(30, 900, 224, 32)
+    pixels = torch.randint(0, 256, (3, 30, 900), dtype=torch.uint8)
+    for margin in (32, 0):
+        view = TrainTransform(24, "distorted", False, MEAN, STD, margin=margin)(pixels, generator())
+        expected = resize_bicubic(pixels, 24, 24, padded_centre_window(30, 900, 24, margin))
+        assert torch.equal(view, normalize(expected, MEAN, STD))
+
+
+def test_a_window_of_the_whole_image_becomes_the_padded_centre():
+    seed = next(seed for seed in range(999) if distorted_crop_window(8, 8, generator(seed)) == (0, 0, 8, 8))
+    assert training_window(8, 8, 24, 8, generator(seed)) == (1, 1, 6, 6)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 2), (5, 4)])

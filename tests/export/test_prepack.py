@@ -1,9 +1,13 @@
 """Prepacking: the same function at any shape, plain folding where oneDNN's operators cannot be used."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from small_models import CONTROLS, SMALL, shake, small
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 import normfree
@@ -77,6 +81,29 @@ def test_a_network_of_ones_own():
     assert relative(prepack(net, x.shape)(x), net(x)) < 1e-6
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_resnet50", "nf_regnet_b0"])
+def test_pyramids(name):
+    """Maps in front of activations stay what they are; only what is between them is fused."""
+    torch.manual_seed(0)
+    model, x = small(name), torch.randn(1, 3, 64, 64)
+    getter = FeatureGetterNet(copy.deepcopy(model), out_indices=(0, 1, 2, 3, 4)).eval()
+    packed = prepack(getter, x.shape)
+    assert any(isinstance(module, PackedBlock) for module in packed.modules())
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    for got in (packed(x), prepack(model, x.shape).forward_intermediates(x, intermediates_only=True)):
+        for level, other in zip(got, expected, strict=True):
+            assert relative(level, other) < 2e-6
+
+
+def test_what_a_packed_network_refuses():
+    torch.manual_seed(0)
+    packed = prepack(small("nf_resnet50"), (1, 3, 64, 64))
+    for attempt in (copy.deepcopy, pickle.dumps, lambda net: net.bfloat16(), lambda net: net.to("meta")):
+        with pytest.raises(UsageError, match="stays as and where it is"):
+            attempt(packed)
+
+
 def broken(*args):
     raise RuntimeError("no such operator")
 
@@ -110,3 +137,6 @@ def test_refusals():
         prepack(model, (1, 4, 64, 64))
     with pytest.raises(UsageError, match="nothing"):
         prepack(nn.ReLU().eval())
+    for shape in (192, "192", (3, 64, 64), (0, 3, 64, 64), (1.5, 3, 64, 64)):
+        with pytest.raises(UsageError, match=r"must be \(N, C, H, W\)"):
+            prepack(model, shape)

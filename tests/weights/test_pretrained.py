@@ -12,7 +12,7 @@ from small_models import shake
 import normfree
 from normfree import UsageError
 from normfree.models.published import PUBLISHED
-from normfree.weights import to_timm
+from normfree.weights import pretrained, to_timm
 
 NAME = "timm_test_nfnet"
 
@@ -30,6 +30,7 @@ def published(tmp_path, monkeypatch):
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(pretrained, "_reach", lambda endpoint: None)
     yield model
     assert set(asked) <= {("timm/test_nfnet.r160_in1k", "model.safetensors")}
 
@@ -70,9 +71,9 @@ def test_without_a_network(monkeypatch, tmp_path):
     def refuse(*args, **options):
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    where = "huggingface.co/timm/dm_nfnet_f0.dm_in1k/resolve/main/model.safetensors"
-    with pytest.raises(UsageError, match=rf"no route to host; download https://{re.escape(where)} .* pass its path"):
+    monkeypatch.setattr(pretrained, "_reach", refuse)
+    where = re.escape("huggingface.co/timm/dm_nfnet_f0.dm_in1k/resolve/main/model.safetensors")
+    with pytest.raises(UsageError, match=rf"\(no route to host\); download https://{where} where .*normfree convert"):
         normfree.create_model("nfnet_f0", pretrained=True, depths=(1, 1, 1, 1))
     with pytest.raises(UsageError, match=r"cannot read|does not exist|No such file"):
         normfree.create_model(NAME, pretrained=tmp_path / "nothing.safetensors")
@@ -93,3 +94,15 @@ def test_the_list_is_timms():
         assert hub.removeprefix("timm/") in theirs
     for name in set(PUBLISHED) - {f"timm_{name}" for name in names}:
         assert PUBLISHED[name] == PUBLISHED[f"timm_dm_{name}"]
+
+
+def test_files_of_ours(tmp_path, published):
+    state = {name: tensor.contiguous() for name, tensor in published.state_dict().items()}
+    save_file(state, tmp_path / "ours.safetensors")
+    assert same(published, normfree.create_model(NAME, pretrained=tmp_path / "ours.safetensors"))
+    five = shake(normfree.create_model(NAME, num_classes=5))
+    save_file(dict(five.state_dict()), tmp_path / "five.safetensors")
+    model = normfree.create_model(NAME, pretrained=tmp_path / "five.safetensors", num_classes=3)
+    assert same(model, five, but=("head.fc.weight", "head.fc.bias"))
+    with pytest.raises(UsageError, match=r"five.safetensors does not fit: .*stages.0.0"):
+        normfree.create_model(NAME, pretrained=tmp_path / "five.safetensors", widths=(16, 64, 96, 128))

@@ -67,6 +67,10 @@ def open_network(text: str, which: str | None = None, *, random: bool = False) -
     """
     if Path(text).suffix in (ONNX, ARCHIVE):
         raise UsageError(f"{text} is an exported file; give the run, the checkpoint or the model that it is from")
+    if text.endswith((".npz", ".pth", ".bin")):
+        raise UsageError(
+            f"{text} is not in this library's form; `normfree convert {text} FILE --to normfree` makes it so"
+        )
     named = not (os.path.exists(text) or os.sep in text or text.endswith(".safetensors"))
     if named and which is not None:
         raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")

@@ -14,7 +14,9 @@ def run(argv: Sequence[str]) -> int:
     """Measure a trained network on the test split of its images, or of others."""
     parser = Parser("eval", description="Measure a trained network: top-1, top-5 and loss on the test split.")
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
-    parser.add_argument("--data", metavar="SOURCE", help="other images: imagefolder:PATH (classes must be the same)")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="other images: imagefolder:PATH or wds:... (of the same classes)"
+    )
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--weights", choices=["ema", "raw"], help="averaged or raw; default: averaged where there are")
     parser.add_argument("--size", type=int, help="side of the images in pixels; default: the recipe's test size")

@@ -14,6 +14,7 @@ from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
 from .classifier import ARCHIVE, ONNX, open_network
 from .main import Parser
+from .trained import MOST_PIXELS
 
 SUFFIXES = {"onnx": ONNX, "pt2": ARCHIVE}
 
@@ -22,8 +23,8 @@ def run(argv: Sequence[str]) -> int:
     """Write a network, folded and checked, for ONNX runtimes or for PyTorch without this library."""
     options = _parser().parse_args(list(argv))
     path, kind = _place(options)
-    if options.size is not None and options.size < 1:
-        raise UsageError(f"--size (={options.size}) must be at least 1")
+    if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
+        raise UsageError(f"--size (={options.size}) must be from 1 to {MOST_PIXELS}")
     settings = dict(batch=_batch(options.batch), precision=options.precision)
     if kind == "onnx":  # all that can be known before weights are fetched
         settings["opset"] = OPSET if options.opset is None else options.opset

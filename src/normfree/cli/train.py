@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Source, open_source
-from ..data.sources import ArraySplit
+from ..data.sources import ArraySplit, absolute
 from ..errors import UsageError
 from ..optim import freeze
 from ..recipes import DEFAULT, Recipe, dump_recipe, field_paths, load_recipe
@@ -54,10 +54,13 @@ def run(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--recipe", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with --data imagefolder:...)"
+        "--recipe", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with other --data)"
     )
     parser.add_argument(
-        "--data", metavar="SOURCE", help="digits, or imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*"
+        "--data",
+        metavar="SOURCE",
+        help="digits, imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar "
+        "shards), synthetic:N",
     )
     parser.add_argument("--model", metavar="NAME", help="short for --model.name")
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
@@ -171,8 +174,7 @@ def prepare(
     replicas = replicas or Replicas()
     pick_device(recipe.train.device)
     source = open_source(recipe.data.source, recipe.data.channels)
-    if recipe.data.source.startswith("imagefolder:"):  # the run must find its images from any folder
-        recipe.data.source = f"imagefolder:{Path(recipe.data.source.partition(':')[2]).expanduser().resolve()}"
+    recipe.data.source = absolute(recipe.data.source)  # the run must find its images from any folder
     checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
@@ -306,6 +308,6 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
 
 
 def _default_recipe(source: object) -> str:
-    if source is None or not isinstance(source, str) or not source.startswith("imagefolder"):
+    if not isinstance(source, str) or not source.startswith(("imagefolder", "wds", "synthetic")):
         return DEFAULT
     return FOLDER_RECIPE

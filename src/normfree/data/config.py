@@ -12,8 +12,8 @@ class DataConfig:
     """Which images, and how they reach the network.
 
     Args:
-        source: "digits" (scikit-learn's embedded handwritten digits) or "imagefolder:PATH", which holds train/CLASS/*
-            and val/CLASS/*.
+        source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
+            val/CLASS/*; "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with.
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
         resize_margin: evaluation resizes to test_size + resize_margin squared and crops the centre; 32 in the papers.

@@ -1,8 +1,10 @@
 """Bicubic resizing exactly as the papers' pipelines do it, and the evaluation preprocessing built on it."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -43,11 +45,23 @@ def resize_bicubic(image: Tensor, height: int, width: int, window: tuple[int, in
         window: (top, left, height, width) in pixels; None is the whole image.
     """
     top, left, window_height, window_width = window or (0, 0, *image.shape[-2:])
-    rows, row_weights = cubic_taps(image.shape[-2], height, top, window_height)
-    columns, column_weights = cubic_taps(image.shape[-1], width, left, window_width)
-    image = image.float()
-    image = sum(image[:, rows[:, k]] * row_weights[:, k, None] for k in range(4))
-    return sum(image[:, :, columns[:, k]] * column_weights[:, k] for k in range(4))
+    image = image[:, top : top + window_height, left : left + window_width]
+    # both passes mix whole rows, which lie together in memory: (y, x, c), then (x, c, y), and back
+    mixed = _mix_rows(image.permute(1, 2, 0).to(torch.float32).reshape(window_height, -1), height)
+    mixed = _mix_rows(mixed.t().reshape(window_width, -1), width)
+    return mixed.t().contiguous().view(-1, height, width)
+
+
+def _mix_rows(matrix: Tensor, out_size: int) -> Tensor:
+    """(size, length) float32 -> (out_size, length): the resize of the first axis."""
+    index, weight = _taps(len(matrix), out_size)
+    return F.embedding_bag(index, matrix, per_sample_weights=weight, mode="sum")
+
+
+@functools.lru_cache(maxsize=1024)  # 10 KiB each at 224 pixels; random windows come in a few hundred lengths
+def _taps(size: int, out_size: int) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.device("cpu"):  # kept beyond the caller's mode and default device
+        return cubic_taps(size, out_size)
 
 
 def centre_crop(image: Tensor, size: int) -> Tensor:
@@ -69,4 +83,4 @@ def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """(image / 255 - mean) / std per channel, of a (C, H, W) image on the 0..255 scale."""
     scale = torch.tensor([1 / (255 * s) for s in std])
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)])
-    return image * scale[:, None, None] - shift[:, None, None]
+    return (image * scale[:, None, None]).sub_(shift[:, None, None])

@@ -1,16 +1,20 @@
 """Where labelled images come from: each source has a training and a test split over the same classes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.datasets.folder import make_dataset
 
 from ..errors import UsageError
+from . import shards
 from .decode import EXTENSIONS, decode_image
 
+KINDS = '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN" or "synthetic:N[,CLASSES]"'
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
 
@@ -73,18 +77,72 @@ class FolderSplit:
         return self.samples[index][0]
 
 
+@dataclass(frozen=True)
+class NoiseSplit:
+    """Noise of a fixed seed, made when asked for: (C, 256, 256) uint8; labels count through the classes."""
+
+    length: int
+    classes: int
+    channels: int
+    part: int  # 0: train, 1: test
+
+    def __len__(self) -> int:
+        return self.length
+
+    def image(self, index: int) -> Tensor:
+        bits = np.random.PCG64([self.part, index]).random_raw(self.channels * 256 * 256 // 8)
+        return torch.from_numpy(bits.view(np.uint8)).view(self.channels, 256, 256)
+
+    def label(self, index: int) -> int:
+        return index % self.classes
+
+    def name(self, index: int) -> str:
+        return f"synthetic/{('train', 'test')[self.part]}[{index}]"
+
+
 def open_source(source: str, channels: int = 3) -> Source:
-    """A source by its description: "digits" or "imagefolder:PATH".
+    """A source by its description: "digits", "imagefolder:PATH", "wds:..." or "synthetic:N[,CLASSES]".
 
     Raises:
-        UsageError: unknown kind; see :func:`digits` and :func:`image_folder`.
+        UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`.shards.shards`, :func:`synthetic`.
     """
     kind, _, rest = source.partition(":")
     if kind == "digits" and not rest:
         return digits(channels)
     if kind == "imagefolder":
         return image_folder(rest, channels)
-    raise UsageError(f'data.source (={source!r}) is unknown; it must be "digits" or "imagefolder:PATH"')
+    if kind == "wds":
+        return Source(*shards.shards(rest, channels))
+    if kind == "synthetic":
+        return synthetic(rest, channels)
+    raise UsageError(f"data.source (={source!r}) is unknown; it must be {KINDS}")
+
+
+def absolute(source: str) -> str:
+    """The description of a source by which it is found from any folder."""
+    kind, colon, rest = source.partition(":")
+    if kind == "imagefolder":
+        rest = str(Path(rest).expanduser().resolve())
+    elif kind == "wds":
+        rest = shards.absolute(rest)
+    return f"{kind}{colon}{rest}"
+
+
+def synthetic(size: str, channels: int = 3) -> Source:
+    """Noise to measure speed with, which costs next to nothing to make: "N" or "N,CLASSES" (1000), a tenth to test.
+
+    Raises:
+        UsageError: no such numbers.
+    """
+    numbers = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,7}))?", size)
+    count, classes = (int(n) for n in numbers.groups("1000")) if numbers else (0, 0)
+    if not count or not 0 < classes <= shards.MAX_LABEL + 1:
+        raise UsageError(
+            f"data.source (='synthetic:{size}') must be synthetic:N or synthetic:N,CLASSES, N of 1 or more, "
+            f"CLASSES of 1 to {shards.MAX_LABEL + 1:,}"
+        )
+    splits = (NoiseSplit(n, classes, channels, part) for part, n in enumerate((count, max(1, count // 10))))
+    return Source(*splits, [str(i) for i in range(classes)])
 
 
 def digits(channels: int = 1) -> Source:

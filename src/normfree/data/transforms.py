@@ -8,23 +8,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .mixing import to_uint8
+from .mixing import Window, to_uint8
 from .randaugment import RandAugment
 from .resize import evaluation_view, normalize, resize_bicubic
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
-def distorted_crop_window(height: int, width: int, generator: torch.Generator | None) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random window: 8..100 % of the area, aspect 3/4..4/3; all of it if none fits."""
-    for _ in range(10):
-        area, aspect, y, x = torch.rand(4, generator=generator).tolist()
-        area = height * width * (0.08 + 0.92 * area)
-        aspect = 3 / 4 + (4 / 3 - 3 / 4) * aspect
-        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
+AREA, ASPECT, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
+LEAST_COVERED = 0.1  # of the image, which is the object that a window must show so much of
+
+
+def training_window(height: int, width: int, size: int, margin: int, generator: torch.Generator | None) -> Window:
+    """The window of an image that is resized to ``size`` squared in training: random, or the padded centre.
+
+    As released: the centre also takes the place of a random window that is the whole image.
+    """
+    window = distorted_crop_window(height, width, generator)
+    return window if window != (0, 0, height, width) else padded_centre_window(height, width, size, margin)
+
+
+def distorted_crop_window(height: int, width: int, generator: torch.Generator | None) -> Window:
+    """A random window: aspect uniform in 3/4..4/3, area 10..100 %; the whole image if ten attempts fail.
+
+    The distribution of TensorFlow's ``sample_distorted_bounding_box`` with an area range of 8..100 % and
+    ``min_object_covered=0.1`` of the whole image (tensorflow/core/kernels/image/sample_distorted_bounding_box_op.cc):
+    after the aspect, the *height* is uniform over the whole numbers between the smallest and the largest area's, so
+    small areas are more frequent than if the area were uniform. Halves are rounded to even; the last place at the right
+    and at the bottom is not drawn, as there.
+    """
+    for _ in range(ATTEMPTS):
+        aspect, tall, y, x = torch.rand(4, generator=generator).tolist()
+        aspect = ASPECT[0] + (ASPECT[1] - ASPECT[0]) * aspect
+        h, w = _window_size(height, width, aspect, tall)
+        if 0 < h <= height and 0 < w <= width and h * w / (height * width) >= LEAST_COVERED:
+            return int(y * (height - h)), int(x * (width - w)), h, w
     return 0, 0, height, width
+
+
+def _window_size(height: int, width: int, aspect: float, tall: float) -> tuple[int, int]:
+    """Height and width of a window of that aspect, ``tall`` (0..1) of the way from the smallest to the largest.
+
+    (0, 0) where rounding to pixels leaves the range of areas.
+    """
+    smallest, largest = (area * height * width for area in AREA)
+    lowest, highest = (round(math.sqrt(area / aspect)) for area in (smallest, largest))
+    if round(highest * aspect) > width:
+        highest = int((width + 0.5 - 1e-7) / aspect)
+    highest = min(highest, height)
+    lowest = min(lowest, highest)
+    h = lowest + int(tall * (highest - lowest + 1))
+    if h * round(h * aspect) < smallest:
+        h += 1
+    if h * round(h * aspect) > largest:
+        h -= 1
+    w = round(h * aspect)
+    return (h, w) if smallest <= h * w <= largest else (0, 0)
+
+
+def padded_centre_window(height: int, width: int, size: int, margin: int = 32) -> Window:
+    """The middle square of ``size / (size + margin)`` of the shorter side: the released pipeline's other crop."""
+    side = max(1, int(min(height, width) / (size + margin) * size))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
 def random_shift(image: Tensor, reach: int, generator: torch.Generator | None) -> Tensor:
@@ -36,7 +81,12 @@ def random_shift(image: Tensor, reach: int, generator: torch.Generator | None) -
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """(C, H, W) uint8 -> (C, size, size) normalized float32, random by the given generator."""
+    """(C, H, W) uint8 -> (C, size, size) normalized float32, random by the given generator.
+
+    Args:
+        crop: "distorted", "shift" or "none", see :class:`.DataConfig`.
+        margin: of the centre crop where no random window fits: it is ``size / (size + margin)`` of the shorter side.
+    """
 
     size: int
     crop: str
@@ -44,6 +94,7 @@ class TrainTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     randaugment: RandAugment | None = None
+    margin: int = 32
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.finish(self.view(image, generator), generator)
@@ -51,7 +102,9 @@ class TrainTransform:
     def view(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Crop, resize, flip: (C, size, size) on the 0..255 scale, float32 where it was resized."""
         height, width = image.shape[-2:]
-        window = distorted_crop_window(height, width, generator) if self.crop == "distorted" else None
+        window = None
+        if self.crop == "distorted":
+            window = training_window(height, width, self.size, self.margin, generator)
         if window is not None or (height, width) != (self.size, self.size):
             image = resize_bicubic(image, self.size, self.size, window)
         if self.crop == "shift":

@@ -1,7 +1,8 @@
 """Inference on the CPU: weights laid out for oneDNN once, activations computed inside its convolutions."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +10,17 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import pad_same, residual_merge
-from ..models import NFBlock, NormFreeNet
+from ..models import NFBlock
+from ..models.features import FeatureMaps
 from ..nn import Activation, PaddedConv2d
 from .fold import fold
 
 # oneDNN's names, with the algorithm, of what it computes behind a convolution
 _FUSED = {"relu": ("relu", ""), "silu": ("swish", ""), "gelu": ("gelu", "tanh"), "gelu_erf": ("gelu", "none")}
 _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # packed against plain, on noise; a wrong operator is far off
+
+
+_OPAQUE = "a prepacked network stays as and where it is: copy, save, fold or convert the network that it was made from"
 
 
 def _fused(layer: nn.Module) -> tuple[str, str] | None:
@@ -44,6 +49,12 @@ class PackedConv2d(nn.Module):
             return x, self.padding
         x, padding = pad_same(x, *self.same)
         return x, [padding, padding]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UsageError(_OPAQUE)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        raise UsageError(_OPAQUE)
 
     def forward(self, x: Tensor) -> Tensor:
         x, padding = self._pad(x)
@@ -77,13 +88,13 @@ class PackedBlock(nn.Module):
         self.conv_shortcut = None
         if block.conv_shortcut is not None:
             self.conv_shortcut = PackedConv2d(block.conv_shortcut, shapes[block.conv_shortcut])
-        convs = [conv for conv in (block.conv0, block.conv1, block.conv1b) if conv is not None]
-        layers: list[nn.Module] = []
-        for conv in convs:
-            layers += [conv, block.act]
-        if block.se_position == "middle":
-            layers.insert(-1, block.squeeze_excite)
-        self.branch = _packed_sequence([*layers, block.conv2], shapes)
+        layers: dict[str, nn.Module] = {}
+        for name in ("conv0", "conv1", "conv1b"):
+            if (conv := getattr(block, name)) is not None:
+                last = name == ("conv1" if block.conv1b is None else "conv1b")
+                gate = {"gate": block.squeeze_excite} if last and block.se_position == "middle" else {}
+                layers |= {name: conv, **gate, f"{name}_act": block.act}
+        self.branch = _packed_sequence({**layers, "conv2": block.conv2}, shapes)
         self.gate = block.squeeze_excite if block.se_position == "end" else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,16 +105,23 @@ class PackedBlock(nn.Module):
         return shortcut + out if self.gate is None else residual_merge(shortcut, out, self.gate.gate(out))
 
 
-def _packed_sequence(layers: Sequence[nn.Module], shapes: dict[nn.Module, torch.Size]) -> nn.Sequential:
-    """The layers in order, each convolution packed, together with the activation behind it where oneDNN has it."""
-    packed: list[nn.Module] = []
-    rest = list(layers)
-    while rest:
-        layer = rest.pop(0)
-        if isinstance(layer, nn.Conv2d):
-            layer = PackedConv2d(layer, shapes[layer], rest.pop(0) if rest and _fused(rest[0]) else None)
-        packed.append(layer)
-    return nn.Sequential(*packed)
+def _packed_sequence(
+    layers: Mapping[str, nn.Module], shapes: dict[nn.Module, torch.Size], apart: Container[nn.Module] = ()
+) -> nn.Sequential:
+    """The layers in order, each convolution packed, together with the activation behind it where oneDNN has it.
+
+    Names stay; a computed activation leaves an identity. Convolutions ``apart`` are not fused: their output is a map
+    that others look at.
+    """
+    packed, before = nn.Sequential(), None
+    for name, layer in layers.items():
+        if isinstance(before, nn.Conv2d) and before not in apart and _fused(layer):
+            packed[-1] = PackedConv2d(before, shapes[before], layer)
+            packed.add_module(name, nn.Identity())
+        else:
+            packed.add_module(name, PackedConv2d(layer, shapes[layer]) if isinstance(layer, nn.Conv2d) else layer)
+        before = layer
+    return packed
 
 
 @torch.no_grad()
@@ -126,6 +144,8 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
     if parameter is None or parameter.device.type != "cpu" or parameter.dtype not in _CLOSE:
         found = "nothing" if parameter is None else f"{parameter.dtype} on {parameter.device}"
         raise UsageError(f"prepack takes float32 or bfloat16 parameters on the CPU; the network has {found}")
+    if not (isinstance(input_shape, Sequence) and len(input_shape) == 4 and all(_positive(n) for n in input_shape)):
+        raise UsageError(f"input_shape (={input_shape!r}) must be (N, C, H, W), each at least 1")
     noise = torch.randn(*input_shape, generator=torch.Generator().manual_seed(0)).to(parameter.dtype)
     try:
         expected, shapes = _run(folded, noise)
@@ -133,7 +153,7 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
         raise UsageError(f"the network does not take input_shape (={tuple(input_shape)}): {error}") from error
     try:
         packed = _pack(folded, shapes)
-        difference = ((packed(noise) - expected).norm() / expected.norm().clamp(min=1e-30)).item()
+        difference = max(_difference(*pair) for pair in zip(_maps(packed(noise)), _maps(expected), strict=True))
     except (AttributeError, RuntimeError, TypeError) as error:  # private operators may change in any way
         warnings.warn(f"oneDNN's operators cannot be used, the folded network is not packed: {error}", stacklevel=2)
         return fold(model)
@@ -141,6 +161,19 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
         warnings.warn(f"the packed network differs by {difference:.2g}, the folded one is not packed", stacklevel=2)
         return fold(model)
     return packed
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, int) and number > 0
+
+
+def _maps(output: Any) -> list[Tensor]:
+    """What a network returns: one tensor, or a pyramid of them."""
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def _difference(got: Tensor, expected: Tensor) -> float:
+    return ((got.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-30)).item()
 
 
 def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, torch.Size]]:
@@ -158,11 +191,12 @@ def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, torch.Siz
             hook.remove()
 
 
-def _pack(module: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
+def _pack(
+    module: nn.Module, shapes: dict[nn.Module, torch.Size], apart: frozenset[nn.Module] = frozenset()
+) -> nn.Module:
     """In place."""
-    if isinstance(module, NormFreeNet) and isinstance(module.final_conv, nn.Conv2d) and _fused(module.act):
-        module.final_conv = PackedConv2d(module.final_conv, shapes[module.final_conv], module.act)
-        module.act = nn.Identity()
+    if isinstance(module, FeatureMaps):  # its pyramid is in front of the activations
+        apart = apart | {module.get_submodule(info["module"]) for info in module.feature_info[: len(module.stages) + 1]}
     for name, child in module.named_children():
         if isinstance(child, NFBlock):
             child = _pack(PackedBlock(child, shapes), shapes)
@@ -170,7 +204,9 @@ def _pack(module: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
             child = PackedLinear(child)
         elif isinstance(child, nn.Conv2d):
             child = PackedConv2d(child, shapes[child])
+        elif type(child) is nn.Sequential:
+            child = _pack(_packed_sequence(child._modules, shapes, apart), shapes, apart)
         else:
-            child = _pack(_packed_sequence(child, shapes) if type(child) is nn.Sequential else child, shapes)
+            child = _pack(child, shapes, apart)
         setattr(module, name, child)
     return module

@@ -189,7 +189,7 @@ class NormFreeNet(ResidualNet):
                 sampling=sampling,
                 alpha=alpha,
                 beta=math.sqrt(variances[stage][position]),
-                act=act,
+                act=Activation(act.activation, act.gamma),  # its own: a trace names what is called by its first place
                 skip_gain=skip_gain,
                 stochdepth_rate=stochdepth_rate * index / sum(depths),
             )

@@ -103,7 +103,7 @@ class Classification:
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
-            TrainTransform(image_size, data.crop, data.flip, mean, std, randaugment(data)),
+            TrainTransform(image_size, data.crop, data.flip, mean, std, randaugment(data), data.resize_margin),
             batch_size,
             shape=(data.channels, image_size, image_size),
             seed=seed,

@@ -60,7 +60,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     state, description = _read(path)
     if description is None:
-        raise UsageError(f"{path} does not say which model it belongs to; it was not written by normfree train")
+        raise UsageError(
+            f"{path} does not say which model it belongs to, as the files of normfree train and convert do; "
+            f"timm's become such by `normfree convert {path} FILE --to normfree`"
+        )
     try:
         return state, json.loads(description)
     except (ValueError, RecursionError) as error:

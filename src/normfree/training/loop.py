@@ -62,7 +62,7 @@ def pick_device(name: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it has no memory")
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"train.device (={name!r}) is not available: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"device (={name!r}) is not available: {str(error).splitlines()[0]}") from error
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # one of several processes has chosen its own
     return device

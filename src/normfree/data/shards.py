@@ -1,0 +1,262 @@
+"""Images in tar files ("shards", as webdataset writes them), read in any order.
+
+A sample is two members of a tar with one name up to the first dot: KEY.jpg (or another image) and KEY.cls, a label as
+an integer, or KEY.json, an object with "label". Other members are left alone; KEY.cls wins over KEY.json.
+
+The webdataset library is not needed, and its way of reading would not do: it streams shards from front to back, so its
+order is only nearly random, and depends on the number of workers and processes. Here each tar's table of contents is
+read once and kept in ~/.cache/normfree, and then images are read by their place: any order, like files of a folder, so
+that seeds, resuming and several processes are exact. Tars must not be compressed (the images in them are).
+"""
+
+import contextlib
+import glob
+import hashlib
+import itertools
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import UsageError
+from .decode import EXTENSIONS, UnreadableImage, decode_image
+
+CLASSES = "classes.txt"
+MAX_LABEL = 999_999  # a label beyond is a mistake that would name a million classes
+MAX_LABEL_BYTES = 1 << 20
+MAX_SHARDS = 1_000_000
+_FORMAT = 1  # of the cached tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples of a shard, in its order: keys (n,) as bytes; offsets and sizes of their images, labels, (n,) int64."""
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShardSplit:
+    """Images in shards, read and decoded when asked for.
+
+    A shard is opened for each image (some 10 us; a folder of images does the same), so nothing is shared by workers.
+    """
+
+    paths: list[str]
+    shards: np.ndarray  # (N,) int32: which of paths
+    table: Table
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def image(self, index: int) -> Tensor:
+        path, name = self.paths[self.shards[index]], self.name(index)
+        offset, size = int(self.table.offsets[index]), int(self.table.sizes[index])
+        try:
+            with open(path, "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise UnreadableImage(f"{name}: {error.strerror}") from error
+        return decode_image(content, self.channels, name)
+
+    def label(self, index: int) -> int:
+        return int(self.table.labels[index])
+
+    def name(self, index: int) -> str:
+        return f"{self.paths[self.shards[index]]}:{self.table.keys[index].decode(errors='replace')}"
+
+
+def shards(pattern: str, channels: int = 3) -> tuple[ShardSplit, ShardSplit, list[str]]:
+    """Training and test split and class names of "TRAIN_PATTERN,VAL_PATTERN" or a folder of *train*.tar and *val*.tar.
+
+    Patterns have numbers in braces, {000..127}, alternatives, {a,b}, and the wildcards of file names. Class names are
+    the lines of classes.txt beside the training shards; without it, classes are numbers, as far as training labels go.
+
+    Raises:
+        UsageError: no or too few files, a tar that is none or damaged, a sample that is not one, a label out of range.
+    """
+    patterns = _split_commas(pattern)
+    if len(patterns) == 1 and os.path.isdir(os.path.expanduser(pattern)):
+        folder = glob.escape(pattern.rstrip("/"))
+        patterns = [f"{folder}/*train*.tar", f"{folder}/*val*.tar"]
+    if len(patterns) != 2 or not all(patterns):
+        raise UsageError(
+            f"data.source (='wds:{pattern}') must be wds:FOLDER or wds:TRAIN_PATTERN,VAL_PATTERN, "
+            "such as wds:/data/train-{0000..0127}.tar,/data/val-*.tar"
+        )
+    found = [find_shards(one) for one in patterns]
+    train, test = (_open(paths, channels) for paths in found)
+    listed = Path(found[0][0]).with_name(CLASSES)
+    if listed.is_file():
+        classes, known = _lines(listed), f"{listed} names"
+    else:
+        classes, known = [str(i) for i in range(int(train.table.labels.max()) + 1)], "the training shards have"
+    for split in (train, test):
+        beyond = np.flatnonzero(split.table.labels >= len(classes))
+        if len(beyond):
+            name, label = split.name(beyond[0]), split.label(beyond[0])
+            raise UsageError(f"{name}: label {label} is out of range; {known} {len(classes)} classes, from 0")
+    return train, test, classes
+
+
+def find_shards(pattern: str) -> list[str]:
+    """The files that a pattern means, each once, in the order of its braces and sorted within.
+
+    Raises:
+        UsageError: one of them does not exist, or nothing matches.
+    """
+    found: dict[str, None] = {}
+    for count, path in enumerate(_expand(os.path.expanduser(pattern))):
+        if count >= MAX_SHARDS:
+            raise UsageError(f"data.source: {pattern} means more than {MAX_SHARDS:,} shards")
+        here = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
+        if not here:
+            raise UsageError(f"data.source: {path} {'matches no file' if glob.has_magic(path) else 'does not exist'}")
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def read_table(path: str) -> Table:
+    """The samples of one shard, from the cache if it has this file (same size and time of change).
+
+    Raises:
+        UsageError: see :func:`shards`.
+    """
+    status = os.stat(path)
+    stamp = np.array([_FORMAT, status.st_size, status.st_mtime_ns])
+    cached = _cache_file(path)
+    # a broken one is made anew
+    with contextlib.suppress(Exception), open(cached, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if np.array_equal(arrays["stamp"], stamp):
+            return Table(*(arrays[name] for name in ("keys", "offsets", "sizes", "labels")))
+    table = _scan(path)
+    with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the run
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            np.savez(Path(folder) / cached.name, stamp=stamp, **vars(table))
+            os.replace(Path(folder) / cached.name, cached)
+    return table
+
+
+def _open(paths: list[str], channels: int) -> ShardSplit:
+    tables = [read_table(path) for path in tqdm(paths, "tables of contents", delay=2, leave=False, disable=None)]
+    counts = [len(table.keys) for table in tables]
+    joined = Table(*(np.concatenate([getattr(table, name) for table in tables]) for name in Table.__annotations__))
+    return ShardSplit(paths, np.repeat(np.arange(len(paths), dtype=np.int32), counts), joined, channels)
+
+
+def _scan(path: str) -> Table:
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, extension = _key(member.name)
+                kind = "image" if f".{extension}" in EXTENSIONS else extension
+                if not member.isreg() or member.issparse() or not key or kind not in ("image", "cls", "json"):
+                    continue
+                sample = samples.setdefault(key, {})
+                if kind in sample:
+                    raise UsageError(
+                        f"{path}:{key} has two members .{sample[kind].name.rpartition('.')[2]} and .{extension}"
+                    )
+                sample[kind] = member
+            end = tar.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise UsageError(f"{path} is no tar, is compressed, or is damaged: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    with open(path, "rb") as file:
+        _check_end(path, os.pread(file.fileno(), tarfile.BLOCKSIZE, end), end)
+        rows = [_row(path, key, sample, file.fileno()) for key, sample in samples.items()]
+    if not rows:
+        raise UsageError(f"{path} holds no sample; it must hold KEY.jpg with KEY.cls or KEY.json")
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    return Table(columns[0], *(column.astype(np.int64) for column in columns[1:]))
+
+
+def _check_end(path: str, block: bytes, place: int) -> None:
+    """``tarfile`` takes whatever is no header for the end of a tar; then samples would be missing and nobody told."""
+    if len(block) < tarfile.BLOCKSIZE:
+        raise UsageError(f"{path} is truncated: it ends at byte {place + len(block)}, without the mark of a tar's end")
+    if any(block):
+        raise UsageError(f"{path} is damaged at byte {place}: neither a member nor the end of a tar")
+
+
+def _row(path: str, key: str, sample: dict[str, tarfile.TarInfo], file: int) -> tuple[bytes, int, int, int]:
+    """Key, place and size of the image, and label."""
+    image, told = sample.get("image"), sample.get("cls") or sample.get("json")
+    if image is None:
+        raise UsageError(f"{path}:{key} has no image ({', '.join(EXTENSIONS)})")
+    if told is None:
+        raise UsageError(f"{path}:{key} has no label; it must be in {key}.cls or {key}.json")
+    content = os.pread(file, min(told.size, MAX_LABEL_BYTES), told.offset_data)
+    try:
+        label = int(content) if told is sample.get("cls") else json.loads(content)["label"]
+        if type(label) is not int:
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        right = 'an object with an integer "label"' if told is not sample.get("cls") else "an integer"
+        raise UsageError(f"{path}:{told.name} (={content[:40]!r}) must be {right}") from None
+    if not 0 <= label <= MAX_LABEL:
+        raise UsageError(f"{path}:{told.name}: label {label} is out of range; it must be 0 to {MAX_LABEL:,}")
+    return os.fsencode(key), image.offset_data, image.size, label
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Name up to the first dot of its last part, and what follows, in small letters; hidden files have no key."""
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    stem, _, extension = last.partition(".")
+    return (folder + slash + stem if stem else "", extension.lower())
+
+
+def _cache_file(path: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return (
+        Path(cache) / "normfree" / "shards" / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]}.npz"
+    )
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Patterns without braces: {08..11} counts, with as many digits; {a,b} lists."""
+    parts = re.split(r"\{([^{}]*)\}", pattern)  # text, inside, text, inside, ..., text
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    return map("".join, itertools.product(*choices))
+
+
+def _choices(inside: str) -> list[str]:
+    counted = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", inside)
+    if not counted:
+        return inside.split(",")
+    first, last = counted.groups()
+    if int(last) < int(first) or int(last) - int(first) >= MAX_SHARDS:
+        raise UsageError(f"data.source: {{{inside}}} must count up, to at most {MAX_SHARDS:,} shards")
+    return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+
+
+def absolute(pattern: str) -> str:
+    """The same shards from any folder."""
+    return ",".join(os.path.abspath(os.path.expanduser(part)) for part in _split_commas(pattern))
+
+
+def _split_commas(pattern: str) -> list[str]:
+    """At the commas outside of braces."""
+    return [part.strip() for part in re.split(r",(?![^{}]*\})", pattern)]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} must be text in UTF-8, a class per line: {error}") from error
