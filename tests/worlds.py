@@ -97,21 +97,22 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters)
 
 
-def _process(rank: int, world: int, plan: Plan, store: str) -> None:
+def _process(rank: int, world: int, plans: dict[str, Plan], store: str) -> None:
     timeout = datetime.timedelta(seconds=120)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timeout)
-    result = train(plan, Replicas(rank, world, rank, dist.new_group(backend="gloo")))
-    torch.save(result, f"{store}.{rank}")
+    replicas = Replicas(rank, world, rank, dist.new_group(backend="gloo"))
+    torch.save({name: train(plan, replicas) for name, plan in plans.items()}, f"{store}.{rank}")
     dist.destroy_process_group()
 
 
-def run(plan: Plan, world: int, scratch: Path) -> list[dict[str, Any]]:
-    """What each process tells."""
+def run(plans: dict[str, Plan], world: int, scratch: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each process tells, plan by plan; all plans go through the same processes, which take seconds to start."""
     if world == 1:
-        return [train(plan, Replicas())]
-    store = scratch / f"store{len(list(scratch.iterdir()))}"
-    mp.spawn(_process, (world, plan, str(store)), nprocs=world)
-    return [torch.load(f"{store}.{rank}", weights_only=False) for rank in range(world)]
+        return {name: [train(plan, Replicas())] for name, plan in plans.items()}
+    store = scratch / f"store{world}"
+    mp.spawn(_process, (world, plans, str(store)), nprocs=world)
+    told = [torch.load(f"{store}.{rank}", weights_only=False) for rank in range(world)]
+    return {name: [one[name] for one in told] for name in plans}
 
 
 def saved(plan: Plan, name: str | None = None) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -72,7 +72,7 @@ def test_a_model_by_name_with_fresh_weights(normfree, tmp_path, monkeypatch):
         (["--opset", "20", "--format", "pt2"], "--opset is for --format onnx, not for pt2"),
         (["--precision", "bfloat16"], "precision (='bfloat16')"),
         (["--precision", "int8"], "argument --precision: invalid choice: 'int8'"),
-        (["--size", "0"], "--size (=0) must be at least 1"),
+        (["--size", "0"], "--size (=0) must be from 1 to 4096"),
         (["--batch", "0"], "--batch (='0') must be dynamic or a number of at least 1"),
         (["--batch", "many"], "--batch (='many') must be dynamic or a number of at least 1"),
         (["--out", "a.pt"], "--out a.pt must end in .onnx or .pt2"),

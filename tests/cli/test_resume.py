@@ -63,7 +63,8 @@ def whole(tmp_path_factory):
     """A run of 60 steps that nothing stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
     process = start(*OPTIONS, "--train.steps", 60, "--out", out)
-    assert process.wait() == 0, process.communicate()
+    errors = process.communicate()[1]  # which closes its pipes
+    assert process.returncode == 0, errors
     return out
 
 

@@ -13,8 +13,34 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("worlds")
+def worlds(tmp_path_factory):
+    """Every plan below by one, two and three processes: (plans, what the processes tell) by (name, world)."""
+    scratch = tmp_path_factory.mktemp("worlds")
+    plans: dict[int, dict[str, Plan]] = {1: {}, 2: {}, 3: {}}
+
+    def plan(name: str, world: int, *args, folder: str | None = None, **options) -> None:
+        plans[world][name] = Plan(str(scratch / (folder or f"{name} {world}")), *args, **options)
+
+    for name, (dtype, *sections) in CASES.items():
+        for world in plans:
+            plan(name, world, *sections, dtype)
+    kept = dict(save_every=3, keep_every=3, eval_every=100)
+    plan("kept", 1, kept)
+    plan("not a number", 2, kept, poison=(1, 3))
+    for world in (1, 2):
+        plan("unreadable", world, unreadable=(1, 2, 3, 4, 5))
+    for parallel in ("ddp", "fsdp"):
+        options = dict(save_every=5, eval_every=100, parallel=parallel)
+        plan(f"uncut {parallel}", 1, options)
+        for world in (1, 3):  # it dies in two processes after five steps, and goes on in so many
+            plan(f"cut {parallel} {world}", 2, options, poison=(1, 5))
+            plan(f"resumed {parallel}", world, options, resume=True, folder=f"cut {parallel} {world} 2")
+    told = {}
+    first = {name: plan for name, plan in plans[1].items() if not plan.resume}
+    for world, some in ((1, first), (2, plans[2]), (3, plans[3]), (1, plans[1].keys() - first.keys())):
+        some = some if isinstance(some, dict) else {name: plans[1][name] for name in some}
+        told |= {(name, world): results for name, results in run(some, world, scratch).items()}
+    return plans, told
 
 
 def close(a, b, limit):
@@ -39,59 +65,49 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_worlds_agree(scratch, case):
-    dtype, train, optim, data = CASES[case]
-    plans = {w: Plan(str(scratch / f"{case}{w}"), train, optim, data, dtype) for w in (1, 2, 3)}
-    results = {world: run(plan, world, scratch) for world, plan in plans.items()}
-    alone, (files, state) = results[1][0], saved(plans[1])
+def test_worlds_agree(worlds, case):
+    plans, told = worlds
+    limit = CLOSE[CASES[case][0]]
+    (alone,), (files, state) = told[case, 1], saved(plans[1][case])
     for world in (2, 3):
-        together = [
-            [i for part in step for i in part] for step in zip(*(r["seen"] for r in results[world]), strict=True)
-        ]
+        results = told[case, world]
+        together = [[i for part in step for i in part] for step in zip(*(r["seen"] for r in results), strict=True)]
         assert together == alone["seen"]  # each batch in the order of one process, nothing lost or doubled
-        for result in results[world]:
+        for result in results:
             assert result["clipped"] == alone["clipped"]
-            close({"p": result["parameters"]}, {"p": alone["parameters"]}, CLOSE[dtype])
+            close({"p": result["parameters"]}, {"p": alone["parameters"]}, limit)
             assert result["summary"].last["images"] == alone["summary"].last["images"] == 20
-        others, other_state = saved(plans[world])
-        close(others, files, CLOSE[dtype])
+        others, other_state = saved(plans[world][case])
+        close(others, files, limit)
         assert (other_state["step"], other_state["epoch"], other_state["batch"]) == (10, state["epoch"], state["batch"])
         assert other_state["metrics"]["ema_top1"] == state["metrics"]["ema_top1"]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_saved_at_two_resumed_at_one_and_at_three(scratch, parallel):
-    whole = Plan(str(scratch / f"whole {parallel}"))
-    run(whole, 1, scratch)
-    for world in (1, 3):
-        options = dict(steps=10, save_every=5, eval_every=100, parallel=parallel)
-        first = Plan(str(scratch / f"{parallel} to {world}"), options)
-        cut = Plan(first.folder, dict(first.train), poison=(1, 5))  # it dies after five steps
-        assert "checkpoint of step 5 is kept" in run(cut, 2, scratch)[0]["error"]
-        results = run(Plan(first.folder, first.train, resume=True), world, scratch)
-        assert results[0]["summary"].steps == 10
-        close(saved(first)[0], saved(whole)[0], 1e-12)
+@pytest.mark.parametrize("world", [1, 3])
+def test_saved_at_two_resumed_at_one_and_at_three(worlds, parallel, world):
+    plans, told = worlds
+    assert "checkpoint of step 5 is kept" in told[f"cut {parallel} {world}", 2][0]["error"]
+    assert told[f"resumed {parallel}", world][0]["summary"].steps == 10
+    close(saved(plans[world][f"resumed {parallel}"])[0], saved(plans[1][f"uncut {parallel}"])[0], 1e-12)
 
 
-def test_a_number_that_is_not_finite_stops_all_processes_before_the_update(scratch):
+def test_a_number_that_is_not_finite_stops_all_processes_before_the_update(worlds):
     """In one process's images at step 4."""
-    options = dict(save_every=3, keep_every=3, eval_every=100)
-    clean = Plan(str(scratch / "clean"), options)
-    run(clean, 1, scratch)
-    expected = saved(clean, "step-00000003")[0]
-    results = run(Plan(str(scratch / "nan"), options, poison=(1, 3)), 2, scratch)
-    for result in results:
+    plans, told = worlds
+    expected = saved(plans[1]["kept"], "step-00000003")[0]
+    for result in told["not a number", 2]:
         assert "training stopped in step 4" in result["error"]
         assert "process 1 is that of the images" in result["error"]
         close({"p": result["parameters"]}, {"p": expected["weights"]}, 1e-12)
-    files, state = saved(Plan(str(scratch / "nan")))
+    files, state = saved(plans[2]["not a number"])
     assert state["step"] == 3
     close(files, expected, 1e-12)
 
 
-def test_unreadable_images_are_everyones(scratch):
-    plans = [Plan(str(scratch / f"broken{w}"), unreadable=(1, 2, 3, 4, 5)) for w in (1, 2)]
-    (alone,), pair = run(plans[0], 1, scratch), run(plans[1], 2, scratch)
+def test_unreadable_images_are_everyones(worlds):
+    _, told = worlds
+    (alone,), pair = told["unreadable", 1], told["unreadable", 2]
     assert sorted(pair[0]["summary"].unreadable) == sorted(alone["summary"].unreadable)
     assert len(alone["summary"].unreadable) == 5
     for result in pair:

@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     for name, value in dict(batch=options.batch, size=options.size).items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
-    overrides, device = _overrides(options.option), _device(options.device)
+    overrides, device = _overrides(options.option), pick_device(options.device)
     networks = _told_apart(
         [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )
@@ -95,13 +95,6 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
         if isinstance(overrides[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value.strip()):
             overrides[key] = float(value)  # YAML takes 1e-3 for text
     return overrides
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return pick_device(name)
-    except UsageError as error:
-        raise UsageError(str(error).replace("train.device", "--device")) from error
 
 
 def _told_apart(networks: list[Named], texts: Sequence[str]) -> list[Named]:
