@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from convertible import write_authors, write_theirs
 from tiny_runs import FLAGS
 
 from normfree.cli import main
@@ -43,3 +44,15 @@ def trained(tmp_path_factory) -> Path:
     options = ["--train.steps", "60", "--optim.warmup_epochs", "1", "--optim.ema_decay", "0.9"]
     assert main(["train", *FLAGS, *options, "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A file of timm's, for `convert`."""
+    return write_theirs(tmp_path)
+
+
+@pytest.fixture
+def authors(tmp_path):
+    """A file of the authors', for `convert`."""
+    return write_authors(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from convertible import FORMS, NFNET, shaken, write_authors, write_theirs
+from convertible import FORMS, NFNET, shaken
 from safetensors.torch import load_file, save_file
 
 import normfree as library
@@ -17,16 +17,6 @@ from normfree.cli import convert as verb
 from normfree.cli.trained import load_trained
 from normfree.training import read_checkpoint, read_weights
 from normfree.weights import read_arrays, to_haiku, to_timm
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    return write_theirs(tmp_path)
-
-
-@pytest.fixture
-def authors(tmp_path):
-    return write_authors(tmp_path)
 
 
 def content(path, form):

@@ -5,23 +5,13 @@ import pickle
 
 import pytest
 import torch
-from convertible import FORMS, NFNET, write_authors, write_theirs
+from convertible import FORMS, NFNET
 from safetensors.torch import load_file, save_file
 
 import normfree as library
 from normfree.cli import convert as verb
 from normfree.cli.trained import load_trained
 from normfree.weights import to_timm
-
-
-@pytest.fixture
-def theirs(tmp_path):
-    return write_theirs(tmp_path)
-
-
-@pytest.fixture
-def authors(tmp_path):
-    return write_authors(tmp_path)
 
 
 def folder(path):

@@ -139,3 +139,23 @@ def test_a_finished_run_has_nothing_to_do(normfree, trained):
     assert result.code == 0
     assert "goes on after step 60 of 60" in result.err
     assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(normfree, tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints" / "step-00000000.part").mkdir(parents=True)
+    (out / "examples").mkdir()
+    (out / "recipe.yaml").write_text("model: {name: nf_res")
+    (out / "metrics.jsonl").touch()
+    assert normfree("train", *OPTIONS, "--train.steps", 1, "--out", out, "--resume").code == 0
+    assert checkpoint(out)[1]["step"] == 1
+
+
+def test_files_of_the_users_are_left_alone(normfree, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "recipe.yaml").write_text("model: {name: nf_resnet26_small}")
+    result = normfree("train", *OPTIONS, "--out", out, "--resume")
+    assert result.code == 2
+    assert "exists already" in result.error
+    assert (out / "recipe.yaml").read_text() == "model: {name: nf_resnet26_small}"

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..training import (
     plot_curves,
     replicas,
 )
-from ..training.run import CHECKPOINTS
+from ..training.run import CHECKPOINTS, METRICS
 from .main import Parser
 from .options import fields_help, parse_overrides
 from .trained import describe, initialize
@@ -124,17 +125,22 @@ def run(argv: Sequence[str]) -> int:
 
 
 def run_to_go_on_with(out: str | None, recipe: Recipe) -> str | None:
-    """``out`` if there is a run with a checkpoint; a folder that a run left before its first one is emptied.
+    """``out`` if there is a run with a checkpoint; what a run left that was killed before its first one is removed.
 
     Raises:
         UsageError: no ``out``, or the run there is by another recipe.
     """
     if out is None:
         raise UsageError("--resume without a run needs --out: the run to start or to go on with")
-    written = Path(out) / "recipe.yaml"
-    if not (Path(out) / CHECKPOINTS).is_dir() or not written.is_file():
-        for left in ("metrics.jsonl", "recipe.yaml"):
-            (Path(out) / left).unlink(missing_ok=True)
+    folder, written = Path(out), Path(out) / "recipe.yaml"
+    saved = [p for p in (folder / CHECKPOINTS).glob("step-*") if p.name.removeprefix("step-").isdigit()]
+    if not saved:
+        metrics = folder / METRICS
+        if metrics.is_file() and not metrics.stat().st_size:  # a run that was killed before its first checkpoint
+            for left in (folder / "examples", folder / CHECKPOINTS):
+                shutil.rmtree(left, ignore_errors=True)
+            written.unlink(missing_ok=True)
+            metrics.unlink()
         return None
     ours, theirs = (dataclasses.asdict(r) for r in (recipe, load_recipe(str(written), {})))
     for path in field_paths():
