@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that started and could not go on; the message says why, at which step, and what is kept."""
+
+
+class NotFinite(RunFailed):
+    """A loss or a gradient that is not finite; parameters, momentum and averages are as before the step."""

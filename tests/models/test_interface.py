@@ -101,6 +101,18 @@ def test_gradient_checkpointing_changes_nothing(name):
     assert len(recomputed) == len(set(recomputed))
 
 
+def test_gradient_checkpointing_of_single_stages(name):
+    model, recomputed = small(name).train(), []
+    model.set_grad_checkpointing(True, [1])
+    for block in blocks(model):
+        block.register_forward_pre_hook(lambda m, args: recomputed.append(m))
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    twice = {m for m in recomputed if recomputed.count(m) == 2}
+    assert twice == set(model.stages[1])
+    with pytest.raises(normfree.UsageError, match="stage 9 is not there"):
+        model.set_grad_checkpointing(True, [9])
+
+
 def test_no_weight_decay_names_the_vectors(name):
     model = small(name)
     vectors = {n for n, p in model.named_parameters() if p.ndim == 1}

@@ -59,7 +59,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
     def interrupted(step, batch, lr, images):
-        if run.recent and not run.stop.asked and len(run.recent) == 2:
+        if run.seen.recent and not run.stop.asked and len(run.seen.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return call(step, batch, lr, images)
 
@@ -151,3 +151,30 @@ def test_devices_by_name():
         with pytest.raises(UsageError, match=rf"device \(='{name}'\) is not available") as caught:
             pick_device(name)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_step_left_out_is_said_and_logged(tmp_path, capsys):
+    run = trainer(tmp_path, train=dict(skip_nonfinite=3, steps=6))
+    loss, calls = run.task.loss, []
+    run.task.loss = lambda output, batch: (
+        loss(output, batch) * (float("inf") if calls.append(1) or len(calls) in (1, 3) else 1)
+    )
+    summary = run.fit()
+    assert summary.steps == 6
+    skipped = [line for line in read_metrics(tmp_path) if line["kind"] == "skipped"]
+    assert [line["step"] for line in skipped] == [1, 3]
+    assert all(line["reason"].startswith("the loss is inf") for line in skipped)
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [2, 4, 5, 6]
+    assert capsys.readouterr().out.count("was left out: the loss is inf") == 2
+
+
+@pytest.mark.parametrize(("stages", "found"), [("all", {0, 1, 2}), ([1], {1}), (None, set())])
+def test_recipes_name_the_stages_that_are_computed_again(tmp_path, stages, found):
+    run = trainer(tmp_path, train=dict(activation_checkpointing=stages, steps=2))
+    assert {number for number, stage in enumerate(run.model.stages) if stage.grad_checkpointing} == found
+    run.fit()
+
+
+def test_stages_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"train\.activation_checkpointing \(=\[7\]\): stage 7 is not there"):
+        trainer(tmp_path, train=dict(activation_checkpointing=[7]))

@@ -9,6 +9,7 @@ from tiny_runs import network
 
 from normfree import RunFailed
 from normfree.data import Batch
+from normfree.errors import NotFinite
 from normfree.optim import EMA, OptimConfig
 from normfree.training import TrainStep
 
@@ -194,3 +195,40 @@ def test_parameters_without_a_gradient_stay():
     before, step = frozen.clone(), build(model)
     step(batch, 0.1)
     assert torch.equal(frozen, before)
+
+
+def test_steps_that_are_not_finite_may_be_left_out_up_to_a_limit():
+    model, data = network(), batches(6)
+    step, control = build(copy.deepcopy(model), skip_nonfinite=2), build(copy.deepcopy(model))
+    bad = Batch(torch.full_like(data[0].images, float("nan")), data[0].labels, data[0].indices)
+    for batch in data[:2]:
+        step(batch, 0.1)
+        control(batch, 0.1)
+    for _ in range(2):
+        result = step(bad, 0.1)
+        assert result.left_out == "the loss is nan; the first output that is not finite is that of the images"
+        assert (result.correct, result.clipped) == (0, None)
+    assert identical(state(step), state(control))
+    assert step(data[2], 0.1).left_out is None  # the count starts anew
+    control(data[2], 0.1)
+    assert identical(state(step), state(control))
+    step.losses = BadGradient()
+    for _ in range(2):
+        assert step(data[3], 0.1).left_out == "a gradient is not finite; parameters are as before the step"
+    with pytest.raises(NotFinite, match="a gradient is not finite"):
+        step(data[3], 0.1)
+    assert identical(state(step), state(control))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same():
+    model, data = network(), batches(3)
+    plain, compiled = build(copy.deepcopy(model)), build(copy.deepcopy(model), compiled=True)
+    for batch in data:
+        a, b = plain(batch, 0.1), compiled(batch, 0.1)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)  # float32 sums in another order
+    before, one, other = state(build(copy.deepcopy(model))), state(plain), state(compiled)
+    assert one.keys() == other.keys()  # names are those of the plain network
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
+    assert any(not torch.equal(one[name], value) for name, value in before.items())

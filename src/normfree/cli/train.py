@@ -39,7 +39,19 @@ FILM, STRIP, PROBE = "spp.jsonl", "spp.png", 32  # recorded signals, their pictu
 # what may change when a run goes on: where and how it is computed, not what
 CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
     f"train.{name}"
-    for name in ("device", "threads", "micro_batch", "log_every", "save_every", "keep_every", "channels_last")
+    for name in (
+        "device",
+        "threads",
+        "micro_batch",
+        "activation_checkpointing",
+        "compile",
+        "log_every",
+        "save_every",
+        "keep_every",
+        "skip_nonfinite",
+        "tensorboard",
+        "channels_last",
+    )
 }
 SAME = "the run of --out"  # --resume without a value
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
@@ -77,6 +89,13 @@ def run(argv: Sequence[str]) -> int:
         help="record the signal propagation plot every N steps into the run folder, and draw a film strip",
     )
     parser.add_argument(
+        "--micro-batch",
+        type=lambda text: text if text == "auto" else int(text),
+        metavar="N|auto",
+        help="images per backward pass; the update is that of the whole batch",
+    )
+    parser.add_argument("--parallel", metavar="ddp|fsdp", help="how several processes share the network")
+    parser.add_argument(
         "--resume",
         metavar="RUN",
         nargs="?",
@@ -91,8 +110,9 @@ def run(argv: Sequence[str]) -> int:
         overrides["data.source"] = options.data
     if options.model is not None:
         overrides["model.name"] = options.model
-    if options.spp_every is not None:
-        overrides["train.spp_every"] = options.spp_every
+    for name in ("spp_every", "micro_batch", "parallel"):
+        if getattr(options, name) is not None:
+            overrides[f"train.{name}"] = getattr(options, name)
     if options.resume in (None, SAME):
         name = options.recipe or _default_recipe(overrides.get("data.source"))
         recipe = load_recipe(name, overrides)
@@ -205,7 +225,12 @@ def prepare(
     trainer = Trainer(
         model,
         task,
-        Run(folder, describe(recipe, source.classes), recipe.train.keep_every),
+        Run(
+            folder,
+            describe(recipe, source.classes),
+            recipe.train.keep_every,
+            tensorboard=recipe.train.tensorboard and replicas.main,
+        ),
         train=recipe.train,
         optim=recipe.optim,
         max_unreadable=recipe.data.max_unreadable,

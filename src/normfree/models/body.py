@@ -126,10 +126,20 @@ class ResidualNet(FeatureMaps):
         self.head.to(next(self.stem.parameters())).train(self.training)  # device, type and mode of the network
         self.num_classes = num_classes
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute each block once more there."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+    def set_grad_checkpointing(self, enable: bool = True, stages: Sequence[int] | None = None) -> None:
+        """Keep only block inputs for the backward pass and compute each block once more there.
+
+        Args:
+            stages: numbers of the stages that do; None: all.
+
+        Raises:
+            UsageError: a stage that is not there.
+        """
+        for number in stages or ():
+            if not 0 <= number < len(self.stages):
+                raise UsageError(f"stage {number} is not there; the network has stages 0 to {len(self.stages) - 1}")
+        for number, stage in enumerate(self.stages):
+            stage.grad_checkpointing = enable and (stages is None or number in stages)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are not decayed: gains, biases, skip gains."""

@@ -1,6 +1,7 @@
 """Optimization of Normalizer-Free networks: who gets what, clipping, sharpness, schedule, averaging."""
 
-from .agc import AGC, ClipStatistics, agc_
+from .agc import AGC, agc_
+from .clip_statistics import ClipStatistics, TensorClipping
 from .config import OptimConfig
 from .ema import EMA, ema_decay
 from .groups import freeze, param_groups
@@ -13,10 +14,10 @@ __all__ = [
     "SAM",
     "ClipStatistics",
     "OptimConfig",
+    "TensorClipping",
     "agc_",
     "ema_decay",
     "freeze",
     "param_groups",
-    "parameter_roles",
     "warmup_cosine",
 ]

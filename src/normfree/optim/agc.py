@@ -1,51 +1,17 @@
 """Adaptive Gradient Clipping (NFNets, section 4)."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 
-from ..errors import RunFailed, UsageError
+from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
+from .clip_statistics import ClippedGroup, ClipStatistics
 from .sharded import first_part, is_sharded, local, sum_over_parts
-
-
-@dataclass
-class ClipStatistics:
-    """What one clipping did. Nothing waits for the device until a number is read.
-
-    Attributes:
-        units: units per group name.
-        clipped_units: clipped units per group name, tensors without dimensions.
-    """
-
-    units: dict[str, int] = field(default_factory=dict)
-    clipped_units: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def fraction(self) -> dict[str, float]:
-        """Fraction of units clipped, per group that is clipped at all."""
-        return {name: count / self.units[name] for name, count in zip(self.units, self._counts(), strict=True)}
-
-    @property
-    def total_fraction(self) -> float:
-        """Fraction of all units clipped; 0.0 where no group is."""
-        return sum(self._counts()) / sum(self.units.values()) if self.units else 0.0
-
-    def _counts(self) -> list[int]:
-        """Clipped units per group: the one place that waits for the device."""
-        return torch.stack(list(self.clipped_units.values())).tolist() if self.units else []
-
-    def add(self, name: str, coefficients: list[Tensor]) -> None:
-        if not coefficients:
-            return
-        flat = torch.cat([c.flatten() for c in coefficients])
-        count = (flat < 1).sum()
-        self.units[name] = self.units.get(name, 0) + flat.numel()
-        self.clipped_units[name] = self.clipped_units[name] + count if name in self.clipped_units else count
 
 
 @torch.no_grad()
@@ -53,6 +19,8 @@ def agc_(
     groups_or_params: Iterable[dict[str, Any]] | Iterable[Tensor] | Tensor,
     clipping: float | None = None,
     eps: float = 1e-3,
+    *,
+    error_if_nonfinite: bool = False,
 ) -> ClipStatistics:
     """Scale gradients in place, per unit, to at most ``clipping * max(|W_i|, eps)`` (NFNets, eq. 3).
 
@@ -61,36 +29,80 @@ def agc_(
             parameters, all clipped with ``clipping``. Parameters without a gradient are passed over.
         clipping: threshold lambda; for groups, the value of those that do not name one.
         eps: lower bound of a unit's weight norm, so that parameters that start at zero can move.
+        error_if_nonfinite: look at every gradient norm first and raise, gradients untouched, if one is not finite
+            (waits for the device).
 
     Returns:
         What was clipped.
 
     Raises:
         UsageError: parameters without a ``clipping``; a sparse gradient.
+        NotFinite: see ``error_if_nonfinite``.
     """
-    statistics = ClipStatistics()
-    for group in _as_groups(groups_or_params, clipping):
-        threshold = group.get("clipping", clipping)
-        params = [p for p in group["params"] if p.grad is not None]
-        if threshold is None or not params:
+    measured = [_measure(group, clipping, eps) for group in _as_groups(groups_or_params, clipping)]
+    measured = [group for group in measured if group is not None]
+    if error_if_nonfinite:
+        _refuse_nonfinite(measured)
+    return _clip(measured)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A group's gradients and the norms of its units, in one row; weights' norms only where it is clipped."""
+
+    name: str
+    clipping: float | None
+    eps: float
+    params: list[Tensor]
+    shapes: list[torch.Size]  # of the norms of each tensor, broadcastable to it
+    grad_norm: Tensor
+    param_norm: Tensor | None
+
+    @property
+    def counts(self) -> list[int]:
+        """Units of each parameter that are counted here: a vector that is split over processes, in the first one."""
+        pairs = zip(self.params, self.shapes, strict=True)
+        return [shape.numel() if p.ndim > 1 or first_part(p) else 0 for p, shape in pairs]
+
+    def counted(self, flat: Tensor) -> Tensor:
+        if not any(is_sharded(p) for p in self.params):
+            return flat
+        pieces = flat.split([shape.numel() for shape in self.shapes])
+        return torch.cat([piece[:count] for piece, count in zip(pieces, self.counts, strict=True)])
+
+
+def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Measured | None:
+    """None where nothing has a gradient."""
+    threshold, name = group.get("clipping", clipping), group.get("name", "params")
+    params = [p for p in group["params"] if p.grad is not None]
+    if not params:
+        return None
+    grads = [p.grad for p in params]
+    if any(g.is_sparse for g in grads):
+        raise UsageError(f"group {name!r} has sparse gradients; AGC needs dense ones")
+    norms = _norms(grads)
+    flat = torch.cat([n.flatten() for n in norms])
+    weights = None if threshold is None else torch.cat([n.flatten() for n in _norms(params)]).to(flat.dtype)
+    return _Measured(name, threshold, eps, params, [n.shape for n in norms], flat, weights)
+
+
+def _clip(groups: list[_Measured]) -> ClipStatistics:
+    """Scale the gradients; the formula itself runs once over all units of a group."""
+    if not groups:
+        return ClipStatistics()
+    every = torch.cat([group.counted(group.grad_norm).float() for group in groups])
+    statistics = ClipStatistics(torch.linalg.vector_norm(every))
+    for group in groups:
+        if group.clipping is None:
             continue
-        if any(p.grad.is_sparse for p in params):
-            raise UsageError(f"group {group.get('name', 'params')!r} has sparse gradients; AGC needs dense ones")
-        grads = [p.grad for p in params]
-        coefficients = _coefficients(params, grads, threshold, eps)
-        torch._foreach_mul_([local(g) for g in grads], coefficients)
-        counted = [c for c, p in zip(coefficients, params, strict=True) if p.ndim > 1 or first_part(p)]
-        statistics.add(group.get("name", "params"), counted)
+        coefficients = clip_coefficient(group.param_norm, group.grad_norm, group.clipping, group.eps)
+        pieces = coefficients.split([shape.numel() for shape in group.shapes])
+        pieces = [piece.view(shape) for piece, shape in zip(pieces, group.shapes, strict=True)]
+        torch._foreach_mul_([local(p.grad) for p in group.params], pieces)
+        ratios = group.grad_norm / group.param_norm.clamp(min=group.eps)
+        flats = group.counted(ratios), group.counted(coefficients < 1)
+        statistics.groups.append(ClippedGroup(group.name, group.params, group.counts, *flats))
     return statistics
-
-
-def _coefficients(params: list[Tensor], grads: list[Tensor], clipping: float, eps: float) -> list[Tensor]:
-    """One tensor of coefficients per parameter; the formula itself runs once, over all units of the group."""
-    norms = [_norms(tensors) for tensors in (params, grads)]
-    param_norm, grad_norm = (torch.cat([n.flatten() for n in column]) for column in norms)
-    flat = clip_coefficient(param_norm.to(grad_norm.dtype), grad_norm, clipping, eps)
-    pieces = flat.split([n.numel() for n in norms[1]])
-    return [piece.view(norm.shape) for piece, norm in zip(pieces, norms[1], strict=True)]
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:
@@ -142,7 +154,7 @@ class AGC:
 
     Raises:
         UsageError: a group names no ``clipping``; in ``step``, gradients still multiplied by the loss scale.
-        RunFailed: in ``step``, see ``error_if_nonfinite``.
+        NotFinite: in ``step``, see ``error_if_nonfinite``.
     """
 
     def __init__(
@@ -178,9 +190,8 @@ class AGC:
     def clip(self) -> ClipStatistics:
         """Clip the gradients as they are, without a step."""
         self._refuse_scaled()
-        if self.error_if_nonfinite:
-            self._refuse_nonfinite()
-        self.statistics = agc_(self.optimizer.param_groups, eps=self.eps)
+        groups = self.optimizer.param_groups
+        self.statistics = agc_(groups, eps=self.eps, error_if_nonfinite=self.error_if_nonfinite)
         return self.statistics
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -204,8 +215,10 @@ class AGC:
         if scaled:
             raise UsageError("gradients are still multiplied by the loss scale; call scaler.unscale_(optimizer) before")
 
-    def _refuse_nonfinite(self) -> None:
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch._foreach_norm([local(g) for g in grads])
-        if grads and not sum_over_parts(torch.stack(norms), grads).isfinite().all():
-            raise RunFailed("a gradient is not finite; parameters are as before the step")
+
+def _refuse_nonfinite(measured: list[_Measured]) -> None:
+    if not measured:
+        return
+    bad = torch.stack([(~group.grad_norm.isfinite()).sum() for group in measured]).sum()
+    if sum_over_parts(bad, [p for group in measured for p in group.params]) > 0:
+        raise NotFinite("a gradient is not finite; parameters are as before the step")

@@ -1,5 +1,6 @@
 """The ``optim`` section of a recipe, and the optimizer it describes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,12 +51,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"optim.{name} (={value}) must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"optim.{name} (={value}) must be above 0 and finite")
         for name in ("lr_end", "warmup_epochs", "warmup_steps", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UsageError(f"optim.{name} (={value}) must be at least 0")
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"optim.{name} (={value}) must be at least 0 and finite")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -15,8 +15,11 @@ class TrainConfig:
         batch_size: images per optimizer step.
         epochs: passes over the training images.
         steps: the length in optimizer steps instead; takes precedence.
-        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. null: whole
-            batches.
+        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. "auto"
+            measures what fits into the memory that is free. null: whole batches.
+        activation_checkpointing: stages whose blocks keep their input alone for the backward pass and are computed once
+            more there, [0, 1] for example, or "all". null: none.
+        compile: by torch.compile, in training.
         eval_every: epochs between evaluations; there is always one at the end.
         save_every: steps between checkpoints beside those at evaluations. null: none.
         keep_every: keep the checkpoints of steps that are multiples of it. null: the last two and the best.
@@ -28,6 +31,8 @@ class TrainConfig:
         threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
         spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
             spp.png). null: none.
+        skip_nonfinite: so many steps in a row whose loss or gradient is not finite are left out before the run stops.
+        tensorboard: write the metrics for TensorBoard, too.
         parallel: of several processes, "ddp" keeps the whole network in each, "fsdp" splits its parameters, gradients,
             momentum and averages by rows among them.
         device: "auto" takes CUDA where there is one, else the CPU.
@@ -36,7 +41,9 @@ class TrainConfig:
     batch_size: int = 64
     epochs: float = 30.0
     steps: int | None = None
-    micro_batch: int | None = None
+    micro_batch: int | Literal["auto"] | None = None
+    activation_checkpointing: tuple[int, ...] | Literal["all"] | None = None
+    compile: bool = False
     eval_every: float = 1.0
     save_every: int | None = None
     keep_every: int | None = None
@@ -46,6 +53,8 @@ class TrainConfig:
     channels_last: bool = False
     threads: int | None = None
     spp_every: int | None = None
+    skip_nonfinite: int = 0
+    tensorboard: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     device: str = "auto"
 
@@ -61,11 +70,13 @@ class TrainConfig:
             "keep_every",
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")
         for name in ("epochs", "eval_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0 and finite")
+        if self.skip_nonfinite < 0:
+            raise UsageError(f"train.skip_nonfinite (={self.skip_nonfinite}) must be at least 0")
         if abs(self.seed) >= 2**40:
             raise UsageError(f"train.seed (={self.seed}) must be below 2**40")
 

@@ -2,26 +2,26 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..data import Batch, Loader
 from ..errors import RunFailed, UsageError
 from ..optim import EMA, OptimConfig
 from .config import TrainConfig
 from .distributed import Replicas
+from .environment import environment
 from .evaluate import evaluate
 from .run import Run
 from .signals import StopRequests
 from .state import Progress, capture, restore
 from .step import Losses, StepResult, TrainStep
+from .watch import Watch
 
 
 class Task(Losses, Protocol):
@@ -98,6 +98,7 @@ class Trainer:
         self.device = pick_device(train.device)
         self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=self.layout)
+        set_checkpointing(model, train.activation_checkpointing)
         if train.parallel == "fsdp":
             self.replicas.shard(self.model, self.device)
         self.step = TrainStep(
@@ -110,13 +111,24 @@ class Trainer:
             micro_batch=train.micro_batch,
             precision=train.precision,
             replicas=self.replicas,
+            compiled=train.compile,
+            skip_nonfinite=train.skip_nonfinite,
         )
         self.ema = self.step.ema
         self.steps_per_epoch = len(task.train)
         self.total_steps = train.total_steps(self.steps_per_epoch)
         self.max_unreadable = max_unreadable
-        self.shown, self.watch = progress and self.replicas.main, watch
-        self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(train.log_every, self.steps_per_epoch))
+        self.watch = watch
+        self.seen = Watch(
+            run,
+            self.step,
+            self.replicas,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            log_every=train.log_every,
+            shown=progress,
+            score=task.score,
+        )
         self.stop, self.at, self.resumed = StopRequests(), Progress(), False
 
     def resume(self, checkpoint: Path) -> list[str]:
@@ -141,6 +153,8 @@ class Trainer:
         """
         begun = time.perf_counter()
         try:
+            if self.replicas.main:
+                self.run.describe(environment(self.device, self.replicas.world))
             if not self.resumed:
                 self._save()
                 self.watch(0)
@@ -159,17 +173,13 @@ class Trainer:
 
     def _train(self) -> None:
         self.model.train()
-        bar = tqdm(
-            total=self.total_steps, initial=self.at.step, unit="step", disable=not self.shown, dynamic_ncols=True
-        )
-        with bar, self.stop.listening():
+        with self.seen.showing(self.at.step), self.stop.listening():
             since = time.perf_counter()
             for batch, images in self._batches():
                 result = self._one_step(batch, images)
                 now = time.perf_counter()  # the time of a step includes waiting for its images
                 self.at.seconds += now - since
-                self.recent.append((result, now - since))
-                self._report(bar)
+                self.seen.after(self.at, self._lr(self.at.step - 1), result, now - since)
                 self.watch(self.at.step)
                 if self._due(self.config.eval_every * self.steps_per_epoch):
                     self._evaluate()
@@ -213,11 +223,13 @@ class Trainer:
             raise KeyboardInterrupt
 
     def _one_step(self, batch: Batch, images: int) -> StepResult:
-        step, lr = self.at.step, self._lr(self.at.step)
+        step, lr, automatic = self.at.step, self._lr(self.at.step), self.step.micro_batch == "auto"
         try:
             result = self.step(batch, lr, images)
         except RunFailed as error:
             raise RunFailed(f"training stopped in step {step + 1} at learning rate {lr:.4g}: {error}") from error
+        if automatic:
+            self.seen.say(f"micro-batches of {self.step.micro_batch} images fit into memory")
         self.at.step += 1
         return result
 
@@ -228,26 +240,6 @@ class Trainer:
             total_steps=self.total_steps,
             steps_per_epoch=self.steps_per_epoch,
         )
-
-    def _report(self, bar: tqdm) -> None:
-        if not self.replicas.main:
-            return
-        done, results = self.at.step, [result for result, _ in self.recent]
-        images = sum(result.images for result in results)
-        fields = dict(
-            loss=sum(result.loss * result.images for result in results) / images,
-            accuracy=sum(result.correct for result in results) / images,
-            images_per_s=images / sum(spent for _, spent in self.recent),
-            clipped=results[-1].clipped,
-        )
-        clipped = "off" if fields["clipped"] is None else f"{fields['clipped']:.1%}"
-        shown = f"loss {fields['loss']:.3f}, acc {fields['accuracy']:.1%}, {fields['images_per_s']:.0f} images/s"
-        shown += f", clipped {clipped}"
-        test = self.at.metrics.get(f"ema_{self.task.score}", self.at.metrics.get(self.task.score))
-        bar.set_postfix_str(shown + ("" if test is None else f", test {test:.1%}"), refresh=False)
-        bar.update()
-        if done % self.config.log_every == 0 or done == self.total_steps:
-            self.run.log(kind="train", step=done, epoch=self._epoch(), lr=self._lr(done - 1), **fields)
 
     def _due(self, every: float) -> bool:
         return self.at.step == self.total_steps or self.at.step % max(1, round(every)) == 0
@@ -295,8 +287,7 @@ class Trainer:
         for message in unreadable:
             if message not in self.at.unreadable:
                 self.at.unreadable.append(message)
-                if self.replicas.main:
-                    tqdm.write(f"skipped unreadable image {message}")
+                self.seen.say(f"skipped unreadable image {message}")
         if len(self.at.unreadable) > self.max_unreadable:
             raise RunFailed(
                 f"unreadable images: {len(self.at.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "
@@ -308,3 +299,19 @@ class Trainer:
         if checkpoints.saved_step is None:
             return "no checkpoint has been written"
         return f"the checkpoint of step {checkpoints.saved_step} is kept in {checkpoints.folder / 'last'}"
+
+
+def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> None:
+    """Keep block inputs alone in these stages, or in "all".
+
+    Raises:
+        UsageError: no such stage, or a network that has no stages.
+    """
+    if stages is None:
+        return
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise UsageError("train.activation_checkpointing needs a network with set_grad_checkpointing; it has none")
+    try:
+        model.set_grad_checkpointing(True, None if stages == "all" else stages)
+    except UsageError as error:
+        raise UsageError(f"train.activation_checkpointing (={list(stages)}): {error}") from error

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from .checkpoint import read_weights
 from .checkpoints import Checkpoints, find_checkpoint
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
+CLIPPING, ENVIRONMENT, BOARD = "clipping.jsonl", "environment.json", "tensorboard"
 
 
 def new_folder(name: str, out: str | None) -> Path:
@@ -44,25 +45,58 @@ class Run:
         folder: from :func:`new_folder`.
         description: what a checkpoint needs to be used alone (model, classes, preprocessing); JSON.
         keep_every: see :class:`Checkpoints`.
+        tensorboard: write the metrics for TensorBoard, too.
+
+    Raises:
+        UsageError: ``tensorboard`` without the package.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any], keep_every: int | None = None):
-        self.folder = folder
+    def __init__(
+        self, folder: Path, description: Mapping[str, Any], keep_every: int | None = None, tensorboard: bool = False
+    ):
+        self.folder, self.board = folder, _board(folder / BOARD) if tensorboard else None
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, description, keep_every)
 
     def log(self, **fields: Any) -> None:
         """Append one line to metrics.jsonl."""
+        self._append(METRICS, fields)
+        if self.board is not None:
+            for name, value in _numbers(fields):
+                self.board.add_scalar(f"{fields['kind']}/{name}", value, fields["step"])
+            self.board.flush()
+
+    def log_clipping(self, step: int, layers: Mapping[str, Any]) -> None:
+        """Append one line to clipping.jsonl: per layer the fraction of units clipped, and the largest ratio of a unit's
+        gradient norm to its weight norm."""
+        self._append(CLIPPING, dict(step=step, layers=layers))
+
+    def describe(self, environment: Mapping[str, str]) -> None:
+        """Write environment.json; of a run that goes on, the first start stays."""
+        path = self.folder / ENVIRONMENT
         try:
-            with (self.folder / METRICS).open("a") as file:
+            before = json.loads(path.read_text()) if path.is_file() else {}
+            if "started" in before:
+                environment = {**environment, "started": before["started"], "resumed": environment["started"]}
+            path.write_text(json.dumps(environment, indent=1) + "\n")
+        except OSError as error:
+            raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+
+    def _append(self, name: str, fields: Mapping[str, Any]) -> None:
+        try:
+            with (self.folder / name).open("a") as file:
                 file.write(json.dumps(fields) + "\n")
         except OSError as error:
-            raise RunFailed(f"cannot write {self.folder / METRICS}: {error.strerror or error}") from error
+            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror or error}") from error
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of later steps, which a resumed run writes again; and a last one that was cut off."""
-        path = self.folder / METRICS
+        for name in (METRICS, CLIPPING):
+            if (self.folder / name).exists():
+                self._forget(self.folder / name, step)
+
+    def _forget(self, path: Path, step: int) -> None:
         lines = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text().splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     lines.append(line)
@@ -71,6 +105,23 @@ class Run:
         part = path.with_name(path.name + ".part")
         part.write_text("".join(line + "\n" for line in lines))
         os.replace(part, path)
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
+    except ImportError as error:
+        raise UsageError("train.tensorboard (=true) needs TensorBoard: pip install 'normfree[tensorboard]'") from error
+    return SummaryWriter(str(folder))
+
+
+def _numbers(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers by name, those of nested mappings as ``outer/inner``."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+            yield prefix + name, value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

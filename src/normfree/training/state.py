@@ -24,6 +24,7 @@ class Progress:
         metrics: of the last evaluation; best: of the best one.
         unreadable: images that could not be read, one message each.
         seconds: of training so far.
+        micro_batch: what "auto" found.
     """
 
     step: int = 0
@@ -33,6 +34,7 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    micro_batch: int | None = None
 
 
 def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -50,7 +52,9 @@ def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Te
     files = dict(weights=weights, momentum=momentum, random=random)
     if step.ema is not None:
         files["ema"] = {name: whole(tensor) for name, tensor in step.ema.average.items()}
-    rest = asdict(progress) | dict(world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict())
+    micro_batch = step.micro_batch if isinstance(step.micro_batch, int) else None
+    rest = asdict(progress) | dict(micro_batch=micro_batch)
+    rest |= dict(world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict())
     if step.ema is not None:
         rest["ema_steps"] = step.ema.steps
     return files, rest
@@ -83,6 +87,8 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
     if state["scaler"]:
         step.scaler.load_state_dict(state["scaler"])
     step.skipped = state["skipped"]
+    if step.micro_batch == "auto" and state.get("micro_batch") is not None:
+        step.micro_batch = state["micro_batch"]  # as before the stop, bit for bit, whatever is free now
     replicas = step.replicas
     if state["world"] == replicas.world:
         random = read_tensors(checkpoint, "random")
@@ -93,7 +99,7 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
             f"the run had {state['world']} processes and goes on with {replicas.world}: the same images in the same "
             "order, but other dropout masks"
         )
-    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__}), told
+    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state}), told
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -3,16 +3,17 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import RunFailed, UsageError
+from ..errors import NotFinite, RunFailed, UsageError
 from ..optim import AGC, EMA, SAM, ClipStatistics
-from ..optim.sharded import is_sharded
+from ..optim.sharded import is_sharded, local
 from .distributed import Replicas
+from .memory import largest_micro_batch
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _MOST_SKIPPED = 20  # steps in a row whose float16 gradients overflow: the loss scale halves each time
@@ -27,12 +28,16 @@ class Losses(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss, number of right answers, images of all processes, and the fraction of units clipped (None without)."""
+    """Mean loss, number of right answers, images of all processes, and the fraction of units clipped (None without).
+
+    ``left_out`` says why nothing was updated.
+    """
 
     loss: float
     correct: int
     images: int
     clipped: float | None
+    left_out: str | None = None
 
 
 class TrainStep:
@@ -45,10 +50,12 @@ class TrainStep:
         model: in training mode.
         optimizer: over groups of :func:`normfree.optim.param_groups`.
         sam: of the model's parameters; each micro-batch of each process moves by its own ascent gradient.
-        micro_batch: images per backward pass; None is all.
+        micro_batch: images per backward pass; None is all, "auto" as many as fit, see :mod:`.memory`.
         precision: "float32", or autocast to "bfloat16" or "float16" (with a loss scale; a step whose gradients
             overflow is left out).
         replicas: the processes that share the batch.
+        compiled: whether forward and backward pass go through torch.compile.
+        skip_nonfinite: so many steps in a row that are not finite are left out before one raises.
     """
 
     def __init__(
@@ -60,23 +67,30 @@ class TrainStep:
         ema: EMA | None = None,
         sam: SAM | None = None,
         clipping_eps: float = 1e-3,
-        micro_batch: int | None = None,
+        micro_batch: int | Literal["auto"] | None = None,
         precision: str = "float32",
         replicas: Replicas | None = None,
+        compiled: bool = False,
+        skip_nonfinite: int = 0,
     ):
         self.model, self.losses, self.optimizer, self.ema, self.sam = model, losses, optimizer, ema, sam
         self.replicas = replicas or Replicas()
         self.device = next(model.parameters()).device
-        self.replica = self.replicas.replicate(model, self.device)
+        self.replicated = self.replicas.replicate(model, self.device)
+        self.network, self.replica = (torch.compile(m) if compiled else m for m in (model, self.replicated))
         self.sharded = any(is_sharded(p) for p in model.parameters())
         if self.sharded and sam is not None:
             raise UsageError(
                 "SAM needs whole gradients in every process: train.parallel must be ddp with optim.sam_rho"
             )
+        if sam is not None and micro_batch == "auto":
+            raise UsageError(
+                "train.micro_batch (='auto') must be a number with optim.sam_rho: each micro-batch has its own ascent"
+            )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
-        self.micro_batch, self.precision, self.skipped = micro_batch, precision, 0
+        self.micro_batch, self.precision, self.skipped, self.most_skipped = micro_batch, precision, 0, skip_nonfinite
 
     def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
         """Update the model on a batch, or this process's share of one, that is on its device.
@@ -85,12 +99,23 @@ class TrainStep:
             images: in the whole batch, over all processes; None: as many as here.
 
         Raises:
-            RunFailed: the loss or a gradient is not finite; in every process then.
+            NotFinite: the loss or a gradient is not; in every process then.
         """
+        images = len(batch) if images is None else images
+        if self.micro_batch == "auto":
+            self.micro_batch = self._largest_micro_batch(batch)
+        try:
+            return self._step(batch, lr, images)
+        except NotFinite as error:
+            self.skipped += 1
+            if self.skipped > self.most_skipped:
+                raise
+            return StepResult(float("nan"), 0, images, None, left_out=str(error))
+
+    def _step(self, batch: Batch, lr: float, images: int) -> StepResult:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        images = len(batch) if images is None else images
         loss = correct = torch.zeros((), device=self.device)
         for piece, last in _with_last(batch.pieces(self.micro_batch or max(1, len(batch)))):
             with self._exchange(last):
@@ -98,15 +123,15 @@ class TrainStep:
             loss, correct = loss + part, correct + right
         value, correct = self.replicas.sum([loss.item(), correct.item()])
         if not torch.isfinite(torch.tensor(value)):
-            raise RunFailed(f"the loss is {value}{self._culprit(batch)}")
+            raise NotFinite(f"the loss is {value}{self._culprit(batch)}")
         return StepResult(value, int(correct), images, self._fraction(self._update()))
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes in the backward pass of the last micro-batch only."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
-        elif not last and self.replica is not self.model:
-            return self.replica.no_sync()
+        elif not last and self.replicated is not self.model:
+            return self.replicated.no_sync()
         return contextlib.nullcontext()
 
     def _fraction(self, statistics: ClipStatistics) -> float | None:
@@ -117,13 +142,30 @@ class TrainStep:
         clipped, units = self.replicas.sum([statistics.total_fraction * units, units])
         return round(clipped) / units if units else None
 
+    def _largest_micro_batch(self, batch: Batch) -> int:
+        """Measured with images of this batch; random state, buffers and gradients are as before."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+
+        def run(size: int) -> None:
+            with self._exchange(last=False):
+                self._backward(next(batch.pieces(size)), size)
+            self.optimizer.zero_grad(set_to_none=True)
+
+        own = sum(local(p).nbytes for p in self.model.parameters() if p.requires_grad)
+        reserved = own * (1 if self.optimizer.state else 2)  # gradients, and momentum before the first step
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            size = largest_micro_batch(len(batch), run, self.device, self.replicas, reserved=reserved)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        return size
+
     def _backward(self, piece: Batch, images: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of a micro-batch to the parameters'; its share of the mean loss, and right answers."""
         weight = len(piece) / images
         with contextlib.ExitStack() as stack:
             if self.sam is not None and len(piece):
                 ascent = next(piece.pieces(self.sam.part(len(piece)).stop))
-                stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.model, ascent), ascent)))
+                stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.network, ascent), ascent)))
             output = self._output(self.replica, piece)
             # a process without images takes part in the exchange of gradients, with zeros
             loss = self.losses.loss(output, piece) * weight if len(piece) else output.sum() * 0.0

@@ -1,0 +1,79 @@
+"""What Adaptive Gradient Clipping did in a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TensorClipping(NamedTuple):
+    """Of one parameter: its units, how many were clipped, and the largest ratio of gradient to weight norm."""
+
+    units: int
+    clipped: int
+    largest_ratio: float
+
+
+class ClippedGroup(NamedTuple):
+    """Units of a group in one row: ``counts`` of each parameter, and per unit the ratio and whether it was clipped."""
+
+    name: str
+    params: Sequence[Tensor]
+    counts: Sequence[int]
+    ratios: Tensor
+    clipped: Tensor
+
+
+@dataclass
+class ClipStatistics:
+    """What one clipping did. Nothing waits for the device until a number is read.
+
+    Attributes:
+        gradient_norm: over all parameters before clipping, a tensor without dimensions; of sharded ones the part that
+            is here. None: there were no gradients.
+    """
+
+    gradient_norm: Tensor | None = None
+    groups: list[ClippedGroup] = field(default_factory=list)
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Units per group that is clipped at all."""
+        return self._per_group([sum(group.counts) for group in self.groups])
+
+    @property
+    def clipped_units(self) -> dict[str, Tensor]:
+        """Clipped units per group, tensors without dimensions."""
+        return self._per_group([group.clipped.sum() for group in self.groups])
+
+    @property
+    def fraction(self) -> dict[str, float]:
+        """Fraction of units clipped, per group."""
+        counts = torch.stack(list(self.clipped_units.values())).tolist() if self.groups else []
+        return {name: count / units for (name, units), count in zip(self.units.items(), counts, strict=True)}
+
+    @property
+    def total_fraction(self) -> float:
+        """Fraction of all units clipped; 0.0 where no group is."""
+        counts = list(self.clipped_units.values())
+        return torch.stack(counts).sum().item() / sum(self.units.values()) if counts else 0.0
+
+    def by_tensor(self) -> list[tuple[Tensor, TensorClipping]]:
+        """Each clipped parameter and what was done to it; waits for the device once per group."""
+        found = []
+        for group in self.groups:
+            here = [(p, count) for p, count in zip(group.params, group.counts, strict=True) if count]
+            pieces = zip(*(flat.split([n for _, n in here]) for flat in (group.clipped, group.ratios)), strict=True)
+            rows = [torch.stack((flags.sum().to(ratios.dtype), ratios.max())) for flags, ratios in pieces]
+            values = torch.stack(rows).tolist() if rows else []
+            found += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(here, values, strict=True)]
+        return found
+
+    def _per_group(self, values: Sequence) -> dict:
+        """By name; groups of one name are added up."""
+        totals: dict = {}
+        for group, value in zip(self.groups, values, strict=True):
+            totals[group.name] = totals[group.name] + value if group.name in totals else value
+        return totals

@@ -1,0 +1,86 @@
+"""How many images fit: ``micro_batch: auto``."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import RunFailed
+from .distributed import Replicas
+
+_MARGIN = 0.85  # of the free memory that is planned with: fragmentation, convolutions' workspaces
+_PASSING = 4  # on the CPU: maps in flight beside those kept for backward, each as large as the largest kept one
+
+
+def largest_micro_batch(
+    count: int, run: Callable[[int], None], device: torch.device, replicas: Replicas, *, reserved: int = 0
+) -> int:
+    """The size of equal pieces of ``count`` images that fit into free memory, as few as can be.
+
+    Memory grows linearly with the images: it is measured for one and for two.
+
+    Args:
+        count: images of this process's share of a batch.
+        run: forward and backward pass of so many images.
+        reserved: bytes that something else will take.
+
+    Returns:
+        The same for all processes: the smallest of theirs.
+
+    Raises:
+        RunFailed: not even two images fit into a GPU.
+    """
+    here = 0
+    if min(replicas.gather(count)) >= 2:  # all run the same: a sharded network runs in all processes or in none
+        one, two = (_bytes(run, size, device) for size in (1, 2))
+        slope = max(two - one, 1)
+        here = int((_free(device) * _MARGIN - reserved - (one - slope)) // slope)
+    fits = min(replicas.gather(max(1, here)))
+    largest = max(1, *replicas.gather(count))
+    pieces = -(-largest // min(fits, largest))
+    return -(-largest // pieces)
+
+
+def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
+    """What a pass of ``size`` images takes at its most."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            run(size)
+        except torch.OutOfMemoryError as error:
+            raise RunFailed(
+                f"{size} images do not fit into {device}; lower data.image_size, or name train.micro_batch"
+            ) from error
+        return torch.cuda.max_memory_allocated(device) - before
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run(size)
+    return sum(kept.values()) + _PASSING * max(kept.values(), default=0)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that this process can still take."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; there is none, or it is "max"
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,0 +1,159 @@
+"""What is seen of a run while it trains: the bar, metrics.jsonl, clipping.jsonl."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..optim import ClipStatistics
+from ..optim.sharded import is_sharded, local
+from .distributed import Replicas
+from .run import Run
+from .state import Progress
+from .step import StepResult, TrainStep
+
+
+class Watch:
+    """Shows and writes how the steps go; all processes call it, the main one writes.
+
+    Args:
+        total_steps, steps_per_epoch: of the run.
+        log_every: steps between lines of the files.
+        shown: whether there is a bar on standard error.
+        score: the metric of an evaluation that the bar shows.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        step: TrainStep,
+        replicas: Replicas,
+        *,
+        total_steps: int,
+        steps_per_epoch: int,
+        log_every: int,
+        shown: bool,
+        score: str,
+    ):
+        self.run, self.step, self.replicas, self.score = run, step, replicas, score
+        self.total_steps, self.steps_per_epoch, self.log_every = total_steps, steps_per_epoch, log_every
+        self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(log_every, steps_per_epoch))
+        self.shown, self.bar = shown and replicas.main, tqdm(disable=True)
+        self.names = {parameter: name for name, parameter in step.model.named_parameters()}
+
+    @contextlib.contextmanager
+    def showing(self, done: int) -> Iterator[None]:
+        """The bar, inside."""
+        options = dict(unit="step", disable=not self.shown, dynamic_ncols=True)
+        with tqdm(total=self.total_steps, initial=done, **options) as self.bar:
+            yield
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        if self.replicas.main:
+            tqdm.write(message)
+
+    def after(self, at: Progress, lr: float, result: StepResult, seconds: float) -> None:
+        """A step was done, in so many seconds."""
+        self.bar.update()
+        if result.left_out is not None:
+            self.say(f"step {at.step} was left out: {result.left_out}")
+            self._log(kind="skipped", step=at.step, reason=result.left_out)
+            return
+        self.recent.append((result, seconds))
+        fields = self._means(at, result)
+        self.bar.set_postfix_str(self._shown(fields, at.metrics), refresh=False)
+        if at.step % self.log_every == 0 or at.step == self.total_steps:
+            layers = clipped_layers(self.step.agc.statistics, self.names, self.replicas)
+            fields |= norms(self.step, self.replicas) | by_stage(layers)
+            epoch = round(at.step / self.steps_per_epoch, 4)
+            self._log(kind="train", step=at.step, epoch=epoch, lr=lr, **fields)
+            if layers and self.replicas.main:
+                shares = {name: [round(c / n, 5), float(f"{r:.4g}")] for name, (n, c, r) in layers.items()}
+                self.run.log_clipping(at.step, shares)
+
+    def _means(self, at: Progress, result: StepResult) -> dict[str, Any]:
+        """Over the last steps, as many as an epoch or a line of the files has."""
+        results, seconds = [r for r, _ in self.recent], sum(s for _, s in self.recent)
+        images = sum(r.images for r in results)
+        return dict(
+            loss=sum(r.loss * r.images for r in results) / images,
+            accuracy=sum(r.correct for r in results) / images,
+            images_per_s=images / seconds,
+            seconds_left=round((self.total_steps - at.step) * seconds / len(results), 1),
+            clipped=result.clipped,
+        )
+
+    def _shown(self, fields: dict[str, Any], metrics: dict[str, Any]) -> str:
+        clipped = "off" if fields["clipped"] is None else f"{fields['clipped']:.1%}"
+        shown = f"loss {fields['loss']:.3f}, acc {fields['accuracy']:.1%}, {fields['images_per_s']:.0f} images/s"
+        test = metrics.get(f"ema_{self.score}", metrics.get(self.score))
+        return f"{shown}, clipped {clipped}" + ("" if test is None else f", test {test:.1%}")
+
+    def _log(self, **fields: Any) -> None:
+        if self.replicas.main:
+            self.run.log(**fields)
+
+
+Layers = dict[str, tuple[int, int, float]]  # units, clipped ones, largest ratio of gradient to weight norm
+
+
+def clipped_layers(statistics: ClipStatistics, names: dict[torch.Tensor, str], replicas: Replicas) -> Layers:
+    """Clipping by layer, in the network's order; a layer is a block, or a module outside of the blocks."""
+    here: Layers = {}
+    found = {parameter: told for parameter, told in statistics.by_tensor()}
+    for parameter, name in names.items():
+        if parameter in found:
+            _add(here, layer_of(name), found[parameter])
+    if not any(is_sharded(parameter) for parameter in names):
+        return here
+    everywhere: Layers = {}
+    order = [layer_of(name) for name in names.values()]
+    gathered = replicas.gather(here)
+    for layer in dict.fromkeys(order):
+        for part in gathered:
+            if layer in part:
+                _add(everywhere, layer, part[layer])
+    return everywhere
+
+
+def _add(layers: Layers, name: str, more: tuple[int, int, float]) -> None:
+    units, clipped, ratio = layers.get(name, (0, 0, 0.0))
+    layers[name] = (units + more[0], clipped + more[1], max(ratio, more[2]))
+
+
+def layer_of(name: str) -> str:
+    """``stages.0.1.conv0.weight`` is of ``stages.0.1``: up to the last number; else of its module."""
+    parts = name.split(".")[:-1]
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[-1] + 1] if numbers else parts)
+
+
+def by_stage(layers: Layers) -> dict[str, dict[str, float]]:
+    """Fraction clipped and largest ratio per stage."""
+    stages: Layers = {}
+    for name, told in layers.items():
+        head, _, last = name.rpartition(".")
+        _add(stages, head if last.isdigit() and head else name, told)
+    if not stages:
+        return {}
+    return dict(
+        clipped_by_stage={name: round(c / n, 5) for name, (n, c, _) in stages.items()},
+        largest_ratio={name: float(f"{ratio:.4g}") for name, (_, _, ratio) in stages.items()},
+    )
+
+
+@torch.no_grad()
+def norms(step: TrainStep, replicas: Replicas) -> dict[str, float]:
+    """L2 norms of the gradient before clipping and of the parameters, over the whole network."""
+    gradient = step.agc.statistics.gradient_norm
+    squares = [
+        0.0 if gradient is None else gradient.item() ** 2,
+        torch.stack(torch._foreach_norm([local(p) for p in step.model.parameters()])).double().square().sum().item(),
+    ]
+    if step.sharded:
+        squares = replicas.sum(squares)
+    return dict(gradient_norm=squares[0] ** 0.5, parameter_norm=squares[1] ** 0.5)

@@ -1,0 +1,96 @@
+"""micro_batch auto: the largest pieces that fit; the update is that of the whole batch; nothing else changes."""
+
+import pytest
+import torch
+from tiny_runs import network, trainer
+
+from normfree import UsageError
+from normfree.training import Replicas, find_checkpoint, memory
+from normfree.training.checkpoints import read_state
+from normfree.training.memory import largest_micro_batch
+
+CPU = torch.device("cpu")
+
+
+def keeps(per_image: int):
+    """A pass that keeps so many bytes per image for the backward pass, 1 MB of its own beside."""
+    weight = torch.randn(10, requires_grad=True)
+
+    def run(size):
+        for bytes_ in (size * per_image, 10**6):
+            x = torch.ones(bytes_ // 40, 10)
+            (x * weight).sum()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("free", "count", "expected"),
+    [
+        (10**10, 64, 64),  # all at once
+        (300_000_000, 64, 32),  # two equal pieces
+        (100_000_000, 65, 13),  # 16 would fit, 5 times 13 is as few pieces
+        (1, 64, 1),
+    ],
+)
+def test_pieces_fit_and_are_equal(monkeypatch, free, count, expected):
+    monkeypatch.setattr(memory, "_free", lambda device: free)
+    size = largest_micro_batch(count, keeps(10**6), CPU, Replicas())
+    assert size == expected
+    planned = (memory._PASSING + 1) * 10**6 * size + 10**6  # kept, and maps in flight
+    assert size == 1 or planned <= free * memory._MARGIN
+
+
+def test_reserved_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory, "_free", lambda device: 10**9)
+    assert largest_micro_batch(64, keeps(10**6), CPU, Replicas(), reserved=7 * 10**8) < 64
+
+
+def test_an_empty_share_measures_nothing():
+    def run(size):
+        raise AssertionError("there are no images")
+
+    assert largest_micro_batch(0, run, CPU, Replicas()) == 1
+    assert largest_micro_batch(1, run, CPU, Replicas()) == 1
+
+
+def test_free_memory_is_a_number_of_bytes(monkeypatch):
+    free = memory._free(CPU)
+    assert 2**20 < free < 2**50
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory._free(CPU) < free / 2
+
+
+def weights(run):
+    return {name: p.detach().clone() for name, p in run.model.named_parameters()}
+
+
+def test_auto_trains_as_the_number_it_finds(tmp_path, monkeypatch, capsys):
+    """The measurement leaves random state, gradients and momentum as they were."""
+    monkeypatch.setattr(memory, "_free", lambda device: 600_000)
+    automatic = trainer(tmp_path / "auto", train=dict(micro_batch="auto"))
+    automatic.fit()
+    found = automatic.step.micro_batch
+    assert 1 <= found < 16
+    assert f"micro-batches of {found} images fit into memory" in capsys.readouterr().out
+    by_number = trainer(tmp_path / "number", train=dict(micro_batch=found))
+    by_number.fit()
+    for name, value in weights(automatic).items():
+        assert torch.equal(value, weights(by_number)[name]), name
+
+
+def test_a_resumed_run_keeps_what_was_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_free", lambda device: 600_000)
+    first = trainer(tmp_path, train=dict(micro_batch="auto", steps=2))
+    first.fit()
+    checkpoint = find_checkpoint(tmp_path / "checkpoints")[0]
+    assert read_state(checkpoint)["micro_batch"] == first.step.micro_batch
+    monkeypatch.setattr(memory, "_free", lambda device: 10**12)
+    again = trainer(tmp_path / "again", train=dict(micro_batch="auto", steps=2))
+    again.resume(checkpoint)
+    assert again.step.micro_batch == first.step.micro_batch
+
+
+def test_sam_needs_a_number(tmp_path):
+    with pytest.raises(UsageError, match=r"train\.micro_batch \(='auto'\) must be a number"):
+        trainer(tmp_path, model=network(), train=dict(micro_batch="auto"), optim=dict(sam_rho=0.05))
