@@ -55,9 +55,17 @@ CASES = {
     "plain": (torch.float64, {}, {}, {}),
     "float32": (torch.float32, {}, {}, {}),
     "accumulated": (torch.float64, dict(micro_batch=2), {}, {}),
+    "measured": (torch.float64, dict(micro_batch="auto"), {}, {}),
+    "sharded, measured": (torch.float64, dict(parallel="fsdp", micro_batch="auto"), {}, {}),
     "small batch": (torch.float64, dict(batch_size=2, eval_every=1), {}, {}),  # a third process has no image
     "sharded": (torch.float64, dict(parallel="fsdp"), {}, {}),
     "sharded, accumulated": (torch.float64, dict(parallel="fsdp", micro_batch=2), {}, {}),
+    "sharded, ragged": (
+        torch.float64,
+        dict(parallel="fsdp", micro_batch=3),
+        {},
+        {},
+    ),  # 3, 3 and 4 images: 1, 1, 2 pieces
     "sharded, float32": (torch.float32, dict(parallel="fsdp"), {}, {}),
     "sharded, small batch": (torch.float64, dict(parallel="fsdp", batch_size=2, eval_every=1), {}, {}),
     "mixed": (torch.float64, {}, {}, dict(mixup=0.2, cutmix=1.0)),

@@ -46,9 +46,11 @@ class Batch:
     def pieces(self, size: int) -> "Iterator[Batch]":
         """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
         for start in range(0, max(1, len(self)), size):
-            part = slice(start, start + size)
-            names = ("images", "labels", "indices", "partners", "ratios")
-            yield Batch(**self._each(lambda x, part=part: x[part], *names))
+            yield self.part(slice(start, start + size))
+
+    def part(self, places: slice) -> "Batch":
+        """Some of its images."""
+        return Batch(**self._each(lambda x: x[places], "images", "labels", "indices", "partners", "ratios"))
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,17 @@ class SAM:
         return slice(0, max(1, round(self.fraction * count)))
 
     @contextlib.contextmanager
-    def moved(self, loss: Tensor) -> Iterator[Tensor]:
+    def moved(self, loss: Tensor, params: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
         """Weights moved to ``w + rho * g / |g|`` with the gradient ``g`` of ``loss``, |g| over all parameters.
+
+        Args:
+            params: the parameters where they are other tensors now: gathered ones of a sharded network.
 
         Yields |g|, a tensor without dimensions. At the end the weights are what they were, bit for bit.
         """
-        grads = torch.autograd.grad(loss, self.params, allow_unused=True)
-        pairs = [(p, g) for p, g in zip(self.params, grads, strict=True) if g is not None]
+        params = self.params if params is None else [p for p in params if p.requires_grad]
+        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
         params, steps = [p for p, _ in pairs], [g for _, g in pairs]
         with torch.no_grad():
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(steps)))

@@ -91,6 +91,29 @@ class Replicas:
 
 
 @contextlib.contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Whole parameters of a sharded network (FSDP2) in every process, inside, as plain tensors of the modules.
+
+    They are copies: what each process changes in its own is seen by its forward and backward passes and forgotten at
+    the end. Gradients are exchanged as usual.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.set_reshard_after_backward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.set_reshard_after_backward(True, recurse=False)
+            part.reshard()
+
+
+@contextlib.contextmanager
 def replicas(device: str = "auto") -> Iterator[Replicas]:
     """The process group of a run that torchrun started; a single process otherwise.
 

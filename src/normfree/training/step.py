@@ -1,7 +1,7 @@
 """One optimizer step: forward and backward in pieces, clipping, momentum, averaging."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ from ..data import Batch
 from ..errors import NotFinite, RunFailed, UsageError
 from ..optim import AGC, EMA, SAM, ClipStatistics
 from ..optim.sharded import is_sharded, local
-from .distributed import Replicas
+from .distributed import Replicas, gathered
 from .memory import largest_micro_batch
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,10 +79,6 @@ class TrainStep:
         self.replicated = self.replicas.replicate(model, self.device)
         self.network, self.replica = (torch.compile(m) if compiled else m for m in (model, self.replicated))
         self.sharded = any(is_sharded(p) for p in model.parameters())
-        if self.sharded and sam is not None:
-            raise UsageError(
-                "SAM needs whole gradients in every process: train.parallel must be ddp with optim.sam_rho"
-            )
         if sam is not None and micro_batch == "auto":
             raise UsageError(
                 "train.micro_batch (='auto') must be a number with optim.sam_rho: each micro-batch has its own ascent"
@@ -117,14 +113,21 @@ class TrainStep:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss = correct = torch.zeros((), device=self.device)
-        for piece, last in _with_last(batch.pieces(self.micro_batch or max(1, len(batch)))):
-            with self._exchange(last):
-                part, right = self._backward(piece, images)
+        for piece, last in _with_last(self._pieces(batch)):
+            part, right = self._backward(piece, images, last)
             loss, correct = loss + part, correct + right
         value, correct = self.replicas.sum([loss.item(), correct.item()])
         if not torch.isfinite(torch.tensor(value)):
             raise NotFinite(f"the loss is {value}{self._culprit(batch)}")
         return StepResult(value, int(correct), images, self._fraction(self._update()))
+
+    def _pieces(self, batch: Batch) -> list[Batch]:
+        """The micro-batches; of a sharded network, which is gathered for each, as many in every process."""
+        pieces = list(batch.pieces(self.micro_batch or max(1, len(batch))))
+        if self.sharded:
+            most = max(self.replicas.gather(len(pieces)))
+            pieces += [batch.part(slice(0, 0))] * (most - len(pieces))
+        return pieces
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between processes in the backward pass of the last micro-batch only."""
@@ -147,8 +150,7 @@ class TrainStep:
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
         def run(size: int) -> None:
-            with self._exchange(last=False):
-                self._backward(next(batch.pieces(size)), size)
+            self._backward(batch.part(slice(0, size)), size, last=True)
             self.optimizer.zero_grad(set_to_none=True)
 
         own = sum(local(p).nbytes for p in self.model.parameters() if p.requires_grad)
@@ -159,18 +161,29 @@ class TrainStep:
             buffer.copy_(before)
         return size
 
-    def _backward(self, piece: Batch, images: int) -> tuple[Tensor, Tensor]:
+    def _backward(self, piece: Batch, images: int, last: bool) -> tuple[Tensor, Tensor]:
         """Add the gradients of a micro-batch to the parameters'; its share of the mean loss, and right answers."""
         weight = len(piece) / images
         with contextlib.ExitStack() as stack:
-            if self.sam is not None and len(piece):
-                ascent = next(piece.pieces(self.sam.part(len(piece)).stop))
-                stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.network, ascent), ascent)))
+            if self.sam is not None:
+                self._ascend(piece, stack)
+            stack.enter_context(self._exchange(last))
             output = self._output(self.replica, piece)
             # a process without images takes part in the exchange of gradients, with zeros
             loss = self.losses.loss(output, piece) * weight if len(piece) else output.sum() * 0.0
             self.scaler.scale(loss * self.replicas.world).backward()  # the exchange takes the mean
         return loss.detach(), self.losses.correct(output, piece)
+
+    def _ascend(self, piece: Batch, stack: contextlib.ExitStack) -> None:
+        """Move the weights of this process until the end of ``stack``."""
+        params = None
+        if self.sharded:
+            stack.enter_context(gathered(self.model))
+            self.model.set_requires_gradient_sync(False)  # each process has an ascent of its own
+            params = list(self.model.parameters())
+        if len(piece):
+            ascent = piece.part(self.sam.part(len(piece)))
+            stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.network, ascent), ascent), params))
 
     def _output(self, model: nn.Module, piece: Batch) -> Tensor:
         with autocast(self.device, self.precision):
@@ -228,7 +241,7 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
     return found[0] if found else None
 
 
-def _with_last(pieces: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+def _with_last(pieces: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Each piece, and whether it is the last."""
     rest = list(pieces)
     for number, piece in enumerate(rest, start=1):
