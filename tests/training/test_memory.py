@@ -7,19 +7,20 @@ from tiny_runs import network, trainer
 from normfree import UsageError
 from normfree.training import Replicas, find_checkpoint, memory
 from normfree.training.checkpoints import read_state
-from normfree.training.memory import largest_micro_batch
+from normfree.training.memory import Allocated, largest_micro_batch
 
 CPU = torch.device("cpu")
 
 
-def keeps(per_image: int):
-    """A pass that keeps so many bytes per image for the backward pass, 1 MB of its own beside."""
-    weight = torch.randn(10, requires_grad=True)
+def takes(per_image: int):
+    """A pass that takes so many bytes per image at its most, and 1 MB beside."""
 
     def run(size):
-        for bytes_ in (size * per_image, 10**6):
-            x = torch.ones(bytes_ // 40, 10)
-            (x * weight).sum()
+        fixed = torch.empty(10**6, dtype=torch.uint8)
+        for _ in range(3):  # freed in between
+            images = torch.zeros(size * per_image // 2, dtype=torch.uint8)
+            both = (images, images + 1, fixed)
+            del images, both
 
     return run
 
@@ -28,22 +29,35 @@ def keeps(per_image: int):
     ("free", "count", "expected"),
     [
         (10**10, 64, 64),  # all at once
-        (300_000_000, 64, 32),  # two equal pieces
-        (100_000_000, 65, 13),  # 16 would fit, 5 times 13 is as few pieces
+        (60_000_000, 64, 32),  # two equal pieces
+        (20_000_000, 65, 13),  # 16 would fit, 5 times 13 is as few pieces
         (1, 64, 1),
     ],
 )
 def test_pieces_fit_and_are_equal(monkeypatch, free, count, expected):
     monkeypatch.setattr(memory, "_free", lambda device: free)
-    size = largest_micro_batch(count, keeps(10**6), CPU, Replicas())
+    size = largest_micro_batch(count, takes(10**6), CPU, Replicas())
     assert size == expected
-    planned = (memory._PASSING + 1) * 10**6 * size + 10**6  # kept, and maps in flight
-    assert size == 1 or planned <= free * memory._MARGIN
+    assert size == 1 or 10**6 * (size + 1) <= free * memory._MARGIN
+
+
+def test_living_tensors_are_counted_once_and_while_they_live():
+    with Allocated() as allocated:
+        x = torch.zeros(1000)
+        view = x.view(10, 100)
+        y = view + 1
+        assert allocated.now == 8000
+        x.add_(1)
+        del y
+        assert allocated.now == 4000
+        z = torch.zeros(10)
+        assert (allocated.now, allocated.most) == (4040, 8000)
+    assert z.sum() == 0
 
 
 def test_reserved_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "_free", lambda device: 10**9)
-    assert largest_micro_batch(64, keeps(10**6), CPU, Replicas(), reserved=7 * 10**8) < 64
+    assert largest_micro_batch(64, takes(10**7), CPU, Replicas(), reserved=7 * 10**8) < 64
 
 
 def test_an_empty_share_measures_nothing():
@@ -67,7 +81,7 @@ def weights(run):
 
 def test_auto_trains_as_the_number_it_finds(tmp_path, monkeypatch, capsys):
     """The measurement leaves random state, gradients and momentum as they were."""
-    monkeypatch.setattr(memory, "_free", lambda device: 600_000)
+    monkeypatch.setattr(memory, "_free", lambda device: 300_000)
     automatic = trainer(tmp_path / "auto", train=dict(micro_batch="auto"))
     automatic.fit()
     found = automatic.step.micro_batch
@@ -80,7 +94,7 @@ def test_auto_trains_as_the_number_it_finds(tmp_path, monkeypatch, capsys):
 
 
 def test_a_resumed_run_keeps_what_was_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_free", lambda device: 600_000)
+    monkeypatch.setattr(memory, "_free", lambda device: 300_000)
     first = trainer(tmp_path, train=dict(micro_batch="auto", steps=2))
     first.fit()
     checkpoint = find_checkpoint(tmp_path / "checkpoints")[0]

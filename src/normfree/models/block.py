@@ -17,6 +17,7 @@ from ..nn import (
     SqueezeExcite,
     StochasticDepth,
     WSConv2d,
+    activated,
 )
 
 
@@ -162,25 +163,28 @@ class NFBlock(nn.Module):
         self.stochdepth = StochasticDepth(stochdepth_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.act(x)
-        shortcut = x
-        if self.conv_shortcut is not None:
-            shortcut = self.conv_shortcut(out if self.pool is None else self.pool(out))
-        out = self.conv1(self.act(self.conv0(out)))
+        if self.conv_shortcut is None:
+            shortcut, (out,) = x, activated(self.act, x, self.conv0)
+        else:
+            shortcut, out = activated(self.act, x, self._downscale, self.conv0)
+        (out,) = activated(self.act, out, self.conv1)
         if self.conv1b is not None:
-            out = self.conv1b(self.act(out))
+            (out,) = activated(self.act, out, self.conv1b)
         if self.se_position == "middle":
             out = self.squeeze_excite(out)
-        out = self.act(out)
         keep = self.stochdepth.mask(x)
         scale = self.skip_init.scale() if self.skip_init is not None else None
         if self.se_position == "end":
-            out = self.conv2(out)
+            (out,) = activated(self.act, out, self.conv2)
             gate = self.squeeze_excite.gate(out)
             gate = gate if scale is None else gate * scale
             return residual_merge(shortcut, out, gate if keep is None else gate * keep)
-        out = self.conv2(out) if scale is None else self.conv2(out, scale)
+        (out,) = activated(self.act, out, self.conv2 if scale is None else lambda x: self.conv2(x, scale))
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
+
+    def _downscale(self, x: Tensor) -> Tensor:
+        """The shortcut of an activation, where stride or channels change."""
+        return self.conv_shortcut(x if self.pool is None else self.pool(x))
 
     def fold_(self) -> None:
         """Fold the block's constants: all convolutions are plain ones afterwards, and there is no skip gain any more.

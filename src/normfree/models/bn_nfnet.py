@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..nn import SameConv2d
+from ..nn import Activated, SameConv2d
 from .block import Branch, Sampling
 from .body import ResidualNet
 from .nfnet import BRANCH, STRIDES, stem_geometry
@@ -42,7 +42,7 @@ class BNNFNet(ResidualNet):
         pre = Preactivation(activation=activation)
         shape = dict(BRANCH, ratio=ratio, group_width=group_width, se_ratio=se_ratio)
         branch = Branch(**shape, se_factor=1.0, conv=SameConv2d)
-        stem, channels = nn.Sequential(), in_chans
+        stem, channels = Activated(), in_chans
         for i, (width, stride) in enumerate(stem_geometry(widths)):
             if i:
                 norm, act = pre.layers(channels)

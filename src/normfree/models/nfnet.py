@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..nn import Activation, WSConv2d
+from ..nn import Activated, Activation, WSConv2d
 from .block import Branch
 from .body import NormFreeNet
 
@@ -64,7 +64,7 @@ class NFNet(NormFreeNet):
         output_stride: int = 32,
     ):
         act = Activation(activation, gamma)
-        stem, channels = nn.Sequential(), in_chans
+        stem, channels = Activated(), in_chans
         for i, (width, stride) in enumerate(stem_geometry(widths)):
             if i:
                 stem.add_module(f"act{i - 1}", Activation(activation, gamma))

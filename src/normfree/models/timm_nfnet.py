@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..gain import RELEASED_GAINS
-from ..nn import Activation, MaxPoolSame, WSConv2d
+from ..gain import model_gain
+from ..nn import Activated, Activation, MaxPoolSame, WSConv2d
 from .block import Branch, divisible
 from .body import NormFreeNet
 from .nf_regnet import _TABLE as _REGNETS
@@ -118,7 +118,7 @@ class TimmNFNet(NormFreeNet):
         global_pool: str = "avg",
         output_stride: int = 32,
     ):
-        act = Activation(activation, RELEASED_GAINS["gelu" if activation == "gelu_erf" else activation])
+        act = Activation(activation, model_gain("gelu" if activation == "gelu_erf" else activation))
         if final_factor is not None:
             final_channels = divisible(int(widths[-1] * final_factor), 8)
         conv = functools.partial(WSConv2d, padding="same" if released else "symmetric", eps=_EPS, add_eps=True)
@@ -168,7 +168,7 @@ def _stem(
     kind: str, conv: functools.partial, act: Activation, in_chans: int, channels: int, scale: float, padding: str
 ) -> tuple[nn.Sequential, int]:
     """Stem and its stride."""
-    layers = nn.Sequential()
+    layers = Activated()
     if kind == "4x 3x3":
         before = in_chans
         for i, (width, stride) in enumerate(

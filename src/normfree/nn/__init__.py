@@ -7,11 +7,13 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 from .activation import Activation, ScaledActivation
 from .conv import PaddedConv2d, SameConv2d, WSConv2d
 from .pool import AvgPoolSame, MaxPoolSame
+from .recompute import Activated, activated
 from .residual import SkipInit, StochasticDepth
 from .roles import Role, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
 
 __all__ = [
+    "Activated",
     "Activation",
     "AvgPoolSame",
     "EfficientChannelAttention",
@@ -24,5 +26,6 @@ __all__ = [
     "SqueezeExcite",
     "StochasticDepth",
     "WSConv2d",
+    "activated",
     "parameter_roles",
 ]

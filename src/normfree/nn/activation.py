@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from ..gain import activation_function, model_gain
 
+# Their backward pass needs their input; of others (ReLU) the output, which the next layer keeps in any case.
+_KEEPING_INPUT = ("gelu", "gelu_tanh", "gelu_erf", "silu", "swish", "mish")
+
 
 class Activation(nn.Module):
     """Bare nonlinearity that knows its gamma: ``forward(x) = g(x)``, any shape.
@@ -24,6 +27,7 @@ class Activation(nn.Module):
         self.activation = activation
         self.name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
         self.function = activation_function(activation)
+        self.keeps_input = activation in _KEEPING_INPUT
         self.gamma = model_gain(activation) if gamma is None else float(gamma)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import pad_same, standardize_weight
+from .recompute import derived
 from .roles import Role
 
 
@@ -137,7 +138,9 @@ class SameConv2d(nn.Module):
         symmetric = self._symmetric_padding()
         if symmetric is not None:
             return x, symmetric
-        return pad_same(x, self.kernel_size, self.stride, self.dilation, self.atrous)
+        geometry = self.kernel_size, self.stride, self.dilation, self.atrous
+        padded, padding = pad_same(x, *geometry)
+        return derived(x, padded, lambda x: pad_same(x, *geometry)[0]), padding
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

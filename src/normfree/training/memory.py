@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import RunFailed
 from .distributed import Replicas
 
 _MARGIN = 0.85  # of the free memory that is planned with: fragmentation, convolutions' workspaces
-_PASSING = 4  # on the CPU: maps in flight beside those kept for backward, each as large as the largest kept one
 
 
 def largest_micro_batch(
@@ -37,7 +39,7 @@ def largest_micro_batch(
     if min(replicas.gather(count)) >= 2:  # all run the same: a sharded network runs in all processes or in none
         one, two = (_bytes(run, size, device) for size in (1, 2))
         slope = max(two - one, 1)
-        here = int((_free(device) * _MARGIN - reserved - (one - slope)) // slope)
+        here = int((_free(device) * _MARGIN - reserved - max(one - slope, 0)) // slope)
     fits = min(replicas.gather(max(1, here)))
     largest = max(1, *replicas.gather(count))
     pieces = -(-largest // min(fits, largest))
@@ -57,17 +59,41 @@ def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
                 f"{size} images do not fit into {device}; lower data.image_size, or name train.micro_batch"
             ) from error
         return torch.cuda.max_memory_allocated(device) - before
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter):
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with Allocated() as allocated:
         run(size)
-    return sum(kept.values()) + _PASSING * max(kept.values(), default=0)
+    return allocated.most
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make inside, while they live; for devices that do not count.
+
+    Attributes:
+        now, most: bytes that live, and their maximum so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.living: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place not in self.living:
+            self.living.add(place)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, place, size)
+
+    def _gone(self, place: int, size: int) -> None:
+        self.living.discard(place)
+        self.now -= size
 
 
 def _free(device: torch.device) -> int:

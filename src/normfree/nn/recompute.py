@@ -1,0 +1,93 @@
+"""Activations that the backward pass computes once more instead of keeping them.
+
+A convolution keeps its input for the backward pass, and a smooth activation keeps its own: of ``conv(act(x))`` both
+``x`` and ``act(x)``, though the second follows from the first at little cost.
+"""
+
+import contextvars
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from .activation import Activation
+
+
+class _Again:
+    """How to compute what lies at a place in memory; all of it is held, so that nothing else comes to lie there."""
+
+    def __init__(self) -> None:
+        self.functions: dict[int, Callable[[], Tensor]] = {}
+        self.held: list[Tensor] = []
+
+    def add(self, tensor: Tensor, function: Callable[[], Tensor]) -> None:
+        self.functions[tensor.data_ptr()] = function
+        self.held.append(tensor)
+
+    def clear(self) -> None:
+        self.functions.clear()
+        self.held.clear()
+
+    def pack(self, kept: Tensor) -> Tensor | Callable[[], Tensor]:
+        return self.functions.get(kept.data_ptr(), kept)
+
+
+_again: contextvars.ContextVar[_Again | None] = contextvars.ContextVar("again", default=None)
+
+
+def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """``layer(act(x))`` of each layer; for the backward pass ``x`` is kept, and not ``act(x)``.
+
+    Where somebody else decides what is kept (activation checkpointing, ``torch.compile``, hooks of one's own), or where
+    an activation's backward pass needs its output rather than its input (ReLU), it is the plain composition.
+    """
+    out = act(x)
+    if _decided(out) or not (act.keeps_input and out.requires_grad and torch.is_grad_enabled()):
+        return tuple(layer(out) for layer in layers)
+    again, function, kept = _Again(), act.function, x.detach()
+    again.add(out, lambda: function(kept))
+    token = _again.set(again)
+    try:
+        with saved_tensors_hooks(again.pack, _unpack):
+            return tuple(layer(out) for layer in layers)
+    finally:
+        _again.reset(token)
+        again.clear()  # the graph keeps the hooks
+
+
+def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """``out``, which is ``function(x)``: inside :func:`activated` not kept either, but computed again with ``x``."""
+    again = _again.get()
+    if again is not None and out is not x and (before := again.functions.get(x.data_ptr())) is not None:
+        again.add(out, lambda: function(before()))
+    return out
+
+
+def _decided(out: Tensor) -> bool:
+    """Whether what is kept is somebody else's matter, or lies nowhere."""
+    if torch.compiler.is_compiling() or type(out) is not Tensor or out.is_meta:
+        return True
+    autograd = torch._C._autograd
+    return (
+        not autograd._saved_tensors_hooks_is_enabled() or autograd._top_saved_tensors_default_hooks(False) is not None
+    )
+
+
+@torch.no_grad()
+def _unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+    return kept if isinstance(kept, Tensor) else kept()
+
+
+class Activated(nn.Sequential):
+    """Layers in a row; each that follows an :class:`Activation` goes through :func:`activated`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, Activation) and layers:
+                (x,) = activated(layer, x, layers.pop(0))
+            else:
+                x = layer(x)
+        return x

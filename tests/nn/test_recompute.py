@@ -1,0 +1,155 @@
+"""Activations computed again in the backward pass: the same gradients, and fewer bytes kept."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import normfree
+from normfree.nn import Activated, Activation, AvgPoolSame, WSConv2d, activated, recompute
+from normfree.training.memory import Allocated
+
+SMOOTH = ("gelu", "silu", "gelu_erf")
+
+
+def conv(stride=1, groups=1):
+    """Away from its initial gain and bias."""
+    layer = WSConv2d(8, 8, 3, stride, groups=groups).double()
+    nn.init.normal_(layer.gain)
+    nn.init.normal_(layer.bias)
+    return layer
+
+
+def plain(act, x, *layers):
+    out = act(x)
+    return tuple(layer(out) for layer in layers)
+
+
+def gradients(function, act, x, *layers):
+    x = x.detach().clone().requires_grad_()
+    outs = function(act, x, *layers)
+    parameters = [p for layer in layers for p in layer.parameters()]
+    return outs, torch.autograd.grad(sum(out.square().sum() for out in outs), [x, *parameters])
+
+
+LAYERS = {
+    "convolution": lambda: [conv()],
+    "padded": lambda: [conv(stride=2)],  # of an even size: more behind than before
+    "two layers": lambda: [nn.Sequential(AvgPoolSame(), conv()), conv()],
+    "padded first": lambda: [conv(stride=2), conv()],
+    "grouped": lambda: [conv(groups=4)],
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("name", [*SMOOTH, "relu", "tanh"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_and_gradients_are_those_of_the_composition(layers, name, memory_format):
+    layers, act = LAYERS[layers](), Activation(name)
+    x = torch.randn(2, 8, 10, 10, dtype=torch.float64).to(memory_format=memory_format)
+    got, expected = (gradients(function, act, x, *layers) for function in (activated, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)  # the same operations on the same numbers
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_second_derivatives(name):
+    layer, act = conv(), Activation(name)
+    x = torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: activated(act, x, layer), x)
+    got, expected = (
+        torch.autograd.grad(torch.autograd.grad(f(act, x, layer)[0].sum(), x, create_graph=True)[0].square().sum(), x)
+        for f in (activated, plain)
+    )
+    torch.testing.assert_close(got, expected)
+
+
+def kept(function) -> int:
+    with Allocated() as allocated:
+        out = function()
+        here = allocated.now
+    del out
+    return here
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_the_activation_is_not_kept(layers):
+    layers = LAYERS[layers]()
+
+    def keeps(function, name):
+        def run():
+            x = torch.randn(64, 8, 32, 32, dtype=torch.float64, requires_grad=True)
+            return x, function(Activation(name), x, *layers)
+
+        return kept(run)
+
+    size = 64 * 8 * 32 * 32 * 8
+    alone = len(layers) == 1 and layers[0].stride == 2  # then the padded activation is all that was kept
+    assert keeps(plain, "gelu") - keeps(activated, "gelu") >= size * (33 * 33 / 32 / 32 if alone else 1)
+    assert keeps(plain, "relu") == keeps(activated, "relu")
+
+
+def test_a_network_keeps_its_convolutions_outputs_alone():
+    """Per image, twice as many bytes are kept when hooks of one's own forbid to compute again."""
+    model = normfree.create_model(
+        "nfnet_f0", widths=(16, 32, 64, 64), depths=(1, 2, 2, 1), group_width=8, num_classes=10
+    ).train()
+
+    def per_image(inside):
+        few, many = (kept(lambda n=n: inside(torch.randn(n, 3, 64, 64))) for n in (1, 9))
+        return (many - few) / 8
+
+    def everything(x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            return model(x)
+
+    assert per_image(model) < 0.6 * per_image(everything)
+
+
+def test_what_lies_where_an_activation_lay_is_kept_as_it_is():
+    """The layers make and free tensors of the activation's size; none must be taken for it."""
+    act = Activation("gelu")
+    x = torch.randn(64, 8, 32, 32, dtype=torch.float64, requires_grad=True)
+
+    class Careless(nn.Module):
+        def forward(self, x):
+            for _ in range(4):
+                x = (x * 1.5).exp().clamp(max=3)  # exp keeps its result, clamp its input
+            return x
+
+    layer = conv(2)
+    got, expected = (gradients(function, act, x, Careless(), layer) for function in (activated, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_checkpointing_and_hooks_of_others_decide_themselves():
+    x, layer, act, seen = (
+        torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True),
+        conv(),
+        Activation("gelu"),
+        [],
+    )
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t):
+        assert recompute._decided(act(x))
+        (out,) = activated(act, x, layer)
+    assert seen.count(x.shape) >= 2  # the activation's input and the convolution's
+    run = lambda x: activated(act, x, layer)[0]  # noqa: E731
+    got = torch.autograd.grad(checkpoint(run, x, use_reentrant=False).sum(), x)
+    torch.testing.assert_close(got, torch.autograd.grad(out.sum(), x), rtol=0, atol=0)
+
+
+def test_function_transforms_and_meta_tensors():
+    layer, act = conv(), Activation("gelu")
+    x = torch.randn(1, 8, 4, 4, dtype=torch.float64)
+    loss = lambda x: activated(act, x, layer)[0].square().sum()  # noqa: E731
+    expected = gradients(plain, act, x, layer)[1][0]
+    torch.testing.assert_close(torch.func.grad(loss)(x), expected)
+    there = WSConv2d(8, 8, 3, device="meta")
+    activated(act, x.float().to("meta").requires_grad_(), there)[0].sum().backward()
+    assert there.weight.grad.shape == there.weight.shape
+
+
+def test_rows_of_layers():
+    layers = [conv(), Activation("gelu"), conv(2), Activation("gelu"), Activation("silu"), conv()]
+    row = Activated(*layers, Activation("gelu"))
+    x = torch.randn(2, 8, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(row(x), nn.Sequential(*row)(x), rtol=0, atol=0)
