@@ -178,3 +178,28 @@ def test_recipes_name_the_stages_that_are_computed_again(tmp_path, stages, found
 def test_stages_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"train\.activation_checkpointing \(=\[7\]\): stage 7 is not there"):
         trainer(tmp_path, train=dict(activation_checkpointing=[7]))
+
+
+@pytest.mark.parametrize("how", ["finished", "failed", "interrupted"])
+def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
+    run, call = trainer(tmp_path, train=dict(steps=4)), TrainStep.__call__
+
+    def step(self, batch, lr, images):
+        if how != "finished" and run.at.step == 2:
+            raise RunFailed("no more") if how == "failed" else KeyboardInterrupt
+        return call(self, batch, lr, images)
+
+    monkeypatch.setattr(TrainStep, "__call__", step)
+    if how == "finished":
+        run.fit()
+    else:
+        with pytest.raises(RunFailed if how == "failed" else KeyboardInterrupt):
+            run.fit()
+    state, reason, steps = {
+        "finished": ("finished", "", 4),
+        "failed": ("failed", "training stopped in step 3 at learning rate 0.1: no more", 2),
+        "interrupted": ("stopped", "it was interrupted", 2),
+    }[how]
+    assert read_metrics(tmp_path)[-1] == dict(kind="end", step=steps, state=state, reason=reason)
+    run.run.forget_after(9)  # as a resumed run does
+    assert "end" not in {line["kind"] for line in read_metrics(tmp_path)}

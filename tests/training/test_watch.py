@@ -51,7 +51,8 @@ def independently(model, grads, clipping, eps=1e-3):
         for weight_norm, gradient_norm in rows:
             ratio = gradient_norm / max(weight_norm, eps)
             units, clipped, largest = found.get(layer_of(name), (0, 0, 0.0))
-            found[layer_of(name)] = (units + 1, clipped + (ratio > clipping), max(largest, ratio))
+            largest = max(largest, ratio if parameter.ndim > 1 else 0.0)  # of weights
+            found[layer_of(name)] = (units + 1, clipped + (ratio > clipping), largest)
     return found
 
 

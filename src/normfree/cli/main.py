@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a network by a recipe",
     "eval": "measure a trained network",
     "predict": "classify images with a trained network",
+    "report": "write a page about a training run",
     "export": "write a network for ONNX runtimes, or as a torch.export archive",
     "augment": "draw what the augmentation of a recipe makes of images",
     "spp": "draw and judge how the signal propagates through a network",
@@ -86,5 +87,6 @@ def _overview() -> str:
 def _say(arguments: list[str], message: str, code: int) -> int:
     if "--traceback" in arguments:
         traceback.print_exc()
-    print(f"normfree: {message}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names of files may hold anything
+    print(f"normfree: {line}", file=sys.stderr)
     return code

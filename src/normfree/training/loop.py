@@ -1,5 +1,6 @@
 """The training loop: steps, evaluations, checkpoints. It knows no model and no task by name."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -160,15 +161,18 @@ class Trainer:
                 self.watch(0)
             self._train()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}") from None
+            raise self._interrupted() from None
         except RunFailed as error:
+            self._ended("failed", str(error))
             raise RunFailed(f"{error}; {self._kept()}") from error
-        except RuntimeError:
+        except RuntimeError as error:
             if self.stop.asked:  # a terminal's Ctrl-C reaches the processes that decode images, too
-                raise KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}") from None
+                raise self._interrupted() from None
+            self._ended("failed", f"{type(error).__name__}: {error}")
             raise
         at, spent = self.at, time.perf_counter() - begun
         stopped = at.step < self.total_steps
+        self._ended("stopped" if stopped else "finished", "it was asked to stop" if stopped else "")
         return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped)
 
     def _train(self) -> None:
@@ -293,6 +297,16 @@ class Trainer:
                 f"unreadable images: {len(self.at.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "
                 f"allows; the last one is {self.at.unreadable[-1]}"
             )
+
+    def _interrupted(self) -> KeyboardInterrupt:
+        self._ended("stopped", "it was interrupted")
+        return KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}")
+
+    def _ended(self, state: str, reason: str) -> None:
+        """The last line of metrics.jsonl; a full disk must not hide why the run ended."""
+        if self.replicas.main:
+            with contextlib.suppress(RunFailed):
+                self.run.log(kind="end", step=self.at.step, state=state, reason=reason)
 
     def _kept(self) -> str:
         checkpoints = self.run.checkpoints

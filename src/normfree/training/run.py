@@ -89,18 +89,18 @@ class Run:
             raise RunFailed(f"cannot write {self.folder / name}: {error.strerror or error}") from error
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of later steps, which a resumed run writes again; and a last one that was cut off."""
-        for name in (METRICS, CLIPPING):
-            if (self.folder / name).exists():
-                self._forget(self.folder / name, step)
+        """Drop the lines of later steps, which a resumed run writes again, how it ended, and what was cut off."""
+        for path in self.folder.glob("*.jsonl"):
+            self._forget(path, step)
 
     def _forget(self, path: Path, step: int) -> None:
         lines = []
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                content = json.loads(line)
+                if content["step"] <= step and content.get("kind") != "end":
                     lines.append(line)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
         part = path.with_name(path.name + ".part")
         part.write_text("".join(line + "\n" for line in lines))

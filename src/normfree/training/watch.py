@@ -102,12 +102,16 @@ Layers = dict[str, tuple[int, int, float]]  # units, clipped ones, largest ratio
 
 
 def clipped_layers(statistics: ClipStatistics, names: dict[torch.Tensor, str], replicas: Replicas) -> Layers:
-    """Clipping by layer, in the network's order; a layer is a block, or a module outside of the blocks."""
+    """Clipping by layer, in the network's order; a layer is a block, or a module outside of the blocks.
+
+    The largest ratio is that of weights: of vectors that start at 0, which eps holds, it would hide them.
+    """
     here: Layers = {}
     found = {parameter: told for parameter, told in statistics.by_tensor()}
     for parameter, name in names.items():
         if parameter in found:
-            _add(here, layer_of(name), found[parameter])
+            units, clipped, ratio = found[parameter]
+            _add(here, layer_of(name), (units, clipped, ratio if parameter.ndim > 1 else 0.0))
     if not any(is_sharded(parameter) for parameter in names):
         return here
     everywhere: Layers = {}

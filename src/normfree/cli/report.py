@@ -1,0 +1,273 @@
+"""``normfree report``."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import Loader, Source, Split, UnreadableImage, open_source
+from ..errors import UsageError
+from ..recipes import Recipe, field_paths, load_recipe
+from ..report import (
+    About,
+    Confusion,
+    Example,
+    Missing,
+    Mistake,
+    Mistakes,
+    Recorded,
+    Report,
+    RunFiles,
+    percent,
+    read_run,
+    write_page,
+)
+from ..spp import record
+from ..tasks import Classification
+from ..training import evaluate, find_checkpoint, pick_device, whole_file
+from ..training.checkpoints import read_state
+from ..training.run import CHECKPOINTS, RECIPE
+from ..version import __version__
+from .main import Parser
+from .train import PROBE
+from .trained import Trained, evaluation_transform, load_trained
+
+BATCH = 64
+# what is wrong with files, data or device: a line on the page in the place of a part of it
+EXPECTED = (UsageError, OSError, RuntimeError)
+T = TypeVar("T")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Write one HTML page about a training run."""
+    options = _parser().parse_args(list(argv))
+    for name in ("examples", "workers"):
+        if getattr(options, name) < 0:
+            raise UsageError(f"--{name} (={getattr(options, name)}) must be at least 0")
+    folder = Path(options.run)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no run folder; a run folder is what `normfree train` printed")
+    files = read_run(folder)
+    out = Path(options.out) if options.out else folder / "report.html"
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: folder {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"--out {out}: folder {out.parent} cannot be written to")
+    found = Found(files, pick_device(options.device))
+    page = write_page(_report(found, None if options.no_examples else options.examples, options.workers))
+    with whole_file(out) as part:
+        part.write_bytes(page)
+    print(f"report {out} ({len(page) / 1000:,.0f} kB)")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "report",
+        description="Write one HTML page about a training run: curves, clipping by layer, signal propagation, and the "
+        "test images that the network gets wrong. It needs nothing else and opens from disk.",
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("--out", metavar="FILE", help="the page; default: RUN/report.html")
+    parser.add_argument("--examples", type=int, default=24, metavar="N", help="images it gets wrong; default: 24")
+    parser.add_argument("--no-examples", action="store_true", help="do not run the network over the test images")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
+    parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
+    return parser
+
+
+def _attempt(function: Callable[[], T]) -> T | Missing:
+    """What a function returns, or why it cannot."""
+    try:
+        return function()
+    except EXPECTED as error:
+        if isinstance(error, OSError):
+            return Missing(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        return Missing(error)
+
+
+def _needed(value: T | Missing) -> T:
+    """A value that something else is made of, inside an attempt."""
+    if isinstance(value, Missing):
+        raise UsageError(value)
+    return value
+
+
+class Found:
+    """What there is of a run: its files, its recipe, its images, the network of its last checkpoint."""
+
+    def __init__(self, files: RunFiles, device: torch.device):
+        self.files, self.device = files, device
+        self.recipe = _attempt(lambda: load_recipe(str(files.folder / RECIPE)))
+        self.source = _attempt(lambda: _open(_needed(self.recipe)))
+        self.trained = _attempt(lambda: _load(files.folder, device))
+        self.about = _about(self)
+
+    def weights(self) -> str:
+        """Which of the run's weights the network has."""
+        kind = "averaged" if Path(_needed(self.trained).source).stem == "ema" else "raw"
+        return f"{kind} weights" + ("" if self.about.saved is None else f" of step {self.about.saved:,}")
+
+
+def _open(recipe: Recipe) -> Source:
+    return open_source(recipe.data.source, recipe.data.channels)
+
+
+def _load(folder: Path, device: torch.device) -> Trained:
+    trained = load_trained(str(folder))
+    trained.model.to(device)
+    return trained
+
+
+def _about(found: Found) -> About:
+    about, recipe = About(score=Classification.score), found.recipe
+    if not isinstance(found.trained, Missing):
+        about.parameters = sum(p.numel() for p in found.trained.model.parameters())
+        about.classes = len(found.trained.classes)
+    if not isinstance(found.source, Missing):
+        about.images = len(found.source.train), len(found.source.test)
+        about.classes = len(found.source.classes)
+    if not isinstance(recipe, Missing):
+        about.model, about.data = recipe.model.name, recipe.data.source
+        about.clips, about.save_every = recipe.optim.clipping is not None, recipe.train.save_every
+        about.clipping, about.clipping_eps = recipe.optim.clipping, recipe.optim.clipping_eps
+        per_epoch = _steps_per_epoch(found, recipe)
+        about.planned = recipe.train.steps if per_epoch is None else recipe.train.total_steps(per_epoch)
+    state = _attempt(lambda: read_state(find_checkpoint(found.files.folder / CHECKPOINTS)[0]))
+    if not isinstance(state, Missing):
+        about.saved, about.seconds = state.get("step"), state.get("seconds")
+        about.unreadable = list(state.get("unreadable", []))
+    return about
+
+
+def _steps_per_epoch(found: Found, recipe: Recipe) -> int | None:
+    """From the lines of the run, which say both; within the first epoch they are too rounded, and the images say it."""
+    for line in found.files.train[-1:] + found.files.evals[-1:]:
+        epoch = line.get("epoch")
+        if isinstance(epoch, int | float) and epoch >= 1:
+            return round(line["step"] / epoch)
+    if isinstance(found.source, Missing):
+        return None
+    return max(1, len(found.source.train) // recipe.train.batch_size)
+
+
+def _report(found: Found, count: int | None, workers: int) -> Report:
+    """Everything that can be had; what cannot says why.
+
+    Args:
+        count: pictures of mistakes; None does not look for any.
+    """
+    report = Report(
+        found.files,
+        found.about,
+        changed=_attempt(lambda: _changed(_needed(found.recipe))),
+        recorded=_attempt(lambda: _recorded(found)),
+        examples=Missing("--no-examples was given"),
+        made=f"normfree {__version__}, {time.strftime('%F %H:%M')}",
+    )
+    if count is not None:
+        seen = _attempt(lambda: _look(found, count, workers))
+        if isinstance(seen, Missing):
+            report.examples = seen
+        else:
+            report.examples, report.introduction, report.confusion = seen.examples, seen.introduction, seen.confusion
+    return report
+
+
+def _changed(recipe: Recipe) -> dict[str, str]:
+    """Every field that is not as its default, and the default as YAML would have it."""
+    ours, default = dataclasses.asdict(recipe), dataclasses.asdict(Recipe())
+    paths = [path.split(".") for path in field_paths()]
+    differing = [(section, field) for section, field in paths if ours[section][field] != default[section][field]]
+    return {f"{section}.{field}": json.dumps(default[section][field]) for section, field in differing}
+
+
+def _recorded(found: Found) -> Recorded:
+    """The signal on the first test images, as ``train --spp-every`` shows them; on noise where there are none."""
+    trained = _needed(found.trained)
+    images = None if isinstance(found.source, Missing) else _first_images(found.source.test, trained)
+    shown = "unit Gaussian noise, for want of test images" if images is None else f"{len(images)} test images"
+    if images is None:
+        size = evaluation_transform(trained).size
+        shape = (PROBE, trained.recipe.data.channels, size, size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    spp = record(trained.model, images.to(found.device), name=trained.recipe.model.name)
+    return Recorded(spp, f"{found.weights()}, shown {shown}")
+
+
+def _first_images(split: Split, trained: Trained) -> Tensor | None:
+    """(N, C, H, W) of as many readable ones as are recorded during training; None if there are none."""
+    transform, images = evaluation_transform(trained), []
+    for index in range(min(len(split), 4 * PROBE)):
+        try:
+            images.append(transform(split.image(index)))
+        except UnreadableImage:
+            continue
+        if len(images) == PROBE:
+            break
+    return torch.stack(images) if images else None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network makes of the test images."""
+
+    examples: list[Example]
+    introduction: str
+    confusion: Confusion
+
+
+def _look(found: Found, count: int, workers: int) -> Seen:
+    """Run the network over the test images.
+
+    Raises:
+        UsageError: there is no network or no image, or the classes are others now.
+    """
+    trained, source = _needed(found.trained), _needed(found.source)
+    if source.classes != trained.classes:
+        raise UsageError(f"{trained.recipe.data.source} now has other classes than the network")
+    mistakes = Mistakes(count)
+    loader = Loader(source.test, evaluation_transform(trained), BATCH, workers=workers)
+    bar = tqdm(loader, "test images", unit="batch", delay=2, leave=False, disable=None)
+    measured, unreadable = evaluate(trained.model, bar, mistakes, found.device)
+    known = found.about.unreadable
+    known += [message for message in unreadable if message not in known]
+    wrong, images = measured["wrong"], measured["images"]
+    if not images:
+        raise UsageError(f"none of the {len(unreadable)} test images can be read")
+    examples = [example for one in mistakes.worst if (example := _example(one, source.test, trained.names))]
+    said = f"{wrong:,} of {images:,} test images ({percent(wrong / images)}) are classified wrongly by the "
+    said += f"{found.weights()}."
+    if examples:
+        said += (
+            f" The {len(examples)} it is surest of: the true class \N{RIGHTWARDS ARROW} what it says, with the "
+            "probability it gives that, and the one it gives the truth."
+        )
+    return Seen(examples, said, Confusion(trained.names, mistakes.confusions))
+
+
+def _example(mistake: Mistake, split: Split, names: Sequence[str]) -> Example | None:
+    """A mistake with its picture, as it is stored; None if it cannot be read any more."""
+    try:
+        pixels = split.image(mistake.index).permute(1, 2, 0).numpy()
+    except UnreadableImage:
+        return None
+    name = split.name(mistake.index)
+    probability, of_truth = percent(mistake.probability, 1), percent(mistake.of_truth, 1)
+    return Example(
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels),
+        f"{names[mistake.true]} \N{RIGHTWARDS ARROW} {names[mistake.said]}",
+        f"{probability}, truth {of_truth}\n{'/'.join(PurePath(name).parts[-2:])}",
+        name,
+    )

@@ -1,0 +1,123 @@
+"""Scales, their ticks, and numbers as a reader wants them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MOST_DECADES = 6  # of ticks with labels; more are thinned out
+LARGEST = 1e300  # beyond it sums and differences overflow
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values from ``low`` to ``high`` to 0 .. 1, linearly or by their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Place of a value, cut to the ends."""
+        if self.log:
+            low, high, value = (math.log10(v) if v > 0 else -math.inf for v in (self.low, self.high, value))
+        else:
+            low, high = self.low, self.high
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+    def ticks(self, count: int = 4) -> list[float]:
+        """Round values on the scale, about ``count`` of them."""
+        if self.log:
+            return _log_ticks(self.low, self.high)
+        step = _nice((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def scale_of(
+    values: Iterable[float], *, log: bool = False, low: float | None = None, high: float | None = None
+) -> Scale:
+    """A scale that has all finite values, with round ends; on a logarithmic one those above 0.
+
+    Args:
+        low, high: ends that are given.
+    """
+    known = [value for value in values if abs(value) < LARGEST and (value > 1 / LARGEST or not log)]
+    if not known:
+        return Scale(0, 1)
+    if log:
+        bottom, top = min(known) / 1.15, max(known) * 1.15
+        return Scale(low or bottom, high or top, log=True)
+    bottom, top = min(known) if low is None else low, max(known) if high is None else high
+    rounding = max(1e-12 * max(abs(top), abs(bottom)), 1 / LARGEST)
+    if not top - bottom > rounding:  # one value
+        around = abs(top) * 0.05 or 0.5
+        bottom, top = (bottom if low is not None else bottom - around), (top if high is not None else top + around)
+    step = _nice((top - bottom) / 4)
+    ends = (step * math.floor(bottom / step + 1e-9), step * math.ceil(top / step - 1e-9))
+    return Scale(ends[0] if low is None else low, ends[1] if high is None else high)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A value with so many significant digits, in the fewest characters; a dash for none."""
+    if value is None:
+        return "\N{EN DASH}"
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        short = float(f"{value:.{digits}g}")
+        return f"{short:,.0f}" if abs(short) >= 10_000 else f"{short:.{max(digits, 4)}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction as per cent with so many decimals; a dash for none."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{100 * value:.{digits}f}\N{NARROW NO-BREAK SPACE}%" if math.isfinite(value) else str(value)
+
+
+def tick(value: float, fraction: bool = False) -> str:
+    """A label of an axis; fractions as per cent."""
+    if fraction:
+        return f"{100 * value:.6g}\N{NARROW NO-BREAK SPACE}%"
+    return compact(value) if abs(value) >= 10_000 else number(value, 6)
+
+
+def compact(count: float) -> str:
+    """A large number in few characters: 12k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= 10 * size or (abs(count) >= size and size > 1e3):
+            return f"{count / size:.4g}{letter}"
+    return f"{count:,.6g}"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"
+
+
+def _nice(step: float) -> float:
+    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step)) if step > 0 and math.isfinite(step) else 1.0
+    return next((power * factor for factor in (1, 2, 2.5, 5) if power * factor >= step * (1 - 1e-9)), 10 * power)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Decades, thinned out if many; between them 2 and 5, or a linear scale's, if few."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    decades = [10.0**k for k in range(first, last + 1)]
+    if len(decades) > MOST_DECADES:
+        return decades[:: math.ceil(len(decades) / MOST_DECADES)]
+    if len(decades) >= 3:
+        return decades
+    between = [factor * 10.0**k for k in range(first - 1, last + 1) for factor in (1, 2, 5)]
+    found = [value for value in between if low <= value <= high]
+    return found if len(found) >= 2 else Scale(low, high).ticks()

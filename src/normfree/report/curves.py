@@ -1,0 +1,94 @@
+"""What changed over the steps, as charts."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from .charts import BINS, MOST_POINTS, Chart, Series, draw, spans
+from .head import About
+from .markup import Markup, missing, section, tag
+from .run_files import Line, RunFiles, curve, value
+from .scores import EMA, FRACTIONS, best_line, deciding, label, score_names
+
+MOST_SCORES = 6  # charts of scores
+COLORS = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
+TRAIN, TEST, AVERAGED = "c7", "c0", "c1"  # the same in all charts
+
+
+def curves(run: RunFiles, about: About) -> Markup:
+    """Loss, scores, clipping, norms, learning rate and speed over the steps."""
+    if not run.train and not run.evals:
+        return section("curves", "Curves", missing("nothing has been logged yet"))
+    last = max(run.step, 1)
+    charts = [_loss(run), *_scores(run, about), _clipped(run), *_norms(run)]
+    charts.append(Chart("learning rate", [Series("", curve(run.train, "lr"))], low=0))
+    charts.append(Chart("images per second", [Series("", curve(run.train, "images_per_s"))], low=0))
+    drawn = [draw(_over(chart, last)) for chart in charts if any(one.points for one in chart.series)]
+    without = [chart.title for chart in charts if not any(one.points for one in chart.series)]
+    notes = ["Horizontally: optimizer steps."]
+    if len(run.train) > MOST_POINTS:
+        each = round(len(run.train) / BINS)
+        notes.append(f"Lines are means of about {each} logged values, shades the range of these.")
+    if without:
+        notes.append(f"Not logged by this run: {', '.join(without)}.")
+    parts = [tag("div", drawn, class_="charts"), tag("p", " ".join(notes), class_="note", style="margin-top:18px")]
+    return section("curves", "Curves", parts)
+
+
+def _over(chart: Chart, last: int) -> Chart:
+    """All charts have one horizontal axis, from 0."""
+    return dataclasses.replace(chart, ends=(0, last))
+
+
+def _loss(run: RunFiles) -> Chart:
+    series = [
+        Series("training, as optimized", curve(run.train, "loss"), TRAIN, "thin"),
+        Series("test", curve(run.evals, "loss"), TEST),
+        Series("test, averaged weights", curve(run.evals, EMA + "loss"), AVERAGED),
+    ]
+    return Chart("loss", series, log=spans(series, 8))
+
+
+def _scores(run: RunFiles, about: About) -> list[Chart]:
+    charts = []
+    for name in [name for name in score_names(run.evals, about.score) if name != "loss"][:MOST_SCORES]:
+        chosen = name == about.score
+        decides = deciding(run.evals, name)
+        best = best_line(run.evals, decides) if chosen else None
+        marks = [] if best is None else [(best["step"], best[decides])]
+        series = [
+            Series("training, augmented", curve(run.train, "accuracy") if chosen else [], TRAIN, "thin"),
+            Series("test", curve(run.evals, name), TEST, marks=[] if decides != name else marks),
+            Series(
+                "test, averaged weights", curve(run.evals, EMA + name), AVERAGED, marks=marks if decides != name else []
+            ),
+        ]
+        note = "The dot is the best evaluation." if marks else ""
+        charts.append(Chart(label(name), series, fraction=name in FRACTIONS, note=note))
+    return charts
+
+
+def _clipped(run: RunFiles) -> Chart:
+    """All units in ink, stages in colours."""
+    stages = list({name: None for line in run.train for name in _stages(line)})
+    series = [
+        Series(name, curve([{"step": line["step"], **_stages(line)} for line in run.train], name), color, shaded=False)
+        for name, color in zip(stages, COLORS * (len(stages) // len(COLORS) + 1), strict=False)
+    ]
+    whole = Series(
+        "all" if series else "", curve(run.train, "clipped"), "ink" if series else "c0", "thick" if series else ""
+    )
+    return Chart("fraction of units clipped", [*series, whole], fraction=True, low=0)
+
+
+def _stages(line: Line) -> dict[str, float]:
+    found = line.get("clipped_by_stage")
+    return (
+        {name: number for name in found if (number := value(found, name)) is not None}
+        if isinstance(found, dict)
+        else {}
+    )
+
+
+def _norms(run: RunFiles) -> Sequence[Chart]:
+    for name in ("gradient_norm", "parameter_norm"):
+        yield Chart(name.replace("_", " "), [Series("", curve(run.train, name))], log=None)

@@ -1,0 +1,131 @@
+"""Pictures of what the network gets wrong, and which classes it confuses."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .axes import percent
+from .markup import Markup, Missing, missing, section, tag
+
+SIDE, TINY = 256, 64  # pixels: the longest side of a picture on the page; a smaller one is shown pixel by pixel
+MOST_PAIRS, LARGEST_MATRIX = 12, 20
+HALF_WIDE, SHORT = 10, 4  # classes of a matrix beside the pairs; letters of a name that is not turned
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture with its words, as the caller wants them read.
+
+    Attributes:
+        image: of any size; it is shrunk for the page.
+        caption: one line; detail: smaller lines below it; title: shown when the pointer rests on the picture.
+    """
+
+    image: Image.Image
+    caption: str
+    detail: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of images by (true class, class that was said), both as places in ``classes``."""
+
+    classes: Sequence[str]
+    counts: Mapping[tuple[int, int], int]
+
+
+def examples(
+    shown: Sequence[Example] | Missing, introduction: str = "", confusion: Confusion | None = None, note: str = ""
+) -> Markup:
+    """The pictures in the order given, and the confusions if it is about classes."""
+    identity, title = "examples", "Examples it gets wrong"
+    if isinstance(shown, Missing):
+        return section(identity, title, missing(shown))
+    parts = [tag("p", introduction)] if introduction else []
+    if shown:
+        parts.append(tag("div", [_card(example) for example in shown], class_="examples"))
+    if note:
+        parts.append(tag("p", note, class_="note"))
+    if confusion is not None:
+        parts += _confusions(confusion)
+    return section(identity, title, parts)
+
+
+def _card(example: Example) -> Markup:
+    image = example.image if example.image.mode in ("L", "RGB") else example.image.convert("RGB")
+    image = image.copy()
+    image.thumbnail((SIDE, SIDE))
+    tiny = max(image.size) < TINY
+    content = io.BytesIO()
+    image.save(content, "PNG" if tiny else "JPEG", **(dict(optimize=True) if tiny else dict(quality=80)))
+    source = f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(content.getvalue()).decode()}"
+    picture = tag("img", src=source, alt=example.caption, class_="tiny" if tiny else None, loading="lazy")
+    details = [tag("span", line) for line in example.detail.splitlines()]
+    return tag(
+        "div", tag("div", picture, class_="pic"), tag("b", example.caption), details, title=example.title or None
+    )
+
+
+def _confusions(confusion: Confusion) -> list[Markup]:
+    wrong = {pair: count for pair, count in confusion.counts.items() if pair[0] != pair[1] and count}
+    if not wrong:
+        return []
+    classes, of = confusion.classes, _totals(confusion)
+    most = sorted(wrong, key=lambda pair: (-wrong[pair], pair))[:MOST_PAIRS]
+    rows = [
+        tag(
+            "tr",
+            tag("td", classes[true]),
+            tag("td", classes[said]),
+            tag("td", f"{wrong[true, said]:,}", class_="n"),
+            tag("td", percent(wrong[true, said] / of[true], 1), class_="n"),
+        )
+        for true, said in most
+    ]
+    heading = tag(
+        "tr",
+        *(tag("th", name) for name in ("true", "said")),
+        *(tag("th", name, class_="n") for name in ("images", "of the class")),
+    )
+    table = tag("table", tag("thead", heading), tag("tbody", rows))
+    left = tag("div", tag("h3", "Confused most"), tag("div", table, class_="wide"))
+    if len(classes) > LARGEST_MATRIX:
+        return [left]
+    matrix = tag("div", _matrix(confusion), class_="wide")
+    right = tag("div", tag("h3", "All confusions: rows are true, columns said"), matrix)
+    return [tag("div", left, right, class_="two")] if len(classes) <= HALF_WIDE else [left, right]
+
+
+def _totals(confusion: Confusion) -> dict[int, int]:
+    totals: dict[int, int] = {}
+    for (true, _), count in confusion.counts.items():
+        totals[true] = totals.get(true, 0) + count
+    return totals
+
+
+def _matrix(confusion: Confusion) -> Markup:
+    names, totals = confusion.classes, _totals(confusion)
+    rows = []
+    for true, name in enumerate(names):
+        total = totals.get(true, 0)
+        cells = [_cell(confusion.counts.get((true, said), 0), total, true == said) for said in range(len(names))]
+        right = confusion.counts.get((true, true), 0)
+        share = tag("td", percent(right / total, 1) if total else "\N{EN DASH}", class_="sum")
+        rows.append(tag("tr", tag("th", tag("span", name, title=name)), cells, share))
+    heading = [tag("th", tag("span", name, title=name)) for name in names]
+    head = tag("thead", tag("tr", tag("th"), heading, tag("th", "right")))
+    turned = "confusion turned" if max(map(len, names)) > SHORT else "confusion"
+    return tag("table", head, tag("tbody", rows), class_=turned)
+
+
+def _cell(count: int, total: int, right: bool) -> Markup:
+    if not count:
+        return tag("td", "\N{MIDDLE DOT}", class_="zero")
+    strength = (count / total) ** 0.5  # rare mistakes must be seen, too
+    return tag(
+        "td", f"{count:,}", class_="right" if right else None, style=f"--a:{(0.45 if right else 0.85) * strength:.3f}"
+    )

@@ -1,0 +1,64 @@
+"""The page: its sections in one file that needs nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .clipping import clipping
+from .curves import curves
+from .examples import Confusion, Example, examples
+from .head import About, head
+from .markup import Markup, Missing, join, tag
+from .recipe import recipe
+from .run_files import RunFiles
+from .script import SCRIPT, policy
+from .signal import Recorded, signal
+from .style import CSS
+
+SECTIONS = dict(curves="Curves", clipping="Clipping", signal="Signal", examples="Examples", recipe="Recipe")
+
+
+@dataclass
+class Report:
+    """Everything on the page. What is a :class:`Missing` is left out, and the page says why.
+
+    Attributes:
+        changed: fields of the recipe that are not as their default, with the default as text.
+        recorded: the network's signal propagation now.
+        examples: pictures; introduction and note: the lines before and behind them; confusion: of classes.
+        made: by what and when.
+    """
+
+    run: RunFiles
+    about: About
+    changed: dict[str, str] | Missing
+    recorded: Recorded | Missing
+    examples: Sequence[Example] | Missing
+    introduction: str = ""
+    note: str = ""
+    confusion: Confusion | None = None
+    made: str = ""
+
+
+def write_page(report: Report) -> bytes:
+    """The HTML file. It loads nothing, from nowhere; its policy forbids that, too."""
+    run, about = report.run, report.about
+    title = tag("title", f"{run.name} \N{MIDDLE DOT} training report")
+    style, script = tag("style", Markup(CSS)), tag("script", Markup(SCRIPT))
+    meta = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy()),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+    ]
+    body = tag(
+        "main",
+        head(run, about),
+        tag("nav", [tag("a", name, href=f"#{identity}") for identity, name in SECTIONS.items()]),
+        curves(run, about),
+        clipping(run, about),
+        signal(report.recorded, run.film),
+        examples(report.examples, report.introduction, report.confusion, report.note),
+        recipe(run, report.changed, about.unreadable),
+        tag("p", report.made, class_="note", style="margin-top:44px") if report.made else None,
+    )
+    html = tag("html", tag("head", meta, title, style), tag("body", body, script), lang="en")
+    return join(Markup("<!doctype html>\n"), html, "\n").encode()

@@ -1,0 +1,53 @@
+"""What evaluations measured: names of the numbers in their lines, and the best line."""
+
+import math
+from collections.abc import Sequence
+
+from .axes import number, percent
+from .run_files import Line, value
+
+NAMES = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "miou": "mean IoU",
+    "mean_iou": "mean IoU",
+    "map": "mAP",
+    "ap": "AP",
+}
+FRACTIONS = NAMES.keys() - {"loss"}
+EMA = "ema_"  # in front of a score: measured with averaged weights
+_OTHER = ("kind", "step", "epoch", "images")
+
+
+def label(name: str) -> str:
+    """What a score is called on the page."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def shown(name: str, found: float | None) -> str:
+    """A score's value for a column of such: a fraction as per cent, other numbers with four digits."""
+    if name in FRACTIONS:
+        return percent(found)
+    return f"{found:#.4g}" if found is not None and 1e-3 <= abs(found) < 1e3 else number(found)
+
+
+def score_names(evals: Sequence[Line], first: str) -> list[str]:
+    """The scores of raw weights that lines have, ``first`` first, the loss last."""
+    found = {name: None for line in evals for name in line if value(line, name) is not None}
+    names = [name for name in found if not name.startswith(EMA) and name not in _OTHER]
+    return sorted(names, key=lambda name: (name != first, name == "loss"))
+
+
+def deciding(evals: Sequence[Line], score: str) -> str:
+    """The score that chooses the best evaluation: of averaged weights where there are."""
+    averaged = EMA + score
+    return averaged if any(value(line, averaged) is not None for line in evals) else score
+
+
+def best_line(evals: Sequence[Line], name: str) -> Line | None:
+    """The first evaluation with the largest score."""
+    known = [line for line in evals if (found := value(line, name)) is not None and math.isfinite(found)]
+    return max(known, key=lambda line: line[name], default=None)
