@@ -66,7 +66,7 @@ def test_compile_float32(variant):
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
-def test_trace_for_training(name):
+def test_trace_for_training(name, portable):
     """Dropout and stochastic depth in one graph, without the code generator."""
     model = small(name, drop_rate=0.3, stochdepth_rate=0.5).train()
     x = torch.randn(4, 3, 32, 32)
@@ -80,7 +80,7 @@ def test_trace_for_training(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_compiled_for_one_size_runs_at_another(name):
+def test_compiled_for_one_size_runs_at_another(name, portable):
     model = small(name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for size in ((32, 32), (45, 62)):  # the second time, sizes are symbols
@@ -88,7 +88,7 @@ def test_compiled_for_one_size_runs_at_another(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-6, atol=1e-6)  # the same kernels
 
 
-def test_export_with_free_batch_size(variant):
+def test_export_with_free_batch_size(variant, portable):
     x = torch.randn(2, 3, 64, 64)
     program = torch.export.export(variant, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
     for batch in (1, 2, 5):

@@ -127,7 +127,7 @@ def test_output_scale_zero_gives_zero():
     assert not layer(torch.randn(1, 4, 5, 5, dtype=DOUBLE), torch.zeros(1, dtype=DOUBLE)).any()
 
 
-def test_gain_and_bias_are_optional():
+def test_gain_and_bias_are_optional(portable):
     layer, x = WSConv2d(4, 6, 3, bias=False, gain=False), torch.randn(1, 4, 6, 6)
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
     torch.testing.assert_close(layer(x), F.conv2d(x, standardize_weight(layer.weight), padding=1), rtol=0, atol=0)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .. import kernels
 from ..gain import activation_function, model_gain
 
+_FAST = dict(gelu=kernels.gelu_tanh, gelu_tanh=kernels.gelu_tanh, silu=kernels.silu, swish=kernels.silu)
 # Their backward pass needs their input; of others (ReLU) the output, which the next layer keeps in any case.
 _KEEPING_INPUT = ("gelu", "gelu_tanh", "gelu_erf", "silu", "swish", "mish")
 
@@ -26,7 +28,8 @@ class Activation(nn.Module):
         super().__init__()
         self.activation = activation
         self.name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
-        self.function = activation_function(activation)
+        fast = _FAST.get(activation) if isinstance(activation, str) else None
+        self.function = fast or activation_function(activation)
         self.keeps_input = activation in _KEEPING_INPUT
         self.gamma = model_gain(activation) if gamma is None else float(gamma)
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..functional import pad_same, standardize_weight
+from ..functional import pad_same
+from ..kernels import standardize_weight
 from .recompute import derived
 from .roles import Role
 
@@ -221,9 +222,18 @@ class WSConv2d(SameConv2d):
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
-        return standardize_weight(self.weight, self.gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
+        options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
+        return standardize_weight(self.weight, self.gain, **options, dtype=_autocast_type(self.weight))
 
     effective_weight = standardized_weight
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.gain is not None else ", gain=False")
+
+
+def _autocast_type(weight: Tensor) -> torch.dtype | None:
+    """What autocast will make of a standardized weight, so that it is written as that at once; None: what it is."""
+    device = weight.device.type
+    if weight.dtype == torch.float32 and device == "cpu" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None

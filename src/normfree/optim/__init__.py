@@ -4,6 +4,7 @@ from .agc import AGC, agc_
 from .clip_statistics import ClipStatistics, TensorClipping
 from .config import OptimConfig
 from .ema import EMA, ema_decay
+from .fused import FusedStep
 from .groups import freeze, param_groups
 from .sam import SAM
 from .schedule import warmup_cosine
@@ -13,6 +14,7 @@ __all__ = [
     "EMA",
     "SAM",
     "ClipStatistics",
+    "FusedStep",
     "OptimConfig",
     "TensorClipping",
     "agc_",

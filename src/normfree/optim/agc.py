@@ -39,7 +39,7 @@ def agc_(
         UsageError: parameters without a ``clipping``; a sparse gradient.
         NotFinite: see ``error_if_nonfinite``.
     """
-    measured = [_measure(group, clipping, eps) for group in _as_groups(groups_or_params, clipping)]
+    measured = [_measure(group, clipping, eps) for group in as_groups(groups_or_params, clipping)]
     measured = [group for group in measured if group is not None]
     if error_if_nonfinite:
         _refuse_nonfinite(measured)
@@ -116,7 +116,8 @@ def _norms(tensors: list[Tensor]) -> list[Tensor]:
     return norms
 
 
-def _as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, Any]]:
+def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, Any]]:
+    """Groups with a ``clipping`` each, from groups, parameters or one parameter."""
     items = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
     if items and isinstance(items[0], dict):
         without = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
@@ -165,7 +166,7 @@ class AGC:
         scaler: GradScaler | None = None,
         error_if_nonfinite: bool = False,
     ):
-        _as_groups(optimizer.param_groups, None)
+        as_groups(optimizer.param_groups, None)
         self.optimizer, self.eps, self.scaler = optimizer, eps, scaler
         self.error_if_nonfinite = error_if_nonfinite
         self.statistics = ClipStatistics()

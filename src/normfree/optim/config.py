@@ -1,6 +1,5 @@
 """The ``optim`` section of a recipe, and the optimizer it describes."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,8 @@ from ..errors import UsageError
 from .groups import param_groups
 from .sam import SAM
 from .schedule import warmup_cosine
+
+MOST = 1e20  # beyond, float32 overflows
 
 
 @dataclass
@@ -51,12 +52,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"optim.{name} (={value}) must be above 0 and finite")
+            if value is not None and not 0 < value <= MOST:
+                raise UsageError(f"optim.{name} (={value}) must be above 0 and at most {MOST:g}")
         for name in ("lr_end", "warmup_epochs", "warmup_steps", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"optim.{name} (={value}) must be at least 0 and finite")
+            if value is not None and not 0 <= value <= MOST:
+                raise UsageError(f"optim.{name} (={value}) must be at least 0 and at most {MOST:g}")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -47,13 +47,27 @@ class EMA:
         pairs = {id(average): (average, live[key]) for key, average in self.average.items()}
         return [(local(average), local(now)) for average, now in pairs.values()]
 
+    def next_decay(self) -> float:
+        """What the next update decays by."""
+        return ema_decay(self.steps, self.decay) if self.warmup else self.decay
+
+    def by_parameter(self) -> dict[Tensor, Tensor]:
+        """The average of each of the model's parameters."""
+        return {p: self.average[name] for name, p in self.model.named_parameters()}
+
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the model's present values in; call once after each optimizer step."""
-        decay = ema_decay(self.steps, self.decay) if self.warmup else self.decay
-        pairs = self._pairs()
+    def update(self, but: Collection[Tensor] = ()) -> None:
+        """Take the model's present values in; call once after each optimizer step.
+
+        Args:
+            but: parameters that somebody else has averaged in this step.
+        """
+        decay = self.next_decay()
+        places = {local(p).data_ptr() for p in but}
+        pairs = [(average, live) for average, live in self._pairs() if live.data_ptr() not in places]
         moving = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
+        if moving:
+            torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
         for average, live in pairs:
             if not average.is_floating_point():  # integer buffers (counters) are taken over
                 average.copy_(live)

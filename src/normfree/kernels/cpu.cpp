@@ -1,0 +1,103 @@
+// Compiled kernels for the CPU, a plain C interface: no header of torch or Python, so that one build serves them all.
+// normfree.kernels loads this library with ctypes; what a kernel computes is in the header named like its module.
+#include "elementwise.h"
+#include "optimizer.h"
+#include "standardize.h"
+
+enum Type { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
+enum Function { kGelu = 0, kSilu = 1 };
+
+// Raised with every change of this interface, here and in library.py.
+NF_EXPORT int nf_interface() { return 1; }
+
+// The OpenMP entry point that torch uses, or null.
+NF_EXPORT void nf_use_threads_of(void* gomp_parallel) { nf::parallel = reinterpret_cast<nf::Parallel>(gomp_parallel); }
+
+NF_EXPORT void nf_activation(int function, int type, const void* x, void* y, int64_t count, int threads) {
+  using namespace nf;
+  if (type == kFloat32) in_blocks<float>(function == kGelu ? gelu_f32 : silu_f32, x, y, count, threads);
+  if (type == kBFloat16) in_blocks<bfloat16>(function == kGelu ? gelu_bf16 : silu_bf16, x, y, count, threads);
+  if (type == kFloat64) in_blocks<double>(function == kGelu ? gelu_f64 : silu_f64, x, y, count, threads);
+}
+
+NF_EXPORT void nf_activation_backward(int function, int type, const void* grad, const void* x, void* out, int64_t count,
+                                      int threads) {
+  using namespace nf;
+  bool gelu = function == kGelu;
+  if (type == kFloat32)
+    in_blocks<float>(gelu ? gelu_f32_backward : silu_f32_backward, grad, x, out, count, threads);
+  if (type == kBFloat16)
+    in_blocks<bfloat16>(gelu ? gelu_bf16_backward : silu_bf16_backward, grad, x, out, count, threads);
+  if (type == kFloat64)
+    in_blocks<double>(gelu ? gelu_f64_backward : silu_f64_backward, grad, x, out, count, threads);
+}
+
+namespace nf {
+
+template <class T, class Out>
+static void standardize_all(void (*rows_of)(const Weight<T>&, Out*, int64_t, int64_t), const Weight<T>& weight,
+                            void* out, int threads) {
+  in_rows(weight.rows, weight.columns, threads,
+          [&](int64_t first, int64_t last) { rows_of(weight, static_cast<Out*>(out), first, last); });
+}
+
+template <class T, class Grad>
+static double standardize_all_backward(void (*rows_of)(const Weight<T>&, const Grad*, T*, double*, int64_t, int64_t),
+                                       const Weight<T>& weight, const void* grad, void* grad_weight, void* grad_gain,
+                                       double* dots, int threads) {
+  in_rows(weight.rows, weight.columns, threads, [&](int64_t first, int64_t last) {
+    rows_of(weight, static_cast<const Grad*>(grad), static_cast<T*>(grad_weight), dots, first, last);
+  });
+  return gradient_of_factors(weight, dots, static_cast<T*>(grad_gain));
+}
+
+template <class T>
+static Weight<T> weight_of(const void* value, const void* gain, double scale, double eps, int add_eps, int64_t rows,
+                           int64_t columns, void* statistics) {
+  T* mean = static_cast<T*>(statistics);
+  return {static_cast<const T*>(value), static_cast<const T*>(gain), mean, mean + rows, mean + 2 * rows,
+          scale, eps, add_eps != 0, rows, columns};
+}
+
+}  // namespace nf
+
+// `type` is that of `out`; the weight is float64 with float64 and else float32. statistics: (3, rows), like the weight.
+NF_EXPORT void nf_standardize(int type, const void* weight, const void* gain, double scale, double eps, int add_eps,
+                              int64_t rows, int64_t columns, void* out, void* statistics, int threads) {
+  using namespace nf;
+  if (type == kFloat64) {
+    auto of = weight_of<double>(weight, gain, scale, eps, add_eps, rows, columns, statistics);
+    standardize_all(standardize_f64, of, out, threads);
+  } else {
+    auto of = weight_of<float>(weight, gain, scale, eps, add_eps, rows, columns, statistics);
+    if (type == kFloat32) standardize_all(standardize_f32, of, out, threads);
+    if (type == kBFloat16) standardize_all(standardize_bf16, of, out, threads);
+  }
+}
+
+// The gradient of scale; those of weight and gain where their memory is given. dots: `rows` doubles to work with.
+NF_EXPORT double nf_standardize_backward(int type, const void* grad, const void* weight, const void* gain, double scale,
+                                         int64_t rows, int64_t columns, void* statistics, void* grad_weight,
+                                         void* grad_gain, double* dots, int threads) {
+  using namespace nf;
+  if (type == kFloat64) {
+    auto of = weight_of<double>(weight, gain, scale, 0, 0, rows, columns, statistics);
+    return standardize_all_backward(standardize_f64_backward, of, grad, grad_weight, grad_gain, dots, threads);
+  }
+  auto of = weight_of<float>(weight, gain, scale, 0, 0, rows, columns, statistics);
+  if (type == kFloat32)
+    return standardize_all_backward(standardize_f32_backward, of, grad, grad_weight, grad_gain, dots, threads);
+  return standardize_all_backward(standardize_bf16_backward, of, grad, grad_weight, grad_gain, dots, threads);
+}
+
+enum Outcome { kDone = 0, kNonfinite = 1, kNoMemory = 2 };
+
+// With settings.check, nothing is changed unless every gradient norm is finite.
+NF_EXPORT int nf_optimizer_step(void* parameters, int64_t count, const void* settings, int threads) {
+  nf::Step step(static_cast<nf::Parameter*>(parameters), count, *static_cast<const nf::Settings*>(settings), threads);
+  if (!step.ready()) return kNoMemory;
+  const bool finite = step.norms();
+  if (!finite && static_cast<const nf::Settings*>(settings)->check) return kNonfinite;
+  step.update();
+  return kDone;
+}

@@ -1,0 +1,133 @@
+"""The compiled library: found, loaded, given torch's threads; and which tensors its kernels may touch."""
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+INTERFACE = 1  # of cpu.cpp: a library built from other sources is not called
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
+
+_is_compiling = torch.compiler.is_compiling
+_modes, _tracing = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_transforms = torch._C._are_functorch_transforms_active
+_strided, _channels_last = torch.strided, torch.channels_last
+
+_SERIAL = 32768  # elements below which torch itself does not divide its work, either
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_POINTER, _COUNT, _NUMBER, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+_SIGNATURES = {
+    "nf_interface": (_NUMBER, ()),
+    "nf_use_threads_of": (None, (_POINTER,)),
+    "nf_activation": (None, (_NUMBER, _NUMBER, _POINTER, _POINTER, _COUNT, _NUMBER)),
+    "nf_activation_backward": (None, (_NUMBER, _NUMBER, _POINTER, _POINTER, _POINTER, _COUNT, _NUMBER)),
+    "nf_standardize": (
+        None,
+        (_NUMBER, _POINTER, _POINTER, _DOUBLE, _DOUBLE, _NUMBER, _COUNT, _COUNT, _POINTER, _POINTER, _NUMBER),
+    ),
+    "nf_standardize_backward": (
+        _DOUBLE,
+        (_NUMBER, *(_POINTER,) * 3, _DOUBLE, _COUNT, _COUNT, *(_POINTER,) * 4, _NUMBER),
+    ),
+    "nf_optimizer_step": (_NUMBER, (_POINTER, _COUNT, _POINTER, _NUMBER)),
+}
+
+
+def available() -> bool:
+    """Whether there are compiled kernels in this process; :func:`why_off` says why not."""
+    return _load()[0] is not None
+
+
+def why_off() -> str | None:
+    """One line on why the kernels are off, None where they are on."""
+    return _load()[1]
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library; to be called only where :func:`available` is true."""
+    return _load()[0]
+
+
+def threads(elements: int) -> int:
+    """Threads for a kernel over so many elements: torch's, or one where dividing costs more than it saves."""
+    return torch.get_num_threads() if elements > _SERIAL else 1
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none. Once per process."""
+    if os.environ.get("NORMFREE_KERNELS", "1") == "0":
+        return None, "NORMFREE_KERNELS is 0"
+    here = Path(__file__).parent
+    path = next((p for end in importlib.machinery.EXTENSION_SUFFIXES if (p := here / f"_cpu{end}").is_file()), None)
+    if path is None:
+        return (
+            None,
+            "the library was not built: no C++ compiler that can (on x86-64, GCC 12) at normfree's installation",
+        )
+    try:
+        loaded = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        return None, f"{path.name} cannot be loaded: {error}"
+    if loaded.nf_interface() != INTERFACE:
+        return None, f"{path.name} was built from other sources: install normfree again"
+    parallel = _parallel_of_torch()
+    if parallel is None and torch.get_num_threads() > 1:
+        return None, "torch's OpenMP library was not found, and one thread is slower than torch's many"
+    loaded.nf_use_threads_of(parallel)
+    return loaded, None
+
+
+def _parallel_of_torch() -> int | None:
+    """Address of the GOMP_parallel that torch calls, so that there is one pool of threads.
+
+    Looked up as the dynamic linker did: first among the symbols of the whole process (where a preloaded OpenMP
+    library is), then among those that torch's own library depends on.
+    """
+    torch_library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    for name in (None, str(torch_library)):
+        try:
+            function = ctypes.CDLL(name).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value
+    return None
+
+
+def eager() -> bool:
+    """Whether operations run as they are called: no compiler, tracer, transform or dispatch mode must see them."""
+    # names of this module, not attributes of torch's: half the time, and every call of a kernel asks
+    return not (
+        _is_compiling() or _modes() or _transforms() or _tracing() is not None or forward_ad._current_level >= 0
+    )
+
+
+def plain(x: Tensor) -> bool:
+    """Whether a tensor's values lie in the CPU's memory as its type says: no subclass, no other layout."""
+    return type(x) in _PLAIN and x.is_cpu and x.layout is _strided and not x.is_neg()
+
+
+def dense(x: Tensor) -> bool:
+    """Whether a tensor fills its memory, contiguous or channels last."""
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=_channels_last))
+
+
+def same_layout(x: Tensor, like: Tensor) -> bool:
+    """Whether two dense tensors of one shape have their elements in the same order."""
+    if x.stride() == like.stride() or (x.is_contiguous() and like.is_contiguous()):
+        return True
+    last = dict(memory_format=_channels_last)
+    return x.ndim == 4 and x.is_contiguous(**last) and like.is_contiguous(**last)
+
+
+def laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` itself, or a copy whose elements are in the order of ``like``'s; both of one shape, ``like`` dense."""
+    return x if same_layout(x, like) else torch.empty_like(like, dtype=x.dtype).copy_(x)

@@ -1,0 +1,74 @@
+// Blocks of work on torch's own threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+// One binary for every x86-64: the loader takes the best of three. Elsewhere the compiler's default (NEON on arm64).
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(NF_ONE_TARGET)
+#define NF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define NF_CLONES
+#if defined(__x86_64__) && !defined(__AVX2__) && !defined(NF_ONE_TARGET)
+#error "SSE2 alone is slower than torch: GCC 12 or later chooses at run time; another compiler needs -march in CXXFLAGS"
+#endif
+#endif
+#define NF_INLINE static inline __attribute__((always_inline))
+#define NF_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace nf {
+
+// GOMP_parallel of the library that torch has loaded, so that there is one pool of threads. Null: one thread.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+static Parallel parallel = nullptr;
+
+template <class Work>
+struct Job {
+  std::atomic<int64_t> next;
+  int64_t count;
+  const Work& work;
+};
+
+template <class Work>
+static void worker(void* data) {
+  auto& job = *static_cast<Job<Work>*>(data);
+  for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.work(i);
+}
+
+// work(0), ..., work(count - 1), each once; whoever is free takes the next, since cores may be shared with others.
+template <class Work>
+static void for_each(int64_t count, int threads, const Work& work) {
+  Job<Work> job{{0}, count, work};
+  if (parallel && threads > 1 && count > 1)
+    parallel(worker<Work>, &job, static_cast<unsigned>(threads), 0);
+  else
+    worker<Work>(&job);
+}
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+NF_INLINE To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+NF_INLINE float load(float x) { return x; }
+NF_INLINE double load(double x) { return x; }
+NF_INLINE float load(bfloat16 x) { return bits_as<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+NF_INLINE void store(float& to, float x) { to = x; }
+NF_INLINE void store(double& to, double x) { to = x; }
+NF_INLINE void store(bfloat16& to, float x) {  // to nearest, ties to even
+  uint32_t bits = bits_as<uint32_t>(x);
+  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  to.bits = static_cast<uint16_t>(x != x ? 0x7fc0u : rounded);
+}
+
+}  // namespace nf

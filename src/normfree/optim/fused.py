@@ -1,0 +1,105 @@
+"""The end of a training step in one pass over memory: clipping, SGD, moving average (compiled kernels, CPU)."""
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..kernels.optimizer import supported
+from .agc import as_groups
+from .clip_statistics import ClippedGroup, ClipStatistics
+from .ema import EMA
+
+
+class FusedStep:
+    """The same numbers as :class:`~normfree.optim.AGC` of ``torch.optim.SGD``, and :meth:`EMA.update`, in less time.
+
+    >>> optimizer = torch.optim.SGD(param_groups(model, weight_decay=2e-5, clipping=0.01), lr=0.1, momentum=0.9)
+    >>> fused = FusedStep(optimizer, EMA(model))
+    >>> loss.backward()
+    >>> statistics = fused.step()  # where fused.possible(): else AGC's step, and the average's update
+
+    The optimizer keeps its state (momentum) as torch does, so that both ways of stepping may alternate. Gradients stay
+    as they are: the clipped ones are not written.
+
+    Args:
+        optimizer: plain SGD; its groups name their ``clipping``, see :func:`param_groups`.
+        ema: of the same parameters; updated with the step.
+        eps: see :func:`agc_`.
+
+    Raises:
+        UsageError: a group names no ``clipping``.
+    """
+
+    def __init__(self, optimizer: torch.optim.SGD, ema: EMA | None = None, eps: float = 1e-3):
+        as_groups(optimizer.param_groups, None)
+        self.optimizer, self.ema, self.eps = optimizer, ema, eps
+        self.averages = {} if ema is None else ema.by_parameter()
+
+    def possible(self) -> bool:
+        """Whether the compiled kernels take this step: SGD of dense float32 parameters on the CPU, with gradients."""
+        groups = self.optimizer.param_groups
+        if type(self.optimizer) is not torch.optim.SGD or any(
+            group.get("maximize") or group.get("differentiable") or group["momentum"] == 0 for group in groups
+        ):
+            return False
+        if len({(g["momentum"], g["nesterov"], g["dampening"]) for g in groups}) != 1:
+            return False
+        params = [p for group in groups for p in group["params"]]
+        held = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in params]
+        return supported(params, [p.grad for p in params], held, [self.averages.get(p) for p in params])
+
+    @torch.no_grad()
+    def step(self) -> ClipStatistics:
+        """Clip, update, average.
+
+        Raises:
+            NotFinite: a gradient is not; nothing has changed then.
+        """
+        groups = self.optimizer.param_groups
+        rows = [(group, p) for group in groups for p in group["params"]]
+        params = [p for _, p in rows]
+        buffers, first = zip(*(self._buffer(p) for p in params), strict=True)
+        update = kernels.agc_sgd_ema_(
+            params,
+            [p.grad for p in params],
+            list(buffers),
+            [self.averages.get(p) for p in params] if self.ema is not None else None,
+            lr=[group["lr"] for group, _ in rows],
+            momentum=groups[0]["momentum"],
+            nesterov=groups[0]["nesterov"],
+            dampening=groups[0]["dampening"],
+            weight_decay=[group["weight_decay"] for group, _ in rows],
+            clipping=[group["clipping"] for group, _ in rows],
+            eps=self.eps,
+            ema_decay=0.0 if self.ema is None else self.ema.next_decay(),
+            first=list(first),
+        )
+        for p, buffer in zip(params, buffers, strict=True):
+            if buffer is not None:
+                self.optimizer.state[p]["momentum_buffer"] = buffer
+        if self.ema is not None:
+            self.ema.update(but=self.averages)
+        return self._statistics(rows, update)
+
+    def _buffer(self, p: Tensor) -> tuple[Tensor | None, bool]:
+        """The momentum of a parameter, and whether it has no value yet."""
+        held = self.optimizer.state.get(p, {}).get("momentum_buffer")
+        if held is not None or p.grad is None:
+            return held, False
+        return torch.empty_like(p, requires_grad=False), True
+
+    def _statistics(self, rows: list, update: kernels.Update) -> ClipStatistics:
+        """Per parameter: so many units, the first of which stand for the clipped ones."""
+        groups: dict[str, list] = {}
+        for (group, p), clipped, units, ratio in zip(rows, update.clipped, update.units, update.ratio, strict=True):
+            if units:
+                groups.setdefault(group.get("name", "params"), []).append((p, clipped, units, ratio))
+        statistics = ClipStatistics()
+        for name, tensors in groups.items():
+            flags = torch.cat([torch.arange(units) < clipped for _, clipped, units, _ in tensors])
+            ratios = torch.repeat_interleave(
+                torch.tensor([ratio for *_, ratio in tensors]), torch.tensor([units for _, _, units, _ in tensors])
+            )
+            params, counts = [p for p, *_ in tensors], [units for _, _, units, _ in tensors]
+            statistics.groups.append(ClippedGroup(name, params, counts, ratios, flags))
+        return statistics
