@@ -15,18 +15,20 @@ ALLOWED = {
     "version": set(),
     "functional": set(),
     "gain": set(),
-    "nn": {"functional", "gain"},
+    "kernels": {"functional"},
+    "nn": {"functional", "gain", "kernels"},
     "models": {"functional", "gain", "nn"},
     "spp": {"functional", "gain", "nn", "models"},
     "weights": {"functional", "gain", "nn", "models"},
     "export": {"functional", "gain", "nn", "models"},
-    "optim": {"functional", "gain", "nn"},
+    "optim": {"functional", "gain", "kernels", "nn"},
     "data": set(),
     "tasks": {"functional", "gain", "nn", "models", "data"},
     "training": {"functional", "gain", "nn", "optim", "data"},
     # dataclasses of settings from the rooms below
     "recipes": {"functional", "gain", "nn", "models", "optim", "data", "tasks", "training"},
     "timm": {"functional", "models", "nn", "weights"},
+    "report": {"spp"},
     "cli": None,  # binds them all
     "__init__": None,  # the front door
     "__main__": None,

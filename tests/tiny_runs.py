@@ -12,7 +12,7 @@ from normfree.data import DataConfig, Source, digits
 from normfree.data.sources import ArraySplit
 from normfree.optim import OptimConfig
 from normfree.tasks import Classification, TaskConfig
-from normfree.training import Run, TrainConfig, Trainer, new_folder
+from normfree.training import Run, TrainConfig, Trainer, new_folder, read_metrics
 
 OPTIONS = dict(depths=(1, 1, 1), widths=(16, 16, 32))
 # the same network as options of `normfree train`, on the CPU wherever the tests run
@@ -78,3 +78,8 @@ def trainer(
         progress=False,
         **options,
     )
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's evaluations."""
+    return [line for line in read_metrics(folder) if line["kind"] == "eval"]

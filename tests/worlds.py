@@ -1,6 +1,8 @@
 """The same training in one process and in several, for the tests to compare."""
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from normfree.optim.sharded import whole
 from normfree.tasks import Classification, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
+from normfree.training.state import capture
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Plan:
     images: tuple[int, int] = (45, 20)
     resume: bool = False
     poison: tuple[int, int] | None = None  # (rank, step) whose images turn to NaN
+    bad_gradient: tuple[int, int] | None = None  # (rank, step) in which one row of one parameter's gradient is NaN
+    bad_loss: tuple[int, int] | None = None  # (rank, step) whose loss is infinite
     unreadable: tuple[int, ...] = ()
 
 
@@ -52,8 +57,43 @@ class Damaged:
         return self.split.image(index)
 
 
+class InfiniteLoss:
+    """A task whose loss is infinite; its gradient is that of the task."""
+
+    def __init__(self, task):
+        self.task = task
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def loss(self, output, batch):
+        return self.task.loss(output, batch) + float("inf")
+
+
+@contextlib.contextmanager
+def bad_gradient(model: torch.nn.Module, there: bool) -> Iterator[None]:
+    """One row of the gradient of one parameter is NaN in this process."""
+    handles = []
+
+    def poke(gradient):
+        changed = gradient.clone()
+        changed[-1] = float("nan")
+        return changed
+
+    def at_forward(module, args):  # a sharded parameter is gathered by now: another tensor, the one that has a gradient
+        handles.append(module.weight.register_hook(poke))
+
+    if there:
+        handles.append(model.stages[1][0].conv1.register_forward_pre_hook(at_forward))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
-    """Train, and tell the sample sequence, the clipped fractions and the summary."""
+    """Train, and tell the sample sequence, the clipped fractions, the summary and what is in memory at the end."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = shake(normfree.create_model("nf_resnet26_small", num_classes=10, in_chans=1, **OPTIONS)).to(plan.dtype)
@@ -83,7 +123,9 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
             seen.append(batch.indices.tolist())
             if plan.poison == (replicas.rank, trainer.at.step):
                 batch.images[0, 0, 0, 0] = float("nan")
-            result = step(self, batch, lr, images)
+            self.losses = InfiniteLoss(task) if plan.bad_loss == (replicas.rank, trainer.at.step) else task
+            with bad_gradient(model, plan.bad_gradient == (replicas.rank, trainer.at.step)):
+                result = step(self, batch, lr, images)
             clipped.append(result.clipped)
             return result
 
@@ -94,7 +136,8 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     except normfree.RunFailed as failed:
         summary, error = None, str(failed)
     parameters = {name: whole(p.detach()).clone() for name, p in model.named_parameters()}
-    return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters)
+    state = {name: files for name, files in capture(trainer.step, trainer.at)[0].items() if name != "random"}
+    return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters, state=state)
 
 
 def _process(rank: int, world: int, plans: dict[str, Plan], store: str) -> None:

@@ -7,11 +7,11 @@ import image_files
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_runs import FLAGS
+from tiny_runs import FLAGS, evaluations
 
 from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import decode_image, digits
-from normfree.training import read_checkpoint, read_metrics, save_weights
+from normfree.training import read_checkpoint, save_weights
 
 
 def numbers(out: str) -> tuple[float, float, float]:
@@ -36,7 +36,7 @@ def predictions(out: str) -> dict[str, list[tuple[float, str]]]:
 def test_evaluation_repeats_the_runs_numbers(normfree, trained, flags):
     result = normfree("eval", trained, *flags)
     assert (result.code, result.err) == (0, "")
-    last = read_metrics(trained)[-1]
+    last = evaluations(trained)[-1]
     top1, top5, loss = numbers(result.out)
     assert (top1, top5) == (round(100 * last["ema_top1"], 2), round(100 * last["ema_top5"], 2))
     assert loss == pytest.approx(last["ema_loss"], abs=1e-4)  # four digits are shown
@@ -44,7 +44,7 @@ def test_evaluation_repeats_the_runs_numbers(normfree, trained, flags):
 
 
 def test_raw_weights_and_the_best_checkpoint(normfree, trained):
-    last = read_metrics(trained)[-1]
+    last = evaluations(trained)[-1]
     assert numbers(normfree("eval", trained, "--weights", "raw").out)[0] == round(100 * last["top1"], 2)
     best = read_checkpoint(trained, "best")[1]
     result = normfree("eval", trained, "--checkpoint", "best")

@@ -75,6 +75,10 @@ def test_a_model_by_name_with_fresh_weights(normfree, tmp_path, monkeypatch):
         (["--size", "0"], "--size (=0) must be from 1 to 4096"),
         (["--batch", "0"], "--batch (='0') must be dynamic or a number of at least 1"),
         (["--batch", "many"], "--batch (='many') must be dynamic or a number of at least 1"),
+        (
+            ["--batch", "99999999999"],
+            "--batch (='99999999999') must be dynamic or a number of at least 1 and at most 4096",
+        ),
         (["--out", "a.pt"], "--out a.pt must end in .onnx or .pt2"),
         (["--out", "a.pt2", "--format", "onnx"], "--out a.pt2 must end in .onnx for --format onnx"),
         (["--out", "nowhere/a.onnx"], "cannot write nowhere/a.onnx: folder nowhere does not exist"),

@@ -74,8 +74,11 @@ def test_numbers_are_of_the_seed(normfree, tmp_path):
         (["two"], "invalid int value: 'two'"),
         (["10", "--layers", "51"], "layers (=51) must be one of 50, 101, 152, 200, 288, 600"),
         (["10", "--layers", "0"], "layers (=0) must be one of"),
-        (["10", "--size", "0"], "--size (=0) must be at least 1"),
-        (["10", "--batch", "-2"], "--batch (=-2) must be at least 1"),
+        (["10", "--size", "0"], "--size (=0) must be from 1 to 4096"),
+        (["10", "--size", "1000000000"], "--size (=1000000000) must be from 1 to 4096"),
+        (["10", "--seed", "9" * 30], "must be from -9223372036854775808 to 9223372036854775807"),
+        (["10", "--batch", "-2"], "--batch (=-2) must be from 1 to 1024"),
+        (["10", "--batch", "9" * 30], "must be from 1 to 1024"),
         (["1", *SMALL[:2], "--size", "32", "--batch", "1"], "too few or too small"),
     ],
 )

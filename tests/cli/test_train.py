@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny_runs import FLAGS, network
+from tiny_runs import FLAGS, evaluations, network
 
 from normfree.recipes import load_recipe
 from normfree.training import read_checkpoint, read_metrics
@@ -41,14 +41,17 @@ def test_a_run_folder(trained):
     assert {name for name in names if not name.startswith(("checkpoints/last", "checkpoints/best"))} == {
         "recipe.yaml",
         "metrics.jsonl",
+        "clipping.jsonl",
+        "environment.json",
         "curves.png",
     } | files
     with Image.open(trained / "curves.png") as picture:
         picture.load()
     lines = read_metrics(trained)
-    assert {line["kind"] for line in lines} == {"train", "eval"}
-    assert lines[-1]["step"] == 60
-    assert lines[-1]["ema_top1"] > 0.2  # chance is 0.1, give or take 0.016
+    assert {line["kind"] for line in lines} == {"train", "eval", "end"}
+    assert lines[-1] == dict(kind="end", step=60, state="finished", reason="")
+    assert evaluations(trained)[-1]["step"] == 60
+    assert evaluations(trained)[-1]["ema_top1"] > 0.2  # chance is 0.1, give or take 0.016
     expected = load_recipe("digits", {"train.steps": 60, "train.device": "cpu", "optim.warmup_epochs": 1})
     expected.optim.ema_decay = 0.9
     expected.model.options = dict(depths=[1, 1, 1], widths=[16, 16, 32])
@@ -63,7 +66,7 @@ def test_what_it_says(normfree, tmp_path):
     out = tmp_path / "run"
     result = normfree("train", *SHORT, "--out", out)
     assert result.code == 0
-    last = read_metrics(out)[-1]
+    last = evaluations(out)[-1]
     assert f"test accuracy {last['ema_top1']:.2%}" in result.out
     for part in ("recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints/last", "checkpoints/best"):
         assert str(out / part) in result.out
@@ -143,7 +146,7 @@ def test_own_images(normfree, tmp_path, monkeypatch):
     assert "1 unreadable image" in result.out
     assert not (run / "examples").exists()
     assert "IMAGE_OR_FOLDER" in result.out
-    assert read_metrics(run)[-1]["top1"] == 1.0  # one class is bright, the other dark
+    assert evaluations(run)[-1]["top1"] == 1.0  # one class is bright, the other dark
     assert normfree("eval", run).out.splitlines()[0].endswith("4 images")
     predicted = normfree("predict", run, root / "val" / "dog")
     assert predicted.code == 0

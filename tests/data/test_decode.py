@@ -176,6 +176,16 @@ def gif_of(width: int, height: int) -> bytes:
     )
 
 
+def webp_of(width: int, height: int) -> bytes:
+    lossless = b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + bytes(40)
+    return b"RIFF" + struct.pack("<I", len(lossless) + 12) + b"WEBPVP8L" + struct.pack("<I", len(lossless)) + lossless
+
+
+def jpeg2000_of(width: int, height: int) -> bytes:
+    size = struct.pack(">HIIIIIIIIH", 0, width, height, 0, 0, width, height, 0, 0, 1) + b"\7\1\1"
+    return b"\xff\x4f\xff\x51" + struct.pack(">H", len(size) + 2) + size + b"\xff\xd9"
+
+
 BOMBS = {
     "png": png_of(50_000, 50_000, zlib.compress(bytes(10_000_000))),
     "png text": png_of(4, 4, zlib.compress(bytes(52)))[:-12] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26))),
@@ -186,6 +196,8 @@ BOMBS = {
     "gif": gif_of(65_535, 65_535),
     "ppm": b"P6 400000 400000 255\n",
     "ppm digits": b"P6 " + b"9" * 100_000 + b" 1 255\n",
+    "webp": webp_of(16_384, 16_384),
+    "jpeg 2000": jpeg2000_of(2**30, 2**30),
     "tiff": b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHII", 256, 4, 1, 2**31, 257, 4, 1, 2**31) + bytes(4),
 }
 

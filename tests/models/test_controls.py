@@ -177,7 +177,7 @@ def test_unmodified_squeeze_excite_halves_the_branch():
 @pytest.mark.parametrize(
     ("name", "options", "quoted"),
     [
-        ("bn_resnet50", dict(order="relu-conv-bn"), r"order \(='relu-conv-bn'\) must be \"bn-relu-conv\" or \"relu-bn"),
+        ("bn_resnet50", dict(order="relu-conv-bn"), r"order \(='relu-conv-bn'\) must be one of bn-relu-conv, relu-bn"),
         ("plain_resnet50", dict(stem="5x5"), r"stem \(='5x5'\) must be one of 7x7, 7x7-nopool, 3x3"),
         ("fixup_resnet50", dict(activation="rellu"), r"activation \(='rellu'\).* relu"),
         ("skipinit_resnet50", dict(num_classes=-1), r"num_classes \(=-1\)"),
@@ -185,9 +185,9 @@ def test_unmodified_squeeze_excite_halves_the_branch():
         ("bn_resnet50_v1", dict(drop_rate=1.0), r"drop_rate \(=1.0\)"),
         ("bn_resnet50", dict(depths=(1, 1)), r"depths \(1, 1\)"),
         ("bn_resnet50", dict(widths=(8,) * 5, depths=(1,) * 5), r"widths .* strides \(1, 2, 2, 2\)"),
-        ("fixup_resnet50", dict(depths=(1, 0, 1, 1)), r"depths \(1, 0, 1, 1\) must be at least 1"),
+        ("fixup_resnet50", dict(depths=(1, 0, 1, 1)), r"depths \(=\(1, 0, 1, 1\)\) must be a list of"),
         ("fixup_resnet50", dict(ratio=1e-4), r"out_channels \(=0\)"),
-        ("bn_resnet50", dict(squeeze_excite=True, se_ratio=0), r"Squeeze-Excite ratio \(=0\)"),
+        ("bn_resnet50", dict(squeeze_excite=True, se_ratio=0), r"se_ratio \(=0\) must be above 0"),
         ("bn_nfnet_f0", dict(group_width=4096), r"group_width \(=4096\)"),
         ("bn_resnet50", dict(alpha=1), r"'alpha' is unknown for bn_resnet50"),
         ("bn_resnet50", dict(nrom=False), r"'nrom' is unknown for bn_resnet50; did you mean norm"),

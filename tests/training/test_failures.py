@@ -165,7 +165,7 @@ def test_a_step_left_out_is_said_and_logged(tmp_path, capsys):
     assert [line["step"] for line in skipped] == [1, 3]
     assert all(line["reason"].startswith("the loss is inf") for line in skipped)
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [2, 4, 5, 6]
-    assert capsys.readouterr().out.count("was left out: the loss is inf") == 2
+    assert capsys.readouterr().err.count("was left out: the loss is inf") == 2
 
 
 @pytest.mark.parametrize(("stages", "found"), [("all", {0, 1, 2}), ([1], {1}), (None, set())])

@@ -86,7 +86,7 @@ def test_auto_trains_as_the_number_it_finds(tmp_path, monkeypatch, capsys):
     automatic.fit()
     found = automatic.step.micro_batch
     assert 1 <= found < 16
-    assert f"micro-batches of {found} images fit into memory" in capsys.readouterr().out
+    assert f"micro-batches of {found} images fit into memory" in capsys.readouterr().err
     by_number = trainer(tmp_path / "number", train=dict(micro_batch=found))
     by_number.fit()
     for name, value in weights(automatic).items():

@@ -16,7 +16,7 @@ from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
 from ..errors import UsageError
 from ..models.registry import default_cfg
-from ..recipes import load_recipe
+from ..recipes import is_dense, load_recipe
 from .main import Parser
 
 MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
@@ -43,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
         value = getattr(options, name)
         if value is not None and not least <= value <= most:
             raise UsageError(f"--{name} (={value}) must be {least}..{most}")
+    if options.layers is not None and options.layers > 100:
+        raise UsageError(f"--layers (={options.layers}) must be at most 100")
     augmentation, path = _augmentation(options), _writable(Path(options.out))
     paths = find_images(options.images)
     images, unreadable = _read(paths[: 1 if options.ops else options.count], augmentation.channels)
@@ -81,6 +83,10 @@ def _parser() -> Parser:
 
 def _augmentation(options: argparse.Namespace) -> Augmentation:
     recipe = load_recipe(options.recipe)
+    if is_dense(recipe):
+        raise UsageError(
+            f"recipe {options.recipe} is for {recipe.task.name}; this draws the augmentation of classification"
+        )
     data, name = recipe.data, recipe.model.name
     size = options.size or data.image_size or (default_cfg(name)["input_size"][-1] if name else 224)
     layers = data.randaugment_layers if options.layers is None else options.layers

@@ -17,7 +17,7 @@ from ..export import Deployed, Preprocessing, open_archive, open_onnx
 from ..models import create_model as create_untrained
 from ..training import pick_device
 from ..weights import create_model
-from .trained import evaluation_transform, load_trained
+from .trained import Trained, evaluation_transform, load_trained
 
 ONNX, ARCHIVE = ".onnx", ".pt2"
 
@@ -55,12 +55,28 @@ class AntialiasedTransform(EvalTransform):
         return normalize(centre_crop(image, self.size), self.mean, self.std)
 
 
-def open_network(text: str, which: str | None = None, *, random: bool = False) -> Network:
+def open_trained(text: str, which: str | None = None) -> Trained | None:
+    """The network of a run folder or .safetensors file; None where the text names something else.
+
+    Raises:
+        UsageError: it cannot be used, or is a file of another kind.
+    """
+    if Path(text).suffix in (ONNX, ARCHIVE) or text.endswith((".npz", ".pth", ".bin")):
+        return None
+    if not (os.path.exists(text) or os.sep in text or text.endswith(".safetensors")):
+        return None
+    return load_trained(text, which)
+
+
+def open_network(
+    text: str, which: str | None = None, *, random: bool = False, trained: Trained | None = None
+) -> Network:
     """A model by name with its published weights, or a run folder or .safetensors file.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
         random: a model by name with fresh weights of seed 0 instead.
+        trained: what :func:`open_trained` gave for the text, if it was asked.
 
     Raises:
         UsageError: unknown, unusable, or a choice that there is none of.
@@ -77,7 +93,11 @@ def open_network(text: str, which: str | None = None, *, random: bool = False) -
     if random and not named:
         raise UsageError(f"--random is for models by name; {text} is a trained network")
     if not named:
-        trained = load_trained(text, which)
+        trained = trained or load_trained(text, which)
+        if trained.dense:
+            raise UsageError(
+                f"{text} is a network for {trained.recipe.task.name}; this takes one that classifies images"
+            )
         view = evaluation_transform(trained)
         preprocessing = Preprocessing(view.size, trained.recipe.data.channels, view.mean, view.std, view.margin)
         return Network(trained.model, trained.recipe.model.name, preprocessing, tuple(trained.names), trained.source)
@@ -88,7 +108,9 @@ def open_network(text: str, which: str | None = None, *, random: bool = False) -
     return Network(model, text, Preprocessing.of(model), classes, origin)
 
 
-def open_classifier(text: str, which: str | None = None, device: str = "auto") -> Classifier:
+def open_classifier(
+    text: str, which: str | None = None, device: str = "auto", trained: Trained | None = None
+) -> Classifier:
     """What :func:`open_network` opens, an ONNX file, or an archive of ``torch.export``, ready to run.
 
     Raises:
@@ -103,7 +125,7 @@ def open_classifier(text: str, which: str | None = None, device: str = "auto") -
         return _deployed(open_onnx(text))
     if exported:
         return _deployed(open_archive(text, pick_device(device)))
-    network = open_network(text, which)
+    network = open_network(text, which, trained=trained)
     place = pick_device(device)
     model = network.model.to(place)
 

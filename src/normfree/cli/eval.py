@@ -1,21 +1,32 @@
 """``normfree eval``."""
 
+import math
 from collections.abc import Sequence
 
-from ..data import Loader, open_source
+from ..data import Loader
+from ..data.config import MOST_PIXELS, MOST_WORKERS
 from ..errors import RunFailed, UsageError
+from ..recipes import open_images
 from ..tasks.classification import Accuracy
+from ..tasks.depth import DepthErrors
+from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from .main import Parser
-from .trained import evaluation_transform, load_trained
+from .trained import Trained, evaluation_transform, load_trained
 
 
 def run(argv: Sequence[str]) -> int:
     """Measure a trained network on the test split of its images, or of others."""
-    parser = Parser("eval", description="Measure a trained network: top-1, top-5 and loss on the test split.")
+    parser = Parser(
+        "eval",
+        description="Measure a trained network on the test split: top-1, top-5 and loss; for segmentation the mean IoU "
+        "and that of each class; for depth five metrics.",
+    )
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="other images: imagefolder:PATH or wds:... (of the same classes)"
+        "--data",
+        metavar="SOURCE",
+        help="other images for the same task: imagefolder:PATH, wds:..., masks:PATH, ... (of the same classes)",
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--weights", choices=["ema", "raw"], help="averaged or raw; default: averaged where there are")
@@ -24,25 +35,29 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     options = parser.parse_args(list(argv))
-    if options.batch_size < 1 or options.workers < 0:
+    if options.batch_size < 1 or not 0 <= options.workers <= MOST_WORKERS:
         raise UsageError(
-            f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0"
+            f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0 "
+            f"and at most {MOST_WORKERS}"
         )
-    if options.size is not None and options.size < 1:
-        raise UsageError(f"--size (={options.size}) must be at least 1")
+    if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
+        raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
     trained = load_trained(options.run, options.checkpoint, options.weights)
     data = trained.recipe.data
-    data.test_size = options.size or data.test_size
-    source = open_source(options.data or data.source, data.channels)
-    if source.classes != trained.classes:
+    if options.size:
+        data.test_size, data.test_width = options.size, None
+    source = open_images(trained.recipe, options.data)
+    if list(source.classes) != trained.classes:
         differing = sorted(set(source.classes) ^ set(trained.classes))
         sided = [f"{name} (only in the {'images' if name in source.classes else 'network'})" for name in differing]
         raise UsageError(
             f"classes of {options.data or data.source} and of {trained.source} differ: {', '.join(sided[:8])}"
         )
     device = pick_device(options.device)
-    loader = Loader(source.test, evaluation_transform(trained), options.batch_size, workers=options.workers)
-    measured, unreadable = evaluate(trained.model.to(device), loader, Accuracy(), device)
+    transform, dense = evaluation_transform(trained), trained.dense
+    loader = Loader(source.test, transform, options.batch_size, workers=options.workers, pairs=dense)
+    metrics = metrics_of(trained)
+    measured, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
     for message in unreadable:
         print(f"skipped unreadable image {message}")
     if not measured["images"]:
@@ -52,5 +67,30 @@ def run(argv: Sequence[str]) -> int:
     print(
         f"{trained.source}: {trained.recipe.model.name} on {options.data or data.source}, {measured['images']} images"
     )
-    print(f"top-1 {measured['top1']:.2%}   top-5 {measured['top5']:.2%}   loss {measured['loss']:.4f}")
+    print(shown(metrics, trained.names))
     return 0
+
+
+def metrics_of(trained: Trained) -> Accuracy | Overlap | DepthErrors:
+    """What its task measures."""
+    if trained.recipe.task.name == "segmentation":
+        return Overlap(len(trained.classes))
+    return DepthErrors() if trained.recipe.task.name == "depth" else Accuracy()
+
+
+def shown(metrics: Accuracy | Overlap | DepthErrors, names: Sequence[str]) -> str:
+    """What was measured, in lines."""
+    measured = metrics.compute()
+    if isinstance(metrics, DepthErrors):
+        return (
+            f"within a factor of 1.25 {measured['delta1']:.2%}   of 1.25^2 {measured['delta2']:.2%}   "
+            f"of 1.25^3 {measured['delta3']:.2%}\n"
+            f"rms {measured['rms']:.4f} m   rel {measured['rel']:.4f}   loss {measured['loss']:.4f}"
+        )
+    if isinstance(metrics, Accuracy):
+        return f"top-1 {measured['top1']:.2%}   top-5 {measured['top5']:.2%}   loss {measured['loss']:.4f}"
+    lines = [f"mean IoU {measured['miou']:.2%}   pixels {measured['pixel_accuracy']:.2%}   loss {measured['loss']:.4f}"]
+    width = max(map(len, names))
+    for name, value in zip(names, metrics.per_class(), strict=True):
+        lines.append(f"  {name:{width}}  " + ("not there" if math.isnan(value) else f"{value:7.2%}"))
+    return "\n".join(lines)

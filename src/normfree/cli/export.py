@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..data.config import MOST_PIXELS
 from ..errors import UsageError
 from ..export import Written, to_archive, to_onnx
 from ..export.checked import check_place
@@ -14,8 +15,8 @@ from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
 from .classifier import ARCHIVE, ONNX, open_network
 from .main import Parser
-from .trained import MOST_PIXELS
 
+MOST_IMAGES = 4096  # of a call
 SUFFIXES = {"onnx": ONNX, "pt2": ARCHIVE}
 
 
@@ -83,8 +84,8 @@ def _place(options: argparse.Namespace) -> tuple[Path, str]:
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch (={text!r}) must be dynamic or a number of at least 1")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_IMAGES:
+        raise UsageError(f"--batch (={text!r}) must be dynamic or a number of at least 1 and at most {MOST_IMAGES}")
     return int(text)
 
 

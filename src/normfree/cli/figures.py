@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..data.config import MOST_PIXELS
 from ..errors import RunFailed, UsageError
 from ..spp import plot
 from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
@@ -31,9 +32,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs; default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(list(argv))
-    for name in ("size", "batch"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} (={getattr(options, name)}) must be at least 1")
+    for name, least, most in (("size", 1, MOST_PIXELS), ("batch", 1, 1024), ("seed", -(2**63), 2**63 - 1)):
+        if not least <= getattr(options, name) <= most:
+            raise UsageError(f"--{name} (={getattr(options, name)}) must be from {least} to {most}")
     numbers = sorted(set(options.number)) or list(FIGURES)
     check_figures(numbers, options.layers)
     folder = _folder(options.out)

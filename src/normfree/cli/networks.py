@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import UsageError
 from ..models import create_model
 from ..models.registry import IMAGENET_MEAN, IMAGENET_STD
-from ..tasks.classification import image_statistics
+from ..tasks.statistics import image_statistics
 from .trained import load_trained
 
 
@@ -64,10 +64,11 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         raise UsageError(f"{text} does not exist; give a run folder, a model's name or pkg.module:factory")
     try:
         model = create_model(text, **overrides)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"--option {overrides} does not build {text}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--option {overrides} does not build {text}: {reason}") from error
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     return _as_usual(f"{text} ({label})" if label else text, model)
 

@@ -5,10 +5,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from ..errors import UsageError
 from ..recipes import describe_type, field_help, field_paths
+from ..recipes.recipe import load_yaml
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -31,8 +30,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
                 raise UsageError(f"option --{name} needs a value")
             text = rest.pop(0)
         try:
-            overrides[name] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
+            overrides[name] = load_yaml(text, f"--{name}")
+        except UsageError:
             overrides[name] = text
     return overrides
 

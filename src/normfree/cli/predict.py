@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 from ..data import UnreadableImage, decode_image, find_images
 from ..errors import UsageError
-from .classifier import open_classifier, view_of
+from .classifier import open_classifier, open_trained, view_of
 from .main import Parser
+from .overlays import predict_pixels
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the likeliest classes of each image."""
-    parser = Parser("predict", description="Classify images: the five likeliest classes with their probabilities.")
+    parser = Parser(
+        "predict",
+        description="Classify images: the five likeliest classes with their probabilities. A network for segmentation "
+        "or depth draws what it makes of each image beside it, as a PNG file.",
+    )
     parser.add_argument(
         "network",
         metavar="NETWORK",
@@ -28,11 +33,19 @@ def run(argv: Sequence[str]) -> int:
         action="store_true",
         help="shrink images with antialiasing, as most tools do, instead of as the network was evaluated",
     )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where pictures of segmentation and depth go; default: RUN/predictions"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     options = parser.parse_args(list(argv))
     if options.top < 1:
         raise UsageError(f"--top (={options.top}) must be at least 1")
-    classifier = open_classifier(options.network, options.checkpoint, options.device)
+    trained = open_trained(options.network, options.checkpoint)
+    if trained is not None and trained.dense:
+        return predict_pixels(trained, options)
+    if options.out is not None:
+        raise UsageError(f"--out is for networks for segmentation or depth; {options.network} classifies images")
+    classifier = open_classifier(options.network, options.checkpoint, options.device, trained)
     channels = classifier.preprocessing.channels
     if channels not in (1, 3):
         raise UsageError(f"{options.network} takes images of {channels} channels; files are decoded to 1 or 3")

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import Loader, Source, Split, UnreadableImage, open_source
+from ..data import Loader, Source, Split, UnreadableImage
 from ..errors import UsageError
-from ..recipes import Recipe, field_paths, load_recipe
+from ..recipes import Recipe, field_paths, load_recipe, open_images
 from ..report import (
     About,
     Confusion,
@@ -32,7 +32,7 @@ from ..report import (
     write_page,
 )
 from ..spp import record
-from ..tasks import Classification
+from ..tasks import Classification, Depth, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
@@ -121,7 +121,7 @@ class Found:
 
 
 def _open(recipe: Recipe) -> Source:
-    return open_source(recipe.data.source, recipe.data.channels)
+    return open_images(recipe)
 
 
 def _load(folder: Path, device: torch.device) -> Trained:
@@ -134,12 +134,13 @@ def _about(found: Found) -> About:
     about, recipe = About(score=Classification.score), found.recipe
     if not isinstance(found.trained, Missing):
         about.parameters = sum(p.numel() for p in found.trained.model.parameters())
-        about.classes = len(found.trained.classes)
+        about.classes = len(found.trained.classes) or None
     if not isinstance(found.source, Missing):
         about.images = len(found.source.train), len(found.source.test)
-        about.classes = len(found.source.classes)
+        about.classes = len(found.source.classes) or None
     if not isinstance(recipe, Missing):
         about.model, about.data = recipe.model.name, recipe.data.source
+        about.score = dict(segmentation=Segmentation, depth=Depth).get(recipe.task.name, Classification).score
         about.clips, about.save_every = recipe.optim.clipping is not None, recipe.train.save_every
         about.clipping, about.clipping_eps = recipe.optim.clipping, recipe.optim.clipping_eps
         per_epoch = _steps_per_epoch(found, recipe)
@@ -199,8 +200,9 @@ def _recorded(found: Found) -> Recorded:
     images = None if isinstance(found.source, Missing) else _first_images(found.source.test, trained)
     shown = "unit Gaussian noise, for want of test images" if images is None else f"{len(images)} test images"
     if images is None:
-        size = evaluation_transform(trained).size
-        shape = (PROBE, trained.recipe.data.channels, size, size)
+        view = evaluation_transform(trained)
+        sides = (view.height, view.width) if trained.dense else (view.size, view.size)
+        shape = (PROBE, trained.recipe.data.channels, *sides)
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spp = record(trained.model, images.to(found.device), name=trained.recipe.model.name)
     return Recorded(spp, f"{found.weights()}, shown {shown}")
@@ -211,7 +213,8 @@ def _first_images(split: Split, trained: Trained) -> Tensor | None:
     transform, images = evaluation_transform(trained), []
     for index in range(min(len(split), 4 * PROBE)):
         try:
-            images.append(transform(split.image(index)))
+            image = split.image(index)
+            images.append(transform.view(image) if trained.dense else transform(image))
         except UnreadableImage:
             continue
         if len(images) == PROBE:
@@ -235,6 +238,8 @@ def _look(found: Found, count: int, workers: int) -> Seen:
         UsageError: there is no network or no image, or the classes are others now.
     """
     trained, source = _needed(found.trained), _needed(found.source)
+    if trained.dense:
+        raise UsageError(f"a network for {trained.recipe.task.name}: `normfree predict` draws what it makes of images")
     if source.classes != trained.classes:
         raise UsageError(f"{trained.recipe.data.source} now has other classes than the network")
     mistakes = Mistakes(count)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from ..data import EvalTransform, decode_image, find_images
 from ..data.decode import UnreadableImage
 from ..errors import UsageError
+from ..recipes.recipe import load_yaml
 from ..spp import SPP, Spectrum, plot, record, spectra
 from ..training import pick_device
 from .main import Parser
@@ -88,10 +88,7 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals:
             raise UsageError(f"--option {option} must look like KEY=VALUE, for example alpha=1.0")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UsageError(f"--option {option}: the value is not YAML") from error
+        overrides[key] = load_yaml(value, f"--option {option}: the value")
         if isinstance(overrides[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value.strip()):
             overrides[key] = float(value)  # YAML takes 1e-3 for text
     return overrides

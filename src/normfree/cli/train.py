@@ -12,13 +12,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import Source, open_source
+from ..data import Source
+from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
 from ..errors import UsageError
 from ..optim import freeze
-from ..recipes import DEFAULT, Recipe, dump_recipe, field_paths, load_recipe
+from ..recipes import (
+    DEFAULT,
+    Recipe,
+    build_network,
+    build_task,
+    dump_recipe,
+    field_paths,
+    is_dense,
+    load_recipe,
+    open_images,
+    set_sizes,
+)
+from ..recipes.build import Task
 from ..spp import Film, plot_film, read_film
-from ..tasks import Classification
 from ..training import (
     Replicas,
     Run,
@@ -55,6 +67,9 @@ CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
 }
 SAME = "the run of --out"  # --resume without a value
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
+RECIPE_OF = dict.fromkeys(("imagefolder", "wds", "synthetic"), FOLDER_RECIPE)
+RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
+RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -73,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
         "--data",
         metavar="SOURCE",
         help="digits, imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar "
-        "shards), synthetic:N",
+        "shards), synthetic:N; for segmentation and depth scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH",
     )
     parser.add_argument("--model", metavar="NAME", help="short for --model.name")
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
@@ -199,28 +214,18 @@ def prepare(
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
     replicas = replicas or Replicas()
     pick_device(recipe.train.device)
-    source = open_source(recipe.data.source, recipe.data.channels)
+    source = open_images(recipe)
     recipe.data.source = absolute(recipe.data.source)  # the run must find its images from any folder
     checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
     torch.manual_seed(recipe.train.seed)
-    model = recipe.model.build(num_classes=len(source.classes), in_chans=recipe.data.channels)
+    model = build_network(recipe, source.classes)
     if init is not None:
         say(replicas, initialize(model, init))
     freeze(model, recipe.optim.frozen)
     if replicas.world > 1:  # the same weights everywhere, other dropout masks
         torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
-    recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
-    recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
-    task = Classification(
-        source,
-        recipe.task,
-        recipe.data,
-        image_size=recipe.data.image_size,
-        test_size=recipe.data.test_size,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        share=replicas.share,
-    )
+    set_sizes(recipe, model)
+    task = build_task(recipe, source, replicas.share)
     folder = Path(resume) if resume is not None else main_makes_folder(replicas, name, out)
     trainer = Trainer(
         model,
@@ -249,9 +254,11 @@ def prepare(
         )
     params = sum(p.numel() for p in model.parameters())
     processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
+    classes = f" of {len(source.classes)} classes" if source.classes else ""
+    kind = f" for {recipe.task.name}" if is_dense(recipe) else ""
     told.append(
-        f"{name}: {recipe.model.name} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
-        f"{len(source.train)} training and {len(source.test)} test images of {len(source.classes)} classes; "
+        f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
+        f"{len(source.train)} training and {len(source.test)} test images{classes}; "
         f"{trainer.total_steps} steps of {recipe.train.batch_size} on {trainer.device}{processes}; into {folder}"
     )
     say(replicas, *told)
@@ -290,7 +297,7 @@ def draw_film(folder: Path) -> None:
         plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
 
 
-def probe(task: Classification) -> Tensor:
+def probe(task: Task) -> Tensor:
     """The first readable test images; drawn without touching the random state that training goes on with."""
     with torch.random.fork_rng(devices=[]):
         for batch in task.test:
@@ -301,13 +308,14 @@ def probe(task: Classification) -> Tensor:
 
 def write_examples(source: Source, folder: Path, count: int = 10) -> None:
     """A few test images of an embedded set as PNG files named by their label, to try ``normfree predict`` with."""
-    if not isinstance(source.test, ArraySplit):
+    split = source.test
+    if not isinstance(split, ArraySplit | SceneSplit):
         return
     folder.mkdir()
-    for index in range(count):
-        label = source.classes[source.test.label(index)]
-        pixels = source.test.image(index).permute(1, 2, 0).squeeze(2).numpy()
-        Image.fromarray(pixels).save(folder / f"test{index}_label{label}.png")
+    for index in range(min(count, len(split))):
+        label = f"_label{source.classes[split.label(index)]}" if isinstance(split, ArraySplit) else ""
+        pixels = split.image(index).permute(1, 2, 0).squeeze(2).numpy()
+        Image.fromarray(pixels).save(folder / f"test{index}{label}.png")
 
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
@@ -316,7 +324,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
     averaged = f"ema_{score}" in last
     key = f"ema_{score}" if averaged else score
     lines = [
-        f"test accuracy {last[key]:.2%}"
+        f"{trainer.task.score_label} {last[key]:.2%}"
         + (f" with averaged weights ({last[score]:.2%} without)" if averaged else "")
         + f", best {summary.best[key]:.2%} at epoch {summary.best['epoch']:g}",
         f"{summary.steps} steps in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
@@ -339,6 +347,5 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
 
 
 def _default_recipe(source: object) -> str:
-    if not isinstance(source, str) or not source.startswith(("imagefolder", "wds", "synthetic")):
-        return DEFAULT
-    return FOLDER_RECIPE
+    kind = source.partition(":")[0] if isinstance(source, str) else ""
+    return RECIPE_OF.get(kind, DEFAULT)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..data import EvalTransform
+from ..data.dense import DenseTransform
 from ..errors import UsageError
-from ..models import ResidualNet
-from ..recipes import Recipe
-from ..tasks.classification import image_statistics
+from ..models import DenseNet, ResidualNet
+from ..recipes import Recipe, build_network, is_dense
+from ..tasks.dense import test_transform
+from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
 from ..weights import load_haiku, load_pretrained, read_arrays
-
-MOST_PIXELS = 4096  # side of an image that a file may ask for; the largest network of the papers takes 608
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,16 @@ class Trained:
     ``classes`` are folder names; ``names`` say the same to a reader, where the file has such.
     """
 
-    model: ResidualNet
+    model: ResidualNet | DenseNet
     recipe: Recipe
     classes: list[str]
     source: str
     names: list[str]
+
+    @property
+    def dense(self) -> bool:
+        """Whether it answers for each pixel."""
+        return is_dense(self.recipe)
 
 
 def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     except (UsageError, RecursionError) as error:  # its words are whatever the file says
         reason = "".join(c if c.isprintable() else " " for c in str(error).removeprefix(f"{file}: ")[:600])
         raise UsageError(f"{file}: {reason}") from error
-    model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
+    model = build_network(recipe, classes)
     load_weights(model, state, str(file))
     return Trained(model.eval(), recipe, classes, str(file), names)
 
@@ -83,12 +88,9 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
         raise UsageError(
             f"model.options.depths (={depths!r:.60}) must be numbers of blocks; it has {len(state)} tensors"
         )
-    most = max(recipe.data.test_size or 0, recipe.data.resize_margin)
-    if most > MOST_PIXELS:
-        raise UsageError(f"images of {most} px are larger than {MOST_PIXELS} px")
     try:
         with torch.device("meta"):
-            model = recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
+            model = build_network(recipe, classes)
     except UsageError:
         raise
     except Exception as error:  # options are whatever the file says
@@ -96,10 +98,11 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
     load_weights(model, state, file)
 
 
-def initialize(model: ResidualNet, path: str) -> str:
+def initialize(model: ResidualNet | DenseNet, path: str) -> str:
     """Start from other weights: a run folder, a .safetensors file of one, the authors' .npz, or ``pretrained:NAME``.
 
-    Where the number of classes differs, the classifier stays freshly initialized.
+    Where the number of classes differs, the classifier stays freshly initialized. Of a network that answers for each
+    pixel the backbone is filled, and the head as well where the weights are of one for the same task and classes.
 
     Returns:
         What was done, in one sentence.
@@ -107,11 +110,13 @@ def initialize(model: ResidualNet, path: str) -> str:
     Raises:
         UsageError: nothing there, unreadable, or weights of another architecture.
     """
+    if isinstance(model, DenseNet):
+        return _initialize_dense(model, path)
     if path.startswith("pretrained:"):
         load_pretrained(model, path.partition(":")[2])
         return f"published weights of {path.partition(':')[2]}" + (
             ""
-            if model.num_classes == 1000
+            if model.num_classes in (0, 1000)
             else f", with a new classifier ({model.num_classes} classes instead of 1000)"
         )
     if path.endswith(".npz"):
@@ -120,6 +125,7 @@ def initialize(model: ResidualNet, path: str) -> str:
         head, load = head[::-1], load_haiku
     else:
         source, _, file = read_checkpoint(path)
+        source = backbone_of(source)
         head = tuple(source["head.fc.weight"].shape) if "head.fc.weight" in source else ()
         load = functools.partial(load_weights, origin=str(file))
     wanted = model.num_classes
@@ -130,11 +136,34 @@ def initialize(model: ResidualNet, path: str) -> str:
     model.reset_classifier(classes)
     load(model, source)
     model.reset_classifier(wanted)
+    if not wanted:
+        return f"weights from {file}, without their classifier"
     return f"weights from {file}, with a new classifier ({wanted} classes instead of {classes})"
 
 
-def evaluation_transform(trained: Trained) -> EvalTransform:
-    """The preprocessing that the network is evaluated with."""
+def _initialize_dense(model: DenseNet, path: str) -> str:
+    if not path.startswith("pretrained:") and not path.endswith(".npz"):
+        source, _, file = read_checkpoint(path)
+        own = {name: value.shape for name, value in model.state_dict().items()}
+        if own == {name: value.shape for name, value in source.items()}:
+            load_weights(model, source, str(file))
+            return f"weights from {file}"
+    return f"{initialize(model.backbone, path)}, into the backbone"
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights of the backbone of a network that answers for each pixel; those of another network as they are."""
+    prefix = "backbone."
+    if not any(name.startswith(prefix) for name in state):
+        return state
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform:
+    """The preprocessing that the network is evaluated with; of a network for pixels, that of image and target."""
     data = trained.recipe.data
+    if trained.dense:
+        data.test_size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
+        return test_transform(data)
     size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
     return EvalTransform(size, data.resize_margin, *image_statistics(data))

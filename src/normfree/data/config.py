@@ -6,6 +6,9 @@ from typing import Literal
 
 from ..errors import UsageError
 
+MOST_PIXELS = 4096  # side of an image; the largest network of the papers takes 608
+MOST_WORKERS = 1024
+
 
 @dataclass
 class DataConfig:
@@ -13,12 +16,21 @@ class DataConfig:
 
     Args:
         source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
-            val/CLASS/*; "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with.
+            val/CLASS/*; "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with. For
+            segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH"; for depth "scenes:N", "nyu:FILE.mat",
+            "depth:PATH".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
+        image_width: width of the training images where it is not the height (segmentation, depth).
+        test_width: width of the evaluation images where it is not the height (segmentation, depth).
         resize_margin: evaluation resizes to test_size + resize_margin squared and crops the centre; 32 in the papers.
         crop: "distorted" (8..100 % of the area, aspect 3/4..4/3, as in the papers), "shift" (by up to an eighth of the
-            side, for small images) or "none".
+            side, for small images) or "none". Of segmentation and depth "random" (any place, padded where the image is
+            smaller) or "none", the centre.
+        short_side: pixels that the shorter side of images is resized to first (segmentation, depth); null: not resized.
+        scale: training images are then resized by a random factor in this range (segmentation, depth); [0.5, 2] in the
+            papers' segmentation. Depth is divided by it, as if the camera were nearer.
+        color: random grey, brightness, saturation and hue in training, as in the papers' depth (segmentation, depth).
         flip: mirror half of the training images.
         mixup: alpha of MixUp, which blends the images of the first half of a batch with others; 0.2 in the papers, 0:
             none. With mixing, an epoch reads every image twice.
@@ -37,7 +49,12 @@ class DataConfig:
     image_size: int | None = None
     test_size: int | None = None
     resize_margin: int = 32
-    crop: Literal["distorted", "shift", "none"] = "distorted"
+    image_width: int | None = None
+    test_width: int | None = None
+    crop: Literal["distorted", "shift", "random", "none"] = "distorted"
+    short_side: int | None = None
+    scale: tuple[float, ...] = (1.0, 1.0)
+    color: bool = False
     flip: bool = True
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -51,18 +68,28 @@ class DataConfig:
     max_unreadable: int = 10
 
     def __post_init__(self) -> None:
-        least_of = dict(image_size=1, test_size=1, resize_margin=0, workers=0, max_unreadable=0)
+        sides = ("image_size", "test_size", "image_width", "test_width", "short_side")
+        least_of = dict.fromkeys(sides, 1) | dict(resize_margin=0, workers=0, max_unreadable=0)
         least_of |= dict(mixup=0, cutmix=0, randaugment_layers=0, randaugment_magnitude=0)
         for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"data.{name} (={value}) must be at least {least}")
-        for name, most in dict(mixup=1e3, cutmix=1e3, randaugment_layers=100, randaugment_magnitude=30).items():
-            if not getattr(self, name) <= most:
-                raise UsageError(f"data.{name} (={getattr(self, name)}) must be at most {most:g}")
+        most_of = dict(mixup=1e3, cutmix=1e3, randaugment_layers=100, randaugment_magnitude=30, workers=MOST_WORKERS)
+        most_of |= dict.fromkeys((*sides, "resize_margin"), MOST_PIXELS)
+        for name, most in most_of.items():
+            value = getattr(self, name)
+            if value is not None and not value <= most:
+                raise UsageError(f"data.{name} (={value}) must be at most {most:g}")
+        if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and len(value) != self.channels:
-                raise UsageError(f"data.{name} (={list(value)}) must have data.channels (={self.channels}) entries")
-        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+                raise UsageError(
+                    f"data.{name} (={list(value)!s:.80}) must have data.channels (={self.channels}) entries"
+                )
+            if value is not None and not all(map(math.isfinite, value)):
+                raise UsageError(f"data.{name} (={list(value)}) must be finite")
+        if self.std is not None and not all(value > 0 for value in self.std):
             raise UsageError(f"data.std (={list(self.std)}) must be above 0")

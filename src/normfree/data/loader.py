@@ -18,7 +18,7 @@ class Batch:
     """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest.
 
     Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
-    of the first.
+    of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
     """
 
     images: Tensor
@@ -27,6 +27,7 @@ class Batch:
     unreadable: list[str] = field(default_factory=list)
     partners: Tensor | None = None
     ratios: Tensor | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,11 +38,11 @@ class Batch:
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
         images = self.images.to(device, memory_format=memory_format, non_blocking=True)
-        moved = self._each(lambda x: x.to(device, non_blocking=True), "labels", "partners", "ratios")
+        moved = self._each(lambda x: x.to(device, non_blocking=True), "labels", "partners", "ratios", "targets")
         return replace(self, images=images, **moved)
 
     def pin_memory(self) -> "Batch":
-        return replace(self, **self._each(Tensor.pin_memory, "images", "labels", "partners", "ratios"))
+        return replace(self, **self._each(Tensor.pin_memory, "images", "labels", "partners", "ratios", "targets"))
 
     def pieces(self, size: int) -> "Iterator[Batch]":
         """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
@@ -50,7 +51,8 @@ class Batch:
 
     def part(self, places: slice) -> "Batch":
         """Some of its images."""
-        return Batch(**self._each(lambda x: x[places], "images", "labels", "indices", "partners", "ratios"))
+        names = "images", "labels", "indices", "partners", "ratios", "targets"
+        return Batch(**self._each(lambda x: x[places], *names))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Sample:
     partner: int = 0
     ratio: float = 1.0
     error: str | None = None
+    target: Tensor | None = None
 
 
 class _Transformed(Dataset):
@@ -96,6 +99,18 @@ class _Transformed(Dataset):
         mixed, ratio = self.mixing(*views, key.position, key.batch_size, generator)
         labels = self.split.label(key.index), self.split.label(key.partner)
         return _Sample(self.transform.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
+
+
+class _TransformedPairs(_Transformed):
+    """The same of pairs of an image and what each of its pixels is; their label is 0."""
+
+    def __getitem__(self, key: _Key) -> _Sample:
+        generator = torch.Generator().manual_seed(key.seed)
+        try:
+            image, target = self.transform(*self.split.pair(key.index), generator)
+        except UnreadableImage as error:
+            return _Sample(None, -1, key.index, error=str(error))
+        return _Sample(image, 0, key.index, target=target)
 
 
 class _SeededBatches(Sampler):
@@ -152,6 +167,7 @@ class Loader:
         drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
         share: which part of each batch to load.
         mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
+        pairs: ``split`` has ``pair(index)``, an image and what each pixel is, and ``transform`` takes both.
     """
 
     def __init__(
@@ -167,12 +183,13 @@ class Loader:
         workers: int = 0,
         share: Share = Share(),
         mixing: Mixing | None = None,
+        pairs: bool = False,
     ):
         self.batches = _SeededBatches(len(split), batch_size, seed, shuffle, drop_last, share, mixing is not None)
         self.loader = DataLoader(
-            _Transformed(split, transform, mixing),
+            (_TransformedPairs if pairs else _Transformed)(split, transform, mixing),
             batch_sampler=self.batches,
-            collate_fn=_Collate(shape, mixing is not None),
+            collate_fn=_Collate(shape, mixing is not None, pairs),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -194,6 +211,7 @@ class Loader:
 class _Collate:
     shape: tuple[int, ...]
     mixed: bool
+    pairs: bool = False
 
     def __call__(self, samples: list[_Sample]) -> Batch:
         read = [sample for sample in samples if sample.image is not None]
@@ -201,6 +219,9 @@ class _Collate:
         columns = {name: torch.tensor([getattr(s, name) for s in read]) for name in ("label", "index", "partner")}
         labels, indices, partners = (column.long() for column in columns.values())
         batch = Batch(images, labels, indices, [sample.error for sample in samples if sample.error is not None])
+        if self.pairs:
+            targets = [sample.target for sample in read]
+            return replace(batch, targets=torch.stack(targets) if read else torch.empty(0, *self.shape[1:]))
         if not self.mixed:
             return batch
         return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))

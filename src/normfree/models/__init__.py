@@ -5,6 +5,7 @@ from .bn_nfnet import BNNFNet
 from .bn_resnet import BNResNet, BNResNetV1, PostactBlock
 from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
+from .dense import DenseNet, depth_estimator, segmenter
 from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
 from .head import ClassifierHead
 from .nf_regnet import NFRegNet
@@ -20,6 +21,7 @@ __all__ = [
     "BNResNetV1",
     "Branch",
     "ClassifierHead",
+    "DenseNet",
     "FixupBlock",
     "FixupResNet",
     "ModelInfo",
@@ -36,6 +38,8 @@ __all__ = [
     "SkipInitResNet",
     "count_macs",
     "create_model",
+    "depth_estimator",
     "list_models",
     "model_info",
+    "segmenter",
 ]

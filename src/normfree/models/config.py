@@ -5,7 +5,8 @@ from typing import Any
 
 from ..errors import UsageError
 from .body import ResidualNet
-from .registry import create_model
+from .options import check_options, shown
+from .registry import create_model, lookup
 
 
 @dataclass
@@ -24,6 +25,12 @@ class ModelConfig:
     stochdepth_rate: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "stochdepth_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"model.{name} (={value}) must be at least 0 and below 1")
+
     def build(self, *, num_classes: int, in_chans: int) -> ResidualNet:
         """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
         if not self.name:
@@ -34,9 +41,13 @@ class ModelConfig:
         twice = sorted(fields.keys() & self.options.keys())
         if twice:
             raise UsageError(f"model.options must not hold {', '.join(twice)}: fields of the recipe or the data say it")
+        check_options(lookup(self.name)[0], self.options, "model.options.")
         try:
             return create_model(self.name, **fields, **self.options)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, UsageError):
+        except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+            reason = " ".join(str(error).split())
+            if any(reason.startswith(f"{key} (=") for key in self.options):
+                raise UsageError(f"model.options.{reason}") from error
+            if isinstance(error, UsageError) and (not self.options or reason.startswith("option ")):
                 raise
-            raise UsageError(f"model.options (={self.options}) do not build {self.name}: {error}") from error
+            raise UsageError(f"model.options (={shown(self.options)}) do not build {self.name}: {reason}") from error

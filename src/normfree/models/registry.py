@@ -13,6 +13,7 @@ from ..errors import UsageError
 from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
+from .options import check_options, shown
 from .published import PUBLISHED
 
 ORIGIN = "https://github.com/google-deepmind/deepmind-research/tree/master/nfnets"
@@ -86,7 +87,8 @@ def create_model(
         overrides: further arguments of the family's class, for example ``activation="silu"``, ``depths=(1, 1, 1, 1)``.
 
     Raises:
-        UsageError: unknown name or override (the nearest ones are suggested), or a value out of range.
+        UsageError: unknown name or override (the nearest ones are suggested), or a value of a wrong type or out of
+            range.
     """
     cls, variant = lookup(name)
     options = dict(num_classes=num_classes, in_chans=in_chans)
@@ -95,7 +97,8 @@ def create_model(
     for key in overrides:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=3) or allowed
-            raise UsageError(f"option {key!r} is unknown for {name}; did you mean {', '.join(near)}?")
+            raise UsageError(f"option {shown(key)} is unknown for {name}; did you mean {', '.join(near)}?")
+    check_options(cls, overrides)
     sizes = ("train_size", "test_size")
     model = cls(**{**{k: v for k, v in variant.items() if k not in sizes}, **options, **overrides})
     cfg = default_cfg(name) | dict(num_classes=num_classes)
@@ -141,7 +144,7 @@ def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     if name not in _VARIANTS:
         near = difflib.get_close_matches(str(name), _VARIANTS, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`normfree models` lists them"
-        raise UsageError(f"model {name!r} is unknown; {hint}")
+        raise UsageError(f"model {shown(name)} is unknown; {hint}")
     return _VARIANTS[name]
 
 

@@ -1,5 +1,6 @@
 """One YAML file per published number, and the schema they follow."""
 
+from .build import build_network, build_task, is_dense, open_images, set_sizes
 from .recipe import (
     DEFAULT,
     Recipe,
@@ -16,12 +17,17 @@ from .recipe import (
 __all__ = [
     "DEFAULT",
     "Recipe",
+    "build_network",
+    "build_task",
     "describe_type",
     "dump_recipe",
     "field_help",
     "field_paths",
+    "is_dense",
     "list_recipes",
     "load_recipe",
+    "open_images",
     "recipe_header",
     "recipe_text",
+    "set_sizes",
 ]

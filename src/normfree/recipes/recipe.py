@@ -1,9 +1,8 @@
 """A recipe: every number of a training run, in one YAML file."""
 
-import copy
 import dataclasses
 import difflib
-import json
+import functools
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,13 @@ import yaml
 from ..data import DataConfig
 from ..errors import UsageError
 from ..models.config import ModelConfig
+from ..models.options import shown
 from ..optim import OptimConfig
 from ..tasks import TaskConfig
 from ..training import TrainConfig
 
 DEFAULT = "digits"
+MOST_VALUES = 100_000  # of a file; the recipes here hold 50
 
 
 @dataclass
@@ -52,24 +53,28 @@ class Recipe:
             UsageError: unknown field (the nearest one is suggested), wrong type or value out of range, by dotted path;
                 ``source`` says where the dicts are from.
         """
+        _check_length(content, source)
         content = _without_empty_sections(content)
         _check_fields(content, cls, "", source)
-        _refuse_null(content)
+        _refuse_values(content)
         # The parser builds any object that a free-form value names by class_path; options are plain data.
         options = content.get("model", {}).get("options", {})
-        if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-            raise UsageError(f"model.options (={options!r}) must be a mapping")
+        if not isinstance(options, dict):
+            raise UsageError(f"model.options (={shown(options)}) must be a mapping")
         if "model" in content:
             content = {**content, "model": {k: v for k, v in content["model"].items() if k != "options"}}
         try:
+            options = _plain(options)
             parser = _parser()
             recipe = cls(**vars(parser.instantiate(parser.parse_object(content))))
-            recipe.model.options = copy.deepcopy(options)
-            return recipe
-        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        except (jsonargparse.ArgumentError, TypeError, ValueError, ArithmeticError) as error:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(_one_line(str(error), content)) from error
+        except RecursionError as error:
+            raise UsageError(f"{source}: a value is nested too deeply") from error
+        recipe.model.options = options
+        return recipe
 
 
 def list_recipes() -> list[str]:
@@ -92,15 +97,15 @@ def recipe_text(name: str) -> str:
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
-            return Path(name).read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
             raise UsageError(
-                f"recipe file {name} cannot be read: {getattr(error, 'strerror', None) or error}"
+                f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from error
     if name not in list_recipes():
         near = difflib.get_close_matches(name, list_recipes(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`normfree recipes` lists them"
-        raise UsageError(f"recipe {name!r} is unknown; {hint}")
+        raise UsageError(f"recipe {shown(name)} is unknown; {hint}")
     return (_folder() / f"{name}.yaml").read_text()
 
 
@@ -114,20 +119,29 @@ def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None)
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
             value of the wrong type or out of range; each with the dotted path.
     """
-    text = recipe_text(name)
-    try:
-        content = yaml.safe_load(text)
-        json.dumps(content, default=str, skipkeys=True)  # refuses what contains itself
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of month 13 is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UsageError(f"recipe {name} is not YAML{where}: {reason}") from error
+    content = load_yaml(recipe_text(name), f"recipe {_printable(name)}")
     content = {} if content is None else _without_empty_sections(content)
-    _check_fields(content, Recipe, "", f"recipe {name}")
+    _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
     for path, value in (overrides or {}).items():
         set_field(content, path, value)
-    return Recipe.from_dict(content, f"recipe {name}")
+    return Recipe.from_dict(content, f"recipe {_printable(name)}")
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Plain data of a YAML document.
+
+    Raises:
+        UsageError: no YAML (with the line), or endless; ``source`` says what it is.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets most kinds through: a date of month 13, !!bool x, !!int ''
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error)[:300].split()) or type(error).__name__
+        raise UsageError(f"{source} is not YAML{where}: {reason}") from error
+    _check_length(content, source)
+    return content
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
@@ -184,6 +198,7 @@ def field_help(cls: type = Recipe, prefix: str = "") -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_class_arguments(Recipe)
@@ -194,11 +209,11 @@ def _one_line(message: str, content: Mapping[str, Any]) -> str:
     """jsonargparse's message of several lines as: path, value, what would be right."""
     found = re.search(r'[Pp]arser key "([\w.]+)"', message)
     if not found or found[1] not in field_paths():
-        return " ".join(message.split())
+        return " ".join(message[:500].split())
     path, value = found[1], content
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else value
-    return f"{path} (={value!r}) must be {describe_type(field_paths()[path].type)}"
+    return f"{path} (={shown(value)}) must be {describe_type(field_paths()[path].type)}"
 
 
 def describe_type(annotation: Any) -> str:
@@ -220,13 +235,29 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
     """Every key must be a field; the error names its dotted path and the nearest field."""
     if not isinstance(content, dict):
         where = f"section {prefix[:-1]}" if prefix else "the file"
-        raise UsageError(f"{source}: {where} (={content!r}) must be a mapping of fields")
+        raise UsageError(f"{source}: {where} (={shown(content)}) must be a mapping of fields")
     fields = {item.name: item for item in dataclasses.fields(cls)}
     for key, value in content.items():
         if key not in fields:
-            raise UsageError(f"{source}: field {prefix}{key} is unknown; {_nearest(f'{prefix}{key}', prefix, fields)}")
+            path = prefix + _printable(key)
+            raise UsageError(f"{source}: field {path} is unknown; {_nearest(path, prefix, fields)}")
         if dataclasses.is_dataclass(fields[key].type):
             _check_fields(value, fields[key].type, f"{prefix}{key}.", source)
+
+
+def _printable(name: Any) -> str:
+    """A name for a message of one line; quoted where it would not be."""
+    return name if isinstance(name, str) and len(name) <= 255 and name.isprintable() else shown(name)
+
+
+def _check_length(content: Any, source: str) -> None:
+    """Aliases make a few lines of YAML into billions of values, or into a list that contains itself."""
+    rest, count = [content], 0
+    while rest:
+        value, count = rest.pop(), count + 1
+        if count > MOST_VALUES:
+            raise UsageError(f"{source} holds more than {MOST_VALUES:,} values")
+        rest += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _without_empty_sections(content: Any) -> Any:
@@ -237,12 +268,29 @@ def _without_empty_sections(content: Any) -> Any:
     return {key: value for key, value in content.items() if value is not None or key not in sections}
 
 
-def _refuse_null(content: Mapping[str, Any]) -> None:
-    """The parser lets null pass for every type."""
+def _refuse_values(content: Mapping[str, Any]) -> None:
+    """The parser lets null pass for every type, and integers that are larger than any number."""
     for path, item in field_paths().items():
         section, name = path.split(".")
-        if content.get(section, {}).get(name, "") is None and type(None) not in typing.get_args(item.type):
-            raise UsageError(f"{path} (=null) must be {describe_type(item.type)}")
+        value, wanted = content.get(section, {}).get(name, ""), describe_type(item.type)
+        if value is None and type(None) not in typing.get_args(item.type):
+            raise UsageError(f"{path} (=null) must be {wanted}")
+        several = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, int) and abs(one) >= 2**63 for one in several) and re.search("integer|number", wanted):
+            raise UsageError(f"{path} (={shown(value)}) must be below 2**63")
+
+
+def _plain(value: Any) -> Any:
+    """A copy of a free-form value, checked to be what every file can hold; tuples become lists."""
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float) and abs(value) < 2**63:
+        return value
+    raise UsageError(f"model.options: {shown(value)} must be a finite number, text, a list, or a mapping by text")
 
 
 def _nearest(path: str, prefix: str, fields: Sequence[str] | Mapping[str, Any]) -> str:

@@ -113,7 +113,8 @@ def _ratio_map(layers: Sequence[str], steps: Sequence[int], ratios: np.ndarray, 
         ticks += [(0.5 + side * k / far / 2, number(middle * 10.0 ** (side * k))) for k in powers]
     bound = "eps" if about.clipping_eps is None else f"{about.clipping_eps:g}"
     meaning = [
-        "Of weights, before clipping; a norm below eps counts as eps. A classifier, whose bias alone is clipped, has none."
+        "Of weights, before clipping; a norm below eps counts as eps. A classifier, whose bias alone is clipped, "
+        "has none."
     ]
     if threshold is not None:
         meaning.append("Blue: no unit is above the threshold. Orange: some are, and are scaled down to it.")

@@ -12,6 +12,7 @@ from .scores import EMA, FRACTIONS, best_line, deciding, label, score_names
 MOST_SCORES = 6  # charts of scores
 COLORS = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
 TRAIN, TEST, AVERAGED = "c7", "c0", "c1"  # the same in all charts
+TAUGHT = {"miou": "pixel_accuracy"}  # the score that accuracy in training is, where it is not the one that decides
 
 
 def curves(run: RunFiles, about: About) -> Markup:
@@ -50,13 +51,14 @@ def _loss(run: RunFiles) -> Chart:
 
 def _scores(run: RunFiles, about: About) -> list[Chart]:
     charts = []
+    taught = TAUGHT.get(about.score, about.score)
     for name in [name for name in score_names(run.evals, about.score) if name != "loss"][:MOST_SCORES]:
         chosen = name == about.score
         decides = deciding(run.evals, name)
         best = best_line(run.evals, decides) if chosen else None
         marks = [] if best is None else [(best["step"], best[decides])]
         series = [
-            Series("training, augmented", curve(run.train, "accuracy") if chosen else [], TRAIN, "thin"),
+            Series("training, augmented", curve(run.train, "accuracy") if name == taught else [], TRAIN, "thin"),
             Series("test", curve(run.evals, name), TEST, marks=[] if decides != name else marks),
             Series(
                 "test, averaged weights", curve(run.evals, EMA + name), AVERAGED, marks=marks if decides != name else []

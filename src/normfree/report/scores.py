@@ -16,8 +16,13 @@ NAMES = {
     "mean_iou": "mean IoU",
     "map": "mAP",
     "ap": "AP",
+    "delta1": "within a factor of 1.25",
+    "delta2": "within a factor of 1.25²",
+    "delta3": "within a factor of 1.25³",
+    "rms": "root of the mean squared error, metres",
+    "rel": "mean relative error",
 }
-FRACTIONS = NAMES.keys() - {"loss"}
+FRACTIONS = NAMES.keys() - {"loss", "rms", "rel"}
 EMA = "ema_"  # in front of a score: measured with averaged weights
 _OTHER = ("kind", "step", "epoch", "images")
 

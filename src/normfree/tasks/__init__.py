@@ -1,5 +1,8 @@
 """What a network is trained for: data, loss and metrics."""
 
-from .classification import Classification, TaskConfig
+from .classification import Classification
+from .config import TaskConfig
+from .depth import Depth
+from .segmentation import Segmentation
 
-__all__ = ["Classification", "TaskConfig"]
+__all__ = ["Classification", "Depth", "Segmentation", "TaskConfig"]

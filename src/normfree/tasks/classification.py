@@ -1,8 +1,6 @@
 """Image classification."""
 
 import functools
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,26 +19,11 @@ from ..data import (
     soft_labels,
 )
 from ..errors import UsageError
+from .config import TaskConfig
+from .statistics import image_statistics
 
-
-@dataclass
-class TaskConfig:
-    """What the network is trained for.
-
-    Args:
-        name: "classification".
-        label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers.
-        loss: "softmax" is cross-entropy between classes; "sigmoid" asks about each class by itself (binary
-            cross-entropy, summed over classes), for many classes that overlap.
-    """
-
-    name: Literal["classification"] = "classification"
-    label_smoothing: float = 0.0
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be at least 0 and below 1")
+# fields of the data section that are for pixels, as they are left alone
+DENSE_FIELDS = dict(image_width=None, test_width=None, short_side=None, scale=(1.0, 1.0), color=False)
 
 
 class Accuracy:
@@ -86,6 +69,7 @@ class Classification:
     """
 
     score = "top1"  # the metric a better network has more of
+    score_label = "test accuracy"
 
     def __init__(
         self,
@@ -99,6 +83,11 @@ class Classification:
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
     ):
+        if data.crop == "random":
+            raise UsageError("data.crop (='random') is for segmentation and depth")
+        for name, default in DENSE_FIELDS.items():
+            if getattr(data, name) != default:
+                raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for segmentation and depth")
         self.label_smoothing, self.kind = config.label_smoothing, config.loss
         mean, std = image_statistics(data)
         self.train = Loader(
@@ -155,11 +144,3 @@ def randaugment(data: DataConfig) -> RandAugment | None:
     if not data.randaugment_layers:
         return None
     return RandAugment(data.randaugment_layers, data.randaugment_magnitude, data.randaugment_ops)
-
-
-def image_statistics(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that images are normalized with."""
-    rgb = data.channels == 3
-    mean = data.mean or ((0.485, 0.456, 0.406) if rgb else (0.5,))
-    std = data.std or ((0.229, 0.224, 0.225) if rgb else (0.5,))
-    return tuple(mean), tuple(std)

@@ -1,6 +1,5 @@
 """The ``train`` section of a recipe."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,9 +71,11 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"train.{name} (={value}) must be at least 1")
+        if (self.threads or 0) > 1024:
+            raise UsageError(f"train.threads (={self.threads}) must be at most 1024")
         for name in ("epochs", "eval_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0 and finite")
+            if not 0 < getattr(self, name) <= 1e9:
+                raise UsageError(f"train.{name} (={getattr(self, name)}) must be above 0 and at most 1e9")
         if self.skip_nonfinite < 0:
             raise UsageError(f"train.skip_nonfinite (={self.skip_nonfinite}) must be at least 0")
         if abs(self.seed) >= 2**40:

@@ -282,14 +282,18 @@ class Trainer:
         failed = self.replicas.from_main(failed)
         if failed is not None:
             raise RunFailed(failed)
+        self.run.checkpoints.saved_step = self.at.step
 
     def _epoch(self) -> float:
         return round(self.at.step / self.steps_per_epoch, 4)
 
     def _note(self, unreadable: Iterable[str]) -> None:
         """Name each unreadable image once; stop beyond the limit."""
+        places = {message.split(": ")[0] for message in self.at.unreadable}
         for message in unreadable:
-            if message not in self.at.unreadable:
+            place = message.split(": ")[0]  # of one file the reason may change
+            if place not in places:
+                places.add(place)
                 self.at.unreadable.append(message)
                 self.seen.say(f"skipped unreadable image {message}")
         if len(self.at.unreadable) > self.max_unreadable:

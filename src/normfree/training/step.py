@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import NotFinite, RunFailed, UsageError
-from ..optim import AGC, EMA, SAM, ClipStatistics
+from ..optim import AGC, EMA, SAM, ClipStatistics, FusedStep
 from ..optim.sharded import is_sharded, local
 from .distributed import Replicas, gathered
 from .memory import largest_micro_batch
@@ -30,11 +30,13 @@ class Losses(Protocol):
 class StepResult:
     """Mean loss, number of right answers, images of all processes, and the fraction of units clipped (None without).
 
+    Where every pixel has an answer, an image counts as the fraction of its pixels that are right.
+
     ``left_out`` says why nothing was updated.
     """
 
     loss: float
-    correct: int
+    correct: float
     images: int
     clipped: float | None
     left_out: str | None = None
@@ -86,6 +88,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
+        self.fused = FusedStep(optimizer, ema, clipping_eps)
         self.micro_batch, self.precision, self.skipped, self.most_skipped = micro_batch, precision, 0, skip_nonfinite
 
     def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
@@ -119,7 +122,8 @@ class TrainStep:
         value, correct = self.replicas.sum([loss.item(), correct.item()])
         if not torch.isfinite(torch.tensor(value)):
             raise NotFinite(f"the loss is {value}{self._culprit(batch)}")
-        return StepResult(value, int(correct), images, self._fraction(self._update()))
+        correct = int(correct) if float(correct).is_integer() else correct  # a count, or a sum of fractions
+        return StepResult(value, correct, images, self._fraction(self._update()))
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches; of a sharded network, which is gathered for each, as many in every process."""
@@ -191,6 +195,9 @@ class TrainStep:
 
     def _update(self) -> ClipStatistics:
         """Clip, step, average; with float16, all of it or nothing."""
+        if not self.scaler.is_enabled() and self.fused.possible():
+            self.agc.statistics, self.skipped = self.fused.step(), 0
+            return self.agc.statistics
         before = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
         self.scaler.step(self.optimizer)

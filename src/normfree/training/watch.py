@@ -1,6 +1,7 @@
 """What is seen of a run while it trains: the bar, metrics.jsonl, clipping.jsonl."""
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +55,7 @@ class Watch:
     def say(self, message: str) -> None:
         """A line above the bar."""
         if self.replicas.main:
-            tqdm.write(message)
+            tqdm.write(message, file=sys.stderr)
 
     def after(self, at: Progress, lr: float, result: StepResult, seconds: float) -> None:
         """A step was done, in so many seconds."""
@@ -154,8 +155,11 @@ def by_stage(layers: Layers) -> dict[str, dict[str, float]]:
 def norms(step: TrainStep, replicas: Replicas) -> dict[str, float]:
     """L2 norms of the gradient before clipping and of the parameters, over the whole network."""
     gradient = step.agc.statistics.gradient_norm
+    if gradient is None:  # a fused step leaves gradients as they were
+        grads = [p.grad for p in step.model.parameters() if p.grad is not None]
+        gradient = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     squares = [
-        0.0 if gradient is None else gradient.item() ** 2,
+        gradient.item() ** 2,
         torch.stack(torch._foreach_norm([local(p) for p in step.model.parameters()])).double().square().sum().item(),
     ]
     if step.sharded:

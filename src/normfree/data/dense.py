@@ -1,0 +1,114 @@
+"""From an image and what its pixels are to what the network sees and should say: both moved alike."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from .resize import normalize
+
+IGNORE = 255  # the class of pixels that count for nothing
+INVALID = 0.0  # the depth of pixels that were not measured
+GREY, BRIGHTNESS, SATURATION, HUE = 0.3, 0.1255, (0.5, 1.5), 0.2  # NF-ResNets, appendix H.2
+
+
+@dataclass(frozen=True)
+class DenseTransform:
+    """Image (C, H, W) uint8 and target (H, W) -> (C, height, width) normalized float32 and (height, width).
+
+    The image is resized bicubically with antialiasing, the target by its nearest pixel. What lies outside the image is
+    filled with the mean colour, and in the target with ``IGNORE`` (int64 classes) or ``INVALID`` (float32 metres).
+
+    Args:
+        height, width: of the crop.
+        short_side: of the image before all else; None: as it is.
+        random: a random crop, else the centre.
+        scale: range of a random factor of the size, by which depth is divided.
+        flip: mirror half of the images.
+        color: random colours, see :func:`recolored`.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    short_side: int | None = None
+    random: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    color: bool = False
+
+    def __call__(
+        self, image: Tensor, target: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        depth = target.is_floating_point()
+        scale, y, x, mirror = torch.rand(4, generator=generator).tolist()
+        low, high = self.scale
+        factor = low * (high / low) ** scale if low < high else low
+        image, target = self._resized(image, target, factor)
+        if depth and factor != 1:
+            target = target / factor
+        if not self.random:
+            y = x = 0.5
+        image = window(image.float(), self.height, self.width, y, x, [255 * m for m in self.mean])
+        target = window(target[None], self.height, self.width, y, x, [INVALID if depth else IGNORE])[0]
+        if self.flip and mirror < 0.5:
+            image, target = image.flip(-1), target.flip(-1)
+        if self.color:
+            image = recolored(image, generator)
+        return normalize(image, self.mean, self.std), target.contiguous()
+
+    def whole(self, image: Tensor) -> Tensor:
+        """An image by itself, resized as above and not cropped: (C, H', W') normalized float32."""
+        nothing = torch.zeros(image.shape[-2:])
+        return normalize(self._resized(image, nothing, 1.0)[0].float(), self.mean, self.std)
+
+    def view(self, image: Tensor) -> Tensor:
+        """An image by itself, as it is evaluated: (C, height, width) normalized float32."""
+        return self(image, torch.zeros(image.shape[-2:]))[0]
+
+    def _resized(self, image: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        height, width = image.shape[-2:]
+        if self.short_side is not None:
+            factor *= self.short_side / min(height, width)
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        if size == (height, width):
+            return image, target
+        resized = F.interpolate(image[None].float(), size, mode="bicubic", antialias=True, align_corners=False)[0]
+        nearest = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
+        return resized.clamp_(0, 255), nearest.to(target.dtype)
+
+
+def window(maps: Tensor, height: int, width: int, y: float, x: float, fill: list[float]) -> Tensor:
+    """A (C, height, width) part of (C, H, W) maps, at the fractions y and x of the places there are for it.
+
+    Maps that are smaller lie in the middle of it, with ``fill`` (a value per channel) around.
+    """
+    tall, wide = height - maps.shape[-2], width - maps.shape[-1]
+    if tall > 0 or wide > 0:
+        top, left = max(0, tall) // 2, max(0, wide) // 2
+        canvas = torch.tensor(fill, dtype=maps.dtype)[:, None, None]
+        canvas = canvas.repeat(1, max(height, maps.shape[-2]), max(width, maps.shape[-1]))
+        canvas[:, top : top + maps.shape[-2], left : left + maps.shape[-1]] = maps
+        maps = canvas
+    top, left = (min(int(part * (room + 1)), room) for part, room in ((y, max(0, -tall)), (x, max(0, -wide))))
+    return maps[:, top : top + height, left : left + width]
+
+
+def recolored(image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Colours as in the paper's depth (NF-ResNets, H.2): (C, H, W) float32 on the 0..255 scale, in and out.
+
+    Grey with probability 0.3; brightness by up to 0.1255 of the range, added; saturation by a factor of 0.5 to 1.5; hue
+    by up to a fifth of the circle. One channel: brightness alone.
+    """
+    grey, bright, saturation, hue = torch.rand(4, generator=generator).tolist()
+    image = (image / 255 + BRIGHTNESS * (2 * bright - 1)).clamp(0, 1)
+    if len(image) == 3:
+        if grey < GREY:
+            image = TF.rgb_to_grayscale(image, num_output_channels=3)
+        else:
+            image = TF.adjust_saturation(image, SATURATION[0] + (SATURATION[1] - SATURATION[0]) * saturation)
+            image = TF.adjust_hue(image, HUE * (2 * hue - 1))
+    return image * 255

@@ -1,0 +1,329 @@
+"""Files that say what each pixel is: masks, Pascal VOC, depth maps, and the labelled set of NYU Depth v2."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UsageError
+from .decode import EXTENSIONS, UnreadableImage, decode_image
+from .dense import IGNORE
+from .scenes import CLASSES, scenes
+from .sources import VALIDATION_NAMES, Source
+
+KINDS = {
+    "segmentation": '"scenes:N", "voc:PATH" or "masks:PATH"',
+    "depth": '"scenes:N", "nyu:FILE.mat" or "depth:PATH"',
+}
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+MILLIMETRES = 1000.0  # of a metre: depth in PNG files
+
+
+class PairSplit(Protocol):
+    """Indexable pairs: ``pair(i)`` is an image (C, H, W) uint8 and its target (H, W), int64 classes or float32 metres.
+
+    ``pair`` and ``image`` may raise UnreadableImage.
+    """
+
+    def __len__(self) -> int: ...
+    def pair(self, index: int) -> tuple[Tensor, Tensor]: ...
+    def image(self, index: int) -> Tensor: ...
+    def name(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class FilePairs:
+    """Image files and the files of their targets; ``read`` is from a target's path to (H, W)."""
+
+    samples: list[tuple[str, str]]
+    read: Callable[[str], Tensor]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> Tensor:
+        return decode_image(self.samples[index][0], self.channels)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        path = self.samples[index][1]
+        image, target = self.image(index), self.read(path)
+        if image.shape[-2:] != target.shape:
+            sizes = [f"{width} x {height}" for height, width in (target.shape, image.shape[-2:])]
+            raise UnreadableImage(f"{path}: {sizes[0]} pixels, its image {self.samples[index][0]} has {sizes[1]}")
+        return image, target
+
+    def name(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+@dataclass(frozen=True)
+class NYUSplit:
+    """Images of the official file, which each process opens for itself: (3, 480, 640) uint8, (480, 640) metres."""
+
+    path: str
+    places: list[int]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def image(self, index: int) -> Tensor:
+        image = torch.from_numpy(self._read("images", index)).transpose(1, 2).contiguous()  # of (C, W, H)
+        return image if self.channels == 3 else image.float().mean(0, keepdim=True).to(torch.uint8)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        depth = torch.from_numpy(self._read("depths", index).astype(np.float32)).t().contiguous()
+        return self.image(index), depth
+
+    def name(self, index: int) -> str:
+        return f"{self.path}[{self.places[index]}]"
+
+    def _read(self, key: str, index: int) -> np.ndarray:
+        try:
+            return _opened(self.path, os.getpid())[key][self.places[index]]
+        except (OSError, ValueError, KeyError) as error:
+            raise UnreadableImage(f"{self.name(index)}: {error}") from error
+
+
+def open_pairs(source: str, task: str, channels: int = 3) -> Source:
+    """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
+
+    Raises:
+        UsageError: unknown kind, a missing file or folder, or a first pair that does not fit together.
+    """
+    kind, _, rest = source.partition(":")
+    openers = {
+        "segmentation": dict(voc=voc, masks=masks),
+        "depth": dict(nyu=nyu, depth=depths),
+    }[task]
+    if kind == "scenes":
+        target = "mask" if task == "segmentation" else "depth"
+        return Source(*scenes(rest, target, channels), list(CLASSES) if task == "segmentation" else [])
+    if kind not in openers:
+        raise UsageError(f"data.source (={source!r}) must be {KINDS[task]} for {task}")
+    opened = openers[kind](rest, channels)
+    for split in (opened.train, opened.test):
+        try:
+            split.pair(0)  # a mistake that all files share is better said now than after ten of them
+        except UnreadableImage as error:
+            raise UsageError(f"data.source: {error}") from error
+    return opened
+
+
+def masks(path: str, channels: int = 3) -> Source:
+    """PATH/train/images/*, PATH/train/masks/NAME.png, the same in PATH/val; PATH/classes.txt may have a name per line.
+
+    A mask holds the number of the class at each pixel, counted from 0 (one channel or a palette); 255 is ignored.
+    Without names, the classes are as many as the training masks' largest number says.
+
+    Raises:
+        UsageError: a folder, an image's mask or the names are missing.
+    """
+    root = _root(path, "masks", "train/images, train/masks, val/images and val/masks")
+    names = root / "classes.txt"
+    parts = [_matched(root / part, "masks", (".png",)) for part in ("train", _validation(root))]
+    if names.is_file():
+        try:
+            classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
+            raise UsageError(f"data.source: {names} cannot be read: {error}") from error
+        if not 2 <= len(classes) < IGNORE:
+            raise UsageError(f"data.source: {names} holds {len(classes)} names; it must hold 2 to {IGNORE - 1}")
+    else:
+        classes = [f"class{i}" for i in range(max(2, 1 + _largest(parts[0])))]
+    read = functools.partial(read_mask, classes=len(classes))
+    return Source(*(FilePairs(samples, read, channels) for samples in parts), classes)
+
+
+def voc(path: str, channels: int = 3) -> Source:
+    """Pascal VOC 2012, 21 classes: PATH is VOC2012 or a folder with (VOCdevkit/)VOC2012 in it.
+
+    The training images are those of ImageSets/Segmentation/trainaug.txt where it is there (SBD's further masks, which
+    lie in SegmentationClassAug then), else of train.txt; the test images those of val.txt.
+
+    Raises:
+        UsageError: a folder, list, image or mask is missing, by name.
+    """
+    root = _root(path, "voc", "JPEGImages, SegmentationClass and ImageSets/Segmentation")
+    root = next((p for p in (root / "VOCdevkit" / "VOC2012", root / "VOC2012") if p.is_dir()), root)
+    lists = root / "ImageSets" / "Segmentation"
+    train = lists / "trainaug.txt"
+    parts = [_listed(root, names) for names in (train if train.is_file() else lists / "train.txt", lists / "val.txt")]
+    read = functools.partial(read_mask, classes=len(VOC_CLASSES))
+    return Source(*(FilePairs(samples, read, channels) for samples in parts), list(VOC_CLASSES))
+
+
+def depths(path: str, channels: int = 3) -> Source:
+    """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
+
+    0 and what is not finite counts as not measured.
+
+    Raises:
+        UsageError: a folder or an image's depth is missing.
+    """
+    root = _root(path, "depth", "train/images, train/depths, val/images and val/depths")
+    parts = [_matched(root / part, "depths", (".png", ".npy")) for part in ("train", _validation(root))]
+    return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [])
+
+
+def nyu(path: str, channels: int = 3) -> Source:
+    """The official labelled set, nyu_depth_v2_labeled.mat, with the official split in splits.mat beside it.
+
+    Raises:
+        UsageError: a file is missing or has other contents, or h5py is not installed.
+    """
+    file = Path(path).expanduser()
+    if not path or not file.is_file():
+        raise UsageError(f"data.source: {path or 'nyu:'} is not a file; it must be nyu_depth_v2_labeled.mat")
+    split = file.with_name("splits.mat")
+    if not split.is_file():
+        raise UsageError(f"data.source: {split} is missing; it holds the official training and test images")
+    try:
+        opened = _opened(str(file), os.getpid())
+        count, other = len(opened["images"]), len(opened["depths"])
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {error}") from error
+    places = _splits(split)
+    for numbers in places:
+        if count != other or not numbers or not all(0 <= n < count for n in numbers):
+            raise UsageError(f"data.source: {split} names images that {file} ({count} images) does not have")
+    return Source(*(NYUSplit(str(file), numbers, channels) for numbers in places), [])
+
+
+def read_mask(path: str, classes: int) -> Tensor:
+    """The (H, W) int64 classes of a PNG file of one channel or a palette.
+
+    Raises:
+        UnreadableImage: not there, another kind of file, or a class that there is not.
+    """
+    with _image(path) as image:
+        if image.mode not in ("L", "P", "1"):
+            raise UnreadableImage(f"{path}: a {image.mode} image; a mask holds one class number per pixel (8 bits)")
+        mask = np.array(image).astype(np.uint8)
+    unknown = sorted(set(np.unique(mask).tolist()) - {IGNORE} - set(range(classes)))
+    if unknown:
+        raise UnreadableImage(f"{path}: class {unknown[0]} is unknown; there are 0 to {classes - 1}, and 255 to ignore")
+    return torch.from_numpy(mask).long()
+
+
+def read_depth(path: str) -> Tensor:
+    """The (H, W) float32 metres of a 16-bit PNG file in millimetres or a .npy file in metres; 0 where not measured.
+
+    Raises:
+        UnreadableImage: not there, or another kind of file.
+    """
+    if path.endswith(".npy"):
+        try:
+            depth = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UnreadableImage(f"{path}: {' '.join(str(error).split())}") from error
+        if depth.ndim != 2 or depth.dtype.kind not in "fiu":
+            raise UnreadableImage(f"{path}: an array of shape {depth.shape} of {depth.dtype}; it must be (H, W) metres")
+        depth = depth.astype(np.float32)
+    else:
+        with _image(path) as image:
+            if not image.mode.startswith(("I", "F")):
+                raise UnreadableImage(f"{path}: a {image.mode} image; depth holds 16 bits per pixel, in millimetres")
+            depth = np.array(image).astype(np.float32) / MILLIMETRES
+    return torch.from_numpy(np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32))
+
+
+def _image(path: str) -> Image.Image:
+    try:
+        image = Image.open(path, formats=("PNG",))
+        image.load()
+        return image
+    except Exception as error:  # decoders fail in many ways on broken files
+        reason = getattr(error, "strerror", None) or "not a PNG file that can be read"
+        raise UnreadableImage(f"{path}: {reason}") from error
+
+
+def _root(path: str, kind: str, what: str) -> Path:
+    root = Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise UsageError(f"data.source: {path or f'{kind}:'} is not a folder; it must hold {what}")
+    return root
+
+
+def _validation(root: Path) -> str:
+    return next((name for name in VALIDATION_NAMES if (root / name).is_dir()), "val")
+
+
+def _matched(folder: Path, kind: str, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Images of FOLDER/images and the files of the same name in FOLDER/KIND."""
+    images, targets = folder / "images", folder / kind
+    for needed in (images, targets):
+        if not needed.is_dir():
+            raise UsageError(f"data.source: folder {needed} is missing")
+    found = sorted(p for p in images.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    if not found:
+        raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})")
+    samples = []
+    for image in found:
+        target = next((p for s in suffixes if (p := targets / (image.stem + s)).is_file()), None)
+        if target is None:
+            raise UsageError(f"data.source: {targets / (image.stem + suffixes[0])} is missing; {image} needs it")
+        samples.append((str(image), str(target)))
+    return samples
+
+
+def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
+    """Images and masks of a list of Pascal VOC."""
+    if not names.is_file():
+        raise UsageError(f"data.source: {names} is missing")
+    samples = []
+    for name in names.read_text(encoding="utf-8", errors="replace").split():
+        image = root / "JPEGImages" / f"{name}.jpg"
+        places = [root / folder / f"{name}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
+        mask = next((place for place in places if place.is_file()), None)
+        if mask is None or not image.is_file():
+            lacking = image if mask is not None else places[-1]
+            raise UsageError(f"data.source: {lacking} is missing; {names} names it")
+        samples.append((str(image), str(mask)))
+    if not samples:
+        raise UsageError(f"data.source: {names} is empty")
+    return samples
+
+
+def _largest(samples: list[tuple[str, str]]) -> int:
+    """The largest class in masks."""
+    largest = 0
+    for _, path in samples:
+        try:
+            mask = read_mask(path, IGNORE)
+        except UnreadableImage as error:
+            raise UsageError(f"data.source: {error}") from error
+        largest = max(largest, int(mask[mask != IGNORE].max()) if (mask != IGNORE).any() else 0)
+    return largest
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: str, process: int) -> Any:
+    """An HDF5 file; its handle does not survive into another process."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise UsageError('data.source: NYU Depth v2 needs h5py; pip install "normfree[depth]"') from error
+    return h5py.File(path, "r")
+
+
+def _splits(file: Path) -> tuple[list[int], list[int]]:
+    """Places of the training and the test images, counted from 0."""
+    from scipy.io import loadmat  # scikit-learn brings it
+
+    try:
+        content = loadmat(str(file))
+        return tuple([int(n) - 1 for n in content[key].ravel()] for key in ("trainNdxs", "testNdxs"))
+    except Exception as error:  # whatever the file holds
+        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {error}") from error

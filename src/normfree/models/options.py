@@ -1,0 +1,85 @@
+"""Arguments of a family's class that come from outside: types and bounds, told by name."""
+
+import numbers
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+
+LARGEST = 65_536  # of widths, depths and group widths; the papers' largest are 3072, 50 and 128
+FARTHEST = 1e6  # from zero, of numbers such as alpha
+LONGEST = 100  # letters of a name
+_ABOVE_0, _NOT_BELOW_0 = ("ratio", "se_ratio", "final_factor"), ("init_gain", "classifier_std")
+
+
+def check_options(cls: type, options: Mapping[str, Any], prefix: str = "option ") -> None:
+    """Compare options of a family's class with the types that its constructor declares; unknown names are passed over.
+
+    Args:
+        prefix: of an option's name in messages.
+
+    Raises:
+        UsageError: a value of another type, or too large to be meant.
+    """
+    hints = typing.get_type_hints(cls.__init__)
+    for key, value in options.items():
+        wanted = _lacking(hints[key], value) if key in hints else None
+        if wanted is None and isinstance(value, numbers.Real):
+            wanted = _out_of_range(key, value)
+        if wanted is not None:
+            raise UsageError(f"{prefix}{key} (={shown(value)}) must be {wanted}")
+
+
+def _lacking(hint: Any, value: Any) -> str | None:
+    """What a value must be to be of a type, in words; None if it is."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if type(None) in args:
+        wanted = None if value is None else _lacking(typing.Union[tuple(a for a in args if a is not type(None))], value)  # noqa: UP007
+        return wanted and f"{wanted}, or null"
+    if origin is typing.Literal:
+        fits = isinstance(value, str) and value in args
+        return None if fits else f"one of {', '.join(args)}"
+    if hint is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if hint is int:
+        return None if _whole(value) else f"an integer of 1 to {LARGEST:,}"
+    if hint is float:
+        return None if _finite(value) else f"a number between -{FARTHEST:g} and {FARTHEST:g}{_yaml_hint(value)}"
+    if origin is Sequence:
+        fits = isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_whole, value))
+        return None if fits and len(value) else f"a list of integers of 1 to {LARGEST:,}"
+    if hint is str or str in args:
+        fits = (isinstance(value, str) and len(value) <= LONGEST) or (hint is not str and isinstance(value, Callable))
+        return None if fits else f"text of at most {LONGEST} letters"
+    return None
+
+
+def _out_of_range(key: str, value: float) -> str | None:
+    if key in _ABOVE_0 and value <= 0:
+        return "above 0"
+    return "at least 0" if key in _NOT_BELOW_0 and value < 0 else None
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and -FARTHEST <= value <= FARTHEST
+
+
+def _yaml_hint(value: Any) -> str:
+    """YAML takes 1e-3 for text."""
+    plain = isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
+    return "; YAML wants a point in it, as in 1.0e-3" if plain else ""
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, in one line of a message whatever it is."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}..."

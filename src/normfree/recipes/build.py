@@ -1,0 +1,66 @@
+"""From a recipe to its images, its network and its task: the one place that knows which task needs what."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..data import Share, Source, open_source
+from ..data.pairs import open_pairs
+from ..errors import UsageError
+from ..models import depth_estimator, segmenter
+from ..tasks import Classification, Depth, Segmentation
+from .recipe import Recipe
+
+Task = Classification | Segmentation | Depth
+DENSE = ("segmentation", "depth")  # tasks with a target for each pixel
+
+
+def is_dense(recipe: Recipe) -> bool:
+    """Whether the network answers for each pixel."""
+    return recipe.task.name in DENSE
+
+
+def open_images(recipe: Recipe, source: str | None = None) -> Source:
+    """The images of a recipe, or of another source for its task.
+
+    Raises:
+        UsageError: they cannot be had, or are for another task.
+    """
+    source = recipe.data.source if source is None else source
+    if is_dense(recipe):
+        return open_pairs(source, recipe.task.name, recipe.data.channels)
+    if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth"):
+        raise UsageError(f"data.source (={source!r}) is for segmentation or depth; task.name is {recipe.task.name}")
+    return open_source(source, recipe.data.channels)
+
+
+def build_network(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+    """The network of a recipe for these classes, freshly initialized; of depth there are none.
+
+    Raises:
+        UsageError: a model or an option that there is not.
+    """
+    options = dict(in_chans=recipe.data.channels)
+    if recipe.task.name == "segmentation":
+        return segmenter(recipe.model.build(num_classes=0, **options), len(classes), width=recipe.task.head_width)
+    if recipe.task.name == "depth":
+        return depth_estimator(recipe.model.build(num_classes=0, **options), width=recipe.task.head_width)
+    return recipe.model.build(num_classes=len(classes), **options)
+
+
+def set_sizes(recipe: Recipe, model: nn.Module) -> None:
+    """Sizes of images that the recipe leaves to the model."""
+    recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
+    recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
+
+
+def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task:  # noqa: B008 - immutable
+    """Data, loss and metrics of a recipe whose sizes are set.
+
+    Raises:
+        UsageError: a field that is for another task.
+    """
+    data, options = recipe.data, dict(batch_size=recipe.train.batch_size, seed=recipe.train.seed, share=share)
+    if is_dense(recipe):
+        return dict(segmentation=Segmentation, depth=Depth)[recipe.task.name](source, recipe.task, data, **options)
+    return Classification(source, recipe.task, data, image_size=data.image_size, test_size=data.test_size, **options)

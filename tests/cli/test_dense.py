@@ -1,0 +1,179 @@
+"""Segmentation and depth from train to predict, on the embedded scenes and on folders in each layout."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
+from PIL import Image
+
+from normfree.cli.overlays import class_colors
+from normfree.cli.trained import load_trained
+from normfree.recipes import list_recipes, load_recipe
+from normfree.training import read_metrics
+
+SMALL = ["--quiet", "--train.device", "cpu", "--train.batch_size", "2", "--train.steps", "2", "--task.head_width", "8"]
+SMALL += ["--model.options.depths", "[1,1,1]", "--model.options.widths", "[16,16,32]"]
+SIZES = ["--data.image_size", "24", "--data.test_size", "24"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of each task on scenes of 32 pixels."""
+    from normfree.cli import main
+
+    folder = tmp_path_factory.mktemp("dense")
+    sizes = ["--data", "scenes:20,32", "--data.image_size", "32", "--data.test_size", "32"]
+    for task in ("segmentation", "depth"):
+        out = ["--recipe", f"demo_{task}", "--out", str(folder / task)]
+        assert main(["train", *out, *SMALL, *sizes]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_evaluation_repeats_the_runs_numbers(normfree, run, task):
+    result = normfree("eval", run / task, "--batch-size", 1)
+    last = read_metrics(run / task)[-2]
+    assert (result.code, result.err) == (0, "")
+    assert "on scenes:20,32, 2 images" in result.out
+    if task == "segmentation":
+        assert f"mean IoU {last['ema_miou']:.2%}   pixels {last['ema_pixel_accuracy']:.2%}" in result.out
+        named = re.findall(r"^  (\w+) +(?:[\d.]+%|not there)$", result.out, re.M)
+        assert named == ["background", "disc", "box", "triangle", "ring", "cross"]
+    else:
+        assert f"within a factor of 1.25 {last['ema_delta1']:.2%}" in result.out
+        assert f"rms {last['ema_rms']:.4f} m   rel {last['ema_rel']:.4f}" in result.out
+
+
+def test_the_end_of_a_run_names_its_score(normfree, tmp_path):
+    sizes = ["--data", "scenes:10,32", "--data.image_size", "32", "--data.test_size", "32"]
+    result = normfree("train", "--recipe", "demo_segmentation", *SMALL, *sizes, "--out", tmp_path / "run")
+    assert result.code == 0
+    assert re.search(r"test mean IoU [\d.]+%", result.out)
+    assert len(list((tmp_path / "run" / "examples").iterdir())) == 1  # a tenth of ten is held out
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_predictions_are_drawn(normfree, run, task, tmp_path):
+    examples = run / task / "examples"
+    result = normfree("predict", run / task, examples, "--out", tmp_path / "out", "--json")
+    told = [json.loads(line) for line in result.out.splitlines()]
+    assert len(told) == 2
+    for one in told:
+        with Image.open(one["picture"]) as picture:
+            assert picture.width > 2 * 320  # both panels of 32 pixels, enlarged ten times
+        if task == "segmentation":
+            assert sum(one["classes"].values()) == pytest.approx(1, abs=1e-5)
+        else:
+            assert set(one["metres"]) == {"nearest", "farthest", "median"}
+    assert normfree("predict", run / task, examples / "test0.png").code == 0
+    assert (run / task / "predictions" / f"test0_{task}.png").is_file()
+
+
+def test_images_of_any_size(normfree, run, tmp_path):
+    Image.fromarray(np.zeros((41, 57, 3), np.uint8)).save(tmp_path / "odd.png")
+    (tmp_path / "bad.png").write_bytes(b"no")
+    result = normfree("predict", run / "depth", tmp_path / "odd.png", tmp_path / "bad.png", "--out", tmp_path)
+    assert result.code == 1
+    assert "skipped unreadable image" in result.err
+    assert (tmp_path / "odd_depth.png").is_file()
+
+
+@pytest.mark.parametrize("verb", ["export", "report", "spp"])
+def test_other_verbs_work_or_say_why(normfree, run, verb, tmp_path):
+    flags = dict(export=["--to", "onnx"], report=["--out", tmp_path / "r.html", "--device", "cpu"], spp=[])[verb]
+    flags += ["--out", tmp_path / "spp.png"] if verb == "spp" else []
+    result = normfree(verb, run / "segmentation", *flags)
+    assert result.code in (0, 1, 2)
+    assert "unexpected" not in result.err
+    assert "Traceback" not in result.err
+    if verb == "report":
+        assert result.code == 0
+        assert "normfree predict" in (tmp_path / "r.html").read_text()
+
+
+LAYOUTS = {
+    "masks": (masks_folder, "segmentation"),
+    "voc": (voc_folder, "segmentation"),
+    "depth": (depth_folder, "depth"),
+    "nyu": (nyu_file, "depth"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folders_of_each_layout(normfree, layout, tmp_path):
+    make, task = LAYOUTS[layout]
+    (tmp_path / "data").mkdir()
+    source = f"{layout}:{make(tmp_path / 'data')}"
+    more = ["--data.crop", "random", "--data.scale", "[0.5,2]", "--data.color", "true", "--train.batch_size", "1"]
+    train = normfree("train", "--data", source, *SMALL, *SIZES, *more, "--out", tmp_path / "run")
+    assert train.code == 0, train.err
+    assert load_trained(str(tmp_path / "run")).recipe.task.name == task
+    result = normfree("eval", tmp_path / "run")
+    assert (result.code, result.err) == (0, "")
+    assert ("mean IoU" in result.out) == (task == "segmentation")
+    if layout != "nyu":
+        image = next((tmp_path / "data").rglob("*.jpg" if layout == "voc" else "*.png"))
+        assert normfree("predict", tmp_path / "run", image, "--out", tmp_path / "out").code == 0
+
+
+def test_weights_of_a_classifier_start_the_backbone(normfree, trained, run, tmp_path):
+    flags = ["--data", "scenes:20,32", "--data.image_size", "32", "--data.test_size", "32", "--data.channels", "1"]
+    flags += ["--model.options.stem", "3x3", "--optim.lr", "1e-9", "--optim.ema_decay", "null"]
+    result = normfree("train", "--recipe", "demo_depth", *SMALL, *flags, "--init", trained, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "without their classifier, into the backbone" in result.err
+    theirs, ours = load_trained(str(trained)).model, load_trained(str(tmp_path / "run")).model
+    weight = theirs.stages[0][0].conv0.weight
+    torch.testing.assert_close(ours.backbone.stages[0][0].conv0.weight, weight, rtol=0, atol=1e-6)
+    flags = ["--data", "scenes:20,32", "--data.image_size", "32", "--data.test_size", "32"]
+    again = normfree(
+        "train", "--recipe", "demo_depth", *SMALL, *flags, "--init", run / "depth", "--out", tmp_path / "a"
+    )
+    assert again.code == 0
+    assert "into the backbone" not in again.err
+    other = normfree(
+        "train", "--recipe", "demo_depth", *SMALL, *flags, "--init", run / "segmentation", "--out", tmp_path / "b"
+    )
+    assert other.code == 0
+    assert "into the backbone" in other.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--recipe", "digits", "--data", "scenes:20"], r"\(='scenes:20'\) is for segmentation or depth"),
+        (["--recipe", "demo_depth", "--data", "digits"], r"must be \"scenes:N\", \"nyu:FILE.mat\" or \"depth:PATH\""),
+        (["--recipe", "demo_depth", "--data.crop", "shift"], r"data\.crop \(='shift'\)"),
+        (["--recipe", "digits", "--data.crop", "random"], r"data\.crop \(='random'\) is for segmentation and depth"),
+        (["--recipe", "digits", "--data.color", "true"], r"data\.color \(=True\) is for segmentation and depth"),
+    ],
+)
+def test_refusals(normfree, flags, match, tmp_path):
+    result = normfree("train", *flags, "--out", tmp_path / "run")
+    assert result.code == 2
+    assert re.search(match, result.error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_is_for_pictures(normfree, trained):
+    assert (
+        "--out is for networks for segmentation or depth" in normfree("predict", trained, trained, "--out", "x").error
+    )
+
+
+@pytest.mark.parametrize("count", [2, 6, 21, 60])
+def test_colours_of_neighbours_differ(count):
+    colors = class_colors(count).astype(int)
+    assert colors[0].tolist() == [0, 0, 0]
+    assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 60
+
+
+def test_the_papers_numbers():
+    assert {"nf_resnet50_segmentation", "nf_resnet50_depth"} <= set(list_recipes())
+    voc, nyu = load_recipe("nf_resnet50_segmentation"), load_recipe("nf_resnet50_depth")
+    assert (voc.train.steps, voc.train.batch_size, voc.optim.lr, voc.data.test_size) == (30_000, 16, 0.003, 513)
+    assert (nyu.train.steps, nyu.train.batch_size, nyu.optim.lr) == (7_500, 256, 0.16)
+    assert (nyu.data.image_size, nyu.data.image_width) == (228, 304)

@@ -1,0 +1,165 @@
+"""Files that say what each pixel is, in each real layout; every mistake is one line that names the file."""
+
+import numpy as np
+import pytest
+import torch
+from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
+from PIL import Image
+
+from normfree import UsageError
+from normfree.data import UnreadableImage
+from normfree.data.pairs import open_pairs, read_depth, read_mask
+
+
+def test_masks(tmp_path):
+    source = open_pairs(f"masks:{masks_folder(tmp_path)}", "segmentation")
+    assert (len(source.train), len(source.test), source.classes) == (6, 6, ["ground", "thing"])
+    image, mask = source.train.pair(1)
+    assert image.shape == (3, 24, 24)
+    assert mask.unique().tolist() == [0, 1, 255]
+    assert torch.equal(mask[1:] == 1, image[0, 1:] > 100)
+    assert source.train.name(1).endswith("train/images/1.png")
+
+
+def test_masks_without_names(tmp_path):
+    root = masks_folder(tmp_path, names=None)
+    assert open_pairs(f"masks:{root}", "segmentation").classes == ["class0", "class1"]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_voc(tmp_path, augmented):
+    root = voc_folder(tmp_path, augmented=augmented)
+    for path in (root, root / "VOCdevkit", root / "VOCdevkit" / "VOC2012"):
+        source = open_pairs(f"voc:{path}", "segmentation")
+        assert (len(source.train), len(source.test)) == (4 + augmented, 4)
+    assert len(source.classes) == 21
+    assert source.test.pair(0)[1].unique().tolist() == [0, 15, 255]  # the numbers, not the palette's colours
+    assert source.classes[15] == "person"
+    if augmented:
+        assert source.train.pair(4)[1].max() == 20
+
+
+def test_depths(tmp_path):
+    source = open_pairs(f"depth:{depth_folder(tmp_path)}", "depth")
+    for index in range(6):
+        image, depth = source.train.pair(index)
+        assert depth.dtype == torch.float32
+        assert depth.unique().tolist() == [0, 1.5, 2.5]
+        assert torch.equal(depth[1:] == 2.5, image[0, 1:] > 100)
+
+
+def test_nyu(tmp_path):
+    import h5py
+
+    path = nyu_file(tmp_path)
+    source = open_pairs(f"nyu:{path}", "depth")
+    assert (len(source.train), len(source.test)) == (4, 2)
+    image, depth = source.test.pair(1)
+    with h5py.File(path) as file:  # (N, C, W, H)
+        assert np.array_equal(image.numpy(), file["images"][5].transpose(0, 2, 1))
+        assert np.array_equal(depth.numpy(), file["depths"][5].T)
+    assert image.shape == (3, 12, 16)
+    assert open_pairs(f"nyu:{path}", "depth", 1).train.image(0).shape == (1, 12, 16)
+
+
+def test_unmeasured_depth_is_0(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1.5, np.nan, np.inf, -1, 0]]))
+    assert read_depth(str(tmp_path / "a.npy")).tolist() == [[1.5, 0, 0, 0, 0]]
+
+
+def broken(root, kind):
+    """Break the first training pair of a folder; the file's name."""
+    place = root / "train" / ("depths" if kind.startswith("depth") else "masks") / "0.png"
+    if kind.endswith("size"):
+        Image.fromarray(np.zeros((5, 7), np.uint16 if kind.startswith("depth") else np.uint8)).save(place)
+    elif kind.endswith("label"):
+        Image.fromarray(np.full((24, 24), 7, np.uint8)).save(place)
+    elif kind.endswith("mode"):
+        Image.fromarray(np.zeros((24, 24, 3), np.uint8)).save(place)
+    elif kind.endswith("missing"):
+        place.unlink()
+    else:
+        place.write_bytes(b"no picture")
+    return place
+
+
+REASONS = {
+    "size": r"7 x 5 pixels, its image .*images/0\.png has 24 x 24",
+    "label": r"class 7 is unknown; there are 0 to 1, and 255 to ignore",
+    "mode": r"a RGB image; (a mask|depth) holds",
+    "missing": r"is missing; .*images/0\.png needs it",
+    "bytes": r"not a PNG file",
+}
+
+
+@pytest.mark.parametrize("kind", ["mask size", "mask label", "mask mode", "mask missing", "mask bytes"])
+def test_broken_masks_are_named(tmp_path, kind):
+    place = broken(masks_folder(tmp_path), kind)
+    with pytest.raises(UsageError, match=f"{place}.*{REASONS[kind.split()[1]]}") as caught:
+        open_pairs(f"masks:{tmp_path}", "segmentation")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["depth size", "depth mode", "depth missing", "depth bytes"])
+def test_broken_depths_are_named(tmp_path, kind):
+    place = broken(depth_folder(tmp_path), kind)
+    with pytest.raises(UsageError, match=f"{place}.*{REASONS[kind.split()[1]]}"):
+        open_pairs(f"depth:{tmp_path}", "depth")
+
+
+def test_a_later_broken_mask_is_an_unreadable_image(tmp_path):
+    source = open_pairs(f"masks:{masks_folder(tmp_path)}", "segmentation")
+    broken(tmp_path, "mask size")
+    with pytest.raises(UnreadableImage, match=r"masks/0\.png: 7 x 5 pixels"):
+        source.train.pair(0)
+    with pytest.raises(UnreadableImage, match=r"none\.png: No such file"):
+        read_mask(str(tmp_path / "none.png"), 2)
+    np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
+    with pytest.raises(UnreadableImage, match=r"array of shape \(2, 2, 2\)"):
+        read_depth(str(tmp_path / "cube.npy"))
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "match"),
+    [
+        (
+            "digits",
+            "segmentation",
+            r"='digits'\) must be \"scenes:N\", \"voc:PATH\" or \"masks:PATH\" for segm",
+        ),
+        ("masks:x", "depth", r"must be \"scenes:N\", \"nyu:FILE.mat\" or \"depth:PATH\" for depth"),
+        ("masks:nowhere", "segmentation", "nowhere is not a folder; it must hold train/images"),
+        ("masks:", "segmentation", "masks: is not a folder"),
+        ("depth:nowhere", "depth", "nowhere is not a folder"),
+        ("voc:nowhere", "segmentation", "nowhere is not a folder; it must hold JPEGImages"),
+        ("nyu:nowhere.mat", "depth", r"nowhere\.mat is not a file"),
+    ],
+)
+def test_refusals(source, task, match):
+    with pytest.raises(UsageError, match=match):
+        open_pairs(source, task)
+
+
+def test_what_a_layout_lacks(tmp_path):
+    root = voc_folder(tmp_path / "voc")
+    (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000001.png").unlink()
+    with pytest.raises(UsageError, match=r"SegmentationClass/2008_000001\.png is missing; .*val\.txt names it"):
+        open_pairs(f"voc:{root}", "segmentation")
+    (root / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").unlink()
+    with pytest.raises(UsageError, match=r"train\.txt is missing"):
+        open_pairs(f"voc:{root}", "segmentation")
+    (tmp_path / "nyu").mkdir()
+    path = nyu_file(tmp_path / "nyu")
+    path.with_name("splits.mat").unlink()
+    with pytest.raises(UsageError, match=r"splits\.mat is missing"):
+        open_pairs(f"nyu:{path}", "depth")
+    path.write_bytes(b"no hdf5")
+    path.with_name("splits.mat").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no labelled set of NYU Depth v2"):
+        open_pairs(f"nyu:{path}", "depth")
+    (tmp_path / "masks" / "train" / "images").mkdir(parents=True)
+    with pytest.raises(UsageError, match="train/masks is missing"):
+        open_pairs(f"masks:{tmp_path / 'masks'}", "segmentation")
+    root = masks_folder(tmp_path / "one", names="only\n")
+    with pytest.raises(UsageError, match=r"classes\.txt holds 1 names"):
+        open_pairs(f"masks:{root}", "segmentation")

@@ -1,0 +1,124 @@
+"""Networks that answer for every pixel: no normalization, roles, variance, what the head's parts compute."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import CONTROLS, SMALL, shake, small
+
+import normfree
+from normfree import UsageError
+from normfree.models import depth_estimator, segmenter
+from normfree.models.dense import UpProjection, feature_scale, resized, upsampled
+from normfree.nn import Activation, WSConv2d
+from normfree.optim import param_groups
+
+OURS = [*SMALL, "fixup_resnet50", "skipinit_resnet50"]
+MAKERS = {"segmentation": lambda net: segmenter(net, 5, width=16), "depth": lambda net: depth_estimator(net, width=16)}
+
+
+@pytest.mark.parametrize("task", MAKERS)
+@pytest.mark.parametrize("name", OURS)
+def test_no_normalization_layer_and_every_parameter_has_a_role(name, task):
+    model = MAKERS[task](small(name, output_stride=16))
+    found = {type(module).__name__ for module in model.modules()}
+    assert not [kind for kind in found if "Norm" in kind.replace("NormFree", "")]
+    groups = param_groups(model, weight_decay=1e-4, clipping=0.01)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    classifier = next(group for group in groups if group["name"] == "classifier")
+    last = model.head.classifier if task == "segmentation" else model.head.last
+    assert [p is last.weight for p in classifier["params"]] == [True]
+    assert classifier["clipping"] is None
+
+
+@pytest.mark.parametrize("task", MAKERS)
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+def test_shapes_and_one_gradient_step_at_batch_size_1(name, task):
+    model = MAKERS[task](small(name, output_stride=16)).train(name in OURS)
+    x = torch.randn(1, 3, 64, 48)
+    out = model(x)
+    assert out.shape == (1, 5 if task == "segmentation" else 1, 64, 48)
+    before = (out - 1).square().mean()
+    before.backward()
+    used = [p for n, p in model.named_parameters() if n != "backbone.bias2.bias"]  # of FixUp's classifier
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in used)
+    torch.optim.SGD(param_groups(model), lr=1e-3).step()
+    assert (model(x) - 1).square().mean() < before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", MAKERS)
+def test_an_image_does_not_see_the_others(task):
+    model = MAKERS[task](small("nf_resnet50", output_stride=16))
+    x = torch.randn(3, 3, 48, 48)
+    together, alone = model(x), torch.cat([model(one[None]) for one in x])
+    # sums of other lengths, in float32
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_backbones_features_are_unchanged():
+    """What a checkpoint computes is what the network for pixels sees; dilation: tests/models/test_features.py."""
+    trained = small("nf_resnet50")
+    x = torch.randn(1, 3, 64, 64)
+    expected = trained.forward_features(x)
+    model = segmenter(small("nf_resnet50"), 5, width=8).eval()
+    state = {k: v for k, v in trained.state_dict().items() if not k.startswith("head.")}
+    model.backbone.load_state_dict(state)
+    assert torch.equal(model.backbone.forward_features(x), expected)
+    dilated = segmenter(small("nf_resnet50", output_stride=16), 5, width=8).eval()
+    dilated.backbone.load_state_dict(state)
+    wide = dilated.backbone.forward_features(x)
+    assert wide.shape[-1] == 4
+    assert ((wide[..., ::2, ::2] - expected).norm() / expected.norm()).item() < 2e-6
+
+
+@torch.no_grad()
+def test_up_projection_is_a_convolution_of_zeros_in_between():
+    x, conv = torch.randn(2, 6, 5, 7), shake(WSConv2d(6, 4, 5))
+    spread = torch.zeros(2, 6, 10, 14)
+    spread[..., ::2, ::2] = x
+    torch.testing.assert_close(upsampled(x, conv), conv(spread), rtol=1e-5, atol=1e-5)
+    folded = normfree.fold(conv.eval())
+    torch.testing.assert_close(upsampled(x, folded), conv(spread), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_heads_keep_the_signals_variance():
+    torch.manual_seed(0)
+    x = torch.randn(4, 256, 16, 16)
+    out = UpProjection(256, 128, Activation("relu"))(x)
+    assert 0.8 < out.var().item() < 1.25  # edges see padding; a random draw of 128 channels
+
+
+@torch.no_grad()
+def test_the_head_sees_features_of_unit_size():
+    net = normfree.create_model("nf_resnet50", num_classes=0, depths=(1, 2, 2, 3), skip_gain=1.0, output_stride=16)
+    features = net.forward_features(torch.randn(4, 3, 128, 128))
+    # sqrt(1 + 3 * 0.2**2); the stem's pooling takes maxima, and theory does not know padding
+    assert feature_scale(net) == pytest.approx(1.12**-0.5)
+    assert 0.6 < features.square().mean().item() * feature_scale(net) ** 2 < 1.7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", MAKERS)
+def test_folded_networks_compute_the_same(task):
+    model = shake(MAKERS[task](small("nf_resnet50", output_stride=16))).eval()
+    x = torch.randn(1, 3, 48, 48)
+    torch.testing.assert_close(normfree.fold(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_resize_keeps_corners_where_the_grid_has_them():
+    maps = torch.randn(1, 2, 5, 5)
+    odd = resized(maps, (65, 65))
+    assert torch.allclose(odd[..., ::16, ::16], maps, atol=1e-6)
+    assert torch.equal(resized(maps, (80, 80)), F.interpolate(maps, (80, 80), mode="bilinear", align_corners=False))
+    assert resized(maps, (5, 5)) is maps
+    assert resized(maps.bfloat16(), (10, 10)).dtype == torch.float32
+
+
+def test_refusals():
+    with pytest.raises(UsageError, match=r"num_classes \(=1\) must be at least 2"):
+        segmenter(small("nf_resnet50"), 1)
+    with pytest.raises(UsageError, match=r"width \(=0\) must be at least 1"):
+        depth_estimator(small("nf_resnet50"), width=0)
