@@ -331,7 +331,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
     ]
     if summary.unreadable:
         lines.append(f"{len(summary.unreadable)} unreadable images were skipped")
-    plot_curves(folder)
+    plot_curves(folder, score)
     places = dict(
         recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights="checkpoints/last, checkpoints/best"
     )
@@ -341,7 +341,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
         f"  {what:8} {', '.join(str(folder / part) for part in where.split(', '))}" for what, where in places.items()
     ]
     examples = folder / "examples"
-    lines.append(f"next: normfree eval {folder}")
+    lines += [f"next: normfree eval {folder}", f"      normfree report {folder}"]
     lines.append(f"      normfree predict {folder} {examples if examples.is_dir() else 'IMAGE_OR_FOLDER ...'}")
     return "\n".join(lines)
 

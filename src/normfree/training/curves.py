@@ -6,8 +6,8 @@ from typing import Any
 from .run import CURVES, read_metrics
 
 
-def plot_curves(folder: Path) -> Path:
-    """Draw loss, test accuracy, learning rate and clipped fraction of a run to ``curves.png``."""
+def plot_curves(folder: Path, name: str = "top1") -> Path:
+    """Draw loss, the score ``name`` of the evaluations, learning rate and clipped fraction to ``curves.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
     from matplotlib.figure import Figure
 
@@ -21,10 +21,11 @@ def plot_curves(folder: Path) -> Path:
     _curve(loss, evals, "loss", "test")
     _curve(loss, evals, "ema_loss", "test, averaged weights")
     loss.set(title="loss", yscale="log")
-    _curve(score, train, "accuracy", "training, augmented", alpha=0.5)
-    _curve(score, evals, "top1", "test")
-    _curve(score, evals, "ema_top1", "test, averaged weights")
-    score.set(title="top-1 accuracy", ylim=(0, 1.01))
+    if name == "top1":
+        _curve(score, train, "accuracy", "training, augmented", alpha=0.5)
+    _curve(score, evals, name, "test")
+    _curve(score, evals, f"ema_{name}", "test, averaged weights")
+    score.set(title="top-1 accuracy" if name == "top1" else name, ylim=(0, 1.01))
     _curve(lr, train, "lr", "learning rate")
     lr.set(title="learning rate")
     _curve(clipped, train, "clipped", "all units")
