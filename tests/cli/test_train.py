@@ -119,6 +119,28 @@ def test_a_recipe_file_names_the_run(normfree, tmp_path, monkeypatch):
     assert load_recipe("runs/mine/recipe.yaml") == load_recipe("mine.yaml")
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--micro-batch", "many"], "train.micro_batch (='many') must be an integer or one of auto or null"),
+        (["--micro-batch", "0"], "train.micro_batch (=0) must be at least 1"),
+        (["--parallel", "all"], "train.parallel (='all') must be one of ddp, fsdp"),
+        (["--train.activation_checkpointing", "[9]"], "train.activation_checkpointing (=[9]): stage 9 is not there"),
+        (["--train.skip_nonfinite", "-1"], "train.skip_nonfinite (=-1) must be at least 0"),
+    ],
+)
+def test_how_it_is_computed_is_checked_before_anything_is_written(normfree, tmp_path, options, error):
+    result = normfree("train", *FLAGS, *options, "--out", tmp_path / "run")
+    assert result.code == 2
+    assert result.error.startswith(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_micro_batches_by_their_short_options(normfree, tmp_path):
+    assert normfree("train", *SHORT, "--train.steps", "2", "--micro-batch", "auto", "--out", tmp_path / "run").code == 0
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).train.micro_batch == "auto"
+
+
 def test_divergence_is_a_failed_run(normfree, tmp_path):
     out = tmp_path / "run"
     diverging = ["--optim.lr", "1e12", "--optim.clipping", "null", "--optim.warmup_epochs", "0"]

@@ -41,6 +41,7 @@ from ..training import (
     pick_device,
     plot_curves,
     replicas,
+    set_checkpointing,
 )
 from ..training.run import CHECKPOINTS, METRICS
 from .main import Parser
@@ -105,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--micro-batch",
-        type=lambda text: text if text == "auto" else int(text),
+        type=lambda text: int(text) if text.isascii() and text.isdigit() else text,  # the recipe says what is wrong
         metavar="N|auto",
         help="images per backward pass; the update is that of the whole batch",
     )
@@ -222,6 +223,7 @@ def prepare(
     if init is not None:
         say(replicas, initialize(model, init))
     freeze(model, recipe.optim.frozen)
+    set_checkpointing(model, recipe.train.activation_checkpointing)
     if replicas.world > 1:  # the same weights everywhere, other dropout masks
         torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
     set_sizes(recipe, model)

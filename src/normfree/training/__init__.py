@@ -6,7 +6,7 @@ from .config import TrainConfig
 from .curves import plot_curves
 from .distributed import Replicas, replicas
 from .evaluate import evaluate
-from .loop import Summary, Trainer, pick_device
+from .loop import Summary, Trainer, pick_device, set_checkpointing
 from .run import Run, new_folder, read_checkpoint, read_metrics
 from .step import StepResult, TrainStep
 
@@ -32,5 +32,6 @@ __all__ = [
     "read_weights",
     "replicas",
     "save_weights",
+    "set_checkpointing",
     "whole_file",
 ]
