@@ -3,6 +3,8 @@
 Sides alternate in one run, outputs compared first: activations at the sizes of all of a network's activations, weight
 standardization over all its convolutions, and the optimizer's step over all its parameters. The step's floor is a plain
 loop that reads weights, gradients, momenta and averages and writes all but the gradients.
+
+`--device cuda`: the optimizer's step alone, on a GPU, with launches; torch, torchvision, timm and Triton are enough.
 """
 
 import argparse
@@ -28,7 +30,13 @@ from timm.utils.agc import adaptive_clip_grad
 import normfree
 from normfree import functional, kernels
 from normfree.nn import Activation, WSConv2d
-from normfree.optim import AGC, EMA, param_groups
+from normfree.optim import AGC, EMA, FusedStep, param_groups
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
 
 FLOOR = """
 #include <stdint.h>
@@ -42,15 +50,35 @@ void run(float *restrict w, const float *restrict g, float *restrict m, float *r
 """
 
 
-def compare(title: str, sides: dict[str, Callable[[], object]], rounds: int) -> None:
+def wall(run: Callable[[], object]) -> float:
+    """Milliseconds on the wall."""
+    begun = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - begun)
+
+
+def events(run: Callable[[], object]) -> float:
+    """Milliseconds on a GPU that has nothing to do before, so that the host's time to launch counts, too."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
+
+
+Clock = Callable[[Callable[[], object]], float]
+
+
+def compare(title: str, sides: dict[str, Callable[[], object]], rounds: int, clock: Clock = wall) -> None:
     """Sides in turn, `rounds` times after a first that does not count; ratios are to the first side, by round."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            begun = time.perf_counter()
-            run()
+            spent = clock(run)
             if number:
-                times[name].append(1e3 * (time.perf_counter() - begun))
+                times[name].append(spent)
     first = next(iter(times.values()))
     print(title)
     for name, spent in times.items():
@@ -180,7 +208,8 @@ class Fused:
         kernels.agc_sgd_ema_(self.params, grads, self.buffers, self.averages, **self.options)
 
 
-def optimizer(model: torch.nn.Module, rounds: int, folder: Path) -> None:
+def optimizer_sides(model: torch.nn.Module, name: str) -> dict[str, Callable[[], object]]:
+    """The step of a network by each, on a copy; `name` is of ours. The first step of both ways of ours is compared."""
     ours, fused, unchecked, theirs = (copy.deepcopy(model) for _ in range(4))
     for parameters in zip(*(net.parameters() for net in (ours, fused, unchecked, theirs)), strict=True):
         grad = torch.randn_like(parameters[0]) * 0.01
@@ -206,17 +235,76 @@ def optimizer(model: torch.nn.Module, rounds: int, folder: Path) -> None:
     step = Fused(fused, check=True)
     portable()
     step()
-    for p, q in zip(ours.parameters(), fused.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    sides = {
-        "floor: a loop over the memory": floor(list(model.parameters()), folder),
-        "compiled": step,
-        "compiled, finiteness not checked": Fused(unchecked, check=False),
+    averages, momenta = (dict(zip(step.params, column, strict=True)) for column in (step.averages, step.buffers))
+    for (key, p), q in zip(ours.named_parameters(), fused.parameters(), strict=True):
+        pairs = ((p, q), (ema.average[key], averages[q]), (agc.optimizer.state[p]["momentum_buffer"], momenta[q]))
+        for a, b in pairs:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    return {
+        name: step,
+        f"{name}, finiteness not checked": Fused(unchecked, check=False),
         "AGC, SGD, EMA of normfree": portable,
         "timm's AGC and EMA, SGD fused": timm_step,
     }
-    compare(f"optimizer's step, {millions:.1f} M parameters", sides, rounds)
+
+
+def optimizer(model: torch.nn.Module, rounds: int, folder: Path) -> None:
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    sides = {"floor: a loop over the memory": floor(list(model.parameters()), folder)}
+    compare(f"optimizer's step, {millions:.1f} M parameters", sides | optimizer_sides(model, "compiled"), rounds)
+
+
+if triton is not None:
+
+    @triton.jit
+    def floor_kernel(w, g, m, e, count, BLOCK: tl.constexpr):
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < count
+        moving = 0.9 * tl.load(m + at, mask=inside) + tl.load(g + at, mask=inside)
+        weight = tl.load(w + at, mask=inside) - 1e-4 * moving
+        mean = tl.load(e + at, mask=inside)
+        tl.store(m + at, moving, mask=inside)
+        tl.store(w + at, weight, mask=inside)
+        tl.store(e + at, mean + 1e-5 * (weight - mean), mask=inside)
+
+
+def launches(run: Callable[[], object]) -> tuple[int, float]:
+    """Kernels and copies of one call, and the milliseconds that the GPU is busy with them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize()
+    found = [event for event in profile.events() if event.device_type is torch.autograd.DeviceType.CUDA]
+    return len(found), sum(event.time_range.elapsed_us() for event in found) / 1e3
+
+
+def optimizer_on_gpu(model: torch.nn.Module, rounds: int) -> None:
+    """The floor's memory is four tensors as long as all parameters together."""
+    model, count = model.cuda(), sum(p.numel() for p in model.parameters())
+    memory = [torch.zeros(count, device="cuda") for _ in range(4)]
+
+    def lowest(block: int) -> Callable[[], object]:
+        grid = (triton.cdiv(count, block),)
+        return lambda: floor_kernel[grid](*memory, count, BLOCK=block, num_warps=4, enable_fp_fusion=False)
+
+    sides = {block: lowest(block) for block in (512, 1024, 2048)}
+    for run in sides.values():
+        run()  # compiled
+    best = min(sides, key=lambda block: statistics.median(events(sides[block]) for _ in range(rounds)))
+    everything = {f"floor: a loop, blocks of {best}": sides[best]} | optimizer_sides(model, "Triton")
+    groups = param_groups(model, weight_decay=2e-5, clipping=0.01)
+    fused = FusedStep(torch.optim.SGD(groups, lr=1e-4, momentum=0.9, nesterov=True), EMA(model))
+    for p in model.parameters():
+        p.grad = torch.randn_like(p) * 0.01
+    if not fused.possible():
+        raise SystemExit("no step by Triton here")
+    everything["FusedStep, as in training"] = lambda: fused.possible() and fused.step().total_fraction
+    print(f"{torch.cuda.get_device_name()}, triton {triton.__version__}, {count / 1e6:.1f} M parameters")
+    compare("optimizer's step, host and GPU from a GPU at rest", everything, rounds, events)
+    for name, run in everything.items():
+        number, busy = launches(run)
+        print(
+            f"  {name:34} {number:5} launches, GPU busy {busy:7.3f} ms, {28e-9 * count / busy:5.2f} TB/s of the floor's"
+        )
 
 
 def main() -> None:
@@ -225,6 +313,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="torch's; on a shared machine one is the quieter measurement")
     options = parser.parse_args()
     if options.threads:
@@ -234,10 +323,13 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}; medians of "
         f"{options.rounds} alternating rounds; {options.model}, batch {options.batch}, {options.size} px"
     )
-    if not kernels.available():
-        raise SystemExit(f"no compiled kernels: {kernels.why_off()}")
     torch.manual_seed(0)
     model = normfree.create_model(options.model)
+    if options.device == "cuda":
+        optimizer_on_gpu(model, options.rounds)
+        return
+    if not kernels.available():
+        raise SystemExit(f"no compiled kernels: {kernels.why_off()}")
     shapes = activation_shapes(model, options.batch, options.size)
     for dtype in (torch.float32, torch.bfloat16):
         activations(shapes, dtype, options.rounds)

@@ -1,57 +1,67 @@
-"""Bytes per image that NFNet-F0 keeps for the backward pass, and the most that live at once, beside timm's.
+"""Bytes that NFNets keep for the backward pass, the most that live at once, and the largest batch, beside timm's.
 
-    python benchmarks/memory.py [--size 192]
+    python benchmarks/memory.py [nfnet_f0 nfnet_f3] [--size 192] [--gib 16]
 
-Counted, not timed: every storage that operations make, while it lives (:class:`normfree.training.memory.Allocated`).
-Per image: the difference between three images and one, halved.
+Counted, not timed: every storage that operations make, while it lives (:func:`normfree.bench.step_memory`); on a GPU,
+what its allocator counts. Per image: the difference between three images and one, halved; what is left is constant.
+The largest batch is what fits beside weights, momentum, average and gradients.
 """
 
 import argparse
-import datetime
-import platform
 
 import timm
 import torch
 
 import normfree
-from normfree.training.memory import Allocated
+from normfree.bench import image_batch, machine, step_memory
 from normfree.weights import load_timm
 
 
-def bytes_of(model: torch.nn.Module, images: int, size: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Kept after the forward pass, and the most at any time until the end of the backward pass."""
-    x = torch.randn(images, 3, size, size)
-    with Allocated() as allocated, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        output = model(x)
-        kept = allocated.now
-        output.float().square().mean().backward()
-    model.zero_grad(set_to_none=True)
-    return kept, allocated.most
+def measured(model: torch.nn.Module, size: int, precision: str, device: str) -> tuple[list[float], list[float]]:
+    """Kept and most: bytes per image, and constant ones."""
+    one, three = (step_memory(model, image_batch(n, size, device=device), precision) for n in (1, 3))
+    each = [(b - a) / 2 for a, b in zip(one, three, strict=True)]
+    return each, [a - e for a, e in zip(one, each, strict=True)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=192)
-    size = parser.parse_args().size
+def networks(name: str, size: int, device: str) -> dict[str, torch.nn.Module]:
     torch.manual_seed(0)
-    theirs, ours = timm.create_model("dm_nfnet_f0"), normfree.create_model("timm_dm_nfnet_f0")
+    theirs, ours = timm.create_model(f"dm_{name}"), normfree.create_model(f"timm_dm_{name}")
     load_timm(ours, theirs.state_dict())
     x = torch.randn(1, 3, size, size)
     with torch.no_grad():
         a, b = ours.eval()(x), theirs.eval()(x)
-    print(f"{platform.machine()}, torch {torch.__version__}, timm {timm.__version__}, {datetime.date.today()}")
-    print(f"outputs on the same weights differ by {((a - b).norm() / b.norm()).item():.1e}\n")
-    ours.train(), theirs.train()
-    print(f"| {size} px | network | kept per image, MB | of timm's | most per image, MB | of timm's |")
-    print("|---|---|---|---|---|---|")
-    for dtype in (torch.float32, torch.bfloat16):
-        rows = {}
-        for name, model in (("timm dm_nfnet_f0", theirs), ("normfree timm_dm_nfnet_f0", ours)):
-            one, three = (bytes_of(model, images, size, dtype) for images in (1, 3))
-            rows[name] = [(b - a) / 2e6 for a, b in zip(one, three, strict=True)]
-        for name, row in rows.items():
-            (kept, a), (most, b) = ((x, x / base) for x, base in zip(row, rows["timm dm_nfnet_f0"], strict=True))
-            print(f"| {str(dtype).removeprefix('torch.')} | {name} | {kept:.1f} | {a:.2f} | {most:.1f} | {b:.2f} |")
+    print(f"\n{name}: outputs on the same weights differ by {((a - b).norm() / b.norm()).item():.1e}\n")
+    return {"timm": theirs.train().to(device), "normfree": ours.train().to(device)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="*", default=["nfnet_f0"])
+    parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--gib", type=float, default=16, help="memory for the largest batch")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options = parser.parse_args()
+    print(f"{machine(options.device)}, timm {timm.__version__}, {options.size} px")
+    for name in options.name:
+        pair = networks(name, options.size, options.device)
+        print(
+            "| precision | network | kept per image, MB | of timm's | most per image, MB | of timm's | constant, MB |",
+            end="",
+        )
+        print(f" images in {options.gib:g} GiB |\n|---|---|---|---|---|---|---|---|")
+        for precision in ("float32", "bfloat16"):
+            base = None
+            for recompute in (False, True):
+                for label, model in pair.items():
+                    model.set_grad_checkpointing(recompute)
+                    (kept, most), (constant, _) = measured(model, options.size, precision, options.device)
+                    base = base or (kept, most)
+                    own = 4 * sum(p.nbytes for p in model.parameters())  # weights, momentum, average, gradients
+                    images = (options.gib * 2**30 - own - constant) / max(kept, most)
+                    cells = [f"{kept / 1e6:.1f}", f"{kept / base[0]:.2f}", f"{most / 1e6:.1f}", f"{most / base[1]:.2f}"]
+                    cells = [precision, label + ", stages recomputed" * recompute, *cells, f"{constant / 1e6:.0f}"]
+                    print(f"| {' | '.join(cells)} | {int(images)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,14 @@ one run on copies of one network.
 
 import argparse
 import copy
-import platform
-import statistics
-import time
 
 import torch
 
 import normfree
-from normfree.data import Batch
+from normfree.bench import alternate, image_batch, machine
+from normfree.bench.step import CrossEntropy
 from normfree.optim import EMA, SAM, OptimConfig
 from normfree.training import TrainStep
-
-
-class CrossEntropy:
-    def loss(self, output, batch):
-        return torch.nn.functional.cross_entropy(output, batch.labels)
-
-    def correct(self, output, batch):
-        return (output.argmax(1) == batch.labels).sum()
 
 
 def main() -> None:
@@ -40,21 +30,13 @@ def main() -> None:
         own = copy.deepcopy(model)
         sam = None if fraction is None else SAM(own.parameters(), fraction=fraction)
         steps[name] = TrainStep(own, CrossEntropy(), OptimConfig().build(own), ema=EMA(own), sam=sam)
-    images = torch.randn(options.batch, 3, options.size, options.size)
-    batch = Batch(images, torch.arange(options.batch), torch.arange(options.batch))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(options.rounds + 1):
-        for name, step in steps.items():
-            begun = time.perf_counter()
-            step(batch, 1e-4)
-            if number:  # the first is the warm-up
-                times[name].append(time.perf_counter() - begun)
-    print(f"{options.model}, batch {options.batch}, {options.size} px, {options.rounds} rounds")
-    for name, spent in times.items():
-        ratios = [a / b for a, b in zip(spent, times["without"], strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"  ascent on {name:8} {statistics.median(spent):7.3f} s  ratio {ratio}")
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    batch = image_batch(options.batch, options.size, channels_last=False)
+    samples = alternate({name: lambda step=step: step(batch, 1e-4) for name, step in steps.items()}, options.rounds)
+    print(f"{options.model}, batch {options.batch}, {options.size} px, {options.rounds} rounds; {machine()}")
+    for name, some in samples.items():
+        low, high = some.spread
+        ratio = some.median / samples["without"].median
+        print(f"  ascent on {name:8} {some.median:7.3f} s ({low:.3f} to {high:.3f})  ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

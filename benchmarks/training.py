@@ -1,21 +1,18 @@
 """A whole training step of NFNets and their relatives, beside timm's and beside the convolutions alone.
 
     python benchmarks/training.py                      # NFNet-F0, batch 8, 192 px: float32 and bfloat16
-    python benchmarks/training.py --batch 1            # any of --size, --rounds, --model, --device cuda, --no-compile
+    python benchmarks/training.py --batch 1            # any of --size, --rounds, --model, --no-compile, --recompute
+    python benchmarks/training.py --device cuda --precision bfloat16 --batch 128 --rounds 20
 
 Forward, cross-entropy, backward, Adaptive Gradient Clipping, SGD with Nesterov momentum, moving average. All sides
 alternate in one run; outputs on the same weights are compared first. timm's side is its own: `dm_nfnet_f0`,
 `adaptive_clip_grad` on all but the classifier, torch's fused SGD, `ModelEmaV3`. A sample that got less of the
 processors than the others (another program ran) is thrown away. The floor is forward and backward of the same
-convolutions, nothing else.
+convolutions, nothing else. On a GPU, memory is the most that a step takes beyond weights, momentum and average.
 """
 
 import argparse
 import copy
-import datetime
-import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import timm
@@ -26,11 +23,10 @@ from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
 import normfree
-from normfree import kernels
+from normfree.bench import alternate, image_batch, machine, training_step
+from normfree.bench.step import AVERAGE, DECAY, LR, CrossEntropy, layout
 from normfree.data import Batch
 from normfree.nn import SameConv2d
-from normfree.optim import EMA, OptimConfig
-from normfree.training import TrainStep
 from normfree.weights import load_timm
 
 PEERS = {
@@ -39,32 +35,28 @@ PEERS = {
     "nf_resnet50": ("nf_resnet50", "timm_nf_resnet50"),
     "nf_regnet_b0": ("nf_regnet_b0", "timm_nf_regnet_b0"),
 }
-LR, DECAY, CLIPPING, AVERAGE = 1e-3, 2e-5, 0.01, 0.9999
+CLIPPING = 0.01
 
 
-class CrossEntropy:
-    def loss(self, output, batch):
-        return F.cross_entropy(output.float(), batch.labels)
+def passes(model: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
+    """Forward and backward alone."""
+    losses = CrossEntropy()
 
-    def correct(self, output, batch):
-        return (output.argmax(1) == batch.labels).sum()
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            output = model(batch.images)
+        losses.loss(output, batch).backward()
 
-
-def ours(model: nn.Module, images, labels, precision: str, compiled: bool) -> Callable[[], None]:
-    optim = OptimConfig(clipping=CLIPPING, weight_decay=DECAY)
-    step = TrainStep(
-        model, CrossEntropy(), optim.build(model), ema=EMA(model, AVERAGE), precision=precision, compiled=compiled
-    )
-    batch = Batch(images, labels, labels)
-    return lambda: step(batch, LR)
+    return step
 
 
-def timms(model: nn.Module, images, labels, precision: str, compiled: bool) -> Callable[[], None]:
+def timms(model: nn.Module, batch: Batch, precision: str, compiled: bool) -> Callable[[], None]:
     classifier = {id(p) for p in model.get_classifier().parameters()}
     clipped = [p for p in model.parameters() if id(p) not in classifier]
     optimizer = torch.optim.SGD(model.parameters(), LR, 0.9, weight_decay=DECAY, nesterov=True, fused=True)
     ema, network = ModelEmaV3(model, AVERAGE), torch.compile(model) if compiled else model
-    device = images.device.type
+    images, labels, device = batch.images, batch.labels, batch.images.device.type
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -113,50 +105,44 @@ def floor(model: nn.Module, images, precision: str, layout: torch.memory_format)
     return step
 
 
-def compare(sides: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds per step, sides alternating; samples that had too little of the processors are left out."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for step in sides.values():
-        step(), step()
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, step in sides.items():
-            wait()
-            begun, worked = time.perf_counter(), time.process_time()
-            step()
-            wait()
-            spent = time.perf_counter() - begun
-            samples[name].append((spent, (time.process_time() - worked) / spent))
-    kept = {}
-    for name, some in samples.items():
-        usual = statistics.median(share for _, share in some)
-        kept[name] = (
-            [spent for spent, share in some if share > 0.9 * usual] if device == "cpu" else [s for s, _ in some]
-        )
-    return kept
-
-
-def sides_of(name: str, images, labels, precision: str, layout, compile_too: bool) -> dict[str, Callable[[], None]]:
-    peer, same = PEERS[name]
-    device = images.device
-    build = lambda make: make().train().to(device, memory_format=layout)  # noqa: E731
+def sides_of(options: argparse.Namespace, precision: str, batch: Batch) -> dict[str, Callable[[], None]]:
+    peer, same = PEERS[options.model]
+    form = dict(device=options.device, memory_format=layout(options.layout == "channels_last"))
     torch.manual_seed(0)
-    theirs = timm.create_model(peer)
-    mine = normfree.create_model(same)
+    theirs, mine = timm.create_model(peer), normfree.create_model(same)
     load_timm(mine, theirs.state_dict())
     with torch.no_grad():
-        x = images[:1].cpu()
+        x = batch.images[:1].cpu()
         a, b = mine.eval()(x), theirs.eval()(x)
     print(f"outputs of {same} and timm's {peer} differ by {((a - b).norm() / b.norm()).item():.1e}")
-    sides = {}
-    copies = {"timm": theirs, "normfree": mine, "normfree, released function": normfree.create_model(name)}
-    for compiled in (False, True) if compile_too else (False,):
-        for label, model in copies.items():
-            step = timms if label == "timm" else ours
-            fresh = build(lambda model=model: copy.deepcopy(model))
-            sides[f"{label}{', compiled' if compiled else ''}"] = step(fresh, images, labels, precision, compiled)
-    sides["the convolutions alone"] = floor(build(lambda: mine), images, precision, layout)
+    released = normfree.create_model(options.model)
+
+    def fresh(model: nn.Module) -> nn.Module:
+        return copy.deepcopy(model).train().to(**form)
+
+    settings, sides = dict(clipping=CLIPPING, precision=precision), {}
+    for compiled in (False,) if options.no_compile else (False, True):
+        word = ", compiled" if compiled else ""
+        sides[f"timm{word}"] = timms(fresh(theirs), batch, precision, compiled)
+        for name, model in (("normfree", mine), ("released function", released)):
+            sides[f"{name}{word}"] = training_step(fresh(model), batch, compiled=compiled, **settings)
+    if options.recompute:
+        for name, model in (("timm", fresh(theirs)), ("normfree", fresh(mine))):
+            model.set_grad_checkpointing(True)
+            step = timms(model, batch, precision, False) if name == "timm" else training_step(model, batch, **settings)
+            sides[f"{name}, stages recomputed"] = step
+    for name, model in (("normfree", mine), ("released function", released)):
+        sides[f"{name}, forward and backward alone"] = passes(fresh(model), batch, precision)
+    sides["the convolutions alone"] = floor(fresh(mine), batch.images, precision, form["memory_format"])
     return sides
+
+
+def peak(step: Callable[[], None]) -> float:
+    """GB that a step takes at its most, on a GPU, beyond what lies there between steps, gradients apart."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 1e9
 
 
 def main() -> None:
@@ -169,29 +155,29 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--layout", default="channels_last", choices=("contiguous", "channels_last"))
     parser.add_argument("--no-compile", action="store_true", help="eager sides only")
+    parser.add_argument("--recompute", action="store_true", help="also with activation checkpointing of all stages")
     options = parser.parse_args()
-    layout = torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
-    shape = (options.batch, 3, options.size, options.size)
-    images = torch.randn(shape).to(options.device, memory_format=layout)
-    labels = torch.arange(options.batch, device=options.device)
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(
-        f"{options.model}, batch {options.batch}, {options.size} px, {options.layout}, {where}, {platform.machine()} "
-        f"({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}, timm {timm.__version__}, "
-        f"kernels {kernels.why_off() or 'on'}, {datetime.date.today()}\n"
-    )
+    last = options.layout == "channels_last"
+    batch = image_batch(options.batch, options.size, device=options.device, channels_last=last)
+    print(f"{options.model}, batch {options.batch}, {options.size} px, {options.layout}, timm {timm.__version__}")
+    print(f"{machine(options.device)}\n")
     for precision in options.precision:
-        sides = sides_of(options.model, images, labels, precision, layout, not options.no_compile)
-        times = compare(sides, options.rounds, options.device)
-        medians = {name: statistics.median(spent) for name, spent in times.items()}
+        sides = sides_of(options, precision, batch)
+        samples = alternate(sides, options.rounds, device=options.device)
+        medians = {name: some.median for name, some in samples.items()}
         best = min(value for name, value in medians.items() if name.startswith("timm"))
-        print(f"\n| {precision} | ms per step | smallest to largest | of timm's best | of the floor | samples |")
-        print("|---|---|---|---|---|---|")
-        for name, spent in times.items():
-            ends = f"{1e3 * min(spent):.0f} to {1e3 * max(spent):.0f}"
+        memory = {name: f" {peak(step):.2f} |" for name, step in sides.items()} if options.device == "cuda" else {}
+        print(
+            f"\n| {precision} | ms per step | smallest to largest | of timm's best | of the floor | samples |", end=""
+        )
+        print(" GB |" if memory else "")
+        print("|---|---|---|---|---|---|" + "---|" * bool(memory))
+        for name, some in samples.items():
+            low, high = some.spread
             of = f"{medians[name] / best:.2f} | {medians[name] / medians['the convolutions alone']:.2f}"
-            print(f"| {name} | {1e3 * medians[name]:.0f} | {ends} | {of} | {len(spent)} |")
-        print()
+            ms = f"{1e3 * medians[name]:.0f} | {1e3 * low:.0f} to {1e3 * high:.0f}"
+            print(f"| {name} | {ms} | {of} | {len(some.seconds)} |{memory.get(name, '')}")
+        print(flush=True)
 
 
 if __name__ == "__main__":

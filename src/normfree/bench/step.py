@@ -1,0 +1,96 @@
+"""The training step of any network, to be timed, and the memory that it takes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..errors import UsageError
+from ..optim import EMA, param_groups
+from ..training import TrainStep
+from ..training.memory import Allocated
+from ..training.step import autocast
+
+LR, DECAY, AVERAGE = 1e-3, 2e-5, 0.9999
+
+
+class CrossEntropy:
+    """Classification, of (N, classes) logits."""
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output.float(), batch.labels)
+
+    def correct(self, output: Tensor, batch: Batch) -> Tensor:
+        return (output.argmax(1) == batch.labels).sum()
+
+
+def image_batch(count: int, size: int, *, device: str = "cpu", channels_last: bool = True) -> Batch:
+    """Random images (count, 3, size, size), each of another class."""
+    images = torch.randn(count, 3, size, size).to(device, memory_format=layout(channels_last))
+    labels = torch.arange(count, device=device)
+    return Batch(images, labels, labels)
+
+
+def layout(channels_last: bool) -> torch.memory_format:
+    """Of maps in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def training_step(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    clipping: float | None = 0.01,
+    precision: str = "float32",
+    compiled: bool = False,
+    micro_batch: int | None = None,
+) -> Callable[[], None]:
+    """Forward, cross-entropy, backward, clipping, SGD with Nesterov's momentum, moving average: one step per call.
+
+    Args:
+        model: any network of images; its own parameters' roles decide what is clipped and decayed, in a network that
+            declares none nothing is clipped and weights of several dimensions are decayed.
+    """
+    try:
+        groups = param_groups(model, weight_decay=DECAY, clipping=clipping)
+    except UsageError:
+        groups = [
+            dict(params=[p for p in model.parameters() if (p.ndim > 1) == wide], weight_decay=decay, clipping=None)
+            for wide, decay in ((True, DECAY), (False, 0.0))
+        ]
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    settings = dict(precision=precision, compiled=compiled, micro_batch=micro_batch)
+    step = TrainStep(model.train(), CrossEntropy(), optimizer, ema=EMA(model, AVERAGE), **settings)
+    return lambda: step(batch, LR)
+
+
+def step_memory(model: nn.Module, batch: Batch, precision: str = "float32") -> tuple[int, int]:
+    """Bytes kept after a forward pass, and the most that lives until the end of the backward pass, gradients included.
+
+    Beside what there was before: weights, momentum, averages.
+    """
+    device = batch.images.device
+    if device.type == "cuda":
+        return _gpu_memory(model, batch, precision)
+    with Allocated() as allocated, autocast(device, precision):
+        loss = CrossEntropy().loss(model(batch.images), batch)
+        kept = allocated.now
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    return kept, allocated.most
+
+
+def _gpu_memory(model: nn.Module, batch: Batch, precision: str) -> tuple[int, int]:
+    device = batch.images.device
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with autocast(device, precision):
+        loss = CrossEntropy().loss(model(batch.images), batch)
+    kept = torch.cuda.memory_allocated(device) - before
+    loss.backward()
+    most = torch.cuda.max_memory_allocated(device) - before
+    model.zero_grad(set_to_none=True)
+    return kept, most

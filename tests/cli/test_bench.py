@@ -1,0 +1,79 @@
+"""`normfree bench`: what it prints, and what it refuses."""
+
+import re
+
+import pytest
+
+TINY = ["--batch", "2", "--size", "32", "--rounds", "1", "--device", "cpu"]
+
+
+def test_step(normfree):
+    result = normfree("bench", "step", "nf_resnet26_small", "bn_resnet50_v1", *TINY)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0].startswith("batch 2, 32 px, float32, channels last; ")
+    assert [line.split("|")[1].strip() for line in lines[4:]] == ["nf_resnet26_small", "bn_resnet50_v1"]
+    for line in lines[4:]:
+        assert re.fullmatch(r"\| \w+ \| \d+ \| \d+ to \d+ \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", line)
+
+
+def test_a_network_that_cannot_train_on_one_image(normfree):
+    result = normfree("bench", "step", "bn_resnet50_v1", "--batch", "1", "--size", "32", "--device", "cpu")
+    assert result.code == 1
+    assert result.err.startswith("normfree: bn_resnet50_v1 cannot train on batch 1 of 32 px: ")
+
+
+def test_tables(normfree):
+    result = normfree("bench", "tables", "4", *TINY, "--contiguous", "--precision", "bfloat16")
+    assert result.code == 0, result.err
+    assert "bfloat16, contiguous" in result.out
+    assert "NF-ResNets, table 4" in result.out
+    assert "NFNets" not in result.out
+    assert re.search(
+        r"\| nf_resnet50 \| 32 \| \d+ \| .* \| bn_resnet50 \| \d+ \| [\d.]+ \| 0\.95 \(V100\) \|", result.out
+    )
+
+
+def test_scaling(normfree, tmp_path, monkeypatch):
+    from normfree.bench import scaling
+
+    monkeypatch.setattr(scaling, "BATCHES", (1, 2))
+    out = tmp_path / "a" / "b"
+    result = normfree("bench", "scaling", "batch", "--model", "nf_resnet26_small", "--out", out, *TINY)
+    assert result.code == 0, result.err
+    assert {path.name for path in out.iterdir()} == {"scaling.png", "scaling.csv"}
+    assert re.search(r"\nbatch: -?[\d.]+ ms \+ -?[\d.]+ ms per G multiply-adds, no point farther than \d+%", result.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "WHAT"),
+        (["stop"], "'stop'"),
+        (["step"], "network"),
+        (["step", "nfnet_f9"], "nfnet_f9"),
+        (["step", "nfnet_f0", "--batch", "0"], "--batch (=0) must be at least 1"),
+        (["step", "nfnet_f0", "--size", "-3"], "--size (=-3)"),
+        (["step", "nfnet_f0", "--device", "abacus"], "abacus"),
+        (["step", "nfnet_f0", "--precision", "float8"], "float8"),
+        (["tables", "7"], "table 7 is not one of 3, 4, 5, 6"),
+        (["tables", "--rows", "0"], "--rows (=0) must be at least 1"),
+        (["scaling", "width"], "series 'width' is not one of batch, size, depth"),
+        (["scaling", "--model", "x"], "'x'"),
+        (["scaling", "--rounds", "0"], "--rounds (=0)"),
+        (["scaling", "--out", "/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_refusals(normfree, arguments, text):
+    result = normfree("bench", *arguments)
+    assert result.code == 2
+    assert text in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["step"], ["tables"], ["scaling"]])
+def test_help(normfree, arguments, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        normfree("bench", *arguments, "--help")
+    assert "usage: normfree bench" in capsys.readouterr().out
