@@ -1,10 +1,14 @@
-"""Each test of a kernel runs on both paths: the compiled library, skipped where there is none, and the portable one."""
+"""Each test of a kernel runs on both paths: the compiled library, skipped where there is none, and the portable one.
+
+The optimizer's step also by Triton's interpreter, where the environment has it on: see test_triton.py.
+"""
 
 import pytest
 import torch
+from kernels import triton_device  # tests/kernels
 
 from normfree import kernels
-from normfree.kernels import library
+from normfree.kernels import library, optimizer
 
 
 @pytest.fixture
@@ -14,9 +18,11 @@ def compiled():
         pytest.skip(kernels.why_off())
 
 
-@pytest.fixture(params=["compiled", "portable"])
+@pytest.fixture(params=["compiled", "portable", *["triton"] * triton_device.INTERPRETED])
 def either_path(request, monkeypatch):
-    if request.param == "portable":
+    if request.param == "triton":
+        triton_device.take(monkeypatch, optimizer)
+    elif request.param == "portable":
         monkeypatch.setattr(library, "_load", lambda: (None, "turned off by a test"))
     elif not kernels.available():
         pytest.skip(kernels.why_off())

@@ -14,7 +14,7 @@ from normfree import functional, kernels
 from normfree.kernels import library
 
 ROOT = Path(kernels.__file__).parents[3]
-SOURCES = ("cpu.cpp", "elementwise.h", "optimizer.h", "parallel.h", "standardize.h")
+SOURCES = ("cpu.cpp", "elementwise.h", "merge.h", "optimizer.h", "parallel.h", "standardize.h")
 needs_sources = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="normfree is installed without its setup.py"
 )

@@ -82,12 +82,30 @@ def test_both_ways_of_stepping_may_alternate(compiled):
     same(model.parameters(), plain.parameters())
 
 
+def test_what_is_not_stepped_is_averaged(compiled):
+    """A parameter of no group, and a buffer: the average follows whatever changes them."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    groups = [dict(params=list(model[0].parameters()), clipping=0.1)]
+    ema = EMA(model, 0.9, warmup=False)
+    fused = FusedStep(torch.optim.SGD(groups, lr=0.1, momentum=0.9), ema)
+    before = {name: average.clone() for name, average in ema.average.items()}
+    model(torch.randn(4, 3)).sum().backward()
+    with torch.no_grad():
+        model[1].weight += 1
+    assert fused.possible()
+    fused.step()
+    for name, live in model.state_dict().items():
+        expected = before[name].lerp(live, 0.1) if live.is_floating_point() else live
+        torch.testing.assert_close(ema.average[name], expected)
+
+
 def test_where_it_cannot_be_taken(compiled, monkeypatch):
     model = small("nfnet_f0")
     backward(model, 0)
     assert FusedStep(optimizer(model)).possible()
     assert not FusedStep(optimizer(model, momentum=0.0, nesterov=False)).possible()
     assert not FusedStep(optimizer(model, nesterov=False, maximize=True)).possible()
+    assert not FusedStep(optimizer(model, torch.tensor(0.1))).possible()
     assert not FusedStep(torch.optim.AdamW(param_groups(model, clipping=0.1))).possible()
     double = small("nfnet_f0").double()
     assert not FusedStep(optimizer(double)).possible()

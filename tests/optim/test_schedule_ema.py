@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import EMA, ema_decay, warmup_cosine
+from normfree.optim import EMA, OptimConfig, ema_decay, warmup_cosine, warmup_drops
 
 EXACT = dict(rel=1e-12, abs=1e-15)  # float64 rounding
 
@@ -52,6 +52,53 @@ def test_edges(options):
 def test_bad_warmup_is_quoted(warmup, total):
     with pytest.raises(UsageError, match=rf"warmup_steps \(={warmup}\).*total_steps \(={total}\)"):
         warmup_cosine(0, peak=1.0, total_steps=total, warmup_steps=warmup)
+
+
+def test_drops_are_tenfold_at_fractions_of_the_run():
+    options = dict(peak=2.0, total_steps=100, warmup_steps=10, drops=(0.7, 0.9))
+    rates = [warmup_drops(step, **options) for step in range(110)]
+    expected = [0.2 * step for step in range(10)] + [2.0] * 60 + [0.2] * 20 + [0.02] * 20
+    assert rates == pytest.approx(expected, **EXACT)
+    papers = dict(peak=0.003, total_steps=30_000, drops=(0.7, 0.9))
+    around = [warmup_drops(step, **papers) for step in (0, 20_999, 21_000, 26_999, 27_000, 29_999)]
+    assert around == pytest.approx([0.003, 0.003, 3e-4, 3e-4, 3e-5, 3e-5], **EXACT)
+    assert warmup_drops(50, **(options | dict(drops=(0.25,), factor=0.5))) == 1.0
+    assert warmup_drops(5, **(options | dict(start=1.0))) == pytest.approx(1.5, **EXACT)
+
+
+def test_drops_agree_with_torchs_scheduler():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.7)
+    peer = torch.optim.lr_scheduler.MultiStepLR(optimizer, [12, 18], gamma=0.1)
+    for step in range(24):
+        found = warmup_drops(step, peak=0.7, total_steps=20, drops=(0.6, 0.9))
+        assert found == pytest.approx(peer.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        peer.step()
+
+
+def test_a_recipes_drops():
+    config = OptimConfig(lr=0.4, lr_reference_batch=8, warmup_epochs=1, lr_drops=(0.5, 0.75))
+    given = dict(batch_size=4, total_steps=20, steps_per_epoch=2)
+    rates = [config.lr_at(step, **given) for step in range(20)]
+    assert rates == pytest.approx([0, 0.1] + [0.2] * 8 + [0.02] * 5 + [0.002] * 5, **EXACT)
+    assert OptimConfig(lr=0.2, warmup_epochs=0).lr_at(10, **given) == pytest.approx(0.1, **EXACT)  # half a cosine
+
+
+@pytest.mark.parametrize("drops", [(0.9, 0.7), (0.5, 0.5), (0.0,), (1.0,), (-0.1,), (math.nan,), (1.5, 2)])
+def test_bad_drops_are_quoted(drops):
+    with pytest.raises(UsageError, match=r"optim\.lr_drops \(=\[.*\) must be rising numbers between 0 and 1"):
+        OptimConfig(lr_drops=drops)
+
+
+def test_drops_have_no_end():
+    with pytest.raises(UsageError, match=r"optim\.lr_end \(=0\.1\) is the end of the cosine"):
+        OptimConfig(lr_drops=(0.5,), lr_end=0.1)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(11, 10), (-1, 10)])
+def test_bad_warmup_before_drops_is_quoted(warmup, total):
+    with pytest.raises(UsageError, match=rf"warmup_steps \(={warmup}\).*total_steps \(={total}\)"):
+        warmup_drops(0, peak=1.0, total_steps=total, warmup_steps=warmup, drops=(0.5,))
 
 
 def test_ema_decay():

@@ -1,13 +1,25 @@
-"""Compiled kernels for the CPU, where a C++ compiler was at hand when normfree was installed.
+"""Compiled kernels for the CPU, where a C++ compiler was at hand when normfree was installed; by Triton for a GPU.
 
 Every function has the portable path behind it: without the library, on other devices, for other types or layouts, and
 under ``torch.compile``, ``torch.func`` and tracing, the result is the same, only later. ``NORMFREE_KERNELS=0`` in the
-environment turns the library off.
+environment turns all of them off. On a GPU there is the optimizer's step, where Triton is installed.
 """
 
 from .activation import gelu_tanh, silu
 from .library import available, why_off
-from .optimizer import Update, agc_sgd_ema_
+from .merge import gated_merge
+from .optimizer import agc_sgd_ema_
 from .standardize import standardize_weight
+from .torch_step import DeviceUpdate, Update
 
-__all__ = ["Update", "agc_sgd_ema_", "available", "gelu_tanh", "silu", "standardize_weight", "why_off"]
+__all__ = [
+    "DeviceUpdate",
+    "Update",
+    "agc_sgd_ema_",
+    "available",
+    "gated_merge",
+    "gelu_tanh",
+    "silu",
+    "standardize_weight",
+    "why_off",
+]

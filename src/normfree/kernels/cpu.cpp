@@ -1,6 +1,7 @@
 // Compiled kernels for the CPU, a plain C interface: no header of torch or Python, so that one build serves them all.
 // normfree.kernels loads this library with ctypes; what a kernel computes is in the header named like its module.
 #include "elementwise.h"
+#include "merge.h"
 #include "optimizer.h"
 #include "standardize.h"
 
@@ -8,7 +9,7 @@ enum Type { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
 enum Function { kGelu = 0, kSilu = 1 };
 
 // Raised with every change of this interface, here and in library.py.
-NF_EXPORT int nf_interface() { return 1; }
+NF_EXPORT int nf_interface() { return 2; }
 
 // The OpenMP entry point that torch uses, or null.
 NF_EXPORT void nf_use_threads_of(void* gomp_parallel) { nf::parallel = reinterpret_cast<nf::Parallel>(gomp_parallel); }
@@ -88,6 +89,25 @@ NF_EXPORT double nf_standardize_backward(int type, const void* grad, const void*
   if (type == kFloat32)
     return standardize_all_backward(standardize_f32_backward, of, grad, grad_weight, grad_gain, dots, threads);
   return standardize_all_backward(standardize_bf16_backward, of, grad, grad_weight, grad_gain, dots, threads);
+}
+
+// Maps (images, channels, places); `last`: channels last in memory. Sums over places of x * y (of x where y is null):
+// (images, channels), float32, or float64 with it.
+NF_EXPORT void nf_sum_places(int type, int64_t images, int64_t channels, int64_t places, int last, const void* x,
+                             const void* y, void* sums, int threads) {
+  const nf::Maps maps{images, channels, places, last != 0};
+  if (type == kFloat32) nf::sum_places<float>(maps, x, y, sums, threads);
+  if (type == kBFloat16) nf::sum_places<nf::bfloat16>(maps, x, y, sums, threads);
+  if (type == kFloat64) nf::sum_places<double>(maps, x, y, sums, threads);
+}
+
+// out = added + gate * x with `added` a map, or where that is null `plus`; gate and plus are like the sums above.
+NF_EXPORT void nf_gated(int type, int64_t images, int64_t channels, int64_t places, int last, const void* x,
+                        const void* added, const void* gate, const void* plus, void* out, int threads) {
+  const nf::Maps maps{images, channels, places, last != 0};
+  if (type == kFloat32) nf::gated<float>(maps, x, added, gate, plus, out, threads);
+  if (type == kBFloat16) nf::gated<nf::bfloat16>(maps, x, added, gate, plus, out, threads);
+  if (type == kFloat64) nf::gated<double>(maps, x, added, gate, plus, out, threads);
 }
 
 enum Outcome { kDone = 0, kNonfinite = 1, kNoMemory = 2 };

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-INTERFACE = 1  # of cpu.cpp: a library built from other sources is not called
+INTERFACE = 2  # of cpu.cpp: a library built from other sources is not called
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
 
 _is_compiling = torch.compiler.is_compiling
@@ -34,6 +34,8 @@ _SIGNATURES = {
         _DOUBLE,
         (_NUMBER, *(_POINTER,) * 3, _DOUBLE, _COUNT, _COUNT, *(_POINTER,) * 4, _NUMBER),
     ),
+    "nf_sum_places": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 3, _NUMBER)),
+    "nf_gated": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 5, _NUMBER)),
     "nf_optimizer_step": (_NUMBER, (_POINTER, _COUNT, _POINTER, _NUMBER)),
 }
 
@@ -53,6 +55,11 @@ def library() -> ctypes.CDLL:
     return _load()[0]
 
 
+def turned_off() -> bool:
+    """Whether the environment wants torch's operations everywhere."""
+    return os.environ.get("NORMFREE_KERNELS", "1") == "0"
+
+
 def threads(elements: int) -> int:
     """Threads for a kernel over so many elements: torch's, or one where dividing costs more than it saves."""
     return torch.get_num_threads() if elements > _SERIAL else 1
@@ -61,7 +68,7 @@ def threads(elements: int) -> int:
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none. Once per process."""
-    if os.environ.get("NORMFREE_KERNELS", "1") == "0":
+    if turned_off():
         return None, "NORMFREE_KERNELS is 0"
     here = Path(__file__).parent
     path = next((p for end in importlib.machinery.EXTENSION_SUFFIXES if (p := here / f"_cpu{end}").is_file()), None)
@@ -110,9 +117,14 @@ def eager() -> bool:
     )
 
 
+def ordinary(x: Tensor) -> bool:
+    """Whether a tensor's values lie in memory as its type says: no subclass, no other layout."""
+    return type(x) in _PLAIN and x.layout is _strided and not x.is_neg()
+
+
 def plain(x: Tensor) -> bool:
-    """Whether a tensor's values lie in the CPU's memory as its type says: no subclass, no other layout."""
-    return type(x) in _PLAIN and x.is_cpu and x.layout is _strided and not x.is_neg()
+    """The same in the CPU's memory."""
+    return ordinary(x) and x.is_cpu
 
 
 def dense(x: Tensor) -> bool:

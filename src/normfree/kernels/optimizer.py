@@ -1,16 +1,19 @@
-"""A training step's tail in one pass over memory: clipping, weight decay, Nesterov momentum, moving average."""
+"""A training step's tail in one pass over memory: clipping, weight decay, Nesterov momentum, moving average.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Compiled on the CPU, by Triton on a GPU (triton_step.py), with torch's operations elsewhere (torch_step.py).
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from ..errors import NotFinite, UsageError
-from ..functional import clip_coefficient, unitwise_norm
-from .library import available, dense, eager, library, plain, same_layout, threads
+from .library import available, dense, eager, library, ordinary, same_layout, threads, turned_off
+from .torch_step import NOT_FINITE, DeviceUpdate, Update, addresses, clipped_units, portable, units, written
 
 # Parameter and Settings of optimizer.h
 _PARAMETER = np.dtype(
@@ -27,42 +30,57 @@ _SETTINGS = np.dtype(
 )
 _NONFINITE, _NO_MEMORY = 1, 2  # as in cpu.cpp
 
+_LONGEST = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
+
 Numbers = float | Sequence[float]
 
 
-@dataclass(frozen=True)
-class Update:
-    """What one step did, per parameter in the order given; 0 for one without a gradient.
-
-    Attributes:
-        clipped: units whose gradient was scaled down.
-        units: units of the parameters that are clipped at all.
-        ratio: the largest gradient norm over weight norm, ``|G_i| / max(|W_i|, eps)``, before clipping.
-    """
-
-    clipped: list[int]
-    units: list[int]
-    ratio: list[float]
-
-
 def supported(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> bool:
-    """Whether the compiled step takes these: dense float32 on the CPU, each tensor laid out like its parameter."""
-    if not (eager() and available() and all(_rows_in_order(p) for p in params)):
-        return False
-    return all(
-        x is None or (_float32(x) and x.shape == p.shape and same_layout(x, p))
+    """Whether a fused step takes these: dense float32 on one device, each tensor laid out like its parameter."""
+    return _path(params, *others) is not portable
+
+
+def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> Callable:
+    """What takes these tensors: the compiled step, Triton's, or the portable one."""
+    if not (params and eager()):
+        return portable
+    device = params[0].device
+    if device.type == "cpu":
+        step = _compiled if available() else None
+    else:
+        step = _triton(device) if device.type == "cuda" and not torch.cuda.is_current_stream_capturing() else None
+    if step is None or not all(_takes(p, device) and dense(p) for p in params):
+        return portable
+    if step is not _compiled and any(p.numel() > _LONGEST * max(units(p), 1) for p in params):
+        return portable
+    alike = (
+        x is None or (_takes(x, device) and x.shape == p.shape and same_layout(x, p))
         for column in others
         if column is not None
         for x, p in zip(column, params, strict=True)
     )
+    return step if all(alike) else portable
 
 
-def _float32(x: Tensor) -> bool:
-    return x.dtype is torch.float32 and plain(x)
+def _takes(x: Tensor, device: torch.device) -> bool:
+    return x.dtype is torch.float32 and x.device == device and ordinary(x)
 
 
-def _rows_in_order(p: Tensor) -> bool:
-    return _float32(p) and dense(p)
+@functools.cache
+def _triton(device: torch.device) -> Callable | None:
+    """The step by Triton, tried on this device once; None where there is no Triton, or the trial fails."""
+    if turned_off():
+        return None
+    try:
+        from . import triton_step
+    except ImportError:
+        return None
+    try:
+        triton_step.check(device)
+    except Exception as error:  # no compiler for the launcher, a GPU that Triton does not know, ...
+        warnings.warn(f"the optimizer's step takes torch's operations on {device}: {error}", stacklevel=2)
+        return None
+    return triton_step.run
 
 
 @torch.no_grad()
@@ -83,7 +101,7 @@ def agc_sgd_ema_(
     first: bool | Sequence[bool] = False,
     write_grads: bool = False,
     error_if_nonfinite: bool = True,
-) -> Update:
+) -> Update | DeviceUpdate:
     """AGC (NFNets, eq. 3), then :class:`torch.optim.SGD`, then the moving average (NF-ResNets, appendix C), in place.
 
     Per unit, in torch's order: ``g *= clip_coefficient(|w|, |g|)``; ``g += weight_decay * w``;
@@ -120,10 +138,7 @@ def agc_sgd_ema_(
         raise UsageError(f"clipping (={clipping}) must be above 0, or None for no clipping")
     settings = dict(momentum=momentum, dampening=dampening, nesterov=nesterov, eps=eps, ema_decay=ema_decay)
     settings |= dict(write_grads=write_grads, check=error_if_nonfinite)
-    run = _compiled if supported(params, grads, buffers, averages) else _portable
-    clipped, ratio = run(params, grads, buffers, averages, columns, settings)
-    which = zip(params, grads, columns["clipping"], strict=True)
-    return Update(clipped, [_units(p) if g is not None and c is not None else 0 for p, g, c in which], ratio)
+    return _path(params, grads, buffers, averages)(params, grads, buffers, averages, columns, settings)
 
 
 def _refuse(count, grads, buffers, averages, momentum, nesterov, dampening) -> None:
@@ -145,21 +160,13 @@ def _each(name: str, value: object, count: int) -> list:
     return list(value)
 
 
-def _units(p: Tensor) -> int:
-    return p.shape[0] if p.ndim > 1 else 1
-
-
-def _pointers(column: Sequence[Tensor | None] | None, count: int) -> list[int]:
-    return [0] * count if column is None else [0 if x is None else x.data_ptr() for x in column]
-
-
-def _compiled(params, grads, buffers, averages, columns, settings) -> tuple[list[int], list[float]]:
-    """One call for all parameters. Vectors and scalars are one row."""
+def _compiled(params, grads, buffers, averages, columns, settings) -> Update:
+    """One call for all parameters."""
     count = len(params)
     table = np.zeros(count, _PARAMETER)
     for name, column in dict(value=params, grad=grads, buffer=buffers, average=averages).items():
-        table[name] = _pointers(column, count)
-    rows = [_units(p) for p in params]
+        table[name] = addresses(column, count)
+    rows = [units(p) for p in params]
     table["rows"], table["columns"] = rows, [p.numel() // max(r, 1) for p, r in zip(params, rows, strict=True)]
     for name, column in columns.items():
         table[name] = [0 if value is None else value for value in column]
@@ -170,44 +177,8 @@ def _compiled(params, grads, buffers, averages, columns, settings) -> tuple[list
     elements = sum(p.numel() for p in params)
     outcome = library().nf_optimizer_step(table.ctypes.data, count, call.ctypes.data, threads(elements))
     if outcome == _NONFINITE:
-        raise NotFinite("a gradient is not finite; parameters are as before the step")
+        raise NotFinite(NOT_FINITE)
     if outcome == _NO_MEMORY:
         raise MemoryError("no memory for the gradients' norms")
-    written = [*params, *(buffers or ()), *(grads if settings["write_grads"] else ()), *(averages or ())]
-    increment_version([x for x in written if x is not None])
-    return table["clipped"].tolist(), table["ratio"].tolist()
-
-
-def _portable(params, grads, buffers, averages, columns, settings) -> tuple[list[int], list[float]]:
-    """The same with torch's operations, a parameter at a time."""
-    norms = [None if g is None else unitwise_norm(g) for g in grads]
-    if settings["check"] and not all(bool(n.isfinite().all()) for n in norms if n is not None):
-        raise NotFinite("a gradient is not finite; parameters are as before the step")
-    clipped, ratio = [], []
-    for i, (p, g, norm) in enumerate(zip(params, grads, norms, strict=True)):
-        its = {name: column[i] for name, column in columns.items()}
-        clipped.append(0)
-        ratio.append(0.0)
-        if g is not None and p.numel():
-            weight_norm = unitwise_norm(p)
-            ratio[i] = float((norm / weight_norm.clamp(min=settings["eps"])).max())
-            if its["clipping"] is not None:
-                coefficient = clip_coefficient(weight_norm, norm, its["clipping"], settings["eps"])
-                clipped[i] = int((coefficient < 1).sum())
-                g = g.mul_(coefficient) if settings["write_grads"] else g * coefficient
-            _portable_sgd(p, g, None if buffers is None else buffers[i], its, settings)
-        if averages is not None and averages[i] is not None:
-            averages[i].lerp_(p, 1.0 - settings["ema_decay"])
-    return clipped, ratio
-
-
-def _portable_sgd(p: Tensor, g: Tensor, buffer: Tensor | None, its: dict, settings: dict) -> None:
-    if its["weight_decay"] != 0:
-        g = g.add(p, alpha=its["weight_decay"])
-    if buffer is not None:
-        if its["first"]:
-            buffer.copy_(g)
-        else:
-            buffer.mul_(settings["momentum"]).add_(g, alpha=1 - settings["dampening"])
-        g = g.add(buffer, alpha=settings["momentum"]) if settings["nesterov"] else buffer
-    p.add_(g, alpha=-its["lr"])
+    written(params, grads, buffers, averages, settings)
+    return Update(table["clipped"].tolist(), clipped_units(params, grads, columns["clipping"]), table["ratio"].tolist())

@@ -47,6 +47,18 @@ static void for_each(int64_t count, int threads, const Work& work) {
     worker<Work>(&job);
 }
 
+constexpr int64_t kRows = 16384;   // elements per block of rows
+
+// Whole rows, so many at a time that a block is worth its start.
+template <class Work>
+static void in_rows(int64_t rows, int64_t columns, int threads, const Work& work) {
+  const int64_t step = columns < kRows ? kRows / (columns > 0 ? columns : 1) : 1;
+  for_each((rows + step - 1) / step, threads, [&](int64_t block) {
+    const int64_t first = block * step;
+    work(first, first + step < rows ? first + step : rows);
+  });
+}
+
 struct bfloat16 {
   uint16_t bits;
 };

@@ -8,7 +8,6 @@
 
 namespace nf {
 
-constexpr int64_t kRows = 16384;   // elements per block of rows
 constexpr int64_t kStretch = 2048;  // elements whose sum is taken in their own precision; these sums' sum is a double
 
 template <class T>
@@ -133,15 +132,6 @@ NF_STANDARDIZE(standardize_f32, float, float)
 NF_STANDARDIZE(standardize_bf16, float, bfloat16)
 NF_STANDARDIZE(standardize_f64, double, double)
 #undef NF_STANDARDIZE
-
-template <class Work>
-static void in_rows(int64_t rows, int64_t columns, int threads, const Work& work) {
-  const int64_t step = columns < kRows ? kRows / (columns > 0 ? columns : 1) : 1;
-  for_each((rows + step - 1) / step, threads, [&](int64_t block) {
-    const int64_t first = block * step;
-    work(first, first + step < rows ? first + step : rows);
-  });
-}
 
 // Gradients of gain (may be null) and scale out of the rows' dots, in the order of the rows.
 template <class T>

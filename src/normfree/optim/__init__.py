@@ -7,7 +7,7 @@ from .ema import EMA, ema_decay
 from .fused import FusedStep
 from .groups import freeze, param_groups
 from .sam import SAM
-from .schedule import warmup_cosine
+from .schedule import warmup_cosine, warmup_drops
 
 __all__ = [
     "AGC",
@@ -22,4 +22,5 @@ __all__ = [
     "freeze",
     "param_groups",
     "warmup_cosine",
+    "warmup_drops",
 ]

@@ -57,8 +57,8 @@ class ClipStatistics:
     @property
     def total_fraction(self) -> float:
         """Fraction of all units clipped; 0.0 where no group is."""
-        counts = list(self.clipped_units.values())
-        return torch.stack(counts).sum().item() / sum(self.units.values()) if counts else 0.0
+        flags = [group.clipped for group in self.groups]
+        return torch.cat(flags).sum().item() / sum(self.units.values()) if flags else 0.0
 
     def by_tensor(self) -> list[tuple[Tensor, TensorClipping]]:
         """Each clipped parameter and what was done to it; waits for the device once per group."""

@@ -8,19 +8,21 @@ from torch import nn
 from ..errors import UsageError
 from .groups import param_groups
 from .sam import SAM
-from .schedule import warmup_cosine
+from .schedule import warmup_cosine, warmup_drops
 
 MOST = 1e20  # beyond, float32 overflows
 
 
 @dataclass
 class OptimConfig:
-    """SGD with momentum, Adaptive Gradient Clipping, warm-up and cosine, weight averaging.
+    """SGD with momentum, Adaptive Gradient Clipping, warm-up and cosine or drops, weight averaging.
 
     Args:
         lr: peak learning rate, or if lr_reference_batch is given the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_end: learning rate at the end of the cosine.
+        lr_drops: instead of the cosine, the learning rate falls tenfold at each of these fractions of the run; [0.7,
+            0.9] in the papers' segmentation.
         warmup_epochs: epochs in which the learning rate rises linearly from 0.
         warmup_steps: the same in steps; takes precedence.
         momentum: of SGD.
@@ -37,6 +39,7 @@ class OptimConfig:
     lr: float = 0.1
     lr_reference_batch: int | None = None
     lr_end: float = 0.0
+    lr_drops: tuple[float, ...] = ()
     warmup_epochs: float = 5.0
     warmup_steps: int | None = None
     momentum: float = 0.9
@@ -58,6 +61,10 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= MOST:
                 raise UsageError(f"optim.{name} (={value}) must be at least 0 and at most {MOST:g}")
+        if not all(0 < a < 1 for a in self.lr_drops) or list(self.lr_drops) != sorted(set(self.lr_drops)):
+            raise UsageError(f"optim.lr_drops (={list(self.lr_drops)!s:.80}) must be rising numbers between 0 and 1")
+        if self.lr_drops and self.lr_end:
+            raise UsageError(f"optim.lr_end (={self.lr_end}) is the end of the cosine, which optim.lr_drops replaces")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -73,13 +80,10 @@ class OptimConfig:
     def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: int) -> float:
         """Learning rate of a step; a warm-up longer than the run is cut to it."""
         warmup = self.warmup_steps if self.warmup_steps is not None else self.warmup_epochs * steps_per_epoch
-        return warmup_cosine(
-            step,
-            peak=self.peak_lr(batch_size),
-            total_steps=total_steps,
-            warmup_steps=min(warmup, total_steps),
-            end=self.lr_end,
-        )
+        given = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
+        if self.lr_drops:
+            return warmup_drops(step, **given, drops=self.lr_drops)
+        return warmup_cosine(step, **given, end=self.lr_end)
 
     def build(self, model: nn.Module) -> torch.optim.SGD:
         """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""

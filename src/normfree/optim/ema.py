@@ -41,10 +41,14 @@ class EMA:
     def _live(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
 
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+    def _pairs(self, but: Collection[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
         """Average and present value of each tensor, once; of sharded ones the rows that are here."""
+        left_out = {id(average) for average in but}
+        keys = {id(average): key for key, average in self.average.items() if id(average) not in left_out}
+        if not keys:
+            return []  # a state_dict of hundreds of tensors takes as long as a GPU's whole update
         live = self._live()
-        pairs = {id(average): (average, live[key]) for key, average in self.average.items()}
+        pairs = {number: (self.average[key], live[key]) for number, key in keys.items()}
         return [(local(average), local(now)) for average, now in pairs.values()]
 
     def next_decay(self) -> float:
@@ -60,11 +64,10 @@ class EMA:
         """Take the model's present values in; call once after each optimizer step.
 
         Args:
-            but: parameters that somebody else has averaged in this step.
+            but: averages that somebody else has moved in this step.
         """
         decay = self.next_decay()
-        places = {local(p).data_ptr() for p in but}
-        pairs = [(average, live) for average, live in self._pairs() if live.data_ptr() not in places]
+        pairs = self._pairs(but)
         moving = [pair for pair in pairs if pair[0].is_floating_point()]
         if moving:
             torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)

@@ -1,4 +1,4 @@
-"""The end of a training step in one pass over memory: clipping, SGD, moving average (compiled kernels, CPU)."""
+"""The end of a training step in one pass over memory, compiled or by Triton: clipping, SGD, moving average."""
 
 import torch
 from torch import Tensor
@@ -36,10 +36,14 @@ class FusedStep:
         self.averages = {} if ema is None else ema.by_parameter()
 
     def possible(self) -> bool:
-        """Whether the compiled kernels take this step: SGD of dense float32 parameters on the CPU, with gradients."""
+        """Whether a kernel takes this step: SGD of dense float32 parameters, with gradients, on one device."""
         groups = self.optimizer.param_groups
         if type(self.optimizer) is not torch.optim.SGD or any(
-            group.get("maximize") or group.get("differentiable") or group["momentum"] == 0 for group in groups
+            group.get("maximize")
+            or group.get("differentiable")
+            or group["momentum"] == 0
+            or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
+            for group in groups
         ):
             return False
         if len({(g["momentum"], g["nesterov"], g["dampening"]) for g in groups}) != 1:
@@ -50,7 +54,7 @@ class FusedStep:
 
     @torch.no_grad()
     def step(self) -> ClipStatistics:
-        """Clip, update, average.
+        """Clip, update, average. On a GPU it waits once, for whether gradients are finite.
 
         Raises:
             NotFinite: a gradient is not; nothing has changed then.
@@ -59,11 +63,12 @@ class FusedStep:
         rows = [(group, p) for group in groups for p in group["params"]]
         params = [p for _, p in rows]
         buffers, first = zip(*(self._buffer(p) for p in params), strict=True)
+        averages = [self.averages.get(p) for p in params]
         update = kernels.agc_sgd_ema_(
             params,
             [p.grad for p in params],
             list(buffers),
-            [self.averages.get(p) for p in params] if self.ema is not None else None,
+            averages if self.ema is not None else None,
             lr=[group["lr"] for group, _ in rows],
             momentum=groups[0]["momentum"],
             nesterov=groups[0]["nesterov"],
@@ -78,8 +83,8 @@ class FusedStep:
             if buffer is not None:
                 self.optimizer.state[p]["momentum_buffer"] = buffer
         if self.ema is not None:
-            self.ema.update(but=self.averages)
-        return self._statistics(rows, update)
+            self.ema.update(but=averages)
+        return _on_device(groups, update) if isinstance(update, kernels.DeviceUpdate) else _counted(rows, update)
 
     def _buffer(self, p: Tensor) -> tuple[Tensor | None, bool]:
         """The momentum of a parameter, and whether it has no value yet."""
@@ -88,18 +93,34 @@ class FusedStep:
             return held, False
         return torch.empty_like(p, requires_grad=False), True
 
-    def _statistics(self, rows: list, update: kernels.Update) -> ClipStatistics:
-        """Per parameter: so many units, the first of which stand for the clipped ones."""
-        groups: dict[str, list] = {}
-        for (group, p), clipped, units, ratio in zip(rows, update.clipped, update.units, update.ratio, strict=True):
-            if units:
-                groups.setdefault(group.get("name", "params"), []).append((p, clipped, units, ratio))
-        statistics = ClipStatistics()
-        for name, tensors in groups.items():
-            flags = torch.cat([torch.arange(units) < clipped for _, clipped, units, _ in tensors])
-            ratios = torch.repeat_interleave(
-                torch.tensor([ratio for *_, ratio in tensors]), torch.tensor([units for _, _, units, _ in tensors])
-            )
-            params, counts = [p for p, *_ in tensors], [units for _, _, units, _ in tensors]
-            statistics.groups.append(ClippedGroup(name, params, counts, ratios, flags))
-        return statistics
+
+def _counted(rows: list, update: kernels.Update) -> ClipStatistics:
+    """Per parameter: so many units, the first of which stand for the clipped ones."""
+    groups: dict[str, list] = {}
+    for (group, p), clipped, units, ratio in zip(rows, update.clipped, update.units, update.ratio, strict=True):
+        if units:
+            groups.setdefault(group.get("name", "params"), []).append((p, clipped, units, ratio))
+    statistics = ClipStatistics()
+    for name, tensors in groups.items():
+        flags = torch.cat([torch.arange(units) < clipped for _, clipped, units, _ in tensors])
+        ratios = torch.repeat_interleave(
+            torch.tensor([ratio for *_, ratio in tensors]), torch.tensor([units for _, _, units, _ in tensors])
+        )
+        params, counts = [p for p, *_ in tensors], [units for _, _, units, _ in tensors]
+        statistics.groups.append(ClippedGroup(name, params, counts, ratios, flags))
+    return statistics
+
+
+def _on_device(groups: list[dict], update: kernels.DeviceUpdate) -> ClipStatistics:
+    """The units as they lie on the device, a slice for each group that is clipped."""
+    if not len(update.norms):
+        return ClipStatistics()
+    statistics, counts, end = ClipStatistics(torch.linalg.vector_norm(update.norms)), iter(update.counts), 0
+    for group in groups:
+        here = [(p, count) for p, count in zip(group["params"], counts, strict=False) if count]
+        begin, end = end, end + sum(count for _, count in here)
+        if group["clipping"] is not None and here:
+            params, numbers = zip(*here, strict=True)
+            its = update.ratios[begin:end], update.flags[begin:end]
+            statistics.groups.append(ClippedGroup(group.get("name", "params"), params, numbers, *its))
+    return statistics

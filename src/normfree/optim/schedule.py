@@ -1,6 +1,7 @@
 """The learning rate as a function of the step."""
 
 import math
+from collections.abc import Sequence
 
 from ..errors import UsageError
 
@@ -16,11 +17,39 @@ def warmup_cosine(
     Raises:
         UsageError: ``warmup_steps`` not within 0 and ``total_steps``.
     """
-    if not 0 <= warmup_steps <= total_steps:
-        raise UsageError(f"warmup_steps (={warmup_steps}) must lie between 0 and total_steps (={total_steps})")
-    if step < 0:
-        raise UsageError(f"step (={step}) must be at least 0")
+    _check(step, total_steps, warmup_steps)
     if step < warmup_steps:
         return start + (peak - start) * step / warmup_steps
     progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1e-12), 1.0)
     return end + (peak - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmup_drops(
+    step: float,
+    *,
+    peak: float,
+    total_steps: float,
+    drops: Sequence[float],
+    warmup_steps: float = 0.0,
+    start: float = 0.0,
+    factor: float = 0.1,
+) -> float:
+    """Learning rate at ``step`` (0-based): linear from ``start`` to ``peak``, then times ``factor`` at each drop.
+
+    A drop is a fraction of ``total_steps``: with 0.7 and 0.9 of 30,000 steps, steps 21,000 and 27,000 are the first
+    ones with a smaller learning rate (NF-ResNets, appendix H.1).
+
+    Raises:
+        UsageError: ``warmup_steps`` not within 0 and ``total_steps``.
+    """
+    _check(step, total_steps, warmup_steps)
+    if step < warmup_steps:
+        return start + (peak - start) * step / warmup_steps
+    return peak * factor ** sum(step >= round(fraction * total_steps) for fraction in drops)
+
+
+def _check(step: float, total_steps: float, warmup_steps: float) -> None:
+    if not 0 <= warmup_steps <= total_steps:
+        raise UsageError(f"warmup_steps (={warmup_steps}) must lie between 0 and total_steps (={total_steps})")
+    if step < 0:
+        raise UsageError(f"step (={step}) must be at least 0")

@@ -1,0 +1,126 @@
+"""Squeeze-Excite's mean and the merge behind it with two passes over memory less, and its gradient, written by hand."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..functional import residual_merge
+from .library import TYPES, available, dense, eager, laid_out, library, plain, same_layout, threads
+
+
+def supported(shortcut: Tensor, branch: Tensor) -> bool:
+    """Whether the compiled kernels take these: maps of one type and layout on the CPU, nothing tracing."""
+    if not (eager() and available() and plain(branch) and plain(shortcut)):
+        return False
+    if branch.dtype not in TYPES or shortcut.dtype is not branch.dtype or branch.ndim != 4 or not branch.numel():
+        return False
+    return shortcut.shape == branch.shape and dense(branch) and dense(shortcut) and same_layout(shortcut, branch)
+
+
+def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """``shortcut + gate_of(branch.mean((2, 3))) * branch`` (NFNets, appendix C): (N, C, H, W) twice -> (N, C, H, W).
+
+    What the kernels do not support is computed with torch's operations.
+
+    Args:
+        gate_of: from (N, C) means over places to a gate (N, C, 1, 1), differentiable.
+    """
+    if not supported(shortcut, branch):
+        return residual_merge(shortcut, branch, gate_of(branch.mean((2, 3))))
+    if not torch.is_grad_enabled():
+        return _merged(shortcut, branch, gate_of(_mean(branch)))
+    link = _Link()
+    branch, mean = _Squeeze.apply(branch, link)
+    return _Merge.apply(shortcut, branch, gate_of(mean), link)
+
+
+class _Link:
+    """What a merge's gradient leaves to that of its branch's mean: grad and gate, whose product is never stored."""
+
+    def __init__(self) -> None:
+        self.left: tuple[Tensor, Tensor] | None = None
+
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        left, self.left = self.left, None
+        return left
+
+
+class _Squeeze(torch.autograd.Function):
+    """A branch itself and its mean over places; its gradient ends what :class:`_Merge` began."""
+
+    @staticmethod
+    def forward(ctx, branch: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.link, ctx.places, ctx.like = link, branch.shape[2:], branch.stride()
+        return branch.view_as(branch), _mean(branch)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, grad_mean: Tensor | None) -> tuple[Tensor | None, None]:
+        left = ctx.link.take()
+        if left is None:
+            if grad_mean is None:
+                return grad, None
+            spread = (grad_mean / ctx.places.numel())[:, :, None, None].expand(*grad_mean.shape, *ctx.places)
+            return spread if grad is None else grad + spread, None
+        merged, gate = left
+        plus = torch.zeros_like(gate) if grad_mean is None else _numbers(grad_mean / ctx.places.numel(), merged)
+        total = _gated(merged, gate, plus=plus)
+        return total if grad is None else total + grad, None
+
+
+class _Merge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, shortcut: Tensor, branch: Tensor, gate: Tensor, link: _Link) -> Tensor:
+        ctx.save_for_backward(branch, gate)
+        ctx.link = link
+        return _merged(shortcut, branch, gate)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        branch, gate = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled() or not supported(branch, grad := laid_out(grad, branch)):
+            of_branch = grad * gate.to(grad.dtype) if wanted[1] else None
+            of_gate = (grad * branch).sum((2, 3), keepdim=True).to(gate.dtype) if wanted[2] else None
+            return grad, of_branch, of_gate, None
+        of_gate = _summed(grad, branch).to(gate.dtype).view(gate.shape) if wanted[2] else None
+        if wanted[1]:
+            ctx.link.left = grad, _numbers(gate, grad)
+        return grad, None, of_gate, None
+
+
+def _numbers(x: Tensor, like: Tensor) -> Tensor:
+    """A number per image and channel as the kernels read them: float32, or float64 with it."""
+    dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
+    return x.detach().to(dtype).reshape(like.shape[:2]).contiguous()
+
+
+def _geometry(x: Tensor) -> tuple[int, int, int, int, int]:
+    """Type, images, channels, places, whether channels are last in memory."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not (x.shape[1] == 1 and x.is_contiguous())
+    return TYPES[x.dtype], x.shape[0], x.shape[1], x.shape[2] * x.shape[3], int(last)
+
+
+def _summed(x: Tensor, y: Tensor | None) -> Tensor:
+    """Sums over places of ``x * y``: (N, C), in float32 at least."""
+    sums = torch.empty(x.shape[:2], dtype=torch.float64 if x.dtype is torch.float64 else torch.float32)
+    other = None if y is None else y.data_ptr()
+    library().nf_sum_places(*_geometry(x), x.data_ptr(), other, sums.data_ptr(), threads(x.numel()))
+    return sums
+
+
+def _mean(x: Tensor) -> Tensor:
+    return _summed(x.detach(), None).div_(x.shape[2] * x.shape[3]).to(x.dtype)
+
+
+def _gated(x: Tensor, gate: Tensor, *, added: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    """``added + gate * x``, or ``plus + gate * x`` with a number per image and channel."""
+    out = torch.empty_like(x)
+    maps, numbers = (None if t is None else t.data_ptr() for t in (added, plus))
+    library().nf_gated(*_geometry(x), x.data_ptr(), maps, gate.data_ptr(), numbers, out.data_ptr(), threads(x.numel()))
+    return out
+
+
+def _merged(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    return _gated(branch.detach(), _numbers(gate, branch), added=shortcut.detach())

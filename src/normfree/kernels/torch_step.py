@@ -1,0 +1,111 @@
+"""The optimizer's step with torch's operations, a parameter at a time; and what the ways of stepping share."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..errors import NotFinite
+from ..functional import clip_coefficient, unitwise_norm
+
+NOT_FINITE = "a gradient is not finite; parameters are as before the step"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step did, per parameter in the order given; 0 for one without a gradient.
+
+    Attributes:
+        clipped: units whose gradient was scaled down.
+        units: units of the parameters that are clipped at all.
+        ratio: the largest gradient norm over weight norm, ``|G_i| / max(|W_i|, eps)``, before clipping.
+    """
+
+    clipped: list[int]
+    units: list[int]
+    ratio: list[float]
+
+
+@dataclass(frozen=True)
+class DeviceUpdate:
+    """An :class:`Update` on a GPU, where nothing waits for the device until ``clipped`` or ``ratio`` is read.
+
+    Attributes:
+        units: as there.
+        counts: units of each parameter that has a gradient, 0 for the others; in this order lie
+        norms, ratios, flags: per unit, (sum of counts,): the gradient's norm, its ratio to the weight's, whether it was
+            scaled down.
+    """
+
+    units: list[int]
+    counts: list[int]
+    norms: Tensor
+    ratios: Tensor
+    flags: Tensor
+
+    @functools.cached_property
+    def clipped(self) -> list[int]:
+        return [int(piece.sum()) for piece in self.flags.cpu().split(self.counts)]
+
+    @functools.cached_property
+    def ratio(self) -> list[float]:
+        return [float(piece.max()) if len(piece) else 0.0 for piece in self.ratios.cpu().split(self.counts)]
+
+
+def units(p: Tensor) -> int:
+    """Units of a parameter; vectors and scalars are one."""
+    return p.shape[0] if p.ndim > 1 else 1
+
+
+def clipped_units(params, grads, clipping) -> list[int]:
+    """Units of each parameter that is clipped; 0 for the others, and without a gradient."""
+    which = zip(params, grads, clipping, strict=True)
+    return [units(p) if g is not None and c is not None else 0 for p, g, c in which]
+
+
+def addresses(column: Sequence[Tensor | None] | None, count: int) -> list[int]:
+    """Where tensors begin; 0 for one that is not there."""
+    return [0] * count if column is None else [0 if x is None else x.data_ptr() for x in column]
+
+
+def written(params, grads, buffers, averages, settings) -> None:
+    """Tell autograd what a kernel has changed."""
+    changed = [*params, *(buffers or ()), *(grads if settings["write_grads"] else ()), *(averages or ())]
+    increment_version([x for x in changed if x is not None])
+
+
+def portable(params, grads, buffers, averages, columns, settings) -> Update:
+    """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has brought them into form."""
+    norms = [None if g is None else unitwise_norm(g) for g in grads]
+    if settings["check"] and not all(bool(n.isfinite().all()) for n in norms if n is not None):
+        raise NotFinite(NOT_FINITE)
+    clipped, ratio = [], []
+    for i, (p, g, norm) in enumerate(zip(params, grads, norms, strict=True)):
+        its = {name: column[i] for name, column in columns.items()}
+        clipped.append(0)
+        ratio.append(0.0)
+        if g is not None and p.numel():
+            weight_norm = unitwise_norm(p)
+            ratio[i] = float((norm / weight_norm.clamp(min=settings["eps"])).max())
+            if its["clipping"] is not None:
+                coefficient = clip_coefficient(weight_norm, norm, its["clipping"], settings["eps"])
+                clipped[i] = int((coefficient < 1).sum())
+                g = g.mul_(coefficient) if settings["write_grads"] else g * coefficient
+            _portable_sgd(p, g, None if buffers is None else buffers[i], its, settings)
+        if averages is not None and averages[i] is not None:
+            averages[i].lerp_(p, 1.0 - settings["ema_decay"])
+    return Update(clipped, clipped_units(params, grads, columns["clipping"]), ratio)
+
+
+def _portable_sgd(p: Tensor, g: Tensor, buffer: Tensor | None, its: dict, settings: dict) -> None:
+    if its["weight_decay"] != 0:
+        g = g.add(p, alpha=its["weight_decay"])
+    if buffer is not None:
+        if its["first"]:
+            buffer.copy_(g)
+        else:
+            buffer.mul_(settings["momentum"]).add_(g, alpha=1 - settings["dampening"])
+        g = g.add(buffer, alpha=settings["momentum"]) if settings["nesterov"] else buffer
+    p.add_(g, alpha=-its["lr"])
