@@ -67,6 +67,21 @@ def voc_folder(root: Path, count: int = 4, *, augmented: bool = False) -> Path:
     return root
 
 
+def sbd_folder(root: Path, train: list[str], val: list[str]) -> Path:
+    """ROOT/benchmark_RELEASE/dataset with masks of class 7 in .mat files, as SBD's archive unpacks."""
+    from scipy.io import savemat
+
+    base = root / "benchmark_RELEASE" / "dataset"
+    (base / "cls").mkdir(parents=True)
+    for part, names in (("train", train), ("val", val)):
+        for i, name in enumerate(names):
+            mask = picture(base / "img" / f"{name}.jpg", seed=i) * 7
+            content = dict(Boundaries=np.zeros((20, 1)), Segmentation=mask, CategoriesPresent=np.array([7], np.uint8))
+            savemat(base / "cls" / f"{name}.mat", dict(GTcls=content))
+        (base / f"{part}.txt").write_text("\n".join(names) + "\n")
+    return base
+
+
 def nyu_file(root: Path, count: int = 6) -> Path:
     """A labelled .mat of HDF5 as MATLAB writes it, transposed, and the split; images of 16 x 12 pixels."""
     import h5py

@@ -27,6 +27,7 @@ ALLOWED = {
     "training": {"functional", "gain", "nn", "optim", "data"},
     # dataclasses of settings from the rooms below
     "recipes": {"functional", "gain", "nn", "models", "optim", "data", "tasks", "training"},
+    "bench": {"functional", "gain", "kernels", "nn", "models", "spp", "optim", "data", "training"},
     "timm": {"functional", "models", "nn", "weights"},
     "report": {"spp"},
     "cli": None,  # binds them all

@@ -16,9 +16,12 @@ from tiny_runs import OPTIONS, few_digits
 import normfree
 from normfree.data import DataConfig, Source
 from normfree.data.decode import UnreadableImage
+from normfree.data.objects import SceneObjects
+from normfree.data.scenes import CLASSES, SceneSplit
+from normfree.models import depth_estimator, detector, segmenter
 from normfree.optim import OptimConfig
 from normfree.optim.sharded import whole
-from normfree.tasks import Classification, TaskConfig
+from normfree.tasks import Classification, Depth, Detection, Segmentation, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
 from normfree.training.state import capture
@@ -39,6 +42,7 @@ class Plan:
     bad_gradient: tuple[int, int] | None = None  # (rank, step) in which one row of one parameter's gradient is NaN
     bad_loss: tuple[int, int] | None = None  # (rank, step) whose loss is infinite
     unreadable: tuple[int, ...] = ()
+    task: str = "classification"
 
 
 class Damaged:
@@ -92,21 +96,51 @@ def bad_gradient(model: torch.nn.Module, there: bool) -> Iterator[None]:
             handle.remove()
 
 
+def digits_task(plan: Plan, options: dict[str, Any]) -> tuple[torch.nn.Module, Any, Source]:
+    """A small network, and its task on a few digits."""
+    model = shake(normfree.create_model("nf_resnet26_small", num_classes=10, in_chans=1, **OPTIONS))
+    source = few_digits(*plan.images)
+    source = Source(Damaged(source.train, plan.unreadable), source.test, source.classes)
+    data = DataConfig(**{"channels": 1, "resize_margin": 0, "crop": "shift", "flip": False, **plan.data})
+    sizes = dict(image_size=8, test_size=8)
+    return model, Classification(source, TaskConfig(label_smoothing=0.1), data, **sizes, **options), source
+
+
+def scenes_task(plan: Plan, options: dict[str, Any]) -> tuple[torch.nn.Module, Any, Source]:
+    """The same of segmentation, depth or detection, on scenes of 32 pixels."""
+    if plan.task == "detection":
+        return objects_task(plan, options)
+    backbone = normfree.create_model("nf_resnet26_small", num_classes=0, output_stride=8, **OPTIONS)
+    kind, classes = dict(segmentation=("mask", list(CLASSES)), depth=("depth", []))[plan.task]
+    splits = [SceneSplit(count, 32, 3, part, kind) for part, count in enumerate(plan.images)]
+    source = Source(*splits, classes)
+    data = DataConfig(image_size=32, test_size=32, crop="none", **plan.data)
+    if plan.task == "depth":
+        return shake(depth_estimator(backbone, width=8)), Depth(source, TaskConfig("depth"), data, **options), source
+    task = Segmentation(source, TaskConfig("segmentation"), data, **options)
+    return shake(segmenter(backbone, len(classes), width=8)), task, source
+
+
+def objects_task(plan: Plan, options: dict[str, Any]) -> tuple[torch.nn.Module, Any, Source]:
+    """The same of detection."""
+    backbone = normfree.create_model("nf_resnet26_small", num_classes=0, stem="7x7-nopool", **OPTIONS)
+    source = Source(*(SceneObjects(n, 32, 3, part, "masks") for part, n in enumerate(plan.images)), list(CLASSES[1:]))
+    data = DataConfig(image_size=32, test_size=32, crop="none", **plan.data)
+    model = shake(detector(backbone, len(source.classes), width=8, anchor_scale=4.0, proposals=8, regions=8))
+    return model, Detection(source, TaskConfig("detection"), data, **options), source
+
+
 def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     """Train, and tell the sample sequence, the clipped fractions, the summary and what is in memory at the end."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = shake(normfree.create_model("nf_resnet26_small", num_classes=10, in_chans=1, **OPTIONS)).to(plan.dtype)
-    model.register_forward_pre_hook(lambda module, args: (args[0].to(plan.dtype),))
-    source = few_digits(*plan.images)
-    source = Source(Damaged(source.train, plan.unreadable), source.test, source.classes)
     config = TrainConfig(
         **{"batch_size": 10, "steps": 10, "log_every": 1, "device": "cpu", "eval_every": 2, **plan.train}
     )
     optim = OptimConfig(**{"lr": 0.1, "warmup_epochs": 1, "clipping": 0.02, "ema_decay": 0.9, **plan.optim})
-    data = DataConfig(**{"channels": 1, "resize_margin": 0, "crop": "shift", "flip": False, **plan.data})
-    options = dict(image_size=8, test_size=8, batch_size=config.batch_size, share=replicas.share)
-    task = Classification(source, TaskConfig(label_smoothing=0.1), data, **options)
+    torch.manual_seed(0)
+    options = dict(batch_size=config.batch_size, share=replicas.share)
+    model, task, source = (digits_task if plan.task == "classification" else scenes_task)(plan, options)
+    model.to(plan.dtype).register_forward_pre_hook(lambda module, args: (args[0].to(plan.dtype), *args[1:]))
     folder = Path(plan.folder)
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(

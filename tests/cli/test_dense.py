@@ -9,8 +9,8 @@ import torch
 from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
 from PIL import Image
 
-from normfree.cli.overlays import class_colors
 from normfree.cli.trained import load_trained
+from normfree.export import Preprocessing, to_archive
 from normfree.recipes import list_recipes, load_recipe
 from normfree.training import read_metrics
 
@@ -81,17 +81,48 @@ def test_images_of_any_size(normfree, run, tmp_path):
     assert (tmp_path / "odd_depth.png").is_file()
 
 
-@pytest.mark.parametrize("verb", ["export", "report", "spp"])
-def test_other_verbs_work_or_say_why(normfree, run, verb, tmp_path):
-    flags = dict(export=["--to", "onnx"], report=["--out", tmp_path / "r.html", "--device", "cpu"], spp=[])[verb]
-    flags += ["--out", tmp_path / "spp.png"] if verb == "spp" else []
-    result = normfree(verb, run / "segmentation", *flags)
-    assert result.code in (0, 1, 2)
-    assert "unexpected" not in result.err
-    assert "Traceback" not in result.err
-    if verb == "report":
-        assert result.code == 0
-        assert "normfree predict" in (tmp_path / "r.html").read_text()
+def test_a_signal_propagation_plot(normfree, run, tmp_path):
+    assert normfree("spp", run / "segmentation", "--out", tmp_path / "spp.png").code == 0
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_an_exported_file_predicts_what_the_run_does(normfree, run, task, kind, tmp_path):
+    file, examples = tmp_path / f"a.{kind}", run / task / "examples"
+    result = normfree("export", run / task, "--out", file)
+    assert result.code == 0, result.err
+    output = "logits (N, 6, 32, 32)" if task == "segmentation" else "metres (N, 1, 32, 32)"
+    assert f"image (N, 3, 32, 32) -> {output}, float32" in result.out
+    assert ("class names are in the file" in result.out) == (task == "segmentation")
+    told = []
+    for network in (run / task, file):
+        result = normfree("predict", network, examples, "--out", tmp_path / "out", "--json")
+        assert (result.code, result.err) == (0, "")
+        told.append([json.loads(line) for line in result.out.splitlines()])
+    for ours, theirs in zip(*told, strict=True):
+        assert ours["path"] == theirs["path"]
+        if task == "segmentation":
+            assert theirs["classes"] == pytest.approx(ours["classes"], abs=1e-3)  # a pixel between two classes
+        else:
+            assert theirs["metres"] == pytest.approx(ours["metres"], rel=1e-4)
+
+
+def test_an_exported_file_sees_the_centre(normfree, run, tmp_path):
+    assert normfree("export", run / "depth", "--size", 24, "--out", tmp_path / "a.onnx").code == 0
+    Image.fromarray(np.zeros((41, 16, 3), np.uint8)).save(tmp_path / "odd.png")
+    assert normfree("predict", tmp_path / "a.onnx", tmp_path / "odd.png", "--out", tmp_path).code == 0
+    with Image.open(tmp_path / "odd_depth.png") as picture:
+        assert picture.width == 2 * 24 * 14 + 8 + 20  # two squares, whatever the image's form
+
+
+def test_classes_without_names_are_numbers(normfree, run, tmp_path):
+    model = load_trained(str(run / "segmentation")).model
+    view = Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3, 0, resize="none")
+    to_archive(model, tmp_path / "a.pt2", preprocessing=view, task="segmentation")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    result = normfree("predict", tmp_path / "a.pt2", tmp_path / "a.png", "--out", tmp_path, "--json")
+    assert result.code == 0
+    assert set(json.loads(result.out)["classes"]) <= set("012345")
 
 
 LAYOUTS = {
@@ -160,20 +191,18 @@ def test_refusals(normfree, flags, match, tmp_path):
 
 def test_out_is_for_pictures(normfree, trained):
     assert (
-        "--out is for networks for segmentation or depth" in normfree("predict", trained, trained, "--out", "x").error
+        "--out is for networks for segmentation, depth or detection"
+        in normfree("predict", trained, trained, "--out", "x").error
     )
-
-
-@pytest.mark.parametrize("count", [2, 6, 21, 60])
-def test_colours_of_neighbours_differ(count):
-    colors = class_colors(count).astype(int)
-    assert colors[0].tolist() == [0, 0, 0]
-    assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 60
 
 
 def test_the_papers_numbers():
     assert {"nf_resnet50_segmentation", "nf_resnet50_depth"} <= set(list_recipes())
     voc, nyu = load_recipe("nf_resnet50_segmentation"), load_recipe("nf_resnet50_depth")
     assert (voc.train.steps, voc.train.batch_size, voc.optim.lr, voc.data.test_size) == (30_000, 16, 0.003, 513)
+    rates = [
+        voc.optim.lr_at(n, batch_size=16, total_steps=30_000, steps_per_epoch=661) for n in (0, 20_999, 21_000, 27_000)
+    ]
+    assert rates == pytest.approx([0.003, 0.003, 3e-4, 3e-5])
     assert (nyu.train.steps, nyu.train.batch_size, nyu.optim.lr) == (7_500, 256, 0.16)
     assert (nyu.data.image_size, nyu.data.image_width) == (228, 304)

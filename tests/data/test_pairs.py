@@ -1,10 +1,14 @@
 """Files that say what each pixel is, in each real layout; every mistake is one line that names the file."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
+from pair_files import depth_folder, masks_folder, nyu_file, sbd_folder, voc_folder
 from PIL import Image
+from scipy.io import savemat
 
 from normfree import UsageError
 from normfree.data import UnreadableImage
@@ -37,6 +41,69 @@ def test_voc(tmp_path, augmented):
     assert source.classes[15] == "person"
     if augmented:
         assert source.train.pair(4)[1].max() == 20
+
+
+VOC_TRAIN, VOC_VAL = ([f"{year}_{i:06}" for i in range(4)] for year in (2007, 2008))
+
+
+@pytest.mark.parametrize("place", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_with_the_masks_of_sbd(tmp_path, place):
+    """As the papers' 10,582 training images: SBD without VOC's test images, and VOC's own masks where it has some."""
+    root = voc_folder(tmp_path)
+    sbd_folder(root / place, ["2009_000002", VOC_TRAIN[0], VOC_VAL[1]], ["2009_000001", VOC_VAL[0], VOC_TRAIN[3]])
+    source = open_pairs(f"voc:{root}", "segmentation")
+    names = [Path(source.train.name(i)).stem for i in range(len(source.train))]
+    assert names == [*VOC_TRAIN, "2009_000001", "2009_000002"]
+    assert [Path(source.test.name(i)).stem for i in range(len(source.test))] == VOC_VAL
+    for index, present in ((0, [0, 15, 255]), (3, [0, 15, 255]), (4, [0, 7]), (5, [0, 7])):
+        image, mask = source.train.pair(index)
+        assert mask.unique().tolist() == present
+        seen = mask != 255
+        # the image's two colours, through JPEG
+        assert ((image[0] > 128) == (mask > 0))[seen].float().mean() > 0.9
+
+
+def test_the_merged_list_is_preferred(tmp_path):
+    root = voc_folder(tmp_path, augmented=True)
+    sbd_folder(root, ["2010_000001"], [])
+    assert len(open_pairs(f"voc:{root}", "segmentation").train) == 5
+
+
+def test_what_sbd_lacks(tmp_path, monkeypatch):
+    base = sbd_folder(voc_folder(tmp_path), ["2009_000001"], ["2009_000002"])
+    mask = base / "cls" / "2009_000002.mat"
+    source = open_pairs(f"voc:{tmp_path}", "segmentation")
+    mask.write_bytes(b"no matlab file")
+    with pytest.raises(UnreadableImage, match=rf"{mask}: no mask of SBD \(GTcls\.Segmentation\): ") as caught:
+        source.train.pair(5)
+    assert len(str(caught.value).splitlines()) == 1
+    savemat(mask, dict(GTcls=dict(Segmentation=np.zeros((2, 2)))))
+    with pytest.raises(UnreadableImage, match=r"an array of shape \(2, 2\) of float64; a mask is \(H, W\) uint8"):
+        source.train.pair(5)
+    savemat(mask, dict(GTcls=dict(Segmentation=np.zeros((2, 2), np.uint8))))
+    with pytest.raises(UnreadableImage, match="2 x 2 pixels, its image"):
+        source.train.pair(5)
+    savemat(mask, dict(other=1))
+    with pytest.raises(UnreadableImage, match="no mask of SBD"):
+        source.train.pair(5)
+    mask.unlink()
+    with pytest.raises(UnreadableImage, match="No such file"):
+        source.train.pair(5)
+    with pytest.raises(UsageError, match=rf"{mask} is missing; the lists in {base} name it"):
+        open_pairs(f"voc:{tmp_path}", "segmentation")
+    (base / "val.txt").unlink()
+    with pytest.raises(UsageError, match=r"val\.txt is missing"):
+        open_pairs(f"voc:{tmp_path}", "segmentation")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UsageError, match=r"\.mat files need scipy; pip install scipy"):
+        source.train.pair(4)
+
+
+def test_scipy_is_missed_before_a_run_starts(tmp_path, monkeypatch):
+    sbd_folder(voc_folder(tmp_path), ["2009_000001"], [])
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UsageError, match=r"\.mat files need scipy; pip install scipy"):
+        open_pairs(f"voc:{tmp_path}", "segmentation")
 
 
 def test_depths(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from normfree.data import evaluation_view, normalize, resize_bicubic
-from normfree.data.resize import centre_crop, cubic_taps
+from normfree.data.resize import centre_crop, cubic_taps, pixels_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 7), (7, 5), (16, 4), (4, 16), (33, 32), (32, 33)]
@@ -138,3 +138,12 @@ def test_normalize():
     assert got.dtype == torch.float32
     # values up to 2.7 in float32, as a difference of two products
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_those_that_were_normalized(channels):
+    image = torch.randint(0, 256, (channels, 6, 5), dtype=torch.uint8)
+    mean, std = MEAN[:channels], STD[:channels]
+    assert torch.equal(pixels_of(normalize(image, mean, std), mean, std), image)
+    beyond = torch.tensor([-9.0, 9.0]).view(1, 1, 2).expand(channels, 1, 2)
+    assert pixels_of(beyond, mean, std).tolist() == [[[0, 255]]] * channels

@@ -63,7 +63,7 @@ WRONG = [
     ("data.image_width", 0, r"=0\) must be at least 1"),
     ("data.short_side", 5000, r"=5000\) must be at most 4096"),
     ("data.color", 1, r"=1\) must be true or false"),
-    ("task.name", "detection", r"='detection'\) must be one of classification, segmentation, depth"),
+    ("task.name", "tracking", r"='tracking'\) must be one of classification, segmentation, depth, detection"),
     ("task.head_width", 0, r"=0\) must be at least 1"),
     ("data.channels", 4, r"=4\) must be one of 1, 3"),
     ("data.mean", [0.5, 0.5], r"=\[0\.5, 0\.5\]\) must have data\.channels \(=1\) entries"),

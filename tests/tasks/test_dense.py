@@ -11,8 +11,8 @@ from normfree import UsageError
 from normfree.data import Batch, DataConfig
 from normfree.data.pairs import open_pairs
 from normfree.tasks import Depth, Segmentation, TaskConfig
-from normfree.tasks.depth import DepthErrors, reverse_huber
-from normfree.tasks.segmentation import Overlap, pixel_entropy
+from normfree.tasks.depth import DepthErrors, fraction_near, reverse_huber
+from normfree.tasks.segmentation import Overlap, fraction_right, pixel_entropy
 
 
 def batch(targets: torch.Tensor) -> Batch:
@@ -90,6 +90,15 @@ def test_depth_errors_by_hand():
     assert [measured[name] for name in ("delta1", "delta2", "delta3")] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
     assert measured["rms"] == pytest.approx(math.sqrt((0.04 + 1 + 16) / 3), rel=1e-6)
     assert measured["rel"] == pytest.approx((0.2 + 0.5 + 1) / 3, rel=1e-6)
+
+
+def test_the_score_of_each_image():
+    said = torch.tensor([[[[1.2, 3.0, 8.0, 99.0]]], [[[2.0, 2.0, 2.0, 2.0]]], [[[1.0, 1.0, 1.0, 1.0]]]])
+    truth = torch.tensor([[[1.0, 2.0, 4.0, 0.0]], [[2.0, 2.4, 1.7, 2.6]], [[0.0, 0.0, 0.0, 0.0]]])
+    assert fraction_near(said, truth).tolist() == pytest.approx([1 / 3, 3 / 4, 0])
+    truth = torch.tensor([[[0, 1, 2, 255]], [[2, 2, 2, 2]], [[255, 255, 255, 255]]])
+    answers = torch.tensor([[[0, 1, 1, 1]], [[2, 2, 0, 2]], [[0, 0, 0, 0]]])
+    assert fraction_right(one_hot(answers, 3), truth).tolist() == pytest.approx([2 / 3, 3 / 4, 0])
 
 
 def test_depth_errors_against_numpy():

@@ -41,6 +41,15 @@ def test_pieces_fit_and_are_equal(monkeypatch, free, count, expected):
     assert size == 1 or 10**6 * (size + 1) <= free * memory._MARGIN
 
 
+def test_views_of_what_was_there_before_are_not_counted():
+    before = torch.zeros(10, 100)
+    with Allocated() as allocated:
+        views = before.t(), before.select(0, 3), before.view(-1)
+        assert allocated.now == 0
+        views[0].contiguous()
+        assert allocated.most == 4000
+
+
 def test_living_tensors_are_counted_once_and_while_they_live():
     with Allocated() as allocated:
         x = torch.zeros(1000)

@@ -1,4 +1,4 @@
-"""A network that classifies images: by name with published weights, a trained one, or an exported file."""
+"""A network that is deployed: by name with published weights, a trained one, or an exported file."""
 
 import os
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from ..data import EvalTransform, normalize
+from ..data.dense import DenseTransform
 from ..data.resize import centre_crop
 from ..errors import UsageError
 from ..export import Deployed, Preprocessing, open_archive, open_onnx
@@ -24,22 +25,24 @@ ONNX, ARCHIVE = ".onnx", ".pt2"
 
 @dataclass(frozen=True)
 class Network:
-    """A network in evaluation mode, how its images are prepared, its classes, and in words where it is from."""
+    """A network in evaluation mode, how its images are prepared, its classes, in words where it is from; its task."""
 
     model: nn.Module
     name: str
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     origin: str
+    task: str = "classification"
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """From images (1, C, size, size) to logits (1, classes), both float32 on the CPU."""
+    """From images (1, C, H, W) to logits (1, classes), or of another task (1, outputs, H, W); float32 on the CPU."""
 
     run: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
+    task: str = "classification"
 
     def label(self, index: int) -> str:
         return str(index) if self.classes is None else self.classes[index]
@@ -94,18 +97,24 @@ def open_network(
         raise UsageError(f"--random is for models by name; {text} is a trained network")
     if not named:
         trained = trained or load_trained(text, which)
-        if trained.dense:
-            raise UsageError(
-                f"{text} is a network for {trained.recipe.task.name}; this takes one that classifies images"
-            )
-        view = evaluation_transform(trained)
-        preprocessing = Preprocessing(view.size, trained.recipe.data.channels, view.mean, view.std, view.margin)
-        return Network(trained.model, trained.recipe.model.name, preprocessing, tuple(trained.names), trained.source)
+        if trained.recipe.task.name == "detection":
+            raise UsageError(f"{text} is a network for detection; this takes one whose answer is one tensor")
+        about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
+        return Network(trained.model, *about, trained.recipe.task.name)
     torch.manual_seed(0)
     model = (create_untrained(text) if random else create_model(text, pretrained=True)).eval()
     classes = None if random else imagenet_classes(model.num_classes)
     origin = "fresh weights of seed 0" if random else "published weights"
     return Network(model, text, Preprocessing.of(model), classes, origin)
+
+
+def _preprocessing(trained: Trained) -> Preprocessing:
+    """What its test images go through, in the words of an exported file."""
+    view, channels = evaluation_transform(trained), trained.recipe.data.channels
+    if not isinstance(view, DenseTransform):
+        return Preprocessing(view.size, channels, view.mean, view.std, view.margin)
+    how = dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
+    return Preprocessing(view.height, channels, view.mean, view.std, 0, view.width, **how)
 
 
 def open_classifier(
@@ -133,11 +142,14 @@ def open_classifier(
         with torch.inference_mode():
             return model(image.to(place)).float().cpu()
 
-    return Classifier(run, network.preprocessing, network.classes)
+    return Classifier(run, network.preprocessing, network.classes, network.task)
 
 
-def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform:
-    """The transform that the preprocessing describes, or its antialiased sibling."""
+def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
+    """The transform that the preprocessing describes, or the antialiased sibling of one that squashes."""
+    if preprocessing.resize != "squash":
+        _, *size = preprocessing.shape
+        return DenseTransform(*size, preprocessing.mean, preprocessing.std, preprocessing.short_side)
     made = AntialiasedTransform if antialias else EvalTransform
     return made(preprocessing.size, preprocessing.resize_margin, preprocessing.mean, preprocessing.std)
 
@@ -157,4 +169,5 @@ def _deployed(deployed: Deployed) -> Classifier:
     def run(image: Tensor) -> Tensor:
         return deployed.run(image.repeat(batch, 1, 1, 1))[:1]
 
-    return Classifier(run, deployed.description.preprocessing, deployed.description.classes)
+    about = deployed.description
+    return Classifier(run, about.preprocessing, about.classes, about.task)

@@ -9,6 +9,7 @@ from ..errors import RunFailed, UsageError
 from ..recipes import open_images
 from ..tasks.classification import Accuracy
 from ..tasks.depth import DepthErrors
+from ..tasks.detection import AveragePrecision
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from .main import Parser
@@ -20,13 +21,13 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "eval",
         description="Measure a trained network on the test split: top-1, top-5 and loss; for segmentation the mean IoU "
-        "and that of each class; for depth five metrics.",
+        "and that of each class; for depth five metrics; for detection COCO's average precision.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
     parser.add_argument(
         "--data",
         metavar="SOURCE",
-        help="other images for the same task: imagefolder:PATH, wds:..., masks:PATH, ... (of the same classes)",
+        help="other images for the same task: imagefolder:PATH, wds:..., masks:PATH, coco:PATH, ... (same classes)",
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--weights", choices=["ema", "raw"], help="averaged or raw; default: averaged where there are")
@@ -71,16 +72,23 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def metrics_of(trained: Trained) -> Accuracy | Overlap | DepthErrors:
+Metrics = Accuracy | Overlap | DepthErrors | AveragePrecision
+
+
+def metrics_of(trained: Trained) -> Metrics:
     """What its task measures."""
+    if trained.recipe.task.name == "detection":
+        return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
     if trained.recipe.task.name == "segmentation":
         return Overlap(len(trained.classes))
     return DepthErrors() if trained.recipe.task.name == "depth" else Accuracy()
 
 
-def shown(metrics: Accuracy | Overlap | DepthErrors, names: Sequence[str]) -> str:
+def shown(metrics: Metrics, names: Sequence[str]) -> str:
     """What was measured, in lines."""
     measured = metrics.compute()
+    if isinstance(metrics, AveragePrecision):
+        return "\n".join(_precision(metrics, measured, names))
     if isinstance(metrics, DepthErrors):
         return (
             f"within a factor of 1.25 {measured['delta1']:.2%}   of 1.25^2 {measured['delta2']:.2%}   "
@@ -89,8 +97,21 @@ def shown(metrics: Accuracy | Overlap | DepthErrors, names: Sequence[str]) -> st
         )
     if isinstance(metrics, Accuracy):
         return f"top-1 {measured['top1']:.2%}   top-5 {measured['top5']:.2%}   loss {measured['loss']:.4f}"
-    lines = [f"mean IoU {measured['miou']:.2%}   pixels {measured['pixel_accuracy']:.2%}   loss {measured['loss']:.4f}"]
+    line = f"mean IoU {measured['miou']:.2%}   pixels {measured['pixel_accuracy']:.2%}   loss {measured['loss']:.4f}"
+    return "\n".join([line, *_by_class(names, metrics.per_class())])
+
+
+def _precision(metrics: AveragePrecision, measured: dict[str, float], names: Sequence[str]) -> list[str]:
+    """Boxes, masks, and each class."""
+    words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
+    lines = []
+    for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
+        told = [f"{word} {measured[prefix + name]:.2%}" for name, word in words.items() if prefix + name in measured]
+        lines.append(f"{kind} {'   '.join(told)}")
+    return [*lines, *_by_class(names, metrics.per_class())]
+
+
+def _by_class(names: Sequence[str], values: Sequence[float]) -> list[str]:
     width = max(map(len, names))
-    for name, value in zip(names, metrics.per_class(), strict=True):
-        lines.append(f"  {name:{width}}  " + ("not there" if math.isnan(value) else f"{value:7.2%}"))
-    return "\n".join(lines)
+    told = ("not there" if math.isnan(value) else f"{value:7.2%}" for value in values)
+    return [f"  {name:{width}}  {value}" for name, value in zip(names, told, strict=True)]

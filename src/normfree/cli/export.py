@@ -37,8 +37,8 @@ def run(argv: Sequence[str]) -> int:
     network = open_network(options.network, options.checkpoint, random=options.random)
     preprocessing = network.preprocessing
     if options.size is not None:
-        preprocessing = replace(preprocessing, size=options.size)
-    settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
+        preprocessing = replace(preprocessing, size=options.size, width=None)
+    settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name, task=network.task)
     print(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
     written = (to_onnx if kind == "onnx" else to_archive)(network.model, path, **settings)
     print(_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))
@@ -91,15 +91,19 @@ def _batch(text: str) -> int | None:
 
 def _report(written: Written, runtime: str) -> str:
     about = written.description
-    size, channels, batch = about.preprocessing.size, about.preprocessing.channels, about.batch or "N"
+    image, output = (_shape(about.batch, shape) for shape in (about.preprocessing.shape, about.shape))
     files = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written.files)
     images = " and ".join(map(str, written.checked))
     lines = [
         f"{files}: {about.model}, {about.precision}" + (f", opset {about.opset}" if about.opset else ""),
-        f"image ({batch}, {channels}, {size}, {size}) -> logits ({batch}, {written.outputs}), float32"
+        f"image {image} -> {about.output} {output}, float32"
         + ("" if about.classes is None else "; class names are in the file"),
         f"checked with {runtime} at batch {images}: largest relative difference {written.difference:.1e}",
     ]
     if len(written.files) > 1:
         lines.append(f"too large for one ONNX file: {written.files[1]} holds the weights and must stay beside it")
     return "\n".join([*lines, f"next: normfree predict {written.path} IMAGE_OR_FOLDER ..."])
+
+
+def _shape(batch: int | None, shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, (batch or 'N', *shape)))})"

@@ -20,6 +20,7 @@ VERBS = {
     "augment": "draw what the augmentation of a recipe makes of images",
     "spp": "draw and judge how the signal propagates through a network",
     "convert": "weights of the authors, of timm and of normfree, each as the others",
+    "bench": "time and memory of training on this machine, and the papers' tables of speed",
     "figures": "draw the signal propagation plots of the first paper",
     "models": "list the networks with their size and cost",
     "recipes": "list the recipes, or print one",

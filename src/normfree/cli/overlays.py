@@ -3,56 +3,122 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data import UnreadableImage, decode_image, find_images
+from ..data.resize import pixels_of
 from ..errors import UsageError
+from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
+from ..tasks.depth import NEAREST
 from ..training import pick_device
+from .classifier import Classifier, view_of
 from .trained import Trained, evaluation_transform
 
 LEAST, GAP, TEXT, MARGIN = 320, 8, 13, 10  # pixels: longer side of a panel, space, size of letters, space around
-BLEND = 0.6  # of the class's colour over the image
 PAPER, INK = "white", "black"
 MOST_NAMED = 24  # classes in a legend
 BAR = 18  # pixels: width of the bar of depths
 
 
-def predict_pixels(trained: Trained, options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Pixels:
+    """What answers for each pixel.
+
+    Attributes:
+        task: "segmentation" or "depth"; names: of its classes, or none.
+        channels: of the images.
+        look: from an image (C, H, W) uint8 to what is drawn of it, of the same form, and maps (outputs, H, W) of that.
+    """
+
+    task: str
+    names: list[str]
+    channels: int
+    look: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def trained_pixels(trained: Trained, device: str) -> Pixels:
+    """A trained network, which sees whole images."""
+    place, view = pick_device(device), evaluation_transform(trained)
+    model = trained.model.to(place)
+
+    def look(image: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            said = model(view.whole(image)[None].to(place)).float().cpu()
+        return image, F.interpolate(said, image.shape[-2:], mode="bilinear", align_corners=False)[0]
+
+    return Pixels(trained.recipe.task.name, trained.names, trained.recipe.data.channels, look)
+
+
+def exported_pixels(file: Classifier) -> Pixels:
+    """An exported file, which sees the centre of images at its size."""
+    about, view = file.preprocessing, view_of(file.preprocessing)
+
+    def look(image: Tensor) -> tuple[Tensor, Tensor]:
+        seen = view.view(image)
+        return pixels_of(seen, about.mean, about.std), file.run(seen[None])[0]
+
+    return Pixels(file.task, list(file.classes or ()), about.channels, look)
+
+
+def predict_pixels(network: Pixels, options: argparse.Namespace) -> int:
     """Draw and list what the network says about each image; the exit code.
 
     Raises:
         UsageError: no image, or a folder that cannot be made.
     """
-    device, view = pick_device(options.device), evaluation_transform(trained)
-    model, paths = trained.model.to(device), find_images(options.images)
-    folder, unreadable = _folder(trained, options), 0
+
+    def draw(image: Tensor) -> tuple[Image.Image, dict]:
+        image, said = network.look(image)
+        names = network.names or [str(number) for number in range(len(said))]
+        return _depth(image, said[0]) if network.task == "depth" else _mask(image, said.argmax(0), names)
+
+    return predict_pictures(draw, _lines, network.task, network.channels, options)
+
+
+def predict_pictures(
+    draw: Callable[[Tensor], tuple[Image.Image, dict]],
+    lines: Callable[[dict], str],
+    task: str,
+    channels: int,
+    options: argparse.Namespace,
+) -> int:
+    """Draw and list what is made of each image; the exit code.
+
+    Args:
+        draw: from an image (C, H, W) uint8 to a picture and what is told about it.
+        lines: what is told, for people.
+        task: names the pictures.
+
+    Raises:
+        UsageError: no image, or a folder that cannot be made.
+    """
+    paths = find_images(options.images)
+    folder, unreadable = _folder(options), 0
     names = _names(paths)
     for path in paths:
         try:
-            image = decode_image(path, trained.recipe.data.channels)
+            drawn, told = draw(decode_image(path, channels))
         except UnreadableImage as error:
             print(f"skipped unreadable image {error}", file=sys.stderr)
             unreadable += 1
             continue
-        with torch.inference_mode():
-            said = model(view.whole(image)[None].to(device)).float().cpu()
-        said = torch.nn.functional.interpolate(said, image.shape[-2:], mode="bilinear", align_corners=False)[0]
-        drawn, told = _depth(image, said[0]) if len(said) == 1 else _mask(image, said.argmax(0), trained.names)
-        place = folder / f"{names[path]}_{trained.recipe.task.name}.png"
+        place = folder / f"{names[path]}_{task}.png"
         drawn.save(place)
         told = dict(path=str(path), picture=str(place)) | told
-        print(json.dumps(told, ensure_ascii=False) if options.json else _lines(told), flush=options.json)
+        print(json.dumps(told, ensure_ascii=False) if options.json else lines(told), flush=options.json)
     if unreadable == len(paths):
         raise UsageError(f"none of the {len(paths)} images could be read")
     return 1 if unreadable else 0
 
 
-def _folder(trained: Trained, options: argparse.Namespace) -> Path:
+def _folder(options: argparse.Namespace) -> Path:
     network = Path(options.network)
     folder = Path(options.out) if options.out else (network if network.is_dir() else Path()) / "predictions"
     try:
@@ -90,9 +156,7 @@ def _mask(image: Tensor, mask: Tensor, names: list[str]) -> tuple[Image.Image, d
     counts = torch.bincount(mask.flatten(), minlength=len(names))
     there = [i for i in counts.argsort(descending=True, stable=True).tolist() if counts[i]]
     palette = class_colors(len(names))
-    base = _rgb(image).astype(np.float32)
-    colored = (base + (palette[mask.numpy()] - base) * BLEND).astype(np.uint8)
-    picture, legend = _beside(_rgb(image), colored), there[:MOST_NAMED]
+    picture, legend = beside(image, draw_mask(image, mask, palette)), there[:MOST_NAMED]
     line = TEXT + 7
     sheet, top = _below(picture, -(-len(legend) // 2) * line + GAP)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
@@ -107,17 +171,13 @@ def _mask(image: Tensor, mask: Tensor, names: list[str]) -> tuple[Image.Image, d
 
 def _depth(image: Tensor, depth: Tensor) -> tuple[Image.Image, dict]:
     """The image, its depth in colours, and a bar that says the metres; nearest, farthest and median depth."""
-    from matplotlib import colormaps  # slow to import, needed here only
-
-    depth = depth.clamp(min=0)
+    depth = depth.clamp(min=NEAREST)
     low, high = depth.min().item(), depth.max().item()
-    colors = (colormaps["viridis_r"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
-    steps = ((depth - low) / max(high - low, 1e-6) * 255).round().to(torch.uint8).numpy()
-    picture = _beside(_rgb(image), colors[steps])
+    picture = beside(image, draw_depth(depth, low, high))
     sheet, top = _below(picture, BAR + TEXT + 2 * GAP)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     width = sheet.width - 2 * MARGIN
-    sheet.paste(Image.fromarray(colors[None]).resize((width, BAR)), (MARGIN, top))
+    sheet.paste(Image.fromarray(depth_colors()[None]).resize((width, BAR)), (MARGIN, top))
     for part, anchor in ((0, "la"), (0.25, "ma"), (0.5, "ma"), (0.75, "ma"), (1, "ra")):
         text = f"{low + part * (high - low):.2f} m"
         draw.text((MARGIN + part * width, top + BAR + 4), text, INK, font, anchor=anchor)
@@ -126,29 +186,20 @@ def _depth(image: Tensor, depth: Tensor) -> tuple[Image.Image, dict]:
     )
 
 
-def class_colors(count: int) -> np.ndarray:
-    """(count, 3) uint8: black first, then hues that are far apart, as of neighbours in the legend."""
-    hues = (np.arange(count) * 0.381966) % 1  # of the golden angle
-    wheel = np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
-    light = np.where(np.arange(count) % 2 == 0, 0.95, 0.75)[:, None]
-    colors = (255 * light * (1 - 0.85 * (1 - np.clip(wheel, 0, 1)))).astype(np.uint8)
-    colors[0] = 0
-    return colors
-
-
-def _rgb(image: Tensor) -> np.ndarray:
-    return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
-
-
-def _beside(left: np.ndarray, right: np.ndarray) -> Image.Image:
-    """Two pictures of one size side by side, enlarged by a whole number where they are small."""
-    height, width = left.shape[:2]
-    times = max(1, -(-LEAST // max(height, width)))
-    sheet = Image.new("RGB", (2 * width * times + GAP + 2 * MARGIN, height * times + 2 * MARGIN), PAPER)
-    for pixels, place in ((left, MARGIN), (right, MARGIN + width * times + GAP)):
-        whole = Image.fromarray(np.ascontiguousarray(pixels))
+def beside(image: Tensor, drawn: Image.Image) -> Image.Image:
+    """An image and a picture of its size side by side, enlarged by a whole number where they are small."""
+    width, height = drawn.size
+    times, right = enlarged(width, height)
+    sheet = Image.new("RGB", (right + width * times + MARGIN, height * times + 2 * MARGIN), PAPER)
+    for whole, place in ((rgb_picture(image), MARGIN), (drawn, right)):
         sheet.paste(whole.resize((width * times, height * times), Image.Resampling.NEAREST), (place, MARGIN))
     return sheet
+
+
+def enlarged(width: int, height: int) -> tuple[int, int]:
+    """How many times :func:`beside` enlarges pictures of that size, and where the right one begins."""
+    times = max(1, -(-LEAST // max(height, width)))
+    return times, MARGIN + width * times + GAP
 
 
 def _below(picture: Image.Image, height: int) -> tuple[Image.Image, int]:

@@ -8,15 +8,16 @@ from ..data import UnreadableImage, decode_image, find_images
 from ..errors import UsageError
 from .classifier import open_classifier, open_trained, view_of
 from .main import Parser
-from .overlays import predict_pixels
+from .objects import predict_objects
+from .overlays import exported_pixels, predict_pixels, trained_pixels
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the likeliest classes of each image."""
     parser = Parser(
         "predict",
-        description="Classify images: the five likeliest classes with their probabilities. A network for segmentation "
-        "or depth draws what it makes of each image beside it, as a PNG file.",
+        description="Classify images: the five likeliest classes with their probabilities. A network for segmentation, "
+        "depth or detection draws what it makes of each image beside it, as a PNG file.",
     )
     parser.add_argument(
         "network",
@@ -34,21 +35,32 @@ def run(argv: Sequence[str]) -> int:
         help="shrink images with antialiasing, as most tools do, instead of as the network was evaluated",
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", help="where pictures of segmentation and depth go; default: RUN/predictions"
+        "--out",
+        metavar="FOLDER",
+        help="where pictures of other tasks than classification go; default: RUN/predictions",
     )
+    parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn; default: 0.5")
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     options = parser.parse_args(list(argv))
     if options.top < 1:
         raise UsageError(f"--top (={options.top}) must be at least 1")
+    if not 0 <= options.score <= 1:
+        raise UsageError(f"--score (={options.score}) must be from 0 to 1")
     trained = open_trained(options.network, options.checkpoint)
+    if trained is not None and trained.recipe.task.name == "detection":
+        return predict_objects(trained, options)
     if trained is not None and trained.dense:
-        return predict_pixels(trained, options)
-    if options.out is not None:
-        raise UsageError(f"--out is for networks for segmentation or depth; {options.network} classifies images")
+        return predict_pixels(trained_pixels(trained, options.device), options)
     classifier = open_classifier(options.network, options.checkpoint, options.device, trained)
     channels = classifier.preprocessing.channels
     if channels not in (1, 3):
         raise UsageError(f"{options.network} takes images of {channels} channels; files are decoded to 1 or 3")
+    if classifier.task != "classification":
+        return predict_pixels(exported_pixels(classifier), options)
+    if options.out is not None:
+        raise UsageError(
+            f"--out is for networks for segmentation, depth or detection; {options.network} classifies images"
+        )
     paths = find_images(options.images)
     transform, unreadable = view_of(classifier.preprocessing, antialias=options.antialias), 0
     for path in paths:

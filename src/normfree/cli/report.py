@@ -1,6 +1,7 @@
 """``normfree report``."""
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -24,6 +25,7 @@ from ..report import (
     Missing,
     Mistake,
     Mistakes,
+    Overlays,
     Recorded,
     Report,
     RunFiles,
@@ -38,12 +40,15 @@ from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
 from .main import Parser
+from .report_pixels import look_at_pixels
 from .train import PROBE
 from .trained import Trained, evaluation_transform, load_trained
 
 BATCH = 64
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)
+# of the tasks whose answers are pictures: what looks at test images, by its name
+LOOKS = dict(segmentation=look_at_pixels, depth=look_at_pixels)
 T = TypeVar("T")
 
 
@@ -76,11 +81,18 @@ def _parser() -> Parser:
     parser = Parser(
         "report",
         description="Write one HTML page about a training run: curves, clipping by layer, signal propagation, and the "
-        "test images that the network gets wrong. It needs nothing else and opens from disk.",
+        "test images that the network gets wrong, or what it says about each pixel of some. It needs nothing else and "
+        "opens from disk.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, finished or not")
     parser.add_argument("--out", metavar="FILE", help="the page; default: RUN/report.html")
-    parser.add_argument("--examples", type=int, default=24, metavar="N", help="images it gets wrong; default: 24")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=24,
+        metavar="N",
+        help="pictures of images it gets wrong, or of any where every pixel has an answer; default: 24",
+    )
     parser.add_argument("--no-examples", action="store_true", help="do not run the network over the test images")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
@@ -167,7 +179,7 @@ def _report(found: Found, count: int | None, workers: int) -> Report:
     """Everything that can be had; what cannot says why.
 
     Args:
-        count: pictures of mistakes; None does not look for any.
+        count: images to show; None does not look for any.
     """
     report = Report(
         found.files,
@@ -226,9 +238,9 @@ def _first_images(split: Split, trained: Trained) -> Tensor | None:
 class Seen:
     """What the network makes of the test images."""
 
-    examples: list[Example]
+    examples: list[Example] | Overlays
     introduction: str
-    confusion: Confusion
+    confusion: Confusion | None = None
 
 
 def _look(found: Found, count: int, workers: int) -> Seen:
@@ -238,19 +250,22 @@ def _look(found: Found, count: int, workers: int) -> Seen:
         UsageError: there is no network or no image, or the classes are others now.
     """
     trained, source = _needed(found.trained), _needed(found.source)
-    if trained.dense:
-        raise UsageError(f"a network for {trained.recipe.task.name}: `normfree predict` draws what it makes of images")
-    if source.classes != trained.classes:
+    if list(source.classes) != trained.classes:
         raise UsageError(f"{trained.recipe.data.source} now has other classes than the network")
+    bar = functools.partial(tqdm, desc="test images", unit="batch", delay=2, leave=False, disable=None)
+    if trained.dense:
+        if (look := LOOKS.get(trained.recipe.task.name)) is None:
+            raise UsageError(
+                f"a network for {trained.recipe.task.name}: `normfree predict` draws what it makes of images"
+            )
+        looked = look(trained, source.test, found.device, count, workers, bar)
+        _note(found, looked.unreadable, looked.images)
+        return Seen(looked.shown, looked.introduction)
     mistakes = Mistakes(count)
     loader = Loader(source.test, evaluation_transform(trained), BATCH, workers=workers)
-    bar = tqdm(loader, "test images", unit="batch", delay=2, leave=False, disable=None)
-    measured, unreadable = evaluate(trained.model, bar, mistakes, found.device)
-    known = found.about.unreadable
-    known += [message for message in unreadable if message not in known]
+    measured, unreadable = evaluate(trained.model, bar(loader), mistakes, found.device)
     wrong, images = measured["wrong"], measured["images"]
-    if not images:
-        raise UsageError(f"none of the {len(unreadable)} test images can be read")
+    _note(found, unreadable, images)
     examples = [example for one in mistakes.worst if (example := _example(one, source.test, trained.names))]
     said = f"{wrong:,} of {images:,} test images ({percent(wrong / images)}) are classified wrongly by the "
     said += f"{found.weights()}."
@@ -260,6 +275,18 @@ def _look(found: Found, count: int, workers: int) -> Seen:
             "probability it gives that, and the one it gives the truth."
         )
     return Seen(examples, said, Confusion(trained.names, mistakes.confusions))
+
+
+def _note(found: Found, unreadable: list[str], images: int) -> None:
+    """Images that could not be read are named on the page, once.
+
+    Raises:
+        UsageError: none of them could.
+    """
+    known = found.about.unreadable
+    known += [message for message in unreadable if message not in known]
+    if not images:
+        raise UsageError(f"none of the {len(unreadable)} test images can be read")
 
 
 def _example(mistake: Mistake, split: Split, names: Sequence[str]) -> Example | None:

@@ -70,7 +70,7 @@ SAME = "the run of --out"  # --resume without a value
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 RECIPE_OF = dict.fromkeys(("imagefolder", "wds", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
-RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth")
+RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -89,7 +89,8 @@ def run(argv: Sequence[str]) -> int:
         "--data",
         metavar="SOURCE",
         help="digits, imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar "
-        "shards), synthetic:N; for segmentation and depth scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH",
+        "shards), synthetic:N; for segmentation and depth scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH; "
+        "for detection scenes:N, coco:PATH",
     )
     parser.add_argument("--model", metavar="NAME", help="short for --model.name")
     parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")

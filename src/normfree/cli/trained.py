@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..data import EvalTransform
 from ..data.dense import DenseTransform
+from ..data.objects import ObjectTransform
 from ..errors import UsageError
-from ..models import DenseNet, ResidualNet
+from ..models import DenseNet, DetectionNet, ResidualNet
+from ..models.dense import OnBackbone
 from ..recipes import Recipe, build_network, is_dense
-from ..tasks.dense import test_transform
+from ..tasks import dense, detection
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
 from ..weights import load_haiku, load_pretrained, read_arrays
@@ -28,7 +30,7 @@ class Trained:
     ``classes`` are folder names; ``names`` say the same to a reader, where the file has such.
     """
 
-    model: ResidualNet | DenseNet
+    model: ResidualNet | DenseNet | DetectionNet
     recipe: Recipe
     classes: list[str]
     source: str
@@ -36,7 +38,7 @@ class Trained:
 
     @property
     def dense(self) -> bool:
-        """Whether it answers for each pixel."""
+        """Whether it answers for places in an image: each pixel, or each object."""
         return is_dense(self.recipe)
 
 
@@ -98,11 +100,11 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
     load_weights(model, state, file)
 
 
-def initialize(model: ResidualNet | DenseNet, path: str) -> str:
+def initialize(model: ResidualNet | DenseNet | DetectionNet, path: str) -> str:
     """Start from other weights: a run folder, a .safetensors file of one, the authors' .npz, or ``pretrained:NAME``.
 
-    Where the number of classes differs, the classifier stays freshly initialized. Of a network that answers for each
-    pixel the backbone is filled, and the head as well where the weights are of one for the same task and classes.
+    Where the number of classes differs, the classifier stays freshly initialized. Of a network that answers for places
+    the backbone is filled, and the head as well where the weights are of one for the same task and classes.
 
     Returns:
         What was done, in one sentence.
@@ -110,7 +112,7 @@ def initialize(model: ResidualNet | DenseNet, path: str) -> str:
     Raises:
         UsageError: nothing there, unreadable, or weights of another architecture.
     """
-    if isinstance(model, DenseNet):
+    if isinstance(model, OnBackbone):
         return _initialize_dense(model, path)
     if path.startswith("pretrained:"):
         load_pretrained(model, path.partition(":")[2])
@@ -121,7 +123,9 @@ def initialize(model: ResidualNet | DenseNet, path: str) -> str:
         )
     if path.endswith(".npz"):
         source, file = read_arrays(path), path
-        head = next((p["w"].shape for module, p in source.items() if module.endswith("/~/linear") and "w" in p), ())
+        # ROOT/~/linear; gates have a linear layer further down
+        linear = (p for module, p in source.items() if module.split("/")[1:] == ["~", "linear"])
+        head = next((p["w"].shape for p in linear if "w" in p), ())
         head, load = head[::-1], load_haiku
     else:
         source, _, file = read_checkpoint(path)
@@ -141,7 +145,7 @@ def initialize(model: ResidualNet | DenseNet, path: str) -> str:
     return f"weights from {file}, with a new classifier ({wanted} classes instead of {classes})"
 
 
-def _initialize_dense(model: DenseNet, path: str) -> str:
+def _initialize_dense(model: OnBackbone, path: str) -> str:
     if not path.startswith("pretrained:") and not path.endswith(".npz"):
         source, _, file = read_checkpoint(path)
         own = {name: value.shape for name, value in model.state_dict().items()}
@@ -152,18 +156,18 @@ def _initialize_dense(model: DenseNet, path: str) -> str:
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The weights of the backbone of a network that answers for each pixel; those of another network as they are."""
+    """The weights of the backbone of a network that answers for places; those of another network as they are."""
     prefix = "backbone."
     if not any(name.startswith(prefix) for name in state):
         return state
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform:
-    """The preprocessing that the network is evaluated with; of a network for pixels, that of image and target."""
+def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform | ObjectTransform:
+    """The preprocessing that the network is evaluated with; of one for places, that of image and target."""
     data = trained.recipe.data
     if trained.dense:
         data.test_size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
-        return test_transform(data)
+        return (detection if trained.recipe.task.name == "detection" else dense).test_transform(data)
     size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
     return EvalTransform(size, data.resize_margin, *image_statistics(data))

@@ -4,6 +4,7 @@ from .config import DataConfig
 from .decode import UnreadableImage, decode_image
 from .loader import Batch, Loader, Share
 from .mixing import Mixing, soft_labels
+from .objects import ObjectList, Objects
 from .randaugment import RandAugment
 from .resize import evaluation_view, normalize, resize_bicubic
 from .sources import Source, Split, digits, find_images, image_folder, open_source
@@ -15,6 +16,8 @@ __all__ = [
     "EvalTransform",
     "Loader",
     "Mixing",
+    "ObjectList",
+    "Objects",
     "RandAugment",
     "Share",
     "Source",

@@ -18,19 +18,21 @@ class DataConfig:
         source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
             val/CLASS/*; "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with. For
             segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH"; for depth "scenes:N", "nyu:FILE.mat",
-            "depth:PATH".
+            "depth:PATH"; for detection "scenes:N", "coco:PATH".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
-        image_width: width of the training images where it is not the height (segmentation, depth).
-        test_width: width of the evaluation images where it is not the height (segmentation, depth).
+        image_width: width of the training images where it is not the height (segmentation, depth, detection).
+        test_width: width of the evaluation images where it is not the height (segmentation, depth, detection).
         resize_margin: evaluation resizes to test_size + resize_margin squared and crops the centre; 32 in the papers.
         crop: "distorted" (8..100 % of the area, aspect 3/4..4/3, as in the papers), "shift" (by up to an eighth of the
             side, for small images) or "none". Of segmentation and depth "random" (any place, padded where the image is
-            smaller) or "none", the centre.
-        short_side: pixels that the shorter side of images is resized to first (segmentation, depth); null: not resized.
-        scale: training images are then resized by a random factor in this range (segmentation, depth); [0.5, 2] in the
-            papers' segmentation. Depth is divided by it, as if the camera were nearer.
-        color: random grey, brightness, saturation and hue in training, as in the papers' depth (segmentation, depth).
+            smaller) or "none", the centre. Of detection "none": images shrink to the size and are padded to it.
+        short_side: pixels that the shorter side of images is resized to first (segmentation, depth, detection); null:
+            not resized.
+        scale: training images are then resized by a random factor in this range (segmentation, depth, detection);
+            [0.5, 2] in the papers' segmentation. Depth is divided by it, as if the camera were nearer.
+        color: random grey, brightness, saturation and hue in training, as in the papers' depth (segmentation, depth,
+            detection).
         flip: mirror half of the training images.
         mixup: alpha of MixUp, which blends the images of the first half of a batch with others; 0.2 in the papers, 0:
             none. With mixing, an epoch reads every image twice.

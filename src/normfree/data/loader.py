@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .decode import UnreadableImage
 from .mixing import Mixing
+from .objects import ObjectList, Objects
 from .sources import Split
 from .transforms import Transform
 
@@ -19,6 +20,7 @@ class Batch:
 
     Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
     of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
+    Where images hold objects, ``targets`` are these.
     """
 
     images: Tensor
@@ -27,10 +29,15 @@ class Batch:
     unreadable: list[str] = field(default_factory=list)
     partners: Tensor | None = None
     ratios: Tensor | None = None
-    targets: Tensor | None = None
+    targets: Tensor | ObjectList | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def inputs(self) -> tuple:
+        """What a network is called with: images, and for one that finds objects the sizes of these and the objects."""
+        return (self.images, self.targets) if isinstance(self.targets, ObjectList) else (self.images,)
 
     def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
         """``function`` of the tensors ``names`` that there are."""
@@ -42,7 +49,9 @@ class Batch:
         return replace(self, images=images, **moved)
 
     def pin_memory(self) -> "Batch":
-        return replace(self, **self._each(Tensor.pin_memory, "images", "labels", "partners", "ratios", "targets"))
+        return replace(
+            self, **self._each(lambda x: x.pin_memory(), "images", "labels", "partners", "ratios", "targets")
+        )
 
     def pieces(self, size: int) -> "Iterator[Batch]":
         """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
@@ -74,7 +83,7 @@ class _Sample:
     partner: int = 0
     ratio: float = 1.0
     error: str | None = None
-    target: Tensor | None = None
+    target: Tensor | Objects | None = None
 
 
 class _Transformed(Dataset):
@@ -102,7 +111,7 @@ class _Transformed(Dataset):
 
 
 class _TransformedPairs(_Transformed):
-    """The same of pairs of an image and what each of its pixels is; their label is 0."""
+    """The same of pairs of an image and what each of its pixels is, or its objects; their label is 0."""
 
     def __getitem__(self, key: _Key) -> _Sample:
         generator = torch.Generator().manual_seed(key.seed)
@@ -167,7 +176,7 @@ class Loader:
         drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
         share: which part of each batch to load.
         mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
-        pairs: ``split`` has ``pair(index)``, an image and what each pixel is, and ``transform`` takes both.
+        pairs: ``split`` has ``pair(index)``, an image and what each pixel is, or its objects; ``transform`` takes both.
     """
 
     def __init__(
@@ -221,6 +230,8 @@ class _Collate:
         batch = Batch(images, labels, indices, [sample.error for sample in samples if sample.error is not None])
         if self.pairs:
             targets = [sample.target for sample in read]
+            if read and isinstance(targets[0], Objects):
+                return replace(batch, targets=ObjectList(targets))
             return replace(batch, targets=torch.stack(targets) if read else torch.empty(0, *self.shape[1:]))
         if not self.mixed:
             return batch

@@ -100,7 +100,7 @@ def open_pairs(source: str, task: str, channels: int = 3) -> Source:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
 
     Raises:
-        UsageError: unknown kind, a missing file or folder, or a first pair that does not fit together.
+        UsageError: unknown kind, a missing file or folder, or a first or last pair that does not fit together.
     """
     kind, _, rest = source.partition(":")
     openers = {
@@ -115,7 +115,11 @@ def open_pairs(source: str, task: str, channels: int = 3) -> Source:
     opened = openers[kind](rest, channels)
     for split in (opened.train, opened.test):
         try:
-            split.pair(0)  # a mistake that all files share is better said now than after ten of them
+            for index in {
+                0,
+                len(split) - 1,
+            }:  # a mistake that all files share is better said now than after ten of them
+                split.pair(index)
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
     return opened
@@ -150,7 +154,9 @@ def voc(path: str, channels: int = 3) -> Source:
     """Pascal VOC 2012, 21 classes: PATH is VOC2012 or a folder with (VOCdevkit/)VOC2012 in it.
 
     The training images are those of ImageSets/Segmentation/trainaug.txt where it is there (SBD's further masks, which
-    lie in SegmentationClassAug then), else of train.txt; the test images those of val.txt.
+    lie in SegmentationClassAug then), else of train.txt. With the latter come those of SBD (Hariharan et al., 2011)
+    that are not among VOC's test images, where its archive is unpacked beside: benchmark_RELEASE/dataset in PATH or in
+    a folder above VOC2012, masks in .mat files. The test images are those of val.txt.
 
     Raises:
         UsageError: a folder, list, image or mask is missing, by name.
@@ -158,10 +164,16 @@ def voc(path: str, channels: int = 3) -> Source:
     root = _root(path, "voc", "JPEGImages, SegmentationClass and ImageSets/Segmentation")
     root = next((p for p in (root / "VOCdevkit" / "VOC2012", root / "VOC2012") if p.is_dir()), root)
     lists = root / "ImageSets" / "Segmentation"
-    train = lists / "trainaug.txt"
-    parts = [_listed(root, names) for names in (train if train.is_file() else lists / "train.txt", lists / "val.txt")]
+    merged = lists / "trainaug.txt"
+    train, test = (
+        _listed(root, names) for names in (merged if merged.is_file() else lists / "train.txt", lists / "val.txt")
+    )
+    places = [p / "benchmark_RELEASE" / "dataset" for p in (root, *root.absolute().parents[:2])]
+    sbd = next((p for p in places if p.is_dir()), None)
+    if sbd is not None and not merged.is_file():
+        train += _boundaries(sbd, {Path(image).stem for image, _ in train + test})
     read = functools.partial(read_mask, classes=len(VOC_CLASSES))
-    return Source(*(FilePairs(samples, read, channels) for samples in parts), list(VOC_CLASSES))
+    return Source(*(FilePairs(samples, read, channels) for samples in (train, test)), list(VOC_CLASSES))
 
 
 def depths(path: str, channels: int = 3) -> Source:
@@ -202,15 +214,18 @@ def nyu(path: str, channels: int = 3) -> Source:
 
 
 def read_mask(path: str, classes: int) -> Tensor:
-    """The (H, W) int64 classes of a PNG file of one channel or a palette.
+    """The (H, W) int64 classes of a PNG file of one channel or a palette, or of one of SBD's .mat files.
 
     Raises:
         UnreadableImage: not there, another kind of file, or a class that there is not.
     """
-    with _image(path) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise UnreadableImage(f"{path}: a {image.mode} image; a mask holds one class number per pixel (8 bits)")
-        mask = np.array(image).astype(np.uint8)
+    if path.endswith(".mat"):
+        mask = _segmentation(path)
+    else:
+        with _image(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise UnreadableImage(f"{path}: a {image.mode} image; a mask holds one class number per pixel (8 bits)")
+            mask = np.array(image).astype(np.uint8)
     unknown = sorted(set(np.unique(mask).tolist()) - {IGNORE} - set(range(classes)))
     if unknown:
         raise UnreadableImage(f"{path}: class {unknown[0]} is unknown; there are 0 to {classes - 1}, and 255 to ignore")
@@ -296,6 +311,34 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
     return samples
 
 
+def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
+    """Images and masks of both lists of SBD, in order of their names, without others of these names."""
+    found = set()
+    for names in (sbd / "train.txt", sbd / "val.txt"):
+        if not names.is_file():
+            raise UsageError(f"data.source: {names} is missing")
+        found.update(names.read_text(encoding="utf-8", errors="replace").split())
+    samples = [(sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat") for name in sorted(found - others)]
+    for file in (file for pair in samples for file in pair):
+        if not file.is_file():
+            raise UsageError(f"data.source: {file} is missing; the lists in {sbd} name it")
+    return [(str(image), str(mask)) for image, mask in samples]
+
+
+def _segmentation(path: str) -> np.ndarray:
+    """The mask in a .mat file of SBD, (H, W) uint8."""
+    try:
+        mask = np.asarray(_matlab(path)["GTcls"]["Segmentation"][0, 0])
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the file holds
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"{path}: no mask of SBD (GTcls.Segmentation): {reason}") from error
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise UnreadableImage(f"{path}: an array of shape {mask.shape} of {mask.dtype}; a mask is (H, W) uint8")
+    return mask
+
+
 def _largest(samples: list[tuple[str, str]]) -> int:
     """The largest class in masks."""
     largest = 0
@@ -320,10 +363,19 @@ def _opened(path: str, process: int) -> Any:
 
 def _splits(file: Path) -> tuple[list[int], list[int]]:
     """Places of the training and the test images, counted from 0."""
-    from scipy.io import loadmat  # scikit-learn brings it
-
     try:
-        content = loadmat(str(file))
+        content = _matlab(str(file))
         return tuple([int(n) - 1 for n in content[key].ravel()] for key in ("trainNdxs", "testNdxs"))
+    except UsageError:
+        raise
     except Exception as error:  # whatever the file holds
         raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {error}") from error
+
+
+def _matlab(path: str) -> dict[str, Any]:
+    """The variables of a .mat file."""
+    try:
+        from scipy.io import loadmat  # on demand: it takes a moment; scikit-learn brings it
+    except ImportError as error:
+        raise UsageError("data.source: .mat files need scipy; pip install scipy") from error
+    return loadmat(path)

@@ -84,3 +84,9 @@ def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     scale = torch.tensor([1 / (255 * s) for s in std])
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)])
     return (image * scale[:, None, None]).sub_(shift[:, None, None])
+
+
+def pixels_of(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The (C, H, W) uint8 image that :func:`normalize` made a float32 one of."""
+    scale, shift = (torch.tensor(values)[:, None, None] for values in (std, mean))
+    return ((image * scale + shift) * 255).round_().clamp_(0, 255).byte()

@@ -1,4 +1,4 @@
-"""Procedural scenes with exact masks, boxes and depth: data for segmentation and depth without a download.
+"""Procedural scenes with exact masks, boxes and depth: data without a download.
 
 A room seen by a camera 1.5 m above a tiled floor: flat shapes of known sizes in metres stand on the floor or hover
 above it, nearer ones hide farther ones, and all fades with the distance. So one image says how far away things are. The
@@ -178,7 +178,8 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 class SceneSplit:
     """Scenes as pairs of an image and a target, made when asked for.
 
-    ``kind`` is "mask" (the target is (S, S) int64) or "depth" ((S, S) float32 metres).
+    ``kind`` is "mask" (the target is (S, S) int64) or "depth" ((S, S) float32 metres); objects: see
+    :class:`.objects.SceneObjects`.
     """
 
     length: int
@@ -193,20 +194,26 @@ class SceneSplit:
     def scene(self, index: int) -> Scene:
         return make_scene(self.part, index, self.side)
 
+    def pixels(self, scene: Scene) -> Tensor:
+        """Its image, (C, S, S) uint8."""
+        pixels = scene.image if self.channels == 3 else scene.image.mean(2, keepdims=True).astype(np.uint8)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         scene = self.scene(index)
-        pixels = scene.image if self.channels == 3 else scene.image.mean(2, keepdims=True).astype(np.uint8)
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        image = self.pixels(scene)
         return image, torch.from_numpy(scene.mask).long() if self.kind == "mask" else torch.from_numpy(scene.depth)
 
     def image(self, index: int) -> Tensor:
-        return self.pair(index)[0]
+        return self.pixels(self.scene(index))
 
     def name(self, index: int) -> str:
         return f"scenes/{('train', 'test')[self.part]}[{index}]"
 
 
-def scenes(text: str, kind: str, channels: int = 3) -> tuple[SceneSplit, SceneSplit]:
+def scenes(
+    text: str, kind: str, channels: int = 3, split: type[SceneSplit] = SceneSplit
+) -> tuple[SceneSplit, SceneSplit]:
     """Training and held-out scenes of "N" or "N,SIDE" (96 pixels); a tenth of N are held out.
 
     Raises:
@@ -220,4 +227,4 @@ def scenes(text: str, kind: str, channels: int = 3) -> tuple[SceneSplit, SceneSp
             f"SIDE of {SIDES[0]} to {SIDES[1]} pixels"
         )
     lengths = count, max(1, count // 10)
-    return tuple(SceneSplit(n, side, channels, part, kind) for part, n in enumerate(lengths))
+    return tuple(split(n, side, channels, part, kind) for part, n in enumerate(lengths))

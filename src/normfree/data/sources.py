@@ -121,7 +121,7 @@ def open_source(source: str, channels: int = 3) -> Source:
 def absolute(source: str) -> str:
     """The description of a source by which it is found from any folder."""
     kind, colon, rest = source.partition(":")
-    if kind in ("imagefolder", "voc", "masks", "nyu", "depth"):
+    if kind in ("imagefolder", "voc", "masks", "nyu", "depth", "coco"):
         rest = str(Path(rest).expanduser().resolve())
     elif kind == "wds":
         rest = shards.absolute(rest)

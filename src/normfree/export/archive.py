@@ -20,10 +20,11 @@ def to_archive(
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
+    task: str = "classification",
     batch: int | None = None,
     precision: str = "float32",
 ) -> Written:
-    """Write a network, folded, as an archive of ``torch.export``: (batch, C, size, size) -> (batch, outputs).
+    """Write a network, folded, as an archive of ``torch.export``: (batch, C, H, W) -> (batch, outputs).
 
     The file describes itself (extra file "normfree") and is loaded and run before it is put in place.
 
@@ -32,16 +33,17 @@ def to_archive(
         preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.
         classes: names of the outputs.
         name: of the network; None takes its own.
+        task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
         batch: a fixed number of images per call; None leaves it open.
-        precision: "float32", "float16" or "bfloat16"; input and logits are float32 in any.
+        precision: "float32", "float16" or "bfloat16"; input and output are float32 in any.
 
     Raises:
         UsageError: an unusable value.
         RunFailed: the file cannot be written, or computes something else; it is not kept.
     """
     check_place(path, ".pt2")
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, batch=batch, precision=precision)
-    job = prepare(model, **described)
+    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task)
+    job = prepare(model, **described, batch=batch, precision=precision)
     return write_checked(path, job, lambda part: _write(job, part), open_archive)
 
 

@@ -9,26 +9,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..models import DenseNet
 
 KEY, FORMAT = "normfree", 1  # the entry of a file's metadata, and the version of its content
-RESIZE = dict(resize="squash", interpolation="bicubic", cubic_a=-0.5, antialias=False)  # the papers', for every file
+# what a reader must know about each way to resize
+RESIZE = dict(
+    squash=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # the papers' for classification
+    short_side=dict(interpolation="bicubic", cubic_a=-0.5, antialias=True, outside="mean"),
+    none=dict(outside="mean"),
+)
+# what a network's output is called; the rest of its shape behind (N, outputs)
+OUTPUTS = dict(classification="logits", segmentation="logits", depth="metres")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input: squashed to (size + margin) squared, cropped to its centre, normalized.
+    """How an image becomes the network's input: resized, cropped to its centre, (pixel / 255 - mean) / std per channel.
 
-    The resize is bicubic with a = -0.5, not antialiased, and ignores the aspect: the papers' evaluation. Then
-    (pixel / 255 - mean) / std per channel.
+    With ``resize="squash"`` it is squashed to (size + margin) squared: bicubic with a = -0.5, not antialiased, whatever
+    the aspect; the papers' evaluation. With "short_side" the shorter side gets ``short_side`` pixels (bicubic,
+    antialiased) and the aspect stays, with "none" the image is as it is; where it is smaller than the crop then, it
+    lies in the middle of pixels of the mean colour.
 
     Args:
-        size: side of the network's input in pixels.
+        size: height of the network's input in pixels, and its width unless ``width`` says otherwise.
         channels: 3 for red, green, blue; 1 for grey.
-        resize_margin: pixels that the resized image is larger than ``size``.
+        resize_margin: pixels that the squashed image is larger than ``size``.
 
     Raises:
-        UsageError: a number out of range; mean or std of another number of channels.
+        UsageError: a number out of range; mean or std of another number of channels; an unknown resize, or one that
+            does not go with the other numbers.
     """
 
     size: int
@@ -36,12 +47,25 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_margin: int = 32
+    width: int | None = None
+    resize: str = "squash"
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0)):
+        for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
             value = getattr(self, name)
+            if value is None and name in ("width", "short_side"):
+                continue
             if not isinstance(value, int) or value < least:
                 raise UsageError(f"{name} (={value!r}) must be an integer of at least {least}")
+        if self.resize not in RESIZE:
+            raise UsageError(f"resize (={self.resize!r}) must be one of {', '.join(RESIZE)}")
+        if (self.resize == "short_side") != (self.short_side is not None):
+            raise UsageError(
+                f"short_side (={self.short_side}) belongs to resize 'short_side' alone; resize is {self.resize!r}"
+            )
+        if self.resize == "squash" and self.width not in (None, self.size):
+            raise UsageError(f"width (={self.width}) must be that of size (={self.size}) for resize 'squash'")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
             if len(getattr(self, name)) != self.channels:
@@ -62,7 +86,13 @@ class Preprocessing:
         if not isinstance(config, dict) or "mean" not in config:
             raise UsageError(f"{type(model).__name__} does not say how its images are prepared; give preprocessing=")
         channels, test_size = (config.get("test_input_size") or config["input_size"])[::2]
-        return cls(size or test_size, channels, config["mean"], config["std"])
+        pixels = dict(resize="none", resize_margin=0) if isinstance(model, DenseNet) else {}
+        return cls(size or test_size, channels, config["mean"], config["std"], **pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the network's input."""
+        return self.channels, self.size, self.width or self.size
 
 
 @dataclass(frozen=True)
@@ -71,11 +101,15 @@ class Description:
 
     Attributes:
         model: name of the network.
-        classes: their names in the order of the logits; None where they have none.
+        classes: their names in the order of the logits, so also by the class numbers of pixels; None where they have
+            none.
         precision: of weights and arithmetic; inputs and logits are float32 at any.
         batch: images per call where that is fixed.
         opset: of an ONNX file.
         normfree, torch: versions that wrote the file.
+        task: "classification"; "segmentation" or "depth", whose output is of each pixel.
+        output: what the output is called: "logits", the largest one's place is the class number, or "metres".
+        shape: of the output for one image: (outputs,) or (outputs, H, W).
     """
 
     model: str
@@ -86,11 +120,15 @@ class Description:
     opset: int | None
     normfree: str
     torch: str
+    task: str = "classification"
+    output: str = "logits"
+    shape: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON; ``preprocessing`` spells out the resize."""
         content = dataclasses.asdict(self)
-        content["preprocessing"] |= RESIZE
+        given = {name: value for name, value in content["preprocessing"].items() if value is not None}
+        content["preprocessing"] = given | RESIZE[self.preprocessing.resize]
         return json.dumps(dict(format=FORMAT, **content), ensure_ascii=False)
 
     @classmethod
@@ -105,12 +143,14 @@ class Description:
             if content.pop("format") != FORMAT:
                 raise ValueError("written by another version of normfree")
             preprocessing = content.pop("preprocessing")
-            if {name: preprocessing.pop(name) for name in RESIZE} != RESIZE:
+            known = RESIZE[preprocessing["resize"]]
+            if {name: preprocessing.pop(name) for name in known} != known:
                 raise ValueError("images are prepared in another way than this version knows")
-            classes = content.pop("classes")
+            classes, shape = content.pop("classes"), content.pop("shape")
             return cls(
                 preprocessing=Preprocessing(**preprocessing),
                 classes=None if classes is None else tuple(map(str, classes)),
+                shape=tuple(map(int, shape)),
                 **content,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -119,7 +159,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Deployed:
-    """An exported file, opened: its description, and its function (N, C, size, size) -> (N, outputs) in float32."""
+    """An exported file, opened: its description, and its function (N, C, H, W) -> (N, *shape) in float32."""
 
     description: Description
     run: Callable[[Tensor], Tensor]

@@ -25,11 +25,12 @@ def to_onnx(
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     name: str | None = None,
+    task: str = "classification",
     batch: int | None = None,
     precision: str = "float32",
     opset: int = OPSET,
 ) -> Written:
-    """Write a network, folded, as an ONNX file: ``image`` (batch, C, size, size) -> ``logits`` (batch, outputs).
+    """Write a network, folded, as an ONNX file: ``image`` (batch, C, H, W) -> ``logits`` (batch, outputs).
 
     The file describes itself (metadata entry "normfree") and is run by onnxruntime before it is put in place. Weights
     above 1.8 GB go into a second file, ``path`` with ``.data`` behind it, which must stay beside the first.
@@ -39,8 +40,9 @@ def to_onnx(
         preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.
         classes: names of the outputs.
         name: of the network; None takes its own.
+        task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
         batch: a fixed number of images per call; None leaves it open.
-        precision: "float32" or "float16"; input and logits are float32 in any.
+        precision: "float32" or "float16"; input and output are float32 in any.
         opset: 18 or newer.
 
     Raises:
@@ -48,8 +50,8 @@ def to_onnx(
         RunFailed: the file cannot be written or run, or computes something else; it is not kept.
     """
     check_onnx(path, precision, opset)
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, batch=batch, precision=precision)
-    job = prepare(model, **described, opset=opset)
+    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task)
+    job = prepare(model, **described, batch=batch, precision=precision, opset=opset)
     return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
 
 
@@ -82,7 +84,7 @@ def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
                 opset_version=opset,
                 dynamic_shapes=job.dynamic_shapes,
                 input_names=["image"],
-                output_names=["logits"],
+                output_names=[job.description.output],
             )
     except torch.onnx.OnnxExporterError as error:
         raise RunFailed(f"cannot write {path}: torch's exporter fails: {str(error).splitlines()[0]}") from error

@@ -6,6 +6,7 @@ from .bn_resnet import BNResNet, BNResNetV1, PostactBlock
 from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
 from .dense import DenseNet, depth_estimator, segmenter
+from .detection import DetectionNet, Detections, detector
 from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
 from .head import ClassifierHead
 from .nf_regnet import NFRegNet
@@ -22,6 +23,8 @@ __all__ = [
     "Branch",
     "ClassifierHead",
     "DenseNet",
+    "DetectionNet",
+    "Detections",
     "FixupBlock",
     "FixupResNet",
     "ModelInfo",
@@ -39,6 +42,7 @@ __all__ = [
     "count_macs",
     "create_model",
     "depth_estimator",
+    "detector",
     "list_models",
     "model_info",
     "segmenter",

@@ -18,6 +18,7 @@ from ..nn import (
     StochasticDepth,
     WSConv2d,
     activated,
+    gated_merge,
 )
 
 
@@ -176,11 +177,15 @@ class NFBlock(nn.Module):
         scale = self.skip_init.scale() if self.skip_init is not None else None
         if self.se_position == "end":
             (out,) = activated(self.act, out, self.conv2)
-            gate = self.squeeze_excite.gate(out)
-            gate = gate if scale is None else gate * scale
-            return residual_merge(shortcut, out, gate if keep is None else gate * keep)
+            return gated_merge(shortcut, out, lambda mean: self._gate(mean, scale, keep))
         (out,) = activated(self.act, out, self.conv2 if scale is None else lambda x: self.conv2(x, scale))
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
+
+    def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:
+        """What the branch is multiplied with: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
+        gate = self.squeeze_excite.gate_of(mean)
+        gate = gate if scale is None else gate * scale
+        return gate if keep is None else gate * keep
 
     def _downscale(self, x: Tensor) -> Tensor:
         """The shortcut of an activation, where stride or channels change."""

@@ -4,15 +4,17 @@ import itertools
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..functional import expected_variances
 from ..nn import Activation, Role, WSConv2d
-from .body import NormFreeNet, ResidualNet
+from .body import ResidualNet
+from .pyramid import level_scales
 
 MOST_WIDTH = 16384  # channels of a head
+_DOUBLES = dict(stride=2, padding=2, output_padding=1)  # a transposed convolution of 5x5, with zeros between pixels
 START = 2.7  # metres, the mean of NYU Depth v2: clipping would move a bias from 0 by its eps only
 
 
@@ -42,15 +44,45 @@ class FCNHead(nn.Module):
     ):
         super().__init__()
         self.conv0 = WSConv2d(in_features, width, 3, dilation=dilation, input_scale=scale)
-        self.act0 = _like(act)
+        self.act0 = like(act)
         self.conv1 = WSConv2d(width, width, 3, dilation=dilation, input_scale=act.gamma)
-        self.act1 = _like(act)
+        self.act1 = like(act)
         self.gamma = act.gamma
-        self.classifier = _last(width, num_classes, 1, init_std)
+        self.classifier = last_conv(width, num_classes, 1, init_std)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act1(self.conv1(self.act0(self.conv0(x))))
         return self.classifier(x * self.gamma)
+
+
+class UpConv2d(WSConv2d):
+    """A 5x5 convolution of a map with a zero behind each of its pixels: (N, C, H, W) -> (N, out_channels, 2 H, 2 W).
+
+    Computed as a transposed convolution, which skips the zeros. Three of four inputs are zeros, which a factor of 2
+    makes up for, so that the variance stays 1 at initialization. Parameters: as :class:`.WSConv2d`, the weight
+    (out_channels, C, 5, 5) that of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, input_scale: float = 1.0):
+        super().__init__(in_channels, out_channels, 5, input_scale=2 * input_scale)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        bias = self.bias if scale is None else self.bias * scale
+        return F.conv_transpose2d(x, _transposed(self.effective_weight(scale)), bias, **_DOUBLES)
+
+    @torch.no_grad()
+    def folded(self, scale: Tensor | None = None) -> nn.ConvTranspose2d:
+        """The same function as a plain transposed convolution."""
+        plain = nn.ConvTranspose2d(self.in_channels, self.out_channels, 5, **_DOUBLES, device="meta")
+        plain.weight = nn.Parameter(_transposed(self.effective_weight(scale)).contiguous(), requires_grad=False)
+        bias = self.bias.clone() if scale is None else self.bias * scale
+        plain.bias = nn.Parameter(bias, requires_grad=False)
+        return plain.train(self.training)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """What a transposed convolution takes for a convolution's weight: the kernel flipped, the channels swapped."""
+    return weight.flip(2, 3).transpose(0, 1)
 
 
 class UpProjection(nn.Module):
@@ -58,33 +90,21 @@ class UpProjection(nn.Module):
 
     The up-projection block of Laina et al. (arXiv:1606.00373, figure 2) without normalization: activation; zeros
     between the pixels and a 5x5 convolution, once followed by activation and a 3x3 convolution and once alone; their
-    sum over sqrt(2). Three of four inputs of the 5x5 convolutions are zeros, which a factor of 2 makes up for, so that
-    the variance stays 1 at initialization.
+    sum over sqrt(2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, act: Activation):
         super().__init__()
-        self.act0 = _like(act)
-        self.up_branch = WSConv2d(in_channels, out_channels, 5, input_scale=2 * act.gamma)
-        self.act1 = _like(act)
+        self.act0 = like(act)
+        self.up_branch = UpConv2d(in_channels, out_channels, input_scale=act.gamma)
+        self.act1 = like(act)
         self.conv = WSConv2d(out_channels, out_channels, 3, input_scale=act.gamma)
-        self.up_shortcut = WSConv2d(in_channels, out_channels, 5, input_scale=2 * act.gamma)
+        self.up_shortcut = UpConv2d(in_channels, out_channels, input_scale=act.gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act0(x)
-        branch = self.conv(self.act1(upsampled(x, self.up_branch)))
-        return (branch + upsampled(x, self.up_shortcut)) * 0.5**0.5
-
-
-def upsampled(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 5x5 convolution of x with a zero behind each pixel: (N, C, H, W) -> (N, out, 2 H, 2 W).
-
-    Computed as a transposed convolution, which skips the zeros. ``conv`` may be folded.
-    """
-    weight = conv.effective_weight() if hasattr(conv, "effective_weight") else conv.weight
-    # the convolution's flipped kernel, its channels swapped
-    weight = weight.flip(2, 3).transpose(0, 1)
-    return F.conv_transpose2d(x, weight, conv.bias, stride=2, padding=2, output_padding=1)
+        branch = self.conv(self.act1(self.up_branch(x)))
+        return (branch + self.up_shortcut(x)) * 0.5**0.5
 
 
 class UpProjectionHead(nn.Module):
@@ -117,28 +137,25 @@ class UpProjectionHead(nn.Module):
         widths = [max(1, width >> i) for i in range(count + 1)]
         self.conv = WSConv2d(in_features, width, 1, input_scale=scale)
         self.blocks = nn.Sequential(*(UpProjection(a, b, act) for a, b in itertools.pairwise(widths)))
-        self.act, self.gamma = _like(act), act.gamma
-        self.last = _last(widths[-1], 1, 3, (9 * widths[-1]) ** -0.5 if init_std is None else init_std)
+        self.act, self.gamma = like(act), act.gamma
+        self.last = last_conv(widths[-1], 1, 3, (9 * widths[-1]) ** -0.5 if init_std is None else init_std)
         nn.init.constant_(self.last.bias, START)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.act(self.blocks(self.conv(x))) * self.gamma)
 
 
-class DenseNet(nn.Module):
-    """A backbone and a head: (N, in_chans, H, W) -> (N, outputs, H, W), the head's map resized bilinearly.
+class OnBackbone(nn.Module):
+    """A network that stands on another one.
 
     Attributes:
         backbone: without its classifier; its parameters are named ``backbone.*``.
-        head: from ``backbone.forward_features``' map to ``outputs`` maps.
     """
 
-    def __init__(self, backbone: ResidualNet, head: nn.Module):
+    def __init__(self, backbone: ResidualNet):
         super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return resized(self.head(self.backbone.forward_features(x)), x.shape[-2:])
+        backbone.reset_classifier(0)
+        self.backbone = backbone
 
     @property
     def default_cfg(self) -> dict[str, Any]:
@@ -151,6 +168,21 @@ class DenseNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True, stages: Any = None) -> None:
         """As of the backbone."""
         self.backbone.set_grad_checkpointing(enable, stages)
+
+
+class DenseNet(OnBackbone):
+    """A backbone and a head: (N, in_chans, H, W) -> (N, outputs, H, W), the head's map resized bilinearly.
+
+    Attributes:
+        head: from ``backbone.forward_features``' map to ``outputs`` maps.
+    """
+
+    def __init__(self, backbone: ResidualNet, head: nn.Module):
+        super().__init__(backbone)
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resized(self.head(self.backbone.forward_features(x)), x.shape[-2:])
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,10 +211,9 @@ def segmenter(backbone: ResidualNet, num_classes: int, *, width: int | None = No
     """
     if num_classes < 2:
         raise UsageError(f"num_classes (={num_classes}) must be at least 2 for segmentation")
-    _check_width(width)
+    check_width(width)
     options = dict(width=width or 256, act=activation_of(backbone), scale=feature_scale(backbone))
     head = FCNHead(backbone.num_features, num_classes, **options)
-    backbone.reset_classifier(0)
     return DenseNet(backbone, head)
 
 
@@ -195,11 +226,10 @@ def depth_estimator(backbone: ResidualNet, *, width: int | None = None) -> Dense
     Raises:
         UsageError: a width out of range.
     """
-    _check_width(width)
+    check_width(width)
     count = max(0, round(math.log2(backbone.feature_info[-1]["reduction"])) - 1)
     options = dict(width=width, count=count, act=activation_of(backbone), scale=feature_scale(backbone))
     head = UpProjectionHead(backbone.num_features, **options)
-    backbone.reset_classifier(0)
     return DenseNet(backbone, head)
 
 
@@ -214,23 +244,21 @@ def feature_scale(backbone: ResidualNet) -> float:
 
     1 for networks whose last map has variance 1 already: behind the last stage is a convolution or a normalization.
     """
-    if not isinstance(backbone, NormFreeNet) or not isinstance(backbone.final_conv, nn.Identity):
-        return 1.0
-    depths = [len(stage) for stage in backbone.stages]
-    depths[-1] += 1  # the input of the block that would follow
-    return expected_variances(depths, backbone.alpha)[-1][-1] ** -0.5
+    return level_scales(backbone)[-1]
 
 
-def _check_width(width: int | None) -> None:
+def check_width(width: int | None) -> None:
+    """Raise UsageError for a width of a head out of range."""
     if width is not None and not 1 <= width <= MOST_WIDTH:
         raise UsageError(f"width (={width}) must be at least 1 and at most {MOST_WIDTH}")
 
 
-def _like(act: Activation) -> Activation:
+def like(act: Activation) -> Activation:
+    """Another one of the same kind: a trace names what is called by its first place."""
     return Activation(act.activation, act.gamma)
 
 
-def _last(in_channels: int, out_channels: int, kernel_size: int, std: float) -> nn.Conv2d:
+def last_conv(in_channels: int, out_channels: int, kernel_size: int, std: float) -> nn.Conv2d:
     """A raw convolution, as a classifier: N(0, std), bias 0."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     nn.init.normal_(conv.weight, std=std)

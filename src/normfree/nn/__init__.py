@@ -4,6 +4,7 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 :func:`normfree.optim.param_groups` decides from that who gets weight decay and clipping.
 """
 
+from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
 from .conv import PaddedConv2d, SameConv2d, WSConv2d
 from .pool import AvgPoolSame, MaxPoolSame
@@ -27,5 +28,6 @@ __all__ = [
     "StochasticDepth",
     "WSConv2d",
     "activated",
+    "gated_merge",
     "parameter_roles",
 ]

@@ -43,7 +43,11 @@ class SqueezeExcite(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
-        h = self.fc1(F.relu(self.fc0(x.mean((2, 3)))))
+        return self.gate_of(x.mean((2, 3)))
+
+    def gate_of(self, mean: Tensor) -> Tensor:
+        """The gate of (N, C) means over places."""
+        h = self.fc1(F.relu(self.fc0(mean)))
         return (self.factor * torch.sigmoid(h))[:, :, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +74,11 @@ class EfficientChannelAttention(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
-        h = self.conv(x.mean((2, 3))[:, None])
+        return self.gate_of(x.mean((2, 3)))
+
+    def gate_of(self, mean: Tensor) -> Tensor:
+        """The gate of (N, C) means over places."""
+        h = self.conv(mean[:, None])
         return (self.factor * torch.sigmoid(h)).transpose(1, 2)[..., None]
 
     def forward(self, x: Tensor) -> Tensor:

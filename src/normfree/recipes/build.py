@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..data import Share, Source, open_source
+from ..data.coco import open_objects
 from ..data.pairs import open_pairs
 from ..errors import UsageError
-from ..models import depth_estimator, segmenter
-from ..tasks import Classification, Depth, Segmentation
+from ..models import depth_estimator, detector, segmenter
+from ..tasks import Classification, Depth, Detection, Segmentation
+from ..tasks.config import DETECTION
 from .recipe import Recipe
 
-Task = Classification | Segmentation | Depth
-DENSE = ("segmentation", "depth")  # tasks with a target for each pixel
+Task = Classification | Segmentation | Depth | Detection
+DENSE = dict(segmentation=Segmentation, depth=Depth, detection=Detection)  # tasks that are about places in images
 
 
 def is_dense(recipe: Recipe) -> bool:
-    """Whether the network answers for each pixel."""
+    """Whether the network answers for places in an image: each pixel, or each object."""
     return recipe.task.name in DENSE
 
 
@@ -27,10 +29,13 @@ def open_images(recipe: Recipe, source: str | None = None) -> Source:
         UsageError: they cannot be had, or are for another task.
     """
     source = recipe.data.source if source is None else source
+    if recipe.task.name == "detection":
+        return open_objects(source, recipe.data.channels, masks=recipe.task.masks)
     if is_dense(recipe):
         return open_pairs(source, recipe.task.name, recipe.data.channels)
-    if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth"):
-        raise UsageError(f"data.source (={source!r}) is for segmentation or depth; task.name is {recipe.task.name}")
+    if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth", "coco"):
+        other = "detection" if source.startswith("coco") else "segmentation or depth"
+        raise UsageError(f"data.source (={source!r}) is for {other}; task.name is {recipe.task.name}")
     return open_source(source, recipe.data.channels)
 
 
@@ -45,6 +50,10 @@ def build_network(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
         return segmenter(recipe.model.build(num_classes=0, **options), len(classes), width=recipe.task.head_width)
     if recipe.task.name == "depth":
         return depth_estimator(recipe.model.build(num_classes=0, **options), width=recipe.task.head_width)
+    if recipe.task.name == "detection":
+        fields = {name: getattr(recipe.task, name) for name in DETECTION}
+        backbone = recipe.model.build(num_classes=0, **options)
+        return detector(backbone, len(classes), width=recipe.task.head_width, **fields)
     return recipe.model.build(num_classes=len(classes), **options)
 
 
@@ -61,6 +70,8 @@ def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task: 
         UsageError: a field that is for another task.
     """
     data, options = recipe.data, dict(batch_size=recipe.train.batch_size, seed=recipe.train.seed, share=share)
+    if recipe.task.name == "detection" and recipe.train.compile:
+        raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
     if is_dense(recipe):
-        return dict(segmentation=Segmentation, depth=Depth)[recipe.task.name](source, recipe.task, data, **options)
+        return DENSE[recipe.task.name](source, recipe.task, data, **options)
     return Classification(source, recipe.task, data, image_size=data.image_size, test_size=data.test_size, **options)

@@ -56,18 +56,25 @@ def examples(
 
 
 def _card(example: Example) -> Markup:
-    image = example.image if example.image.mode in ("L", "RGB") else example.image.convert("RGB")
-    image = image.copy()
-    image.thumbnail((SIDE, SIDE))
-    tiny = max(image.size) < TINY
-    content = io.BytesIO()
-    image.save(content, "PNG" if tiny else "JPEG", **(dict(optimize=True) if tiny else dict(quality=80)))
-    source = f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(content.getvalue()).decode()}"
+    source, tiny = encoded(example.image)
     picture = tag("img", src=source, alt=example.caption, class_="tiny" if tiny else None, loading="lazy")
     details = [tag("span", line) for line in example.detail.splitlines()]
     return tag(
         "div", tag("div", picture, class_="pic"), tag("b", example.caption), details, title=example.title or None
     )
+
+
+def encoded(image: Image.Image, crisp: int = TINY) -> tuple[str, bool]:
+    """A picture as the source of an element, shrunk for the page; and whether it is below so many pixels.
+
+    Such a one is kept without loss.
+    """
+    image = (image if image.mode in ("L", "RGB") else image.convert("RGB")).copy()
+    image.thumbnail((SIDE, SIDE))
+    small = max(image.size) < crisp
+    content = io.BytesIO()
+    image.save(content, "PNG" if small else "JPEG", **(dict(optimize=True) if small else dict(quality=80)))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(content.getvalue()).decode()}", small
 
 
 def _confusions(confusion: Confusion) -> list[Markup]:

@@ -8,6 +8,7 @@ from .curves import curves
 from .examples import Confusion, Example, examples
 from .head import About, head
 from .markup import Markup, Missing, join, tag
+from .overlays import Overlays, overlays
 from .recipe import recipe
 from .run_files import RunFiles
 from .script import SCRIPT, policy
@@ -24,7 +25,8 @@ class Report:
     Attributes:
         changed: fields of the recipe that are not as their default, with the default as text.
         recorded: the network's signal propagation now.
-        examples: pictures; introduction and note: the lines before and behind them; confusion: of classes.
+        examples: pictures of mistakes, or of answers beside the truth; introduction and note: the lines before and
+            behind them; confusion: of classes.
         made: by what and when.
     """
 
@@ -32,7 +34,7 @@ class Report:
     about: About
     changed: dict[str, str] | Missing
     recorded: Recorded | Missing
-    examples: Sequence[Example] | Missing
+    examples: Sequence[Example] | Overlays | Missing
     introduction: str = ""
     note: str = ""
     confusion: Confusion | None = None
@@ -56,9 +58,15 @@ def write_page(report: Report) -> bytes:
         curves(run, about),
         clipping(run, about),
         signal(report.recorded, run.film),
-        examples(report.examples, report.introduction, report.confusion, report.note),
+        _examples(report),
         recipe(run, report.changed, about.unreadable),
         tag("p", report.made, class_="note", style="margin-top:44px") if report.made else None,
     )
     html = tag("html", tag("head", meta, title, style), tag("body", body, script), lang="en")
     return join(Markup("<!doctype html>\n"), html, "\n").encode()
+
+
+def _examples(report: Report) -> Markup:
+    if isinstance(report.examples, Overlays):
+        return overlays(report.examples, report.introduction, report.note)
+    return examples(report.examples, report.introduction, report.confusion, report.note)

@@ -135,6 +135,18 @@ summary { cursor: pointer; color: var(--soft); margin-bottom: 8px; }
   anywhere; }
 .examples span { font-size: 11.5px; color: var(--soft); line-height: 1.4; overflow-wrap: anywhere; overflow: hidden;
   display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.overlays { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 24px 28px;
+  margin-top: 16px; }
+.panels { display: grid; gap: 4px; }
+.panels div { position: relative; min-width: 0; }
+.panels img { display: block; width: 100%; border-radius: 3px; }
+.panels i { display: block; font-size: 11px; font-style: normal; color: var(--soft); }
+.overlays b { display: block; font-size: 13px; font-weight: 600; margin-top: 2px; overflow-wrap: anywhere; }
+.overlays span { display: block; font-size: 11.5px; color: var(--soft); line-height: 1.4; overflow-wrap: anywhere; }
+.key { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 12.5px; }
+.key span { white-space: nowrap; }
+.swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; border: 1px solid var(--line);
+  margin-right: 6px; vertical-align: -1px; }
 .confusion { font-size: 12px; }
 .confusion td { text-align: right; padding: 4px 7px; min-width: 30px; border: 1px solid var(--page); background:
   rgb(var(--hot) / var(--a, 0)); }

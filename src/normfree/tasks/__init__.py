@@ -3,6 +3,7 @@
 from .classification import Classification
 from .config import TaskConfig
 from .depth import Depth
+from .detection import Detection
 from .segmentation import Segmentation
 
-__all__ = ["Classification", "Depth", "Segmentation", "TaskConfig"]
+__all__ = ["Classification", "Depth", "Detection", "Segmentation", "TaskConfig"]

@@ -6,6 +6,9 @@ from typing import Literal
 from ..errors import UsageError
 
 MOST_WIDTH = 16384
+MOST_REGIONS, MOST_RATIOS = 10_000, 16
+# fields that are for detection, as other tasks leave them alone
+DETECTION = dict(masks=True, anchor_scale=8.0, anchor_ratios=(0.5, 1.0, 2.0), proposals=1000, regions=512)
 
 
 @dataclass
@@ -13,17 +16,29 @@ class TaskConfig:
     """What the network is trained for.
 
     Args:
-        name: "classification"; "segmentation", a class for each pixel; "depth", metres for each pixel.
+        name: "classification"; "segmentation", a class for each pixel; "depth", metres for each pixel; "detection",
+            boxes and masks of objects.
         label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers' classification.
         loss: "softmax" is cross-entropy between classes; "sigmoid" asks about each class by itself (binary
             cross-entropy, summed over classes), for many classes that overlap; classification only.
-        head_width: channels of the head of segmentation (null: 256) or depth (null: half of the network's).
+        head_width: channels of the head of segmentation (null: 256), of depth (null: half of the network's), of the
+            pyramid and heads of detection (null: 256).
+        masks: of detection, whether it draws the mask of each object, too (Mask R-CNN), or boxes alone (Faster R-CNN).
+        anchor_scale: of detection, side of a square anchor over the stride of its level; 8 in the papers.
+        anchor_ratios: of detection, heights over widths of the anchors.
+        proposals: of detection, regions of an image that the second stage looks at.
+        regions: of detection, how many of them are drawn per image in training.
     """
 
-    name: Literal["classification", "segmentation", "depth"] = "classification"
+    name: Literal["classification", "segmentation", "depth", "detection"] = "classification"
     label_smoothing: float = 0.0
     loss: Literal["softmax", "sigmoid"] = "softmax"
     head_width: int | None = None
+    masks: bool = True
+    anchor_scale: float = 8.0
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    proposals: int = 1000
+    regions: int = 512
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -32,5 +47,22 @@ class TaskConfig:
             raise UsageError(f"task.head_width (={self.head_width}) must be at least 1 and at most {MOST_WIDTH}")
         if self.loss != "softmax" and self.name != "classification":
             raise UsageError(f"task.loss (={self.loss!r}) is for classification; task.name is {self.name}")
-        if self.label_smoothing and self.name == "depth":
-            raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be 0 for depth")
+        if self.label_smoothing and self.name in ("depth", "detection"):
+            raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be 0 for {self.name}")
+        self._check_detection()
+
+    def _check_detection(self) -> None:
+        for name in ("proposals", "regions"):
+            if not 1 <= getattr(self, name) <= MOST_REGIONS:
+                raise UsageError(f"task.{name} (={getattr(self, name)}) must be at least 1 and at most {MOST_REGIONS}")
+        if not 0.1 <= self.anchor_scale <= 100:
+            raise UsageError(f"task.anchor_scale (={self.anchor_scale}) must be from 0.1 to 100")
+        ratios = self.anchor_ratios
+        if not 1 <= len(ratios) <= MOST_RATIOS or not all(0.01 <= ratio <= 100 for ratio in ratios):
+            raise UsageError(
+                f"task.anchor_ratios (={list(ratios)!s:.80}) must be 1 to {MOST_RATIOS} numbers from 0.01 to 100"
+            )
+        for name, default in DETECTION.items():
+            value = getattr(self, name)
+            if self.name != "detection" and (tuple(value) if isinstance(value, list) else value) != default:
+                raise UsageError(f"task.{name} (={value!s:.80}) is for detection; task.name is {self.name}")

@@ -1,5 +1,7 @@
 """Loaders of images with a target for each pixel: what segmentation and depth share."""
 
+from typing import Any
+
 from ..data import DataConfig, Loader, Share, Source
 from ..data.dense import DenseTransform
 from ..errors import UsageError
@@ -52,7 +54,7 @@ class DenseTask:
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
     ):
-        transform, view = train_transform(data), test_transform(data)
+        transform, view = self.transforms(data)
         options = dict(workers=data.workers, share=share, pairs=True)
         self.train = Loader(
             source.train,
@@ -65,3 +67,7 @@ class DenseTask:
             **options,
         )
         self.test = Loader(source.test, view, batch_size, shape=(data.channels, view.height, view.width), **options)
+
+    def transforms(self, data: DataConfig) -> tuple[Any, Any]:
+        """Of training and of evaluation."""
+        return train_transform(data), test_transform(data)

@@ -32,9 +32,7 @@ class Depth(DenseTask):
     @torch.no_grad()
     def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of measured pixels within a factor of 1.25, summed over images: for the progress bar."""
-        valid = batch.targets != INVALID
-        near = (_ratio(output[:, 0].float(), batch.targets) < RATIO) & valid
-        return (near.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)).sum()
+        return fraction_near(output, batch.targets).sum()
 
     def metrics(self) -> "DepthErrors":
         return DepthErrors()
@@ -94,6 +92,13 @@ def reverse_huber(output: Tensor, targets: Tensor) -> Tensor:
     c = (0.2 * error.detach().amax()).clamp(min=1e-6) if error.numel() else error.new_ones(())
     loss = torch.where(error <= c, error, (error.square() + c * c) / (2 * c))
     return loss.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+
+
+def fraction_near(output: Tensor, targets: Tensor) -> Tensor:
+    """Of the measured pixels of each image, those within a factor of 1.25: (N, 1, H, W) and (N, H, W) -> (N,)."""
+    valid = targets != INVALID
+    near = (_ratio(output[:, 0].float(), targets) < RATIO) & valid
+    return near.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
 
 
 def _ratio(said: Tensor, true: Tensor) -> Tensor:

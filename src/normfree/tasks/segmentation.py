@@ -35,8 +35,7 @@ class Segmentation(DenseTask):
     @torch.no_grad()
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
         """Fraction of pixels that are right, summed over images, on the device: for the progress bar."""
-        right = (logits.argmax(1) == batch.targets).flatten(1).sum(1)
-        return (right / _counted(batch.targets)).sum()
+        return fraction_right(logits, batch.targets).sum()
 
     def metrics(self) -> "Overlap":
         return Overlap(self.classes)
@@ -90,6 +89,11 @@ def pixel_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
     logits = logits if logits.dtype == torch.float64 else logits.float()
     entropy = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
     return entropy.flatten(1).sum(1) / _counted(targets)
+
+
+def fraction_right(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of the pixels of each image that are not ignored, those that are right: (N,)."""
+    return (logits.argmax(1) == targets).flatten(1).sum(1) / _counted(targets)
 
 
 def _counted(targets: Tensor) -> Tensor:

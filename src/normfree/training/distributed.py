@@ -1,6 +1,7 @@
 """The processes of a run: one, or those that torchrun started."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,15 +79,18 @@ class Replicas:
         )
 
     def shard(self, model: nn.Module, device: torch.device) -> None:
-        """Split the parameters by rows over all processes (FSDP2), block by block of ``model.stages``; in place."""
+        """Split the parameters by rows over all processes (FSDP2); in place.
+
+        They are gathered block by block of the ``stages`` of the network and of the networks in it; the rest at once.
+        """
         if self.world == 1:
             return
         from torch.distributed.fsdp import fully_shard  # on demand: it takes a second
 
         mesh = dist.init_device_mesh(device.type, (self.world,))
-        for stage in getattr(model, "stages", ()):
-            for block in stage:
-                fully_shard(block, mesh=mesh)
+        stages = [stage for part in model.modules() for stage in getattr(part, "stages", ())]
+        for block in itertools.chain(*stages):
+            fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 

@@ -24,7 +24,7 @@ def evaluate(
 
     Args:
         metrics: has ``update(output, batch)``, ``compute()`` and, for several processes, ``totals``, the list of
-            numbers that it adds up.
+            numbers that it adds up; or ``parts``, what it holds, and ``join``, which takes that of every process.
         replicas: the processes that share the batches; the result is that of all of them.
 
     Returns:
@@ -38,11 +38,15 @@ def evaluate(
             if len(batch) or replicas.world > 1:  # sharded networks run in all processes or in none
                 batch = batch.to(device)
                 with autocast(device, precision):
-                    output = model(batch.images)
-                metrics.update(output, batch)
+                    output = model(*batch.inputs)
+                if len(batch):
+                    metrics.update(output, batch)
     finally:
         model.train(training)
     if replicas.world > 1:
-        metrics.totals = replicas.sum(metrics.totals)
+        if hasattr(metrics, "join"):
+            metrics.join(replicas.gather(metrics.parts))
+        else:
+            metrics.totals = replicas.sum(metrics.totals)
         unreadable = [message for some in replicas.gather(unreadable) for message in some]
     return metrics.compute(), unreadable

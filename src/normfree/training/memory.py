@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import RunFailed
@@ -67,6 +68,8 @@ def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
 class Allocated(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make inside, while they live; for devices that do not count.
 
+    Views of what was there before are not counted.
+
     Attributes:
         now, most: bytes that live, and their maximum so far.
     """
@@ -78,9 +81,10 @@ class Allocated(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = function(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
+                self._note(storage)
         return out
 
     def _note(self, storage: torch.UntypedStorage) -> None:

@@ -92,7 +92,8 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
     replicas = step.replicas
     if state["world"] == replicas.world:
         random = read_tensors(checkpoint, "random")
-        _set_random_state({k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")})
+        own = {k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")}
+        _set_random_state(own, step.device)
     else:
         torch.manual_seed(torch.initial_seed() + 1_000_003 * state["step"] + replicas.rank)
         told.append(
@@ -109,7 +110,7 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _set_random_state(states: dict[str, Tensor]) -> None:
+def _set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

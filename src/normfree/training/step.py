@@ -119,7 +119,7 @@ class TrainStep:
         for piece, last in _with_last(self._pieces(batch)):
             part, right = self._backward(piece, images, last)
             loss, correct = loss + part, correct + right
-        value, correct = self.replicas.sum([loss.item(), correct.item()])
+        value, correct = self.replicas.sum(torch.stack([loss.double(), correct.double()]).tolist())  # one wait
         if not torch.isfinite(torch.tensor(value)):
             raise NotFinite(f"the loss is {value}{self._culprit(batch)}")
         correct = int(correct) if float(correct).is_integer() else correct  # a count, or a sum of fractions
@@ -191,7 +191,7 @@ class TrainStep:
 
     def _output(self, model: nn.Module, piece: Batch) -> Tensor:
         with autocast(self.device, self.precision):
-            return model(piece.images)
+            return model(*piece.inputs)
 
     def _update(self) -> ClipStatistics:
         """Clip, step, average; with float16, all of it or nothing."""
@@ -241,7 +241,7 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
     hooks = [module.register_forward_hook(look(name, module)) for name, module in model.named_modules()]
     try:
         with autocast(device, precision):
-            model(batch.images)
+            model(*batch.inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,211 @@
+"""Objects in images: boxes, classes and masks, moved with their image."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dense import recolored
+from .resize import normalize
+from .scenes import SceneSplit
+
+LEAST = 1.0  # pixel: narrower boxes teach nothing
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is in an image.
+
+    Attributes:
+        boxes: (K, 4) float32, left, top, right, bottom in pixels.
+        labels: (K,) int64, places among the classes.
+        crowd: (K,) bool: a group, which is neither learnt nor counted as missed or found.
+        areas: (K,) float32, what is seen of each in square pixels.
+        masks: (K, H, W) bool; None: not asked for.
+        size: (height, width) of the image as it lies in the upper left of its tensor.
+        original: (height, width) of the file. In evaluation boxes, areas and masks are in its pixels.
+        seed: of what the loss draws at random.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    areas: Tensor
+    masks: Tensor | None
+    size: tuple[int, int]
+    original: tuple[int, int]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(
+        cls, boxes: Tensor, labels: Tensor, size: tuple[int, int], masks: Tensor | None = None, **more: Tensor
+    ) -> "Objects":
+        """Objects of an image of that size; none is a crowd, areas are the boxes', unless they are given."""
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) if masks is None else masks.flatten(1).sum(1).float()
+        return cls(**dict(crowd=torch.zeros(len(boxes), dtype=torch.bool), areas=areas) | more | dict(
+            boxes=boxes, labels=labels, masks=masks, size=size, original=size
+        ))  # fmt: skip
+
+    @classmethod
+    def none(cls, size: tuple[int, int], original: tuple[int, int]) -> "Objects":
+        """Of an image that nothing is known about."""
+        return replace(cls.of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), original), size=size)
+
+    def chosen(self, which: Tensor) -> "Objects":
+        """Some of them, by a (K,) bool tensor."""
+        return self._each(lambda x: x[which])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Objects":
+        names = ("boxes", "labels", "crowd", "areas", "masks")
+        return replace(self, **{n: function(x) for n in names if (x := getattr(self, n)) is not None})
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Objects":
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Objects":
+        return self._each(Tensor.pin_memory)
+
+
+class ObjectList(Sequence[Objects]):
+    """The objects of the images of a batch; parts of it and its place are asked for as a tensor's are."""
+
+    def __init__(self, items: Sequence[Objects]):
+        self.items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place):
+        return ObjectList(self.items[place]) if isinstance(place, slice) else self.items[place]
+
+    def __iter__(self) -> Iterator[Objects]:
+        return iter(self.items)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "ObjectList":
+        return ObjectList([item.to(device, non_blocking) for item in self.items])
+
+    def pin_memory(self) -> "ObjectList":
+        return ObjectList([item.pin_memory() for item in self.items])
+
+
+class ObjectSplit(Protocol):
+    """Indexable: ``pair(i)`` is an image (C, H, W) uint8 and its Objects.
+
+    ``pair`` and ``image`` may raise UnreadableImage.
+    """
+
+    def __len__(self) -> int: ...
+    def pair(self, index: int) -> tuple[Tensor, Objects]: ...
+    def image(self, index: int) -> Tensor: ...
+    def name(self, index: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class SceneObjects(SceneSplit):
+    """Scenes with what is seen of their shapes; ``kind`` is "masks" or "boxes"."""
+
+    def pair(self, index: int) -> tuple[Tensor, Objects]:
+        scene = self.scene(index)
+        numbers = torch.arange(1, len(scene.labels) + 1)[:, None, None]
+        masks = torch.from_numpy(scene.instances)[None] == numbers
+        labels = torch.from_numpy(scene.labels) - 1  # without the background
+        objects = Objects.of(torch.from_numpy(scene.boxes), labels, (self.side, self.side), masks)
+        return self.pixels(scene), objects if self.kind == "masks" else replace(objects, masks=None)
+
+
+@dataclass(frozen=True)
+class ObjectTransform:
+    """Image (C, H, W) uint8 and Objects -> (C, height, width) normalized float32 and Objects.
+
+    The image is resized bicubically with antialiasing, masks by their nearest pixel, and lies in the upper left; the
+    rest is the mean colour. In training crowds are left out, boxes are clipped to the image, and those narrower than a
+    pixel are left out. In evaluation objects stay as they are.
+
+    Args:
+        height, width: of the tensor; larger images shrink to it.
+        short_side: of the image before all else; None: as it is.
+        scale: range of a random factor of the size.
+        flip: mirror half of the images.
+        color: random colours, see :func:`.dense.recolored`.
+        train: whether objects move with their image.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    short_side: int | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    color: bool = False
+    train: bool = False
+
+    def __call__(
+        self, image: Tensor, objects: Objects, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Objects]:
+        generator = generator or torch.Generator().manual_seed(0)
+        scale, mirror = torch.rand(2, generator=generator).tolist()
+        low, high = self.scale
+        size = self.size_of(image.shape[-2:], low + (high - low) * scale)
+        image = resized(image, size)
+        if self.train:
+            objects = moved(objects, size)
+            if self.flip and mirror < 0.5:
+                image, objects = image.flip(-1), flipped(objects)
+        if self.color:
+            image = recolored(image, generator)
+        beyond = (0, self.width - size[1], 0, self.height - size[0])
+        image = F.pad(normalize(image, self.mean, self.std), beyond)  # the mean colour is 0
+        return image, replace(objects, size=size, seed=generator.initial_seed())
+
+    def size_of(self, shape: Sequence[int], factor: float = 1.0) -> tuple[int, int]:
+        """(height, width) that an image of (height, width) is resized to."""
+        height, width = shape
+        if self.short_side is not None:
+            factor *= self.short_side / min(height, width)
+        factor = min(factor, self.height / height, self.width / width)
+        return max(1, min(self.height, round(height * factor))), max(1, min(self.width, round(width * factor)))
+
+    def view(self, image: Tensor) -> Tensor:
+        """An image by itself, as it is evaluated: (C, height, width) normalized float32."""
+        size = tuple(image.shape[-2:])
+        return self(image, Objects.none(size, size))[0]
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) -> (C, *size) float32 on the 0..255 scale, bicubic with antialiasing."""
+    image = image.float()
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True, align_corners=False)[0].clamp_(0, 255)
+
+
+def moved(objects: Objects, size: tuple[int, int]) -> Objects:
+    """Those of an image that is resized to (height, width), clipped to it; without crowds and slivers."""
+    (height, width), (tall, wide) = objects.original, size
+    boxes = objects.boxes * torch.tensor([wide / width, tall / height] * 2)
+    boxes = torch.stack([boxes[:, i].clamp(0, (wide, tall)[i % 2]) for i in range(4)], 1)
+    kept = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= LEAST) & ~objects.crowd
+    areas = objects.areas * (tall * wide / (height * width))
+    objects = replace(objects, boxes=boxes, areas=areas, size=size).chosen(kept)
+    if objects.masks is None or size == objects.original:
+        return objects
+    rows, columns = (
+        ((torch.arange(new) + 0.5) * (old / new)).long().clamp(max=old - 1)
+        for new, old in zip(size, objects.original, strict=True)
+    )
+    return replace(objects, masks=objects.masks[:, rows[:, None], columns[None]])
+
+
+def flipped(objects: Objects) -> Objects:
+    """Those of the mirrored image."""
+    left, top, right, bottom = objects.boxes.unbind(1)
+    wide = objects.size[1]
+    masks = None if objects.masks is None else objects.masks.flip(-1)
+    return replace(objects, boxes=torch.stack([wide - right, top, wide - left, bottom], 1), masks=masks)

@@ -1,0 +1,98 @@
+"""A feature pyramid without normalization, on the maps of any network here."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..functional import expected_variances
+from ..nn import Activation, WSConv2d, activated
+from .body import NormFreeNet, ResidualNet
+
+FINEST = 4  # stride of the finest level, as of all pyramids for detection
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # of a control's own layers
+
+
+class Pyramid(nn.Module):
+    """Maps of one width at every scale, each of variance 1 at initialization (Lin et al., arXiv:1612.03144).
+
+    A map of the backbone goes through the activation and a 1x1 convolution, as into a block; from the coarsest level
+    down, the level above is doubled in size by its nearest places and added, the sum over sqrt(2), since both terms
+    have variance 1 and independent weights. A 3x3 convolution follows on each level. One more level is every second
+    place of the coarsest one. The constant in front of each 1x1 convolution is gamma of the activation over the
+    standard deviation that theory gives the backbone's map, see :func:`level_scales`.
+
+    In front of the maps of a BatchNorm control stands BatchNorm, as in front of its blocks.
+
+    Args:
+        backbone: whose maps are taken: those of its stages from stride 4 on, one per stride.
+        width: channels of every level.
+        act: the backbone's activation.
+
+    Attributes:
+        indices: of the maps in ``feature_info``.
+        strides: of the levels in pixels of the image, the finest first; the last one is the additional level's.
+    """
+
+    def __init__(self, backbone: ResidualNet, width: int, act: Activation):
+        super().__init__()
+        self.indices = taken_maps(backbone)
+        infos, scales = backbone.feature_info, level_scales(backbone)
+        self.strides = tuple(infos[i]["reduction"] for i in self.indices)
+        self.strides += (2 * self.strides[-1],)
+        normalized = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+        self.norms, self.lateral = nn.ModuleList(), nn.ModuleList()
+        for i in self.indices:
+            final = i == len(infos) - 1  # goes through the network's own last layers
+            norm = nn.BatchNorm2d(infos[i]["num_chs"], BN_EPS, BN_MOMENTUM) if normalized and not final else None
+            self.norms.append(norm or nn.Identity())
+            # the last layers of a Normalizer-Free network multiply by gamma themselves
+            gamma = getattr(backbone, "feature_gamma", 1.0) if final else 1.0
+            channels = backbone.num_features if final else infos[i]["num_chs"]
+            self.lateral.append(WSConv2d(channels, width, 1, input_scale=act.gamma / gamma * scales[i]))
+        self.act = Activation(act.activation, act.gamma)
+        self.smooth = nn.ModuleList(WSConv2d(width, width, 3) for _ in self.indices)
+        self.final = self.indices[-1] == len(infos) - 1
+
+    def forward(self, backbone: ResidualNet, images: Tensor) -> list[Tensor]:
+        """The levels of images (N, C, H, W) whose sides the coarsest of the backbone's strides divides.
+
+        (N, width, H / stride, W / stride) float32 at least, the finest first.
+        """
+        last, maps = backbone.forward_intermediates(images, self.indices)
+        above, levels = None, []
+        for place in reversed(range(len(maps))):
+            lateral = self.lateral[place]
+            if place == len(maps) - 1 and self.final:
+                here = lateral(last)
+            else:
+                (here,) = activated(self.act, self.norms[place](maps[place]), lateral)
+            if above is not None:
+                here = (here + F.interpolate(above, here.shape[-2:], mode="nearest")) * 0.5**0.5
+            above = here
+            levels.insert(0, full(self.smooth[place](here)))
+        return [*levels, levels[-1][..., ::2, ::2]]
+
+
+def taken_maps(backbone: ResidualNet) -> list[int]:
+    """Places in ``feature_info`` of the last map of each stride from 4 on, the stem's left out."""
+    by_stride = {info["reduction"]: i for i, info in enumerate(backbone.feature_info) if i}
+    return [i for stride, i in by_stride.items() if stride >= FINEST] or [max(by_stride.values())]
+
+
+def level_scales(backbone: ResidualNet) -> list[float]:
+    """1 / the standard deviation of each map of ``feature_info`` at initialization, by theory, as a block's 1 / beta.
+
+    1 where theory knows nothing, and behind a final convolution, whose output has variance 1.
+    """
+    count = len(backbone.feature_info)
+    if not isinstance(backbone, NormFreeNet):
+        return [1.0] * count
+    depths = [len(stage) + 1 for stage in backbone.stages]  # the last entry: the block that would follow
+    scales = [1.0, *(stage[-1] ** -0.5 for stage in expected_variances(depths, backbone.alpha))]
+    if not isinstance(backbone.final_conv, nn.Identity):
+        scales[-1] = 1.0
+    return scales
+
+
+def full(x: Tensor) -> Tensor:
+    """At least float32: coordinates of boxes are not for 16 bits."""
+    return x if x.element_size() >= 4 else x.float()

@@ -1,0 +1,225 @@
+"""Region proposals and what is done with them: torchvision's Faster and Mask R-CNN, image by image.
+
+What differs from torchvision: anchors and region pooling know the strides instead of guessing them from the first
+images they see; which anchors and regions a loss is taken over is drawn from a seed that comes with each image; and
+each loss is a mean within an image, so that the gradient of a batch is the mean of its images'.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import roi_align
+
+from .pyramid import full
+
+ANCHORS, REGIONS = 0x0A_4C_08, 0x0E_61_05  # keep the draws of an image apart that come from one seed
+CELLS = 14.0  # of a level that a region is across at least: 224 pixels at stride 16, as in arXiv:1612.03144, eq. 1
+BETA = 1 / 9  # of the smooth L1 loss, as torchvision's
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the boxes' offsets
+
+
+class Anchors(nn.Module):
+    """Boxes of one area and several aspects around the centre of every place of every level.
+
+    Args:
+        strides: of the levels, in pixels.
+        scale: side of a square anchor over its level's stride.
+        ratios: heights over widths.
+    """
+
+    def __init__(self, strides: Sequence[int], scale: float, ratios: Sequence[float]):
+        super().__init__()
+        self.strides, self.scale, self.ratios = strides, scale, ratios
+
+    def forward(self, images: ImageList, levels: Sequence[Tensor]) -> list[Tensor]:
+        """(A, 4) for each image: left, top, right, bottom in pixels, in the order of the levels' places."""
+        parts = []
+        for stride, level in zip(self.strides, levels, strict=True):
+            options = dict(device=level.device, dtype=level.dtype)
+            ratios = torch.tensor(self.ratios, **options).sqrt()
+            half = torch.stack([1 / ratios, ratios], 1) * (self.scale * stride / 2)  # widths and heights
+            y, x = (stride * (torch.arange(side, **options) + 0.5) for side in level.shape[-2:])
+            centres = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)[:, :, None]
+            parts.append(torch.cat([centres - half, centres + half], -1).view(-1, 4))
+        return [torch.cat(parts)] * len(images.image_sizes)
+
+
+class RegionPool(nn.Module):
+    """Bilinear samples of regions (RoIAlign, 2 x 2 to a bin): K boxes -> (K, C, size, size).
+
+    A region comes from the coarsest level on which it is at least 14 places across, else from the finest.
+    """
+
+    def __init__(self, strides: Sequence[int], size: int):
+        super().__init__()
+        self.strides, self.size = strides, size
+
+    def forward(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        owners = torch.repeat_interleave(
+            torch.arange(len(boxes), device=levels[0].device),
+            torch.tensor([len(some) for some in boxes], device=levels[0].device),
+        )
+        every = torch.cat(list(boxes)).to(levels[0].dtype)
+        rois = torch.cat([owners[:, None].to(every.dtype), every], 1)
+        across = ((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])).clamp(min=0).sqrt() / CELLS
+        place = torch.zeros(len(every), dtype=torch.int64, device=every.device)
+        for stride in self.strides[1:]:
+            place += across >= stride
+        out = levels[0].new_zeros(len(every), levels[0].shape[1], self.size, self.size)
+        for number, (stride, level) in enumerate(zip(self.strides, levels, strict=False)):
+            here = torch.where(place == number)[0]
+            options = dict(spatial_scale=1 / stride, sampling_ratio=2, aligned=True)
+            out = out.index_copy(0, here, roi_align(level, rois[here], self.size, **options))
+        return out
+
+
+def drawn(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
+    """(A,) labels with -1 where a place is not among the ``count`` drawn: at most ``fraction`` of them above 0.
+
+    The rest are zeros; -1 is never drawn. The draw depends on the seed and the labels alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    shuffled = labels[order]
+    above, zero = order[shuffled > 0][: int(count * fraction)], order[shuffled == 0]
+    chosen = torch.cat([above, zero[: count - len(above)]])
+    return torch.full_like(labels, -1).index_copy(0, chosen, labels[chosen])
+
+
+def means(values: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
+    """Sums of (K,) values by owner over (N,) counts; 0 where there are none."""
+    sums = torch.zeros(len(counts), dtype=values.dtype, device=values.device).index_add(0, owners, values)
+    return sums / counts.clamp(min=1)
+
+
+class RegionProposals(RegionProposalNetwork):
+    """torchvision's region proposal network; losses are (N,): each image's mean over its drawn anchors."""
+
+    def __init__(self, *args: object, anchors: int, fraction: float, **options: object):
+        super().__init__(*args, batch_size_per_image=anchors, positive_fraction=fraction, **options)
+        self.anchors, self.fraction = anchors, fraction
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """1, 0 or, where the loss does not look, -1 for each anchor, and the box that it should become."""
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        seeds = [target["seed"] ^ ANCHORS for target in targets]
+        return [drawn(x, self.anchors, self.fraction, s) for x, s in zip(labels, seeds, strict=True)], boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Of each image: whether there is an object, and where."""
+        count = len(labels[0])
+        every, goals = torch.cat(labels), torch.cat(regression_targets)
+        looked, above = torch.where(every >= 0)[0], torch.where(every > 0)[0]
+        owners = torch.div(looked, count, rounding_mode="floor")
+        counts = torch.bincount(owners, minlength=len(labels))
+        said = objectness.flatten()[looked]
+        entropy = F.binary_cross_entropy_with_logits(said, every[looked].to(said.dtype), reduction="none")
+        error = F.smooth_l1_loss(pred_bbox_deltas[above], goals[above], beta=BETA, reduction="none").sum(1)
+        return means(entropy, owners, counts), means(error, torch.div(above, count, rounding_mode="floor"), counts)
+
+
+class RegionHeads(RoIHeads):
+    """torchvision's heads for regions; in training they give (N, 4): losses of class, box and mask of each image, and
+    the share of its drawn regions whose class is right."""
+
+    def __init__(self, *args: object, regions: int, fraction: float, **options: object):
+        options |= dict(batch_size_per_image=regions, positive_fraction=fraction, bbox_reg_weights=BOX_WEIGHTS)
+        super().__init__(*args, **options)
+        self.regions, self.fraction = regions, fraction
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict] | None = None,
+    ) -> Tensor | list[dict[str, Tensor]]:
+        """Losses in training, else a dict of ``boxes``, ``labels``, ``scores`` and perhaps ``masks`` per image."""
+        if self.training:
+            return self._losses(features, proposals, targets)
+        logits, deltas = self._look(features, proposals)
+        parts = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
+        found = [dict(boxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in parts]
+        if self.has_mask():
+            maps = self._masks(features, [one["boxes"] for one in found])
+            for one, masks in zip(found, maskrcnn_inference(maps, [f["labels"] for f in found]), strict=True):
+                one["masks"] = masks[:, 0]
+        return found
+
+    def _look(self, features: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
+        return full(logits), full(deltas)
+
+    def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
+        return full(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes))))
+
+    def select_training_samples(
+        self, proposals: list[Tensor], targets: list[dict]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Drawn regions of each image, the object each one is matched with, its class, and its box's offsets."""
+        kind = proposals[0].dtype
+        true = [target["boxes"].to(kind) for target in targets]
+        proposals = self.add_gt_proposals(proposals, true)
+        matched, labels = self.assign_targets_to_proposals(proposals, true, [t["labels"] for t in targets])
+        for i, target in enumerate(targets):
+            kept = drawn(labels[i], self.regions, self.fraction, target["seed"] ^ REGIONS)
+            here = torch.where(kept >= 0)[0]
+            proposals[i], matched[i], labels[i] = proposals[i][here], matched[i][here], labels[i][here]
+        boxes = [b if len(b) else b.new_zeros(1, 4) for b in true]  # nothing is matched with such a box
+        goals = self.box_coder.encode([b[m] for b, m in zip(boxes, matched, strict=True)], proposals)
+        return proposals, matched, labels, list(goals)
+
+    def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict]) -> Tensor:
+        boxes, matched, labels, goals = self.select_training_samples(proposals, targets)
+        logits, deltas = self._look(features, boxes)
+        every, counts = torch.cat(labels), torch.tensor([len(some) for some in labels], device=logits.device)
+        owners = torch.repeat_interleave(torch.arange(len(labels), device=logits.device), counts)
+        entropy = F.cross_entropy(logits, every, reduction="none")
+        above = torch.where(every > 0)[0]
+        said = deltas.view(len(every), -1, 4)[above, every[above]]
+        error = F.smooth_l1_loss(said, torch.cat(goals)[above], beta=BETA, reduction="none").sum(1)
+        right = (logits.detach().argmax(1) == every).to(entropy.dtype)
+        columns = [means(entropy, owners, counts), means(error, owners[above], counts)]
+        if self.has_mask():
+            columns.append(self._mask_losses(features, boxes, matched, labels, targets))
+        else:
+            columns.append(torch.zeros_like(columns[0]))
+        return torch.stack([*columns, means(right, owners, counts)], 1)
+
+    def _mask_losses(
+        self,
+        features: Sequence[Tensor],
+        boxes: list[Tensor],
+        matched: list[Tensor],
+        labels: list[Tensor],
+        targets: list[dict],
+    ) -> Tensor:
+        """Of each image: the mean over its regions with an object of the mean binary cross-entropy over their masks."""
+        above = [torch.where(some > 0)[0] for some in labels]
+        boxes = [b[a] for b, a in zip(boxes, above, strict=True)]
+        maps = self._masks(features, boxes)
+        size = maps.shape[-1]
+        goals = []
+        for box, match, a, target in zip(boxes, matched, above, targets, strict=True):
+            which = match[a][:, None].to(box.dtype)
+            masks = target["masks"][:, None].to(box.dtype)
+            if not len(a):  # nor a mask to sample from, perhaps
+                goals.append(maps.new_zeros(0, size, size))
+            else:
+                goals.append(roi_align(masks, torch.cat([which, box], 1), size, aligned=True)[:, 0].to(maps.dtype))
+        classes = torch.cat([some[a] for some, a in zip(labels, above, strict=True)])
+        said = maps[torch.arange(len(maps), device=maps.device), classes]
+        entropy = F.binary_cross_entropy_with_logits(said, torch.cat(goals), reduction="none").mean((1, 2))
+        counts = torch.tensor([len(a) for a in above], device=maps.device)
+        owners = torch.tensor(list(itertools.chain(*([i] * len(a) for i, a in enumerate(above)))), device=maps.device)
+        return means(entropy, owners.long(), counts)

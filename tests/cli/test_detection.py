@@ -1,0 +1,232 @@
+"""Detection from train to predict, on the embedded scenes and on COCO's layouts."""
+
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from coco_files import coco_folder
+from PIL import Image
+
+from normfree.cli import main
+from normfree.cli.objects import drawn
+from normfree.cli.trained import load_trained
+from normfree.models import Detections
+from normfree.recipes import list_recipes, load_recipe
+from normfree.training import TrainStep, find_checkpoint, read_metrics
+from normfree.training.checkpoints import read_tensors
+
+BACKBONE = ["--model.options.depths", "[1,1,1]", "--model.options.widths", "[16,16,32]"]
+SMALL = ["--quiet", "--train.device", "cpu", "--train.batch_size", "2", "--train.steps", "2", "--task.head_width", "8"]
+SMALL += ["--task.proposals", "8", "--task.regions", "8", *BACKBONE]
+SIZES = ["--data", "scenes:20,32", "--data.image_size", "32", "--data.test_size", "32"]
+DEMO = ["train", "--recipe", "demo_detection", *SMALL, *SIZES]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on scenes of 32 pixels, whose detections are as good as chance."""
+    folder = tmp_path_factory.mktemp("detection") / "run"
+    assert main([*DEMO, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_evaluation_repeats_the_runs_numbers(normfree, run):
+    result = normfree("eval", run, "--batch-size", 1)
+    last = read_metrics(run)[-2]
+    assert (result.code, result.err) == (0, "")
+    assert "on scenes:20,32, 2 images" in result.out
+    assert f"boxes AP {last['ema_ap']:.2%}   at overlap 0.5 {last['ema_ap50']:.2%}" in result.out
+    assert f"masks AP {last['ema_mask_ap']:.2%}" in result.out
+    named = re.findall(r"^  (\w+) +(?:[\d.]+%|not there)$", result.out, re.M)
+    assert named == ["disc", "box", "triangle", "ring", "cross"]
+
+
+def test_predictions_are_drawn(normfree, run, tmp_path):
+    examples = run / "examples"
+    result = normfree("predict", run, examples, "--out", tmp_path / "out", "--json", "--score", 0)
+    told = [json.loads(line) for line in result.out.splitlines()]
+    assert len(told) == 2
+    for one in told:
+        with Image.open(one["picture"]) as picture:
+            assert picture.width > 2 * 320  # both panels of 32 pixels, enlarged ten times
+        for found in one["objects"]:
+            assert set(found) == {"name", "score", "box", "pixels"}
+            assert 0 <= found["box"][0] < found["box"][2] <= 32
+    assert normfree("predict", run, examples / "test0.png", "--score", 1).code == 0
+    assert (run / "predictions" / "test0_detection.png").is_file()
+    assert "nothing" in normfree("predict", run, examples / "test0.png", "--score", 1).out
+
+
+def test_images_of_any_size(normfree, run, tmp_path):
+    Image.fromarray(np.zeros((41, 157, 3), np.uint8)).save(tmp_path / "odd.png")
+    (tmp_path / "bad.png").write_bytes(b"no")
+    result = normfree("predict", run, tmp_path / "odd.png", tmp_path / "bad.png", "--out", tmp_path)
+    assert result.code == 1
+    assert "skipped unreadable image" in result.err
+    with Image.open(tmp_path / "odd_detection.png") as picture:
+        assert picture.width == 2 * 3 * 157 + 28  # enlarged to 320 pixels at least
+
+
+def test_what_is_drawn():
+    image = torch.full((3, 40, 60), 100, dtype=torch.uint8)
+    mask = torch.zeros(2, 40, 60, dtype=torch.bool)
+    mask[0, 10:30, 20:50] = True
+    boxes = torch.tensor([[20.0, 10, 50, 30], [0.0, 0, 5, 5]])
+    found = Detections(boxes, torch.tensor([0.91, 0.5]), torch.tensor([1, 0]), mask)
+    sheet, told = drawn(image, found, ["cat", "dog"])
+    assert told["objects"][0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
+    pixels = np.asarray(sheet).astype(int)
+    times, left = 6, 10 + 60 * 6 + 8  # enlarged to 320 pixels at least; where the right panel begins
+    inside, outside = pixels[10 + 20 * times, left + 35 * times], pixels[10 + 36 * times, left + 35 * times]
+    assert outside.tolist() == [100] * 3
+    assert np.abs(inside - 100).max() > 20
+    assert np.abs(pixels[10 + 10 * times + 1, left + 40 * times] - inside).max() > 20  # the box's line
+    alone, _ = drawn(image, Detections(boxes, found.scores, found.labels), ["cat", "dog"])
+    assert np.asarray(alone)[10 + 20 * times, left + 35 * times].tolist() == [100] * 3
+
+
+@pytest.mark.parametrize(("official", "masks"), [(True, True), (False, False)])
+def test_cocos_layouts_from_train_to_predict(normfree, tmp_path, official, masks):
+    source = f"coco:{coco_folder(tmp_path / 'data', official=official)}"
+    flags = ["--data", source, "--data.image_size", "48", "--data.test_size", "48", "--data.short_side", "36"]
+    flags += ["--data.scale", "[0.7,1.3]", "--data.color", "true", "--task.masks", str(masks).lower()]
+    train = normfree(
+        "train", *SMALL, *flags, "--train.batch_size", "1", "--train.steps", "4", "--out", tmp_path / "run"
+    )
+    assert train.code == 0, train.err
+    trained = load_trained(str(tmp_path / "run"))
+    assert (trained.recipe.task.name, trained.classes) == ("detection", ["dog", "cat"])
+    result = normfree("eval", tmp_path / "run")
+    assert (result.code, result.err) == (0, "")
+    assert ("masks AP" in result.out) == masks
+    image = tmp_path / "data" / ("val2017" if official else "val") / "50.png"
+    result = normfree("predict", tmp_path / "run", image, "--out", tmp_path / "out", "--score", 0, "--json")
+    assert result.code == 0
+    assert all(("pixels" in one) == masks for one in json.loads(result.out)["objects"])
+
+
+def test_unreadable_images_are_skipped(normfree, tmp_path):
+    folder = coco_folder(tmp_path / "data")
+    (folder / "train" / "3.png").write_bytes(b"no")
+    flags = ["--data", f"coco:{folder}", "--data.image_size", "32", "--data.test_size", "32"]
+    result = normfree(
+        "train", *SMALL, *flags, "--train.batch_size", "1", "--train.steps", "4", "--out", tmp_path / "run"
+    )
+    assert result.code == 0
+    assert "skipped unreadable image" in result.err
+    assert "1 unreadable images were skipped" in result.out
+
+
+def test_weights_of_a_classifier_start_the_backbone(normfree, trained, run, tmp_path):
+    flags = ["--data.channels", "1", "--model.options.stem", "3x3", "--optim.lr", "1e-9", "--optim.ema_decay", "null"]
+    result = normfree(*DEMO, *flags, "--init", trained, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "without their classifier, into the backbone" in result.err
+    theirs, ours = load_trained(str(trained)).model, load_trained(str(tmp_path / "run")).model
+    weight = theirs.stages[0][0].conv0.weight
+    torch.testing.assert_close(ours.backbone.stages[0][0].conv0.weight, weight, rtol=0, atol=1e-6)
+    again = normfree(*DEMO, "--init", run, "--out", tmp_path / "a")
+    assert again.code == 0
+    assert "into the backbone" not in again.err
+    other = normfree(*DEMO, "--task.masks", "false", "--init", run, "--out", tmp_path / "b")
+    assert other.code == 0
+    assert "into the backbone" in other.err
+
+
+def test_a_control_with_batch_norm(normfree, tmp_path):
+    """The heads stay as they are."""
+    flags = ["--model", "bn_resnet50", "--model.options", "{depths: [1, 1, 1, 1], widths: [16, 16, 16, 16]}"]
+    flags += ["--data.workers", "0", "--data.short_side", "null", "--optim.warmup_steps", "1"]
+    small = [flag for flag in SMALL if flag not in BACKBONE]
+    result = normfree("train", "--recipe", "nf_resnet50_mask_rcnn", *small, *SIZES, *flags, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "bn_resnet50 for detection" in result.err
+
+
+def weights(folder):
+    checkpoint, _ = find_checkpoint(folder / "checkpoints")
+    return {name: read_tensors(checkpoint, name) for name in ("weights", "ema", "momentum")}
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(normfree, tmp_path):
+    """What a loss draws at random comes from each sample's seed."""
+    steps = ["--train.steps", "5", "--data.scale", "[0.7,1]", "--train.micro_batch", "1"]
+    assert normfree(*DEMO, *steps, "--out", tmp_path / "whole").code == 0
+    call, seen = TrainStep.__call__, []
+
+    def asked(step, *args):
+        seen.append(step)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(step, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", asked)
+        assert "stopped at step 3" in normfree(*DEMO, *steps, "--out", tmp_path / "part").out
+    torch.manual_seed(99)
+    assert normfree("train", "--resume", tmp_path / "part", "--quiet").code == 0
+    ours, theirs = weights(tmp_path / "part"), weights(tmp_path / "whole")
+    for kind, tensors in theirs.items():
+        assert all(torch.equal(tensor, ours[kind][name]) for name, tensor in tensors.items()), kind
+
+
+def test_micro_batches_make_the_same_update(normfree, tmp_path):
+    flags = ["--train.steps", "1", "--train.batch_size", "4", "--optim.warmup_epochs", "0"]
+    for size in (4, 1):
+        assert normfree(*DEMO, *flags, "--train.micro_batch", size, "--out", tmp_path / str(size)).code == 0
+    ours, theirs = (weights(tmp_path / size)["weights"] for size in ("1", "4"))
+    for name, tensor in theirs.items():
+        # float32 sums in another order
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("flags", [["--optim.sam_rho", "0.05"], ["--train.precision", "bfloat16"]])
+def test_other_ways_to_train(normfree, tmp_path, flags):
+    assert normfree(*DEMO, *flags, "--out", tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize("verb", ["export", "report", "spp"])
+def test_other_verbs_work_or_say_why(normfree, run, verb, tmp_path):
+    out = ["--out", tmp_path / dict(export="x.onnx", report="r.html", spp="spp.png")[verb]]
+    result = normfree(verb, run, *out)
+    assert result.code == (2 if verb == "export" else 0)
+    if verb == "export":
+        assert "is a network for detection" in result.error
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--recipe", "digits", "--data", "coco:x"], r"\(='coco:x'\) is for detection; task\.name is classification"),
+        (["--recipe", "demo_segmentation", "--data", "coco:x"], r"\(='coco:x'\) must be \"scenes:N\""),
+        (["--recipe", "demo_detection", "--data", "digits"], r"must be \"scenes:N\" or \"coco:PATH\" for detection"),
+        (["--recipe", "demo_detection", "--data", "scenes:0"], r"must be scenes:N"),
+        (["--recipe", "demo_detection", "--data.crop", "shift"], r"data\.crop \(='shift'\) must be 'none'"),
+        (["--recipe", "demo_detection", "--data.cutmix", "1"], r"data\.cutmix \(=1\.0\) must be 0 for detection"),
+        (["--recipe", "demo_detection", "--task.proposals", "0"], r"task\.proposals \(=0\) must be at least 1"),
+        (["--recipe", "demo_detection", "--task.anchor_ratios", "[]"], r"task\.anchor_ratios \(=\[\]\)"),
+        (["--recipe", "demo_detection", "--train.compile", "true"], r"train\.compile \(=True\) is not for detection"),
+        (["--recipe", "demo_depth", "--task.masks", "false"], r"task\.masks \(=False\) is for detection"),
+    ],
+)
+def test_refusals(normfree, flags, match, tmp_path):
+    result = normfree("train", *flags, "--out", tmp_path / "run")
+    assert result.code == 2
+    assert re.search(match, result.error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_out_of_range(normfree, run):
+    assert "--score (=1.5) must be from 0 to 1" in normfree("predict", run, run / "examples", "--score", 1.5).error
+
+
+def test_recipes():
+    names = ["demo_detection", "nf_resnet50_mask_rcnn", "nfnet_f0_mask_rcnn"]
+    assert set(names) <= set(list_recipes())
+    for name in names:
+        recipe = load_recipe(name)
+        assert (recipe.task.name, recipe.task.masks, recipe.data.crop) == ("detection", True, "none")
