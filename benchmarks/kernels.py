@@ -122,11 +122,12 @@ def activations(shapes: list[torch.Size], dtype: torch.dtype, rounds: int) -> No
     functions = {
         "torch gelu, erf": F.gelu,
         "torch gelu, tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "gelu, erf": kernels.gelu,
         "gelu_tanh": kernels.gelu_tanh,
         "torch silu": F.silu,
         "silu": kernels.silu,
     }
-    pairs = (("torch gelu, tanh", "gelu_tanh"), ("torch silu", "silu"))
+    pairs = (("torch gelu, erf", "gelu, erf"), ("torch gelu, tanh", "gelu_tanh"), ("torch silu", "silu"))
     tolerance = dict(rtol=1e-6, atol=1e-6) if dtype is torch.float32 else dict(rtol=2**-7, atol=1e-4)
     for x in inputs.values():
         for theirs, ours in pairs:

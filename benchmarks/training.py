@@ -8,7 +8,8 @@ Forward, cross-entropy, backward, Adaptive Gradient Clipping, SGD with Nesterov 
 alternate in one run; outputs on the same weights are compared first. timm's side is its own: `dm_nfnet_f0`,
 `adaptive_clip_grad` on all but the classifier, torch's fused SGD, `ModelEmaV3`. A sample that got less of the
 processors than the others (another program ran) is thrown away. The floor is forward and backward of the same
-convolutions, nothing else. On a GPU, memory is the most that a step takes beyond weights, momentum and average.
+convolutions, nothing else. All sides profit from what `normfree train` does on a CPU: keep freed
+memory in the process (`--leave-memory` does not). On a GPU, memory is the most that a step takes beyond weights, momentum and average.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from normfree.bench import alternate, image_batch, machine, training_step
 from normfree.bench.step import AVERAGE, DECAY, LR, CrossEntropy, layout
 from normfree.data import Batch
 from normfree.nn import SameConv2d
+from normfree.training import keep_freed_memory
 from normfree.weights import load_timm
 
 PEERS = {
@@ -155,12 +157,14 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--layout", default="channels_last", choices=("contiguous", "channels_last"))
     parser.add_argument("--no-compile", action="store_true", help="eager sides only")
+    parser.add_argument("--leave-memory", action="store_true", help="do not keep freed memory, as Python would")
     parser.add_argument("--recompute", action="store_true", help="also with activation checkpointing of all stages")
     options = parser.parse_args()
+    kept = not options.leave_memory and keep_freed_memory()
     last = options.layout == "channels_last"
     batch = image_batch(options.batch, options.size, device=options.device, channels_last=last)
     print(f"{options.model}, batch {options.batch}, {options.size} px, {options.layout}, timm {timm.__version__}")
-    print(f"{machine(options.device)}\n")
+    print(f"freed memory is {'kept' if kept else 'given back'}, for all sides; {machine(options.device)}\n")
     for precision in options.precision:
         sides = sides_of(options, precision, batch)
         samples = alternate(sides, options.rounds, device=options.device)

@@ -14,20 +14,28 @@ from normfree.kernels import activation
 pytestmark = pytest.mark.usefixtures("compiled")
 SLOPE = 2 * math.sqrt(2 / math.pi)
 SPECIAL = [math.inf, -math.inf, math.nan, 0.0, -0.0, 1e-40, -1e-40, 1e-45, 1e10, -1e10, 1e20, -1e20, 3e38, -3e38, -88.0]
-THEIRS = {"gelu": functools.partial(F.gelu, approximate="tanh"), "silu": F.silu}
-OURS = {"gelu": kernels.gelu_tanh, "silu": kernels.silu}
-FUNCTIONS = {"gelu": activation._Gelu, "silu": activation._Silu}
-both = pytest.mark.parametrize("name", ["gelu", "silu"])
+THEIRS = {"gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "gelu": F.gelu, "silu": F.silu}
+OURS = {"gelu_tanh": kernels.gelu_tanh, "gelu": kernels.gelu, "silu": kernels.silu}
+NUMBERS = {"gelu_tanh": activation._GELU_TANH, "gelu": activation._GELU, "silu": activation._SILU}
+FUNCTIONS = {
+    name: functools.partial(lambda number, x: activation._Apply.apply(x, number), n) for name, n in NUMBERS.items()
+}
+ATEN = {"gelu_tanh": "gelu", "gelu": "gelu", "silu": "silu"}
+every = pytest.mark.parametrize("name", OURS)
+forward = pytest.mark.parametrize("name", ["gelu_tanh", "silu"])  # the erf form itself is torch's
 
 
 def sigmoid_argument(name, x):
-    return SLOPE * (x + 0.044715 * x**3) if name == "gelu" else x
+    return SLOPE * (x + 0.044715 * x**3) if name == "gelu_tanh" else x
 
 
 def exact(name, x):
     """The function and its derivative in float64, without the cancellation of 1 + tanh."""
+    if name == "gelu":
+        integral = torch.special.erfc(-x / math.sqrt(2)) / 2
+        return x * integral, integral + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     z = sigmoid_argument(name, x)
-    slope = SLOPE * (1 + 3 * 0.044715 * x**2) if name == "gelu" else 1.0
+    slope = SLOPE * (1 + 3 * 0.044715 * x**2) if name == "gelu_tanh" else 1.0
     s = torch.sigmoid(z)
     return x * s, s + x * s * torch.sigmoid(-z) * slope
 
@@ -45,23 +53,35 @@ def neighbours(x, y):
     return torch.where(x.isnan() & y.isnan(), 0, (places[0] - places[1]).abs())
 
 
-@both
+@every
 def test_float32_is_exact_to_rounding(name):
     x = torch.linspace(-20, 20, 1_000_003)
     value, slope = exact(name, x.double())
-    for ours, expected in ((OURS[name](x), value), (gradient(OURS[name], x), slope)):
-        # four halves of a unit in the last place, of 0.5 where the value is smaller
-        assert ((ours - expected).abs() <= 4 * 2**-24 * expected.abs().clamp(min=0.5)).all()
+    # halves of a unit in the last place, of 0.5 where the value is smaller; the erf form's value is torch's, the tail
+    # in its gradient a fit of nine terms
+    limits = (35, 8) if name == "gelu" else (4, 4)
+    for ours, expected, halves in zip((OURS[name](x), gradient(OURS[name], x)), (value, slope), limits, strict=True):
+        assert ((ours - expected).abs() <= halves * 2**-24 * expected.abs().clamp(min=0.5)).all()
 
 
-def test_gradient_is_closer_than_torchs():
+@pytest.mark.parametrize("name", ["gelu_tanh", "gelu"])
+def test_gradient_is_closer_than_torchs(name):
     x = torch.linspace(-20, 20, 100_003)
-    slope = exact("gelu", x.double())[1]
-    ours, theirs = ((gradient(f["gelu"], x) - slope).abs().max() for f in (OURS, THEIRS))
+    slope = exact(name, x.double())[1]
+    ours, theirs = ((gradient(f[name], x) - slope).abs().max() for f in (OURS, THEIRS))
     assert ours < theirs
 
 
-@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gelu_itself_is_torchs_to_the_bit(dtype, layout):
+    x = (3 * torch.randn(2, 33, 9, 7)).to(dtype).to(memory_format=layout).requires_grad_()
+    ours = kernels.gelu(x)
+    assert torch.equal(ours, F.gelu(x.contiguous()))  # channels last, torch's own rounds otherwise
+    assert ours.stride() == x.stride()
+
+
+@forward
 def test_bfloat16_is_the_exact_value_rounded(name):
     x = torch.arange(65536).to(torch.int32).to(torch.int16).view(torch.bfloat16)  # all there are
     expected = exact(name, x.double())[0].to(torch.bfloat16)
@@ -71,7 +91,7 @@ def test_bfloat16_is_the_exact_value_rounded(name):
     assert (off > 0).sum() <= 8  # float32's own rounding, just before: of 65536
 
 
-@both
+@forward
 def test_bfloat16_is_torchs(name):
     x = torch.arange(65536).to(torch.int32).to(torch.int16).view(torch.bfloat16)
     ours, theirs = OURS[name](x), THEIRS[name](x)
@@ -83,7 +103,7 @@ def test_bfloat16_is_torchs(name):
     assert (ours - theirs)[finite].abs().max() <= 2e-5
 
 
-@both
+@every
 def test_bfloat16_gradient_is_rounded_once(name):
     x = torch.linspace(-10, 10, 4096).bfloat16()
     grad = torch.randn(4096).bfloat16()
@@ -93,9 +113,11 @@ def test_bfloat16_gradient_is_rounded_once(name):
     assert (off > 0).sum() <= 8
 
 
-@both
+@every
 def test_special_values_are_torchs(name):
     x = torch.tensor(SPECIAL * 3)  # in full vectors and in their rest
+    if name == "gelu":
+        x = x[x.abs() < 1e38]  # torch's gradient is NaN at infinity
     # float32 loses exp's last bits far to the left, where the value is next to nothing
     tolerance = dict(rtol=1e-4, atol=1e-30, equal_nan=True)
     torch.testing.assert_close(OURS[name](x), THEIRS[name](x), **tolerance)
@@ -103,7 +125,7 @@ def test_special_values_are_torchs(name):
     assert torch.equal(OURS[name](x).signbit(), THEIRS[name](x).signbit())
 
 
-@both
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [0, 1, 7, 15, 16, 17, 31, 33, 16384, 16385, 100_001])
 def test_sizes_and_threads(name, dtype, size, threads):
@@ -113,7 +135,7 @@ def test_sizes_and_threads(name, dtype, size, threads):
     torch.testing.assert_close(gradient(OURS[name], x, grad), gradient(THEIRS[name], x, grad), **tolerance)
 
 
-@both
+@every
 def test_threads_do_not_change_a_bit(name):
     x = torch.randn(200_003)
     results = []
@@ -124,7 +146,7 @@ def test_threads_do_not_change_a_bit(name):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-@both
+@every
 @pytest.mark.parametrize("grad_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("x_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_formats(name, x_format, grad_format):
@@ -136,14 +158,14 @@ def test_memory_formats(name, x_format, grad_format):
     torch.testing.assert_close(gradient(OURS[name], x, grad), gradient(THEIRS[name], x, grad), rtol=1e-5, atol=1e-6)
 
 
-@both
+@every
 def test_a_gradient_without_memory_of_its_own(name):
     x = torch.randn(4, 6, requires_grad=True)
     OURS[name](x).sum().backward()  # expanded from one number
     torch.testing.assert_close(x.grad, gradient(THEIRS[name], x), rtol=1e-5, atol=1e-6)
 
 
-@both
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [1, 3, 5])
 def test_unaligned_views(name, dtype, offset):
@@ -154,15 +176,15 @@ def test_unaligned_views(name, dtype, offset):
         torch.testing.assert_close(OURS[name](x), THEIRS[name](x) + 0.1, rtol=2**-7, atol=2**-8)
 
 
-@both
+@every
 def test_gradcheck(name):
     x = (3 * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()
-    torch.testing.assert_close(FUNCTIONS[name].apply(x), THEIRS[name](x), rtol=1e-13, atol=1e-13)
-    assert torch.autograd.gradcheck(FUNCTIONS[name].apply, (x,))
-    assert torch.autograd.gradgradcheck(FUNCTIONS[name].apply, (x,))
+    torch.testing.assert_close(FUNCTIONS[name](x), THEIRS[name](x), rtol=1e-13, atol=1e-13)
+    assert torch.autograd.gradcheck(FUNCTIONS[name], (x,))
+    assert torch.autograd.gradgradcheck(FUNCTIONS[name], (x,))
 
 
-@both
+@every
 def test_what_is_not_supported_goes_to_torch(name):
     base = torch.randn(8, 12)
     others = [
@@ -198,15 +220,15 @@ class Counting(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@both
+@every
 def test_who_watches_sees_torchs_operation(name):
     x = torch.randn(5)
     with Counting() as mode:
         OURS[name](x)
-    assert mode.seen == [name]
+    assert mode.seen == [ATEN[name]]
 
 
-@both
+@every
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, at its first vmap
 def test_transforms(name):
     x, tangent = torch.randn(2, 3, 4)
@@ -220,7 +242,7 @@ def test_transforms(name):
         torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(OURS[name](dual)).tangent, expected[1])
 
 
-@both
+@every
 def test_exported_graphs_have_torchs_operation(name):
     class Net(torch.nn.Module):
         def forward(self, x):
@@ -228,11 +250,11 @@ def test_exported_graphs_have_torchs_operation(name):
 
     x = torch.randn(3)
     graph = torch.export.export(Net(), (x,)).graph
-    assert [str(node.target) for node in graph.nodes if node.op == "call_function"] == [f"aten.{name}.default"]
+    assert [str(node.target) for node in graph.nodes if node.op == "call_function"] == [f"aten.{ATEN[name]}.default"]
     torch.testing.assert_close(torch.compile(OURS[name], backend="eager", fullgraph=True)(x), THEIRS[name](x))
 
 
-@both
+@every
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_traced_functions_are_not_constants(name):
     x = torch.randn(3)
@@ -246,7 +268,7 @@ def test_checkpointing_and_no_grad():
     with torch.no_grad():
         assert not kernels.gelu_tanh(x).requires_grad
     with torch.inference_mode():
-        torch.testing.assert_close(kernels.gelu_tanh(x), THEIRS["gelu"](x))
+        torch.testing.assert_close(kernels.gelu_tanh(x), THEIRS["gelu_tanh"](x))
 
 
 def test_an_input_changed_in_place_is_noticed():

@@ -13,7 +13,7 @@ from ..bench.tables import Row
 from ..data import Batch
 from ..data.config import MOST_PIXELS
 from ..errors import RunFailed, UsageError
-from ..training import pick_device
+from ..training import keep_freed_memory, pick_device
 from .main import Parser
 from .networks import open_network
 
@@ -214,6 +214,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
     options.device = pick_device(options.device)
+    keep_freed_memory()  # as in training
     options.channels_last = not options.contiguous
     options.compile = getattr(options, "compile", False)
     return options

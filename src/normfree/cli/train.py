@@ -37,6 +37,7 @@ from ..training import (
     Summary,
     Trainer,
     find_checkpoint,
+    keep_freed_memory,
     new_folder,
     pick_device,
     plot_curves,
@@ -122,6 +123,7 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options, rest = parser.parse_known_args(list(argv))
+    keep_freed_memory()
     overrides = parse_overrides(rest)
     if options.data is not None:
         overrides["data.source"] = options.data

@@ -5,7 +5,7 @@ under ``torch.compile``, ``torch.func`` and tracing, the result is the same, onl
 environment turns all of them off. On a GPU there is the optimizer's step, where Triton is installed.
 """
 
-from .activation import gelu_tanh, silu
+from .activation import gelu, gelu_tanh, silu
 from .library import available, why_off
 from .merge import gated_merge
 from .optimizer import agc_sgd_ema_
@@ -18,6 +18,7 @@ __all__ = [
     "agc_sgd_ema_",
     "available",
     "gated_merge",
+    "gelu",
     "gelu_tanh",
     "silu",
     "standardize_weight",

@@ -6,31 +6,35 @@
 #include "standardize.h"
 
 enum Type { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
-enum Function { kGelu = 0, kSilu = 1 };
+enum Function { kGeluTanh = 0, kSilu = 1, kGelu = 2 };
 
 // Raised with every change of this interface, here and in library.py.
-NF_EXPORT int nf_interface() { return 2; }
+NF_EXPORT int nf_interface() { return 3; }
 
 // The OpenMP entry point that torch uses, or null.
 NF_EXPORT void nf_use_threads_of(void* gomp_parallel) { nf::parallel = reinterpret_cast<nf::Parallel>(gomp_parallel); }
 
+// Not of kGelu, which torch computes fast.
 NF_EXPORT void nf_activation(int function, int type, const void* x, void* y, int64_t count, int threads) {
   using namespace nf;
-  if (type == kFloat32) in_blocks<float>(function == kGelu ? gelu_f32 : silu_f32, x, y, count, threads);
-  if (type == kBFloat16) in_blocks<bfloat16>(function == kGelu ? gelu_bf16 : silu_bf16, x, y, count, threads);
-  if (type == kFloat64) in_blocks<double>(function == kGelu ? gelu_f64 : silu_f64, x, y, count, threads);
+  bool silu = function == kSilu;
+  if (type == kFloat32) in_blocks<float>(silu ? silu_f32 : gelu_tanh_f32, x, y, count, threads);
+  if (type == kBFloat16) in_blocks<bfloat16>(silu ? silu_bf16 : gelu_tanh_bf16, x, y, count, threads);
+  if (type == kFloat64) in_blocks<double>(silu ? silu_f64 : gelu_tanh_f64, x, y, count, threads);
 }
 
 NF_EXPORT void nf_activation_backward(int function, int type, const void* grad, const void* x, void* out, int64_t count,
                                       int threads) {
   using namespace nf;
-  bool gelu = function == kGelu;
+  auto of = [function](auto tanh, auto silu, auto erf) {
+    return function == kGeluTanh ? tanh : function == kSilu ? silu : erf;
+  };
   if (type == kFloat32)
-    in_blocks<float>(gelu ? gelu_f32_backward : silu_f32_backward, grad, x, out, count, threads);
+    in_blocks<float>(of(gelu_tanh_f32_backward, silu_f32_backward, gelu_f32_backward), grad, x, out, count, threads);
   if (type == kBFloat16)
-    in_blocks<bfloat16>(gelu ? gelu_bf16_backward : silu_bf16_backward, grad, x, out, count, threads);
+    in_blocks<bfloat16>(of(gelu_tanh_bf16_backward, silu_bf16_backward, gelu_bf16_backward), grad, x, out, count, threads);
   if (type == kFloat64)
-    in_blocks<double>(gelu ? gelu_f64_backward : silu_f64_backward, grad, x, out, count, threads);
+    in_blocks<double>(of(gelu_tanh_f64_backward, silu_f64_backward, gelu_f64_backward), grad, x, out, count, threads);
 }
 
 namespace nf {
@@ -91,8 +95,8 @@ NF_EXPORT double nf_standardize_backward(int type, const void* grad, const void*
   return standardize_all_backward(standardize_bf16_backward, of, grad, grad_weight, grad_gain, dots, threads);
 }
 
-// Maps (images, channels, places); `last`: channels last in memory. Sums over places of x * y (of x where y is null):
-// (images, channels), float32, or float64 with it.
+// Maps (images, channels, places); `last`: channels last in memory. Sums over places of x * y: (images, channels),
+// float32, or float64 with it.
 NF_EXPORT void nf_sum_places(int type, int64_t images, int64_t channels, int64_t places, int last, const void* x,
                              const void* y, void* sums, int threads) {
   const nf::Maps maps{images, channels, places, last != 0};
@@ -101,13 +105,13 @@ NF_EXPORT void nf_sum_places(int type, int64_t images, int64_t channels, int64_t
   if (type == kFloat64) nf::sum_places<double>(maps, x, y, sums, threads);
 }
 
-// out = added + gate * x with `added` a map, or where that is null `plus`; gate and plus are like the sums above.
+// out = plus + gate * x; gate and plus are like the sums above.
 NF_EXPORT void nf_gated(int type, int64_t images, int64_t channels, int64_t places, int last, const void* x,
-                        const void* added, const void* gate, const void* plus, void* out, int threads) {
+                        const void* gate, const void* plus, void* out, int threads) {
   const nf::Maps maps{images, channels, places, last != 0};
-  if (type == kFloat32) nf::gated<float>(maps, x, added, gate, plus, out, threads);
-  if (type == kBFloat16) nf::gated<nf::bfloat16>(maps, x, added, gate, plus, out, threads);
-  if (type == kFloat64) nf::gated<double>(maps, x, added, gate, plus, out, threads);
+  if (type == kFloat32) nf::gated<float>(maps, x, gate, plus, out, threads);
+  if (type == kBFloat16) nf::gated<nf::bfloat16>(maps, x, gate, plus, out, threads);
+  if (type == kFloat64) nf::gated<double>(maps, x, gate, plus, out, threads);
 }
 
 enum Outcome { kDone = 0, kNonfinite = 1, kNoMemory = 2 };

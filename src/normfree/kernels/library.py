@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-INTERFACE = 2  # of cpu.cpp: a library built from other sources is not called
+INTERFACE = 3  # of cpu.cpp: a library built from other sources is not called
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
 
 _is_compiling = torch.compiler.is_compiling
@@ -35,7 +35,7 @@ _SIGNATURES = {
         (_NUMBER, *(_POINTER,) * 3, _DOUBLE, _COUNT, _COUNT, *(_POINTER,) * 4, _NUMBER),
     ),
     "nf_sum_places": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 3, _NUMBER)),
-    "nf_gated": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 5, _NUMBER)),
+    "nf_gated": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 4, _NUMBER)),
     "nf_optimizer_step": (_NUMBER, (_POINTER, _COUNT, _POINTER, _NUMBER)),
 }
 

@@ -1,4 +1,4 @@
-// The end of a residual branch behind Squeeze-Excite: out = shortcut + gate * branch, and what its gradient needs.
+// What the gradient of a merge behind Squeeze-Excite needs: sums over places, and a line for each image and channel.
 #pragma once
 
 #include "parallel.h"
@@ -26,7 +26,7 @@ struct Wide<double> {
   using type = double;
 };
 
-// Channels in order in memory: sums[c] = sum over places of x[place, c] * y[place, c], y all ones where null.
+// Channels in order in memory: sums[c] = sum over places of x[place, c] * y[place, c].
 template <class T>
 NF_INLINE void sum_columns(const T* __restrict x, const T* __restrict y, int64_t places, int64_t stride, int64_t count,
                            typename Wide<T>::type* sums) {
@@ -35,11 +35,8 @@ NF_INLINE void sum_columns(const T* __restrict x, const T* __restrict y, int64_t
     const int64_t end = first + kPlaces < places ? first + kPlaces : places;
     typename Wide<T>::type some[kChannels] = {};
     for (int64_t place = first; place < end; ++place) {
-      const T *a = x + place * stride, *b = y ? y + place * stride : nullptr;
-      if (b)
-        for (int64_t c = 0; c < count; ++c) some[c] += load(a[c]) * load(b[c]);
-      else
-        for (int64_t c = 0; c < count; ++c) some[c] += load(a[c]);
+      const T *a = x + place * stride, *b = y + place * stride;
+      for (int64_t c = 0; c < count; ++c) some[c] += load(a[c]) * load(b[c]);
     }
     for (int64_t c = 0; c < count; ++c) total[c] += some[c];
   }
@@ -52,40 +49,26 @@ NF_INLINE typename Wide<T>::type sum_row(const T* x, const T* y, int64_t count) 
   for (int64_t first = 0; first < count; first += 2048) {
     const int64_t end = first + 2048 < count ? first + 2048 : count;
     typename Wide<T>::type some = 0;
-    if (y) {
 #pragma omp simd reduction(+ : some)
-      for (int64_t i = first; i < end; ++i) some += load(x[i]) * load(y[i]);
-    } else {
-#pragma omp simd reduction(+ : some)
-      for (int64_t i = first; i < end; ++i) some += load(x[i]);
-    }
+    for (int64_t i = first; i < end; ++i) some += load(x[i]) * load(y[i]);
     total += some;
   }
   return static_cast<typename Wide<T>::type>(total);
 }
 
-// Rows [first, last) of memory: out = added + gate * x, where `added` is a map or, where null, `plus` per channel.
+// Rows [first, last) of memory: out = plus + gate * x.
 template <class T>
-NF_INLINE void gate_rows(const Maps& maps, const T* __restrict x, const T* __restrict added,
-                         const typename Wide<T>::type* gate, const typename Wide<T>::type* plus, T* __restrict out,
-                         int64_t first, int64_t last) {
+NF_INLINE void gate_rows(const Maps& maps, const T* __restrict x, const typename Wide<T>::type* gate,
+                         const typename Wide<T>::type* plus, T* __restrict out, int64_t first, int64_t last) {
   const int64_t count = maps.columns();
   for (int64_t row = first; row < last; ++row) {
     const int64_t at = row * count;
     if (maps.last) {
-      const auto *g = gate + row / maps.places * count, *p = plus ? plus + row / maps.places * count : nullptr;
-      if (added)
-        for (int64_t c = 0; c < count; ++c) store(out[at + c], load(added[at + c]) + g[c] * load(x[at + c]));
-      else
-        for (int64_t c = 0; c < count; ++c) store(out[at + c], p[c] + g[c] * load(x[at + c]));
+      const auto *g = gate + row / maps.places * count, *p = plus + row / maps.places * count;
+      for (int64_t c = 0; c < count; ++c) store(out[at + c], p[c] + g[c] * load(x[at + c]));
     } else {
-      const auto g = gate[row];
-      if (added) {
-        for (int64_t i = at; i < at + count; ++i) store(out[i], load(added[i]) + g * load(x[i]));
-      } else {
-        const auto p = plus[row];
-        for (int64_t i = at; i < at + count; ++i) store(out[i], p + g * load(x[i]));
-      }
+      const auto g = gate[row], p = plus[row];
+      for (int64_t i = at; i < at + count; ++i) store(out[i], p + g * load(x[i]));
     }
   }
 }
@@ -99,11 +82,11 @@ NF_INLINE void gate_rows(const Maps& maps, const T* __restrict x, const T* __res
   NF_CLONES static void rows_summed(const TYPE* x, const TYPE* y, int64_t rows, int64_t count,                       \
                                     Wide<TYPE>::type* sums) {                                                        \
     for (int64_t row = 0; row < rows; ++row)                                                                         \
-      sums[row] = sum_row<TYPE>(x + row * count, y ? y + row * count : nullptr, count);                              \
+      sums[row] = sum_row<TYPE>(x + row * count, y + row * count, count);                             \
   }                                                                                                                  \
-  NF_CLONES static void rows_gated(const Maps& maps, const TYPE* x, const TYPE* added, const Wide<TYPE>::type* gate, \
+  NF_CLONES static void rows_gated(const Maps& maps, const TYPE* x, const Wide<TYPE>::type* gate,                    \
                                    const Wide<TYPE>::type* plus, TYPE* out, int64_t first, int64_t last) {           \
-    gate_rows<TYPE>(maps, x, added, gate, plus, out, first, last);                                                   \
+    gate_rows<TYPE>(maps, x, gate, plus, out, first, last);                                                          \
   }
 NF_MERGE(float)
 NF_MERGE(bfloat16)
@@ -118,7 +101,7 @@ static void sum_places(const Maps& maps, const void* x, const void* y, void* sum
   if (!maps.last) {
     in_rows(maps.rows(), maps.places, threads, [&](int64_t first, int64_t last) {
       const int64_t at = first * maps.places;
-      rows_summed(left + at, right ? right + at : nullptr, last - first, maps.places, out + first);
+      rows_summed(left + at, right + at, last - first, maps.places, out + first);
     });
     return;
   }
@@ -127,18 +110,17 @@ static void sum_places(const Maps& maps, const void* x, const void* y, void* sum
     const int64_t image = block / parts, c = block % parts * kChannels;
     const int64_t at = image * maps.places * maps.channels + c;
     const int64_t count = maps.channels - c < kChannels ? maps.channels - c : kChannels;
-    columns_summed(left + at, right ? right + at : nullptr, maps.places, maps.channels, count,
+    columns_summed(left + at, right + at, maps.places, maps.channels, count,
                    out + image * maps.channels + c);
   });
 }
 
 template <class T>
-static void gated(const Maps& maps, const void* x, const void* added, const void* gate, const void* plus, void* out,
-                  int threads) {
+static void gated(const Maps& maps, const void* x, const void* gate, const void* plus, void* out, int threads) {
   using W = typename Wide<T>::type;
   in_rows(maps.rows(), maps.columns(), threads, [&](int64_t first, int64_t last) {
-    rows_gated(maps, static_cast<const T*>(x), static_cast<const T*>(added), static_cast<const W*>(gate),
-               static_cast<const W*>(plus), static_cast<T*>(out), first, last);
+    rows_gated(maps, static_cast<const T*>(x), static_cast<const W*>(gate), static_cast<const W*>(plus),
+               static_cast<T*>(out), first, last);
   });
 }
 

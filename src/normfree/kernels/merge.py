@@ -1,4 +1,4 @@
-"""Squeeze-Excite's mean and the merge behind it with two passes over memory less, and its gradient, written by hand."""
+"""The merge behind Squeeze-Excite, with a gradient of two passes over memory instead of eight, written by hand."""
 
 from collections.abc import Callable
 
@@ -21,15 +21,13 @@ def supported(shortcut: Tensor, branch: Tensor) -> bool:
 def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Tensor]) -> Tensor:
     """``shortcut + gate_of(branch.mean((2, 3))) * branch`` (NFNets, appendix C): (N, C, H, W) twice -> (N, C, H, W).
 
-    What the kernels do not support is computed with torch's operations.
+    Computed by torch's operations; the kernels take the gradient where they support it.
 
     Args:
         gate_of: from (N, C) means over places to a gate (N, C, 1, 1), differentiable.
     """
-    if not supported(shortcut, branch):
+    if not (torch.is_grad_enabled() and supported(shortcut, branch)):
         return residual_merge(shortcut, branch, gate_of(branch.mean((2, 3))))
-    if not torch.is_grad_enabled():
-        return _merged(shortcut, branch, gate_of(_mean(branch)))
     link = _Link()
     branch, mean = _Squeeze.apply(branch, link)
     return _Merge.apply(shortcut, branch, gate_of(mean), link)
@@ -53,7 +51,7 @@ class _Squeeze(torch.autograd.Function):
     def forward(ctx, branch: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.link, ctx.places, ctx.like = link, branch.shape[2:], branch.stride()
-        return branch.view_as(branch), _mean(branch)
+        return branch.view_as(branch), branch.mean((2, 3))
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, grad_mean: Tensor | None) -> tuple[Tensor | None, None]:
@@ -65,7 +63,7 @@ class _Squeeze(torch.autograd.Function):
             return spread if grad is None else grad + spread, None
         merged, gate = left
         plus = torch.zeros_like(gate) if grad_mean is None else _numbers(grad_mean / ctx.places.numel(), merged)
-        total = _gated(merged, gate, plus=plus)
+        total = _gated(merged, gate, plus)
         return total if grad is None else total + grad, None
 
 
@@ -74,7 +72,7 @@ class _Merge(torch.autograd.Function):
     def forward(ctx, shortcut: Tensor, branch: Tensor, gate: Tensor, link: _Link) -> Tensor:
         ctx.save_for_backward(branch, gate)
         ctx.link = link
-        return _merged(shortcut, branch, gate)
+        return residual_merge(shortcut, branch, gate)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,25 +100,16 @@ def _geometry(x: Tensor) -> tuple[int, int, int, int, int]:
     return TYPES[x.dtype], x.shape[0], x.shape[1], x.shape[2] * x.shape[3], int(last)
 
 
-def _summed(x: Tensor, y: Tensor | None) -> Tensor:
+def _summed(x: Tensor, y: Tensor) -> Tensor:
     """Sums over places of ``x * y``: (N, C), in float32 at least."""
     sums = torch.empty(x.shape[:2], dtype=torch.float64 if x.dtype is torch.float64 else torch.float32)
-    other = None if y is None else y.data_ptr()
-    library().nf_sum_places(*_geometry(x), x.data_ptr(), other, sums.data_ptr(), threads(x.numel()))
+    library().nf_sum_places(*_geometry(x), x.data_ptr(), y.data_ptr(), sums.data_ptr(), threads(x.numel()))
     return sums
 
 
-def _mean(x: Tensor) -> Tensor:
-    return _summed(x.detach(), None).div_(x.shape[2] * x.shape[3]).to(x.dtype)
-
-
-def _gated(x: Tensor, gate: Tensor, *, added: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
-    """``added + gate * x``, or ``plus + gate * x`` with a number per image and channel."""
+def _gated(x: Tensor, gate: Tensor, plus: Tensor) -> Tensor:
+    """``plus + gate * x`` with two numbers per image and channel."""
     out = torch.empty_like(x)
-    maps, numbers = (None if t is None else t.data_ptr() for t in (added, plus))
-    library().nf_gated(*_geometry(x), x.data_ptr(), maps, gate.data_ptr(), numbers, out.data_ptr(), threads(x.numel()))
+    memory = (t.data_ptr() for t in (x, gate, plus, out))
+    library().nf_gated(*_geometry(x), *memory, threads(x.numel()))
     return out
-
-
-def _merged(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
-    return _gated(branch.detach(), _numbers(gate, branch), added=shortcut.detach())

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from .. import kernels
 from ..gain import activation_function, model_gain
 
-_FAST = dict(gelu=kernels.gelu_tanh, gelu_tanh=kernels.gelu_tanh, silu=kernels.silu, swish=kernels.silu)
+_FAST = dict(gelu=kernels.gelu_tanh, gelu_tanh=kernels.gelu_tanh, gelu_erf=kernels.gelu)
+_FAST |= dict(silu=kernels.silu, swish=kernels.silu)
 # Their backward pass needs their input; of others (ReLU) the output, which the next layer keeps in any case.
 _KEEPING_INPUT = ("gelu", "gelu_tanh", "gelu_erf", "silu", "swish", "mish")
 

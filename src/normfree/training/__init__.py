@@ -7,6 +7,7 @@ from .curves import plot_curves
 from .distributed import Replicas, replicas
 from .evaluate import evaluate
 from .loop import Summary, Trainer, pick_device, set_checkpointing
+from .memory import keep_freed_memory
 from .run import Run, new_folder, read_checkpoint, read_metrics
 from .step import StepResult, TrainStep
 
@@ -23,6 +24,7 @@ __all__ = [
     "describes_itself",
     "evaluate",
     "find_checkpoint",
+    "keep_freed_memory",
     "load_weights",
     "new_folder",
     "pick_device",

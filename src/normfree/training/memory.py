@@ -1,6 +1,7 @@
-"""How many images fit: ``micro_batch: auto``."""
+"""How many images fit (``micro_batch: auto``), and memory that is kept from one step to the next."""
 
 import contextlib
+import ctypes
 import os
 import weakref
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import RunFailed
 from .distributed import Replicas
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # mallopt's, as in malloc.h
+_MOST_KEPT = 32 << 20  # bytes: the largest threshold that glibc takes
 _MARGIN = 0.85  # of the free memory that is planned with: fragmentation, convolutions' workspaces
 
 
@@ -45,6 +48,23 @@ def largest_micro_batch(
     largest = max(1, *replicas.gather(count))
     pieces = -(-largest // min(fits, largest))
     return -(-largest // pieces)
+
+
+def keep_freed_memory() -> bool:
+    """Make the C library keep what this process frees, where it is glibc; whether it does.
+
+    Otherwise tensors of some megabytes go back to the system when they are freed, and every step pays for their pages
+    again: a twentieth of a training step on a CPU. The process then stays as large as it once was.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - others have a mallopt with other numbers
+        return all(
+            libc.mallopt(name, value)
+            for name, value in ((_MMAP_THRESHOLD, _MOST_KEPT), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 0))
+        )
+    except (OSError, AttributeError):
+        return False
 
 
 def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
