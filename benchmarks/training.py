@@ -8,8 +8,8 @@ Forward, cross-entropy, backward, Adaptive Gradient Clipping, SGD with Nesterov 
 alternate in one run; outputs on the same weights are compared first. timm's side is its own: `dm_nfnet_f0`,
 `adaptive_clip_grad` on all but the classifier, torch's fused SGD, `ModelEmaV3`. A sample that got less of the
 processors than the others (another program ran) is thrown away. The floor is forward and backward of the same
-convolutions, nothing else. All sides profit from what `normfree train` does on a CPU: keep freed
-memory in the process (`--leave-memory` does not). On a GPU, memory is the most that a step takes beyond weights, momentum and average.
+convolutions, nothing else. All sides profit from what `normfree train` does on a CPU: keep freed memory in the process
+(`--leave-memory` does not). On a GPU, memory is the most that a step takes beyond weights, momentum and average.
 """
 
 import argparse

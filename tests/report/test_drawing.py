@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from normfree.report.drawing import BLEND, UNKNOWN, class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
+from normfree.report.drawing import (
+    BLEND,
+    UNKNOWN,
+    class_colors,
+    depth_colors,
+    draw_depth,
+    draw_mask,
+    draw_objects,
+    rgb_picture,
+)
 
 
 @pytest.mark.parametrize("count", [2, 6, 21, 60])
@@ -45,3 +54,22 @@ def test_depth_on_a_scale():
 def test_near_is_bright():
     brightness = depth_colors().astype(int).sum(1)
     assert brightness[0] > 2 * brightness[-1]
+
+
+def test_objects_over_their_image():
+    image = torch.full((3, 20, 30), 100, dtype=torch.uint8)
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    masks[0, 5:9, 5:9] = masks[1, 7:15, 7:15] = True
+    boxes = torch.tensor([[5.0, 5.0, 9.0, 9.0], [7.0, 7.0, 15.0, 15.0]])
+    palette = np.array([[200, 100, 50], [10, 20, 30]], np.uint8)
+    drawn = np.array(draw_objects(image, boxes, torch.tensor([0, 1]), masks, palette)).astype(int)
+    assert drawn[0, 0].tolist() == [100, 100, 100]
+    for corner in ((5, 5), (5, 8), (8, 8)):  # the first object's frame is on top
+        assert drawn[corner].tolist() == [200, 100, 50]
+    assert drawn[14, 14].tolist() == [10, 20, 30]
+    assert drawn[15, 15].tolist() == [100, 100, 100]
+    inside = 100 + BLEND * (np.array([10, 20, 30]) - 100)
+    assert np.abs(drawn[11, 11] - inside).max() <= 1
+    assert np.abs(drawn[6, 6] - (100 + BLEND * (palette[0].astype(float) - 100))).max() <= 1
+    bare = np.array(draw_objects(image, boxes[:0], torch.zeros(0).long(), None, palette))
+    assert np.array_equal(bare, np.full((20, 30, 3), 100))

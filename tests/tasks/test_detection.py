@@ -14,7 +14,7 @@ from normfree.data import Batch, DataConfig, ObjectList, Objects
 from normfree.data.coco import open_objects
 from normfree.models import Detections
 from normfree.tasks import Detection, TaskConfig
-from normfree.tasks.detection import AveragePrecision
+from normfree.tasks.detection import AveragePrecision, share_found
 
 SIDE = 120
 ALL = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
@@ -253,3 +253,36 @@ def test_what_is_missing_is_named(monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=r"pip install \"normfree\[detection\]\""):
         AveragePrecision(3, masks=True)
+
+
+BOX, NEXT, FAR = [10, 10, 50, 50], [12, 10, 52, 50], [80, 80, 110, 110]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "labels", "share"),
+    [
+        ([BOX, FAR], [0.9, 0.8], [0, 1], 1),
+        ([NEXT, FAR], [0.9, 0.8], [0, 1], 1),  # 38 of 42 pixels' width in common
+        ([BOX], [0.9], [0], 1 / 2),  # one missed
+        ([], [], [], 0),
+        ([BOX, FAR], [0.9, 0.8], [0, 0], 1 / 3),  # one of the wrong class: missed, and seen where there is none
+        ([BOX, NEXT, FAR], [0.9, 0.8, 0.7], [0, 0, 1], 2 / 3),  # the same one twice
+        ([BOX, NEXT, FAR], [0.9, 0.4, 0.7], [0, 0, 1], 1),  # too unsure to count
+        ([[60, 10, 100, 50], BOX, FAR], [0.9, 0.8, 0.7], [0, 0, 1], 2 / 3),
+    ],
+)
+def test_share_of_objects_found(boxes, scores, labels, share):
+    answer = share_found(found(boxes, scores, labels), truth([BOX, FAR], [0, 1]))
+    assert answer == pytest.approx(share)
+
+
+def test_share_of_objects_found_where_there_are_none():
+    assert share_found(found([], [], []), truth([], [])) == 1
+    assert share_found(found([BOX], [0.9], [0]), truth([], [])) == 0
+
+
+def test_crowds_neither_count_nor_are_they_wrong_to_see():
+    crowd = truth([BOX, FAR], [0, 1], crowd=torch.tensor([True, False]))
+    assert share_found(found([FAR], [0.9], [1]), crowd) == 1
+    assert share_found(found([BOX, FAR], [0.9, 0.9], [0, 1]), crowd) == 1
+    assert share_found(found([[60, 10, 100, 50], FAR], [0.9, 0.9], [0, 1]), crowd) == 1 / 2

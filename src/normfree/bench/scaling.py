@@ -124,8 +124,8 @@ def plot(points: Sequence[Point]) -> "Figure":
                 axes.set_title(f"{_grows(name, some)}\nlargest distance from the line {line.worst:.0%}", fontsize=10)
             for x, y, point in zip(macs, values, some, strict=True):
                 axes.annotate(_label(point), (x, y), textcoords="offset points", xytext=(5, -9), fontsize=8)
-            axes.set(xlabel="billion multiply-adds of the forward pass", ylabel=unit, xlim=(0, None), ylim=(0, None))
-            axes.margins(x=0.12)
+            ends = dict(xlim=(0, 1.13 * max(macs)), ylim=(0, 1.08 * max(values)))  # room for the last label
+            axes.set(xlabel="billion multiply-adds of the forward pass", ylabel=unit, **ends)
             axes.grid(alpha=0.25)
     return figure
 

@@ -2,14 +2,13 @@
 
 import argparse
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data import Objects
 from ..models import Detections
-from ..report.drawing import BLEND, class_colors, rgb
+from ..report.drawing import class_colors, under_masks
 from ..training import pick_device
 from .overlays import INK, TEXT, beside, enlarged, predict_pictures
 from .trained import Trained, evaluation_transform
@@ -38,12 +37,8 @@ def predict_objects(trained: Trained, options: argparse.Namespace) -> int:
 def drawn(image: Tensor, found: Detections, names: list[str]) -> tuple[Image.Image, dict]:
     """An image beside itself with masks, boxes, classes and scores; and the same as numbers."""
     palette = class_colors(len(names) + 1)[1:]
-    colored = rgb(image).astype(np.float32)
-    for number in reversed(range(len(found) if found.masks is not None else 0)):  # the surest on top
-        inside = found.masks[number].numpy()
-        colored[inside] += (palette[found.labels[number]] - colored[inside]) * BLEND
     height, width = image.shape[-2:]
-    sheet = beside(image, Image.fromarray(colored.astype(np.uint8)))
+    sheet = beside(image, Image.fromarray(under_masks(image, found.labels, found.masks, palette)))
     times, right = enlarged(width, height)
     top = (sheet.height - height * times) // 2
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)

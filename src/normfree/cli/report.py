@@ -40,6 +40,7 @@ from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
 from .main import Parser
+from .report_objects import look_at_objects
 from .report_pixels import look_at_pixels
 from .train import PROBE
 from .trained import Trained, evaluation_transform, load_trained
@@ -48,7 +49,7 @@ BATCH = 64
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)
 # of the tasks whose answers are pictures: what looks at test images, by its name
-LOOKS = dict(segmentation=look_at_pixels, depth=look_at_pixels)
+LOOKS = dict(segmentation=look_at_pixels, depth=look_at_pixels, detection=look_at_objects)
 T = TypeVar("T")
 
 
@@ -254,10 +255,7 @@ def _look(found: Found, count: int, workers: int) -> Seen:
         raise UsageError(f"{trained.recipe.data.source} now has other classes than the network")
     bar = functools.partial(tqdm, desc="test images", unit="batch", delay=2, leave=False, disable=None)
     if trained.dense:
-        if (look := LOOKS.get(trained.recipe.task.name)) is None:
-            raise UsageError(
-                f"a network for {trained.recipe.task.name}: `normfree predict` draws what it makes of images"
-            )
+        look = LOOKS[trained.recipe.task.name]
         looked = look(trained, source.test, found.device, count, workers, bar)
         _note(found, looked.unreadable, looked.images)
         return Seen(looked.shown, looked.introduction)

@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 BLEND = 0.6  # of the class's colour over the image
@@ -43,6 +43,32 @@ def draw_mask(image: Tensor, mask: Tensor, palette: np.ndarray) -> Image.Image:
     base, known = rgb(image).astype(np.float32), (mask < len(palette)).numpy()[..., None]
     colors = palette[mask.clamp(max=len(palette) - 1).numpy()]
     return Image.fromarray((base + (colors - base) * BLEND * known).astype(np.uint8))
+
+
+def draw_objects(
+    image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None, palette: np.ndarray
+) -> Image.Image:
+    """The (C, H, W) uint8 image under masks (K, H, W) and boxes (K, 4) of its pixels in their classes' colours.
+
+    The first ones on top.
+    """
+    picture = Image.fromarray(under_masks(image, labels, masks, palette))
+    draw = ImageDraw.Draw(picture)
+    thick = max(1, round(max(picture.size) / 320))
+    for box, label in reversed(list(zip(boxes.tolist(), labels.tolist(), strict=True))):
+        left, top, right, bottom = box
+        corners = [left, top, max(left, right - 1), max(top, bottom - 1)]  # the last pixel inside
+        draw.rectangle(corners, outline=tuple(palette[label].tolist()), width=thick)
+    return picture
+
+
+def under_masks(image: Tensor, labels: Tensor, masks: Tensor | None, palette: np.ndarray) -> np.ndarray:
+    """The (C, H, W) uint8 image as (H, W, 3) under masks (K, H, W) bool in the colours of their classes."""
+    colored = rgb(image).astype(np.float32)
+    for number in reversed(range(len(labels) if masks is not None else 0)):  # the first on top
+        inside = masks[number].numpy()
+        colored[inside] += (palette[labels[number]] - colored[inside]) * BLEND
+    return colored.astype(np.uint8)
 
 
 def draw_depth(depth: Tensor, low: float, high: float) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Batch, DataConfig, ObjectList, Source
+from ..data import Batch, DataConfig, ObjectList, Objects, Source
 from ..data.coco import mask_tools
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
@@ -151,6 +151,34 @@ class AveragePrecision:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools makes its arrays as NumPy 1 wants them
             return self.metric.compute()
+
+
+def share_found(found: Detections, true: Objects, *, least: float = 0.5, overlap: float = 0.5) -> float:
+    """Objects found, over those found, missed and seen where there are none; 1 where there is nothing and none is seen.
+
+    Detections of at least a score, the surest first, each take the object of their class that they overlap most, by at
+    least ``overlap`` of the union. Crowds neither count nor are they wrong to see.
+
+    Args:
+        found, true: boxes in the same pixels.
+    """
+    from torchvision.ops import box_iou
+
+    found, single = found.chosen(found.scores >= least), ~true.crowd
+    inside = box_iou(found.boxes, true.boxes) * (found.labels[:, None] == true.labels)
+    crowded = (inside[:, true.crowd] >= overlap).any(1)
+    inside, taken = inside[:, single], 0
+    free = torch.ones(inside.shape[1], dtype=torch.bool)
+    wrong = 0
+    for overlaps, may in zip(inside, crowded.tolist(), strict=True):
+        overlaps = overlaps * free
+        if len(overlaps) and overlaps.max() >= overlap:
+            free[overlaps.argmax()] = False
+            taken += 1
+        else:
+            wrong += not may
+    every = int(single.sum()) + wrong
+    return taken / every if every else 1.0
 
 
 def needed_for_ap() -> Any:
