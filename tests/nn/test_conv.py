@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from normfree import UsageError
 from normfree.functional import standardize_weight
-from normfree.nn import Role, WSConv2d
+from normfree.nn import Activation, Role, WSConv2d, activated
 
 DOUBLE = torch.float64
 CLOSE = dict(rtol=1e-11, atol=1e-12)  # float64 rounding of sums in another order
@@ -189,3 +189,37 @@ def test_repr_tells_what_differs_from_the_default():
     assert repr(WSConv2d(4, 6, 3, 2)) == "WSConv2d(4, 6, kernel_size=3, stride=2, padding='same')"
     text = repr(WSConv2d(4, 6, 3, padding=1, dilation=2, groups=2, bias=False, input_scale=1.5))
     assert all(part in text for part in ("padding=1", "dilation=2", "groups=2", "input_scale=1.5", "bias=False"))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [3, 8, 15, 16])
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_thin_strided_layers_are_the_same_function(channels, size, layout):
+    """With few channels every second place is taken first; gradients, too, also behind an activation."""
+    conv = WSConv2d(channels, 8, 1, 2).to(memory_format=layout)
+    assert conv._thin == (channels < 16)
+    x = torch.randn(3, channels, size, size).to(memory_format=layout).requires_grad_()
+    (out,) = activated(Activation("gelu_erf"), x, conv)
+    weight = conv.effective_weight().contiguous()
+    expected = F.conv2d(F.gelu(x.contiguous())[:, :, ::2, ::2], weight, conv.bias)
+    torch.testing.assert_close(out, expected)
+    grad = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(y, [x, *conv.parameters()], grad) for y in (out, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_two_layers_behind_one_activation_of_which_one_is_thin():
+    wide, thin = WSConv2d(8, 8, 1), WSConv2d(8, 8, 1, 2)
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    a, b = activated(Activation("gelu"), x, wide, thin)
+    gelu = F.gelu(x, approximate="tanh")
+    plain = (
+        F.conv2d(gelu, wide.effective_weight(), wide.bias),
+        F.conv2d(gelu[:, :, ::2, ::2], thin.effective_weight(), thin.bias),
+    )
+    params = [x, *wide.parameters(), *thin.parameters()]
+    ours = torch.autograd.grad(a.square().sum() + b.square().sum(), params)
+    theirs = torch.autograd.grad(sum(y.square().sum() for y in plain), params)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_runs import Scripted, classification, network, trainer
 
-from normfree.training import TrainStep, evaluate, read_checkpoint, read_metrics, read_weights
+from normfree.training import TrainConfig, TrainStep, evaluate, read_checkpoint, read_metrics, read_weights
+from normfree.training.loop import layout_of
 
 TIMES = {"images_per_s", "seconds_left"}
 BY_STAGE = {"clipped_by_stage", "largest_ratio"}
@@ -180,3 +181,19 @@ def test_weights_files_need_no_run(tmp_path):
     assert description["step"] == 1
     load = network()
     load.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "last"),
+    [
+        ({}, "cpu", False),
+        (dict(precision="bfloat16"), "cpu", True),
+        (dict(precision="bfloat16"), "cuda", False),
+        (dict(precision="bfloat16", channels_last=False), "cpu", False),
+        (dict(channels_last=True), "cpu", True),
+        (dict(channels_last=True), "cuda", True),
+    ],
+)
+def test_layout(options, device, last):
+    expected = torch.channels_last if last else torch.contiguous_format
+    assert layout_of(TrainConfig(**options), torch.device(device)) is expected

@@ -95,9 +95,19 @@ class SameConv2d(nn.Module):
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """``scale`` (a tensor of one element) multiplies the output, folded into weight and bias."""
         x, padding = self._pad(x)
+        stride = self.stride
+        if self._thin:
+            every = lambda x: x[:, :, :: self.stride, :: self.stride].clone()  # noqa: E731
+            x, stride = derived(x, every(x), every), 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
         weight = self.effective_weight(scale)
-        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, bias, stride, padding, self.dilation, self.groups)
+
+    @property
+    def _thin(self) -> bool:
+        """Whether to take every so many-th place first, the same function: with strides, torch's backward pass (2.11 to
+        2.15, oneDNN, channels last) writes beyond its memory where such a layer has few channels."""
+        return self.kernel_size == 1 and self.stride > 1 and self.in_channels < 16 and self._symmetric_padding() == 0
 
     @torch.no_grad()
     def folded(self, scale: Tensor | None = None) -> nn.Conv2d:

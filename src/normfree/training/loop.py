@@ -69,6 +69,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def layout_of(train: TrainConfig, device: torch.device) -> torch.memory_format:
+    """Of activations and weights: what the recipe says, else what was measured to be faster (docs/performance.md)."""
+    last = train.channels_last
+    if last is None:
+        last = device.type == "cpu" and train.precision == "bfloat16"
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Trainer:
     """Trains a model on a task into a run's folder.
 
@@ -97,7 +105,7 @@ class Trainer:
         if train.threads is not None:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
-        self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.layout = layout_of(train, self.device)
         self.model = model.to(self.device, memory_format=self.layout)
         set_checkpointing(model, train.activation_checkpointing)
         if train.parallel == "fsdp":
