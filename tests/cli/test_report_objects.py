@@ -60,6 +60,9 @@ def test_pictures_are_the_networks_from_the_worst_to_the_best(reported):
 
 def test_words_and_numbers(reported):
     run, page = reported
+    head = " ".join(page.sections["head"].split())
+    assert "best AP" in head
+    assert "AP at overlap 0.5" in head
     text = " ".join(page.sections["examples"].split())
     assert "3 of 4 test images, evenly from the worst to the best" in text
     assert "AP of boxes" in text

@@ -34,7 +34,7 @@ from ..report import (
     write_page,
 )
 from ..spp import record
-from ..tasks import Classification, Depth, Segmentation
+from ..tasks import Classification, Depth, Detection, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
@@ -48,6 +48,7 @@ from .trained import Trained, evaluation_transform, load_trained
 BATCH = 64
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)
+TASKS = dict(classification=Classification, segmentation=Segmentation, depth=Depth, detection=Detection)
 # of the tasks whose answers are pictures: what looks at test images, by its name
 LOOKS = dict(segmentation=look_at_pixels, depth=look_at_pixels, detection=look_at_objects)
 T = TypeVar("T")
@@ -153,7 +154,7 @@ def _about(found: Found) -> About:
         about.classes = len(found.source.classes) or None
     if not isinstance(recipe, Missing):
         about.model, about.data = recipe.model.name, recipe.data.source
-        about.score = dict(segmentation=Segmentation, depth=Depth).get(recipe.task.name, Classification).score
+        about.score = TASKS[recipe.task.name].score
         about.clips, about.save_every = recipe.optim.clipping is not None, recipe.train.save_every
         about.clipping, about.clipping_eps = recipe.optim.clipping, recipe.optim.clipping_eps
         per_epoch = _steps_per_epoch(found, recipe)
