@@ -189,6 +189,7 @@ def test_weights_files_need_no_run(tmp_path):
         ({}, "cpu", False),
         (dict(precision="bfloat16"), "cpu", True),
         (dict(precision="bfloat16"), "cuda", False),
+        (dict(precision="bfloat16", parallel="fsdp"), "cpu", False),
         (dict(precision="bfloat16", channels_last=False), "cpu", False),
         (dict(channels_last=True), "cpu", True),
         (dict(channels_last=True), "cuda", True),

@@ -26,7 +26,8 @@ class TrainConfig:
         seed: of the initial weights, the order of the images and the augmentation.
         precision: "bfloat16" or "float16" computes activations and their gradients in it (float16 with a loss scale);
             parameters, standardization and loss stay float32.
-        channels_last: memory layout of activations. null: channels last for bfloat16 on a CPU, where it is faster.
+        channels_last: memory layout of activations. null: channels last for bfloat16 on a CPU, where it is faster,
+            but with fsdp.
         threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
         spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
             spp.png). null: none.
@@ -58,6 +59,8 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.channels_last and self.parallel == "fsdp":
+            raise UsageError("train.channels_last (=true) must be false with train.parallel fsdp, which splits by rows")
         for name in (
             "batch_size",
             "steps",

@@ -73,7 +73,7 @@ def layout_of(train: TrainConfig, device: torch.device) -> torch.memory_format:
     """Of activations and weights: what the recipe says, else what was measured to be faster (docs/performance.md)."""
     last = train.channels_last
     if last is None:
-        last = device.type == "cpu" and train.precision == "bfloat16"
+        last = device.type == "cpu" and train.precision == "bfloat16" and train.parallel != "fsdp"
     return torch.channels_last if last else torch.contiguous_format
 
 
