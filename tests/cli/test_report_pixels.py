@@ -12,7 +12,7 @@ from report.pages import Page
 from tiny_runs import evaluations
 
 from normfree.cli import main
-from normfree.cli.report_pixels import spread
+from normfree.cli.report_looks import spread
 from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data.scenes import CLASSES
 from normfree.recipes import open_images

@@ -137,7 +137,8 @@ def test_a_damaged_file_is_read_or_named(tmp_path, kind):
             assert image.ndim == 3
             assert image.shape[0] == 3
             assert torch.equal(image, decode_image(content))
-    assert unreadable >= 20  # all of the truncated at the very least, nearly
+    # all of the truncated at the very least, nearly; not all, but of PNG, whose parts have checksums
+    assert 20 <= unreadable < (121 if kind.startswith("png") else 120)
 
 
 @pytest.mark.parametrize("kind", KINDS)

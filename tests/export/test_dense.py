@@ -69,10 +69,9 @@ def test_what_the_file_says(exported):
     assert about.classes == (tuple(CLASSES) if task == "segmentation" else None)
 
 
+@pytest.mark.parametrize("exported", ["onnx"], indirect=True)
 def test_a_graph_of_plain_convolutions(exported):
-    task, _, kind, written = exported
-    if kind != "onnx":
-        pytest.skip("of ONNX files")
+    task, _, _, written = exported
     assert weight_arithmetic(written.path) == []
     found = operators(written.path)
     assert found.get("ConvTranspose", 0) == (0 if task == "segmentation" else 6)  # three up-projections of two each

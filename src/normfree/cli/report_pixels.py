@@ -10,44 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Batch, Loader, Split, UnreadableImage
+from ..data import Split, UnreadableImage
 from ..data.resize import pixels_of
 from ..report import Colors, Overlay, Overlays, Range, Table, percent
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST, fraction_near
 from ..tasks.segmentation import Overlap, fraction_right
-from ..training import evaluate
-from .eval import metrics_of
+from .report_looks import Looked, look
 from .trained import Trained, evaluation_transform
 
-BATCH = 8  # images; maps of many classes are large
 SCORES = dict(segmentation=fraction_right, depth=fraction_near)
 NAMES = dict(segmentation="of the pixels right", depth="of the pixels within a factor of 1.25")
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What stands on the page, the line in front of it, images that were looked at, and those that are unreadable."""
-
-    shown: Overlays
-    introduction: str
-    images: int
-    unreadable: list[str]
-
-
-class Scored:
-    """The metrics of a task, and its score of each image by itself."""
-
-    def __init__(self, metrics: Any, score: Callable[[Tensor, Tensor], Tensor]):
-        self.metrics, self.score = metrics, score
-        self.images: list[tuple[float, int]] = []
-
-    def update(self, output: Tensor, batch: Batch) -> None:
-        self.metrics.update(output, batch)
-        self.images += zip(self.score(output, batch.targets).tolist(), batch.indices.tolist(), strict=True)
-
-    def compute(self) -> dict[str, float]:
-        return self.metrics.compute()
 
 
 def look_at_pixels(
@@ -56,40 +29,29 @@ def look_at_pixels(
     device: torch.device,
     count: int,
     workers: int,
-    shown: Callable[[Iterable], Iterable],
+    bar: Callable[[Iterable], Iterable],
 ) -> Looked:
-    """Run a network over test images; draw some of them, evenly from the worst to the best.
+    """As :func:`.look`, for segmentation and depth."""
+    task, names = trained.recipe.task.name, trained.names
 
-    Args:
-        count: images to draw.
-        shown: a bar around the batches.
-    """
-    task, view = trained.recipe.task.name, evaluation_transform(trained)
-    scored = Scored(metrics_of(trained), SCORES[task])
-    loader = Loader(split, view, BATCH, workers=workers, pairs=True)
-    measured, unreadable = evaluate(trained.model, shown(loader), scored, device)
-    seen = [_seen(trained, split, index, score, device) for score, index in spread(sorted(scored.images), count)]
-    seen = [one for one in seen if one is not None]
-    draw = _masks if task == "segmentation" else _depths
-    tables = [_by_class(scored.metrics, trained.names)] if task == "segmentation" else []
-    images = measured["images"]
-    return Looked(Overlays(*draw(seen, trained.names), tables), _said(task, len(seen), images), images, unreadable)
+    def draw(chosen: list[tuple[float, int]], metrics: Any) -> Overlays:
+        seen = [_seen(trained, split, index, score, device) for score, index in chosen]
+        seen = [one for one in seen if one is not None]
+        if task == "depth":
+            return Overlays(*_depths(seen))
+        return Overlays(*_masks(seen, names), [_by_class(metrics, names)])
 
-
-def spread(items: Sequence, count: int) -> list:
-    """So many of them at even distances, the first and the last among them."""
-    if count >= len(items):
-        return list(items)
-    if count < 2:
-        return list(items[:count])
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
-def _said(task: str, shown: int, images: int) -> str:
-    if not shown:
-        return ""
-    which = f"{shown} of {images:,} test images, evenly from the worst to the best" if shown < images else "All images"
-    return f"{which}, with the share {NAMES[task]}."
+    return look(
+        trained,
+        split,
+        device,
+        count,
+        workers,
+        bar,
+        score=lambda output, batch: SCORES[task](output, batch.targets).tolist(),
+        draw=draw,
+        words=f"the share {NAMES[task]}",
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +95,7 @@ def _masks(seen: Sequence[_Seen], names: Sequence[str]) -> tuple[list[Overlay], 
     return drawn, Colors([names[i] for i in known], palette[known])
 
 
-def _depths(seen: Sequence[_Seen], names: Sequence[str]) -> tuple[list[Overlay], Range]:
+def _depths(seen: Sequence[_Seen]) -> tuple[list[Overlay], Range]:
     """Depth in the same colours in all pictures: those of the range of what was measured in them."""
     measured = [one.truth[one.truth > 0] for one in seen if (one.truth > 0).any()]
     low = min((values.min().item() for values in measured), default=0.0)

@@ -140,6 +140,9 @@ class Detections:
             masks = torch.stack(drawn) if drawn else torch.zeros(0, *original, dtype=torch.bool)
         return Detections(boxes, self.scores.float().cpu(), self.labels.cpu(), masks)
 
+    def without_masks(self) -> "Detections":
+        return Detections(self.boxes, self.scores, self.labels)
+
     def chosen(self, which: Tensor | slice) -> "Detections":
         """Some of them, by a (K,) bool tensor or a slice."""
         return Detections(*(x if x is None else x[which] for x in (self.boxes, self.scores, self.labels, self.masks)))

@@ -145,6 +145,13 @@ class AveragePrecision:
         found = {label: value[value >= 0].double().mean().item() for label, value in values.items()}
         return [found.get(label, float("nan")) for label in range(self.classes)]
 
+    def objects(self) -> list[int]:
+        """How many there are of each class, crowds apart."""
+        state = self.metric.metric_state
+        pairs = zip(state["groundtruth_labels"], state["groundtruth_crowds"], strict=True)
+        single = [labels[crowds == 0] for labels, crowds in pairs]
+        return torch.bincount(torch.cat([torch.zeros(0).long(), *single]), minlength=self.classes).tolist()
+
     def _computed(self) -> dict[str, Any]:
         if not self.order:
             return {name: torch.tensor(-1.0) for name in NAMES} | {f"bbox_{name}": torch.tensor(-1.0) for name in NAMES}
@@ -160,13 +167,14 @@ def share_found(found: Detections, true: Objects, *, least: float = 0.5, overlap
     least ``overlap`` of the union. Crowds neither count nor are they wrong to see.
 
     Args:
-        found, true: boxes in the same pixels.
+        found, true: boxes in the same pixels, the former on the CPU.
     """
     from torchvision.ops import box_iou
 
-    found, single = found.chosen(found.scores >= least), ~true.crowd
-    inside = box_iou(found.boxes, true.boxes) * (found.labels[:, None] == true.labels)
-    crowded = (inside[:, true.crowd] >= overlap).any(1)
+    crowd = true.crowd.cpu()
+    found, single = found.chosen(found.scores >= least), ~crowd
+    inside = box_iou(found.boxes, true.boxes.cpu()) * (found.labels[:, None] == true.labels.cpu())
+    crowded = (inside[:, crowd] >= overlap).any(1)
     inside, taken = inside[:, single], 0
     free = torch.ones(inside.shape[1], dtype=torch.bool)
     wrong = 0
