@@ -14,6 +14,7 @@ import torch
 
 import normfree
 from normfree.bench import image_batch, machine, step_memory
+from normfree.nn import recompute_weights
 from normfree.weights import load_timm
 
 
@@ -52,15 +53,18 @@ def main() -> None:
         print(f" images in {options.gib:g} GiB |\n|---|---|---|---|---|---|---|---|")
         for precision in ("float32", "bfloat16"):
             base = None
-            for recompute in (False, True):
+            for again in ("", "weights", "stages"):
                 for label, model in pair.items():
-                    model.set_grad_checkpointing(recompute)
+                    if label == "timm" and again == "weights":
+                        continue
+                    model.set_grad_checkpointing(again == "stages")
+                    recompute_weights(model, again == "weights")
                     (kept, most), (constant, _) = measured(model, options.size, precision, options.device)
                     base = base or (kept, most)
                     own = 4 * sum(p.nbytes for p in model.parameters())  # weights, momentum, average, gradients
                     images = (options.gib * 2**30 - own - constant) / max(kept, most)
                     cells = [f"{kept / 1e6:.1f}", f"{kept / base[0]:.2f}", f"{most / 1e6:.1f}", f"{most / base[1]:.2f}"]
-                    cells = [precision, label + ", stages recomputed" * recompute, *cells, f"{constant / 1e6:.0f}"]
+                    cells = [precision, label + (again and f", {again} recomputed"), *cells, f"{constant / 1e6:.0f}"]
                     print(f"| {' | '.join(cells)} | {int(images)} |", flush=True)
 
 

@@ -27,7 +27,7 @@ import normfree
 from normfree.bench import alternate, image_batch, machine, training_step
 from normfree.bench.step import AVERAGE, DECAY, LR, CrossEntropy, layout
 from normfree.data import Batch
-from normfree.nn import SameConv2d
+from normfree.nn import SameConv2d, recompute_weights
 from normfree.training import keep_freed_memory
 from normfree.weights import load_timm
 
@@ -133,6 +133,9 @@ def sides_of(options: argparse.Namespace, precision: str, batch: Batch) -> dict[
             model.set_grad_checkpointing(True)
             step = timms(model, batch, precision, False) if name == "timm" else training_step(model, batch, **settings)
             sides[f"{name}, stages recomputed"] = step
+        model = fresh(mine)
+        recompute_weights(model)
+        sides["normfree, weights recomputed"] = training_step(model, batch, **settings)
     for name, model in (("normfree", mine), ("released function", released)):
         sides[f"{name}, forward and backward alone"] = passes(fresh(model), batch, precision)
     sides["the convolutions alone"] = floor(fresh(mine), batch.images, precision, form["memory_format"])
@@ -158,7 +161,7 @@ def main() -> None:
     parser.add_argument("--layout", default="channels_last", choices=("contiguous", "channels_last"))
     parser.add_argument("--no-compile", action="store_true", help="eager sides only")
     parser.add_argument("--leave-memory", action="store_true", help="do not keep freed memory, as Python would")
-    parser.add_argument("--recompute", action="store_true", help="also with activation checkpointing of all stages")
+    parser.add_argument("--recompute", action="store_true", help="also with all stages, or the weights, computed again")
     options = parser.parse_args()
     kept = not options.leave_memory and keep_freed_memory()
     last = options.layout == "channels_last"

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import normfree
-from normfree.nn import Activated, Activation, AvgPoolSame, WSConv2d, activated, recompute
+from normfree.nn import Activated, Activation, AvgPoolSame, WSConv2d, activated, recompute, recompute_weights
 from normfree.training.memory import Allocated
 
 SMOOTH = ("gelu", "silu", "gelu_erf")
@@ -146,6 +146,70 @@ def test_function_transforms_and_meta_tensors():
     there = WSConv2d(8, 8, 3, device="meta")
     activated(act, x.float().to("meta").requires_grad_(), there)[0].sum().backward()
     assert there.weight.grad.shape == there.weight.shape
+
+
+NET = dict(widths=(16, 32, 64, 64), depths=(1, 2, 2, 1), group_width=8, num_classes=10)
+
+
+def a_step(model, x, precision):
+    """Output and gradients, by parameter."""
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        out = model(x)
+    out.float().square().sum().backward()
+    return out, {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["nfnet_f0", "timm_dm_nfnet_f0"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_standardized_weights_are_computed_again_to_the_same_gradients(name, precision):
+    model = normfree.create_model(name, **NET, drop_rate=0.0, stochdepth_rate=0.0)
+    for parameter in model.parameters():
+        if parameter.ndim < 2:
+            nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 64, 64)
+    expected = a_step(model, x, precision)
+    recompute_weights(model)
+    torch.testing.assert_close(a_step(model, x, precision), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_standardized_weights_are_not_kept(precision):
+    model = normfree.create_model("nfnet_f0", **NET).train()
+    size = sum(m.weight.numel() for m in model.modules() if isinstance(m, WSConv2d))
+
+    def keeps():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return kept(lambda: model(torch.randn(1, 3, 64, 64)))
+
+    before = keeps()
+    recompute_weights(model)
+    assert before - keeps() == size * (2 if precision == "bfloat16" else 4)
+    recompute_weights(model, False)
+    assert keeps() == before
+
+
+def test_changed_weights_are_not_standardized_again_in_silence():
+    layer = conv()
+    recompute_weights(layer)
+    out = layer(torch.randn(1, 8, 4, 4, dtype=torch.float64))
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_second_derivatives_of_weights_that_are_computed_again():
+    layer = conv()
+    x = torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+
+    def twice():
+        (first,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), [x, layer.weight, layer.gain])
+
+    expected = twice()
+    recompute_weights(layer)
+    torch.testing.assert_close(twice(), expected)
 
 
 def test_rows_of_layers():

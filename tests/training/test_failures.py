@@ -10,6 +10,7 @@ from tiny_runs import Scripted, classification, few_digits, trainer
 
 from normfree import RunFailed, UsageError
 from normfree.data import Source, UnreadableImage
+from normfree.nn import WSConv2d
 from normfree.tasks import Classification
 from normfree.training import TrainStep, checkpoints, pick_device, read_checkpoint, read_metrics
 
@@ -172,6 +173,13 @@ def test_a_step_left_out_is_said_and_logged(tmp_path, capsys):
 def test_recipes_name_the_stages_that_are_computed_again(tmp_path, stages, found):
     run = trainer(tmp_path, train=dict(activation_checkpointing=stages, steps=2))
     assert {number for number, stage in enumerate(run.model.stages) if stage.grad_checkpointing} == found
+    run.fit()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_recipes_say_whether_standardized_weights_are_kept(tmp_path, again):
+    run = trainer(tmp_path, train=dict(recompute_weights=again, steps=2))
+    assert {m.weight_kept for m in run.model.modules() if isinstance(m, WSConv2d)} == {not again}
     run.fit()
 
 

@@ -58,6 +58,7 @@ CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
         "threads",
         "micro_batch",
         "activation_checkpointing",
+        "recompute_weights",
         "compile",
         "log_every",
         "save_every",

@@ -6,7 +6,7 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 
 from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
-from .conv import PaddedConv2d, SameConv2d, WSConv2d
+from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
 from .residual import SkipInit, StochasticDepth
@@ -30,4 +30,5 @@ __all__ = [
     "activated",
     "gated_merge",
     "parameter_roles",
+    "recompute_weights",
 ]

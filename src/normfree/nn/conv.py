@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..functional import pad_same
 from ..kernels import standardize_weight
-from .recompute import derived
+from .recompute import derived, not_kept
 from .roles import Role
 
 
@@ -100,8 +100,10 @@ class SameConv2d(nn.Module):
             every = lambda x: x[:, :, :: self.stride, :: self.stride].clone()  # noqa: E731
             x, stride = derived(x, every(x), every), 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
-        weight = self.effective_weight(scale)
-        return F.conv2d(x, weight, bias, stride, padding, self.dilation, self.groups)
+        return self._convolve(x, scale, bias, stride, padding, self.dilation, self.groups)
+
+    def _convolve(self, x: Tensor, scale: Tensor | None, *geometry: object) -> Tensor:
+        return F.conv2d(x, self.effective_weight(scale), *geometry)
 
     @property
     def _thin(self) -> bool:
@@ -198,6 +200,7 @@ class WSConv2d(SameConv2d):
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
+    weight_kept = True  # the standardized one, for the backward pass; see recompute_weights
 
     def __init__(
         self,
@@ -232,18 +235,39 @@ class WSConv2d(SameConv2d):
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
-        options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
-        return standardize_weight(self.weight, self.gain, **options, dtype=_autocast_type(self.weight))
+        return self._standardized(scale, _autocast_type(self.weight))
 
     effective_weight = standardized_weight
+
+    def _standardized(self, scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+        options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
+        return standardize_weight(self.weight, self.gain, **options, dtype=dtype)
+
+    def _convolve(self, x: Tensor, scale: Tensor | None, *geometry: object) -> Tensor:
+        if self.weight_kept:
+            return super()._convolve(x, scale, *geometry)
+        weight = self.effective_weight(scale)
+        scale, dtype = None if scale is None else scale.detach(), weight.dtype  # the backward pass has no autocast
+        with not_kept(weight, lambda: self._standardized(scale, dtype)):
+            return F.conv2d(x, weight, *geometry)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.gain is not None else ", gain=False")
 
 
+def recompute_weights(model: nn.Module, enable: bool = True) -> None:
+    """Whether the backward pass computes the standardized weights of all :class:`WSConv2d` in a network once more.
+
+    Otherwise it keeps them, which takes as much memory as the parameters and a little less time.
+    """
+    for module in model.modules():
+        if isinstance(module, WSConv2d):
+            module.weight_kept = not enable
+
+
 def _autocast_type(weight: Tensor) -> torch.dtype | None:
     """What autocast will make of a standardized weight, so that it is written as that at once; None: what it is."""
     device = weight.device.type
-    if weight.dtype == torch.float32 and device == "cpu" and torch.is_autocast_enabled(device):
+    if weight.dtype == torch.float32 and device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None

@@ -1,11 +1,12 @@
-"""Activations that the backward pass computes once more instead of keeping them.
+"""Activations, and weights, that the backward pass computes once more instead of keeping them.
 
 A convolution keeps its input for the backward pass, and a smooth activation keeps its own: of ``conv(act(x))`` both
 ``x`` and ``act(x)``, though the second follows from the first at little cost.
 """
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +44,33 @@ def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -
     an activation's backward pass needs its output rather than its input (ReLU), it is the plain composition.
     """
     out = act(x)
-    if _decided(out) or not (act.keeps_input and out.requires_grad and torch.is_grad_enabled()):
+    if _decided(out) or not act.keeps_input:
         return tuple(layer(out) for layer in layers)
-    again, function, kept = _Again(), act.function, x.detach()
-    again.add(out, lambda: function(kept))
+    function, kept = act.function, x.detach()
+    with not_kept(out, lambda: function(kept)):
+        return tuple(layer(out) for layer in layers)
+
+
+@contextmanager
+def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
+    """Operations inside do not keep ``tensor`` for the backward pass; ``function`` computes it again there.
+
+    Where somebody else decides what is kept, nothing changes, as in :func:`activated`.
+    """
+    again = _again.get()
+    if again is not None:
+        again.add(tensor, function)
+        yield
+        return
+    if _decided(tensor) or not (tensor.requires_grad and torch.is_grad_enabled()):
+        yield
+        return
+    again = _Again()
+    again.add(tensor, function)
     token = _again.set(again)
     try:
         with saved_tensors_hooks(again.pack, _unpack):
-            return tuple(layer(out) for layer in layers)
+            yield
     finally:
         _again.reset(token)
         again.clear()  # the graph keeps the hooks

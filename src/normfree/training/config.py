@@ -18,6 +18,8 @@ class TrainConfig:
             measures what fits into the memory that is free. null: whole batches.
         activation_checkpointing: stages whose blocks keep their input alone for the backward pass and are computed once
             more there, [0, 1] for example, or "all". null: none.
+        recompute_weights: compute the standardized weights once more in the backward pass instead of keeping them:
+            as much memory as the weights take is spared, for little time.
         compile: by torch.compile, in training.
         eval_every: epochs between evaluations; there is always one at the end.
         save_every: steps between checkpoints beside those at evaluations. null: none.
@@ -43,6 +45,7 @@ class TrainConfig:
     steps: int | None = None
     micro_batch: int | Literal["auto"] | None = None
     activation_checkpointing: tuple[int, ...] | Literal["all"] | None = None
+    recompute_weights: bool = False
     compile: bool = False
     eval_every: float = 1.0
     save_every: int | None = None

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..data import Batch, Loader
 from ..errors import RunFailed, UsageError
+from ..nn import recompute_weights
 from ..optim import EMA, OptimConfig
 from .config import TrainConfig
 from .distributed import Replicas
@@ -108,6 +109,7 @@ class Trainer:
         self.layout = layout_of(train, self.device)
         self.model = model.to(self.device, memory_format=self.layout)
         set_checkpointing(model, train.activation_checkpointing)
+        recompute_weights(model, train.recompute_weights)
         if train.parallel == "fsdp":
             self.replicas.shard(self.model, self.device)
         self.step = TrainStep(
