@@ -161,11 +161,23 @@ def standardization(model: torch.nn.Module, dtype: torch.dtype, rounds: int) -> 
 
         return run
 
+    def copied() -> None:
+        """As many bytes read and written as by standardization."""
+        for place, layer in zip(places, layers, strict=True):
+            place.copy_(layer.weight)
+
+    def added() -> None:
+        """The same, of its gradient."""
+        for place, layer, grad in zip(places[::-1], layers[::-1], grads[::-1], strict=True):
+            torch.add(layer.weight, grad, out=place)
+
+    places = [torch.empty_like(layer.weight, dtype=dtype, requires_grad=False) for layer in layers]
     title = f"standardization of {len(layers)} weights to {str(dtype)[6:]}"
     with torch.no_grad():
         sides = {"portable": lambda: list(map(portable, layers)), "compiled": lambda: list(map(compiled, layers))}
-        compare(f"{title}, forward", sides, rounds)
-    compare(f"{title}, both ways", {"portable": both_ways(portable), "compiled": both_ways(compiled)}, rounds)
+        compare(f"{title}, forward", sides | {"copy": copied}, rounds)
+    sides = {"portable": both_ways(portable), "compiled": both_ways(compiled)}
+    compare(f"{title}, both ways", sides | {"copy, and add": torch.no_grad()(lambda: (copied(), added()))}, rounds)
 
 
 def floor(tensors: list[torch.Tensor], folder: Path) -> Callable[[], object]:
