@@ -1,5 +1,6 @@
 """Detection from train to predict, on the embedded scenes and on COCO's layouts."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,8 @@ from PIL import Image
 
 from normfree.cli import main
 from normfree.cli.objects import drawn
-from normfree.cli.trained import load_trained
+from normfree.cli.trained import evaluation_transform, load_trained
+from normfree.data import Objects
 from normfree.models import Detections
 from normfree.recipes import list_recipes, load_recipe
 from normfree.training import TrainStep, find_checkpoint, read_metrics
@@ -59,6 +61,50 @@ def test_predictions_are_drawn(normfree, run, tmp_path):
     assert normfree("predict", run, examples / "test0.png", "--score", 1).code == 0
     assert (run / "predictions" / "test0_detection.png").is_file()
     assert "nothing" in normfree("predict", run, examples / "test0.png", "--score", 1).out
+
+
+def test_a_prediction_is_what_the_evaluation_sees(normfree, run, tmp_path):
+    """On the same canvas: what surrounds an image that is not square takes part."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    network = load_trained(str(run))
+    view, image = evaluation_transform(network), torch.from_numpy(pixels).permute(2, 0, 1)
+    seen, true = view(image, Objects.none((20, 31), (20, 31)))
+    assert seen.shape == (3, 32, 32)
+    with torch.no_grad():
+        found = network.model(seen[None], [true])[0].placed(true.size, (20, 31))
+    result = normfree("predict", run, tmp_path / "wide.png", "--out", tmp_path, "--json", "--score", 0)
+    told = json.loads(result.out)["objects"]
+    assert [one["score"] for one in told] == [round(score, 4) for score in found.scores.tolist()]
+    assert [one["pixels"] for one in told] == found.masks.flatten(1).sum(1).tolist()
+
+
+def test_options_that_say_nothing_about_the_task_are_refused(normfree, run, trained, tmp_path):
+    image = run / "examples" / "test0.png"
+    for flags, said in ((["--top", "3"], "--top is for"), (["--antialias"], "--antialias is for")):
+        result = normfree("predict", run, image, *flags)
+        assert (result.code, said in result.error) == (2, True)
+    result = normfree("predict", trained, trained / "examples", "--score", "0.3")
+    assert (result.code, "--score is for networks for detection" in result.error) == (2, True)
+
+
+def test_an_image_that_is_named_twice_is_drawn_once(normfree, run, tmp_path):
+    image = run / "examples" / "test0.png"
+    result = normfree("predict", run, image, image, run / "examples", "--out", tmp_path, "--json")
+    assert [json.loads(line)["path"] for line in result.out.splitlines()] == sorted(
+        str(path) for path in (run / "examples").glob("*.png")
+    )
+    assert len(list(tmp_path.iterdir())) == len(result.out.splitlines())
+
+
+def test_a_picture_that_cannot_be_written_is_named(normfree, run, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    result = normfree("predict", run, run / "examples" / "test0.png", "--out", tmp_path)
+    assert result.code == 1
+    assert result.error.endswith("test0_detection.png cannot be written: No space left on device")
 
 
 def test_images_of_any_size(normfree, run, tmp_path):
@@ -145,6 +191,10 @@ def test_a_control_with_batch_norm(normfree, tmp_path):
     result = normfree("train", "--recipe", "nf_resnet50_mask_rcnn", *small, *SIZES, *flags, "--out", tmp_path / "run")
     assert result.code == 0, result.err
     assert "bn_resnet50 for detection" in result.err
+    refused = normfree(*DEMO, "--model", "bn_resnet50", "--out", tmp_path / "no")
+    assert "option 'skip_gain' is unknown for bn_resnet50" in refused.error
+    taken = normfree(*DEMO, "--model", "bn_resnet50", "--model.options", "{skip_gain: null}", "--out", tmp_path / "yes")
+    assert taken.code == 0, taken.err
 
 
 def weights(folder):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import image_files
 import pytest
@@ -120,6 +121,14 @@ def test_images_of_other_classes(normfree, trained, tmp_path):
     assert re.search(rf"classes of .*{root}.* and .*{trained}.* differ: ", result.error)
     # which side lacks which
     assert re.search(r"\b8 \(only in .*\b9 \(only in .*\bcat \(only in ", result.error)
+
+
+def test_classes_in_another_order(normfree, trained, monkeypatch):
+    source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))])
+    monkeypatch.setattr("normfree.cli.eval.open_images", lambda *_: source)
+    result = normfree("eval", trained)
+    assert result.code == 2
+    assert "differ: class 0 is 1 there, 0 here, class 1 is 0 there, 1 here" in result.error
 
 
 @pytest.mark.parametrize("verb", [["eval"], ["predict"]])

@@ -46,7 +46,7 @@ def test_the_features_are_those_of_the_classifier(name, task, form, tmp_path):
         model = MAKERS[task](small(name, output_stride=stride, num_classes=0)).eval()
         head = {key: value.clone() for key, value in model.head.state_dict().items()}
         said = initialize(model, path)
-        assert said == f"weights from {path}, without their classifier, into the backbone"
+        assert said == f"weights from {path}, without their classifier, into the backbone; what stands behind it is new"
         assert all(torch.equal(value, head[key]) for key, value in model.head.state_dict().items())
         found, times = model.backbone.forward_features(x), 32 // stride
         assert found.shape[-1] == 2 * times
@@ -83,7 +83,7 @@ def test_published_weights(task, tmp_path, monkeypatch):
     for stride in STRIDES[:2]:
         model = MAKERS[task](normfree.create_model("timm_test_nfnet", num_classes=0, output_stride=stride)).eval()
         said = initialize(model, "pretrained:timm_test_nfnet")
-        assert said == "published weights of timm_test_nfnet, into the backbone"
+        assert said == "published weights of timm_test_nfnet, into the backbone; what stands behind it is new"
         same = normfree.create_model("timm_test_nfnet", output_stride=stride).eval()
         same.load_state_dict(plain.state_dict())
         assert torch.equal(model.backbone.forward_features(x), same.forward_features(x))

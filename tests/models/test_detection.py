@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from small_models import CONTROLS, SMALL, WITHOUT_NORM, grads, shake, small
 from torch import nn
+from torchvision.ops import roi_align
 
 import normfree
 from normfree import UsageError
 from normfree.data import ObjectList, Objects
+from normfree.data.coco import open_objects
 from normfree.models import Detections, detector
 from normfree.models.detection import MaskHead
 from normfree.models.pyramid import level_scales, taken_maps
@@ -293,13 +295,54 @@ def test_detections_in_pixels_of_the_file():
     placed = found.placed((20, 40), (40, 120))
     assert placed.boxes.tolist() == [[6, 8, 30, 24]]
     assert placed.masks.shape == (1, 40, 120)
-    rows, columns = torch.where(placed.masks[0])
-    # pasted to whole pixels
-    assert abs(rows.min() - 8) <= 1
-    assert abs(rows.max() - 24) <= 1
-    assert abs(columns.min() - 6) <= 1
-    assert abs(columns.max() - 30) <= 1
+    expected = torch.zeros(40, 120, dtype=torch.bool)
+    expected[8:24, 6:30] = True
+    assert placed.masks[0].equal(expected)
     assert found.chosen(found.scores > 1).placed((20, 40), (40, 120)).masks.shape == (0, 40, 120)
+
+
+def test_masks_come_back_from_the_cells_of_boxes_between_pixels():
+    """Cut from the truth as in training and placed as in evaluation: nothing is lost but what cells cannot tell."""
+    source, draws, shares = open_objects("scenes:200").train, torch.Generator().manual_seed(0), []
+    for number in range(40):
+        _, true = source.pair(number)
+        if not len(true):
+            continue
+        boxes = (true.boxes + torch.rand(true.boxes.shape, generator=draws) - 0.5).clamp(0, 96)
+        cells = roi_align(true.masks[:, None].float(), [*boxes[:, None]], 28, aligned=True)[:, 0]
+        shares += [_union(true.masks, boxes, cells)]
+    shares = torch.cat(shares)
+    assert len(shares) > 100
+    assert shares.mean() > 0.99
+    assert (shares > 0.9).float().mean() > 0.99  # of the least, half a pixel that a box cuts off is a tenth
+
+
+def _union(masks, boxes, cells):
+    """Intersection over union of masks and of what is placed."""
+    size = tuple(masks.shape[-2:])
+    placed = Detections(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes)), cells).placed(size, size).masks
+    return (placed & masks).flatten(1).sum(1) / (placed | masks).flatten(1).sum(1)
+
+
+def test_detections_of_less_than_a_pixel_have_no_pixels():
+    boxes = torch.tensor([[3.1, 4.2, 3.4, 9.0], [5.0, 5.0, 5.0, 8.0], [-4.0, 2.0, 0.4, 6.0], [3.0, 3.0, 4.0, 4.0]])
+    found = Detections(boxes, torch.ones(4), torch.zeros(4), torch.ones(4, 28, 28)).placed((10, 10), (10, 10))
+    assert found.masks.flatten(1).sum(1).tolist() == [0, 0, 0, 1]
+
+
+def test_targets_that_cannot_be_are_named():
+    model, images = find().train(), torch.randn(2, 3, 64, 64)
+    wrong = lambda **changes: ObjectList([dataclasses.replace(two()[0], **changes), two()[1]])  # noqa: E731
+    true = two()[0]
+    for targets, said in (
+        (wrong(labels=true.labels + 3), r"labels \(=\[.*\]\) must be 0 to 2"),
+        (wrong(labels=true.labels - 3), "must be 0 to 2"),
+        (wrong(boxes=true.boxes[:, [2, 1, 0, 3]]), "of an area above 0"),
+        (wrong(boxes=true.boxes * float("nan")), "of an area above 0"),
+        (ObjectList(two()[:1]), "1 targets are given for 2 images"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            model(images, targets)
 
 
 def test_bfloat16_keeps_coordinates_in_float32():

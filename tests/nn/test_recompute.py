@@ -121,6 +121,30 @@ def test_what_lies_where_an_activation_lay_is_kept_as_it_is():
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda t: t[0] ** 2,
+        lambda t: t[:, :4] * t[:, :4],
+        lambda t: t.transpose(2, 3) * t,
+        lambda t: t[:, :, ::2, ::2] ** 2,
+        lambda t: t.flatten(1).square(),
+    ],
+)
+def test_views_of_an_activation_are_kept_as_they_are(layer):
+    act = Activation("gelu")
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    got, expected = (gradients(function, act, x, layer_of(layer)) for function in (activated, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def layer_of(function):
+    class Layer(nn.Module):
+        forward = staticmethod(function)
+
+    return Layer()
+
+
 def test_checkpointing_and_hooks_of_others_decide_themselves():
     x, layer, act, seen = (
         torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True),

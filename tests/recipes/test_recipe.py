@@ -111,3 +111,11 @@ def test_options_are_merged_with_the_recipes(write):
     assert load_recipe(mine, {"model.options": dict(depths=[2, 2], activation="silu")}).model.options == merged
     by_path = load_recipe(mine, {"model.options.depths": [2, 2], "model.options.activation": "silu"})
     assert by_path.model.options == merged
+
+
+@pytest.mark.parametrize("change", [{"model.options": dict(depths=None)}, {"model.options.depths": None}])
+def test_null_takes_an_option_out(write, change):
+    mine = write("model: {options: {depths: [1, 1], widths: [8, 8]}}")
+    assert load_recipe(mine, change).model.options == dict(widths=[8, 8])
+    assert load_recipe(write("model: {}"), change).model.options == {}
+    assert load_recipe("digits", {"optim.clipping": None}).optim.clipping is None  # a field is not an option

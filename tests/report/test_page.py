@@ -130,6 +130,19 @@ def test_it_loads_nothing(finished, page):
     assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
+def test_curves_of_detection(finished, write, page):
+    """Masks come second; what training counts there is no average precision."""
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "mask_ap", "mask_ap50")
+    scores = {EMA + name: 0.25 for EMA in ("", "ema_") for name in names}
+    line = {name: value for name, value in eval_line(10, 0).items() if name not in ("top1", "top5", "loss")} | scores
+    write(metrics=[train_line(5), line])
+    shown = page(**given(score="ap"))
+    titles = shown.sections["curves"].splitlines()
+    assert titles.index("loss") < titles.index("AP") < titles.index("AP of masks") < titles.index("AP at overlap 0.5")
+    assert "regions whose class is right" in titles
+    assert [one["name"] for one in shown.data("chart")[1]["series"]] == ["test", "test, averaged weights"]
+
+
 def test_words_of_files_are_no_markup(finished, write, page):
     """Class names, paths, recipe, layers, metrics, environment, reasons."""
     line = {HOSTILE: 0.5, "epoch": HOSTILE, "lr": HOSTILE}

@@ -142,8 +142,8 @@ def coco_says(said: list[Detections], true: list[Objects], kind: str) -> list[fl
             annotations.append(told | dict(iscrowd=int(objects.crowd[i]), segmentation=runs(objects.masks, i)))
         for i, (left, top, right, bottom) in enumerate(placed.boxes.tolist()):
             told = dict(image_id=image, category_id=int(one.labels[i]), score=float(one.scores[i]))
-            results.append(told | dict(bbox=[left, top, right - left, bottom - top]))
-            results[-1] |= dict(segmentation=runs(placed.masks, i)) if kind == "segm" else {}
+            box = dict(bbox=[left, top, right - left, bottom - top])  # beside it, a mask's size would be the box's
+            results.append(told | (dict(segmentation=runs(placed.masks, i)) if kind == "segm" else box))
     with contextlib.redirect_stdout(io.StringIO()):
         base = coco.COCO()
         base.dataset = dict(

@@ -51,6 +51,8 @@ def run(argv: Sequence[str]) -> int:
     if list(source.classes) != trained.classes:
         differing = sorted(set(source.classes) ^ set(trained.classes))
         sided = [f"{name} (only in the {'images' if name in source.classes else 'network'})" for name in differing]
+        pairs = enumerate(zip(source.classes, trained.classes, strict=False))
+        sided = sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]
         raise UsageError(
             f"classes of {options.data or data.source} and of {trained.source} differ: {', '.join(sided[:8])}"
         )

@@ -22,14 +22,14 @@ def predict_objects(trained: Trained, options: argparse.Namespace) -> int:
     """
     place = pick_device(options.device)
     model, view = trained.model.to(place), evaluation_transform(trained)
+    least = 0.5 if options.score is None else options.score
 
     def draw(image: Tensor) -> tuple[Image.Image, dict]:
         original = tuple(image.shape[-2:])
         size = view.size_of(original)
-        seen = view.view(image)[None, :, : size[0], : size[1]]  # without the rest of the canvas
         with torch.inference_mode():
-            found = model(seen.to(place), [Objects.none(size, original)])[0]
-        return drawn(image, found.chosen(found.scores >= options.score).placed(size, original), trained.names)
+            found = model(view.view(image)[None].to(place), [Objects.none(size, original)])[0]
+        return drawn(image, found.chosen(found.scores >= least).placed(size, original), trained.names)
 
     return predict_pictures(draw, _lines, trained.recipe.task.name, trained.recipe.data.channels, options)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data import UnreadableImage, decode_image, find_images
 from ..data.resize import pixels_of
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST
 from ..training import pick_device
@@ -99,7 +99,12 @@ def predict_pictures(
     Raises:
         UsageError: no image, or a folder that cannot be made.
     """
-    paths = find_images(options.images)
+    for name, value in dict(top=options.top, antialias=options.antialias or None).items():
+        if value is not None:
+            raise UsageError(f"--{name} is for networks that classify images; {options.network} is for {task}")
+    if options.score is not None and task != "detection":
+        raise UsageError(f"--score is for networks for detection; {options.network} is for {task}")
+    paths = list(dict.fromkeys(find_images(options.images)))
     folder, unreadable = _folder(options), 0
     names = _names(paths)
     for path in paths:
@@ -110,7 +115,10 @@ def predict_pictures(
             unreadable += 1
             continue
         place = folder / f"{names[path]}_{task}.png"
-        drawn.save(place)
+        try:
+            drawn.save(place)
+        except OSError as error:  # of a full disk Pillow does not say whose
+            raise RunFailed(f"{place} cannot be written: {error.strerror or error}") from error
         told = dict(path=str(path), picture=str(place)) | told
         print(json.dumps(told, ensure_ascii=False) if options.json else lines(told), flush=options.json)
     if unreadable == len(paths):

@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
         "model, for its published weights",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=5, help="classes per image; default: 5")
+    parser.add_argument("--top", type=int, help="classes per image; default: 5")
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     parser.add_argument(
@@ -39,12 +39,12 @@ def run(argv: Sequence[str]) -> int:
         metavar="FOLDER",
         help="where pictures of other tasks than classification go; default: RUN/predictions",
     )
-    parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn; default: 0.5")
+    parser.add_argument("--score", type=float, help="least score of objects that are drawn, from 0.05; default: 0.5")
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     options = parser.parse_args(list(argv))
-    if options.top < 1:
+    if options.top is not None and options.top < 1:
         raise UsageError(f"--top (={options.top}) must be at least 1")
-    if not 0 <= options.score <= 1:
+    if options.score is not None and not 0 <= options.score <= 1:
         raise UsageError(f"--score (={options.score}) must be from 0 to 1")
     trained = open_trained(options.network, options.checkpoint)
     if trained is not None and trained.recipe.task.name == "detection":
@@ -57,10 +57,10 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.network} takes images of {channels} channels; files are decoded to 1 or 3")
     if classifier.task != "classification":
         return predict_pixels(exported_pixels(classifier), options)
-    if options.out is not None:
-        raise UsageError(
-            f"--out is for networks for segmentation, depth or detection; {options.network} classifies images"
-        )
+    for name in ("out", "score"):
+        if getattr(options, name) is not None:
+            others = "segmentation, depth or detection" if name == "out" else "detection"
+            raise UsageError(f"--{name} is for networks for {others}; {options.network} classifies images")
     paths = find_images(options.images)
     transform, unreadable = view_of(classifier.preprocessing, antialias=options.antialias), 0
     for path in paths:
@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
             unreadable += 1
             continue
         top = classifier.run(transform(image)[None])[0].softmax(0)
-        top = top.topk(min(options.top, len(top)))
+        top = top.topk(min(options.top or 5, len(top)))
         found = [
             dict(name=classifier.label(index), index=index, probability=probability)
             for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)

@@ -68,7 +68,7 @@ def _drawn(
         ("network", draw_objects(image, found.boxes, found.labels, found.masks, palette)),
     ]
     name = split.name(index)
-    detail = f"{len(target)} objects, {len(found)} found\n" + "/".join(PurePath(name).parts[-2:])
+    detail = f"{len(target)} objects, {len(found)} detections\n" + "/".join(PurePath(name).parts[-2:])
     return Overlay(panels, percent(score, 1), detail, name)
 
 

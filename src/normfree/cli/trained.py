@@ -152,7 +152,7 @@ def _initialize_dense(model: OnBackbone, path: str) -> str:
         if own == {name: value.shape for name, value in source.items()}:
             load_weights(model, source, str(file))
             return f"weights from {file}"
-    return f"{initialize(model.backbone, path)}, into the backbone"
+    return f"{initialize(model.backbone, path)}, into the backbone; what stands behind it is new"
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

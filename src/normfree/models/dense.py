@@ -68,7 +68,7 @@ class UpConv2d(WSConv2d):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         bias = self.bias if scale is None else self.bias * scale
-        return F.conv_transpose2d(x, _transposed(self.effective_weight(scale)), bias, **_DOUBLES)
+        return self._apply_weight(lambda w: F.conv_transpose2d(x, w, bias, **_DOUBLES), scale, _transposed)
 
     @torch.no_grad()
     def folded(self, scale: Tensor | None = None) -> nn.ConvTranspose2d:

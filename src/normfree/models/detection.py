@@ -4,6 +4,7 @@ Faster R-CNN: arXiv:1506.01497; Mask R-CNN: arXiv:1703.06870; both with a featur
 torchvision does between the layers (anchors, matching, proposals, suppression) is torchvision's, see :mod:`.regions`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,16 +129,15 @@ class Detections:
         Args:
             size, original: (height, width) of the image as the network saw it, and as it was.
         """
-        from torchvision.models.detection.roi_heads import paste_masks_in_image  # torchvision's models take a second
-
         (height, width), (tall, wide) = size, original
         boxes, masks = self.boxes.float().cpu() * torch.tensor([wide / width, tall / height] * 2), self.masks
         boxes[:, 0::2].clamp_(0, wide)
         boxes[:, 1::2].clamp_(0, tall)
-        if masks is not None:  # one by one: of a large image only the answers fit into memory
-            pairs = zip(masks.float().cpu()[:, None, None], boxes[:, None], strict=True)
-            drawn = [paste_masks_in_image(mask, box, original)[0, 0] >= 0.5 for mask, box in pairs]
-            masks = torch.stack(drawn) if drawn else torch.zeros(0, *original, dtype=torch.bool)
+        if masks is not None:
+            places = torch.zeros(len(masks), *original, dtype=torch.bool)
+            for place, mask, box in zip(places, masks.float().cpu(), boxes.tolist(), strict=True):
+                _place(mask, box, place)
+            masks = places
         return Detections(boxes, self.scores.float().cpu(), self.labels.cpu(), masks)
 
     def without_masks(self) -> "Detections":
@@ -146,6 +146,25 @@ class Detections:
     def chosen(self, which: Tensor | slice) -> "Detections":
         """Some of them, by a (K,) bool tensor or a slice."""
         return Detections(*(x if x is None else x[which] for x in (self.boxes, self.scores, self.labels, self.masks)))
+
+
+def _place(mask: Tensor, box: Sequence[float], place: Tensor) -> None:
+    """Set the pixels of an image (H, W) whose centres lie within a mask (h, w), whose cells divide the box.
+
+    So masks are taught, too. Boxes of whole pixels, as torchvision has here, lose a fifth of a small object.
+    """
+    left, top, right, bottom = box
+    columns, rows = (
+        slice(math.ceil(left - 0.5), math.ceil(right - 0.5)),
+        slice(math.ceil(top - 0.5), math.ceil(bottom - 0.5)),
+    )
+    if columns.start >= columns.stop or rows.start >= rows.stop:
+        return
+    x = (torch.arange(columns.start, columns.stop) + 0.5 - left) / (right - left) * 2 - 1
+    y = (torch.arange(rows.start, rows.stop) + 0.5 - top) / (bottom - top) * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    at = F.grid_sample(mask[None, None], grid, padding_mode="border", align_corners=False)
+    place[rows, columns] = at[0, 0] >= 0.5
 
 
 class DetectionNet(OnBackbone):
@@ -173,6 +192,8 @@ class DetectionNet(OnBackbone):
         whole = tuple(images.shape[-2:])
         if self.training and targets is None:
             raise UsageError("a network for detection in training mode needs targets beside its images")
+        if targets is not None and len(targets) != len(images):
+            raise UsageError(f"{len(targets)} targets are given for {len(images)} images; each needs one")
         sizes = [whole] * len(images) if targets is None else [tuple(target.size) for target in targets]
         if self.training:
             return self._losses(images, sizes, [self._target(target) for target in targets])
@@ -208,6 +229,11 @@ class DetectionNet(OnBackbone):
         """As torchvision names it; class 0 is none."""
         if self.masks and target.masks is None:
             raise UsageError("a network that draws masks needs targets with masks")
+        boxes, labels, classes = target.boxes, target.labels, self.heads.box_predictor.classes.out_channels - 1
+        if ((labels < 0) | (labels >= classes)).any():
+            raise UsageError(f"labels (={labels.tolist()}) must be 0 to {classes - 1}")
+        if not (boxes[:, :2] < boxes[:, 2:]).all():
+            raise UsageError(f"boxes (={boxes.tolist()}) must be left, top, right, bottom, of an area above 0")
         return dict(boxes=target.boxes, labels=target.labels + 1, masks=target.masks, seed=target.seed)
 
 

@@ -1,6 +1,7 @@
 """Convolutions with TensorFlow's "SAME" padding: of the raw weight, and with Scaled Weight Standardization."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from ..functional import pad_same
 from ..kernels import standardize_weight
 from .recompute import derived, not_kept
 from .roles import Role
+
+_Map = Callable[[Tensor], Tensor]
 
 
 class SameConv2d(nn.Module):
@@ -100,10 +103,11 @@ class SameConv2d(nn.Module):
             every = lambda x: x[:, :, :: self.stride, :: self.stride].clone()  # noqa: E731
             x, stride = derived(x, every(x), every), 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
-        return self._convolve(x, scale, bias, stride, padding, self.dilation, self.groups)
+        return self._apply_weight(lambda w: F.conv2d(x, w, bias, stride, padding, self.dilation, self.groups), scale)
 
-    def _convolve(self, x: Tensor, scale: Tensor | None, *geometry: object) -> Tensor:
-        return F.conv2d(x, self.effective_weight(scale), *geometry)
+    def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
+        """``function`` of the weight that is convolved with, in another form."""
+        return function(form(self.effective_weight(scale)))
 
     @property
     def _thin(self) -> bool:
@@ -243,13 +247,13 @@ class WSConv2d(SameConv2d):
         options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
         return standardize_weight(self.weight, self.gain, **options, dtype=dtype)
 
-    def _convolve(self, x: Tensor, scale: Tensor | None, *geometry: object) -> Tensor:
+    def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
         if self.weight_kept:
-            return super()._convolve(x, scale, *geometry)
-        weight = self.effective_weight(scale)
+            return super()._apply_weight(function, scale, form)
+        weight = form(self.effective_weight(scale))
         scale, dtype = None if scale is None else scale.detach(), weight.dtype  # the backward pass has no autocast
-        with not_kept(weight, lambda: self._standardized(scale, dtype)):
-            return F.conv2d(x, weight, *geometry)
+        with not_kept(weight, lambda: form(self._standardized(scale, dtype))):
+            return function(weight)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.gain is not None else ", gain=False")

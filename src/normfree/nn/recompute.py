@@ -16,14 +16,21 @@ from .activation import Activation
 
 
 class _Again:
-    """How to compute what lies at a place in memory; all of it is held, so that nothing else comes to lie there."""
+    """How to compute what lies at a place in memory; all of it is held, so that nothing else comes to lie there.
+
+    Views of it, of another shape or layout, are not it, though they may begin at the same place.
+    """
 
     def __init__(self) -> None:
-        self.functions: dict[int, Callable[[], Tensor]] = {}
+        self.functions: dict[tuple, Callable[[], Tensor]] = {}
         self.held: list[Tensor] = []
 
+    @staticmethod
+    def key(tensor: Tensor) -> tuple:
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
     def add(self, tensor: Tensor, function: Callable[[], Tensor]) -> None:
-        self.functions[tensor.data_ptr()] = function
+        self.functions[self.key(tensor)] = function
         self.held.append(tensor)
 
     def clear(self) -> None:
@@ -31,7 +38,7 @@ class _Again:
         self.held.clear()
 
     def pack(self, kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return self.functions.get(kept.data_ptr(), kept)
+        return self.functions.get(self.key(kept), kept)
 
 
 _again: contextvars.ContextVar[_Again | None] = contextvars.ContextVar("again", default=None)
@@ -79,7 +86,7 @@ def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
 def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """``out``, which is ``function(x)``: inside :func:`activated` not kept either, but computed again with ``x``."""
     again = _again.get()
-    if again is not None and out is not x and (before := again.functions.get(x.data_ptr())) is not None:
+    if again is not None and out is not x and (before := again.functions.get(again.key(x))) is not None:
         again.add(out, lambda: function(before()))
     return out
 

@@ -145,7 +145,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path in a recipe's nested dicts.
+    """Set a dotted path in a recipe's nested dicts. A mapping adds to the one that is there; null takes an entry out.
 
     Raises:
         UsageError: there is no such field; the nearest one is suggested.
@@ -159,8 +159,12 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(content.get(name), dict):
             content[name] = {}
         content = content[name]
-    if isinstance(value, dict) and isinstance(content.get(names[-1]), dict):
-        content[names[-1]] = {**content[names[-1]], **value}
+    if isinstance(value, dict):
+        there = content.get(names[-1])
+        value = {**(there if isinstance(there, dict) else {}), **value}
+        value = {name: found for name, found in value.items() if found is not None}
+    if value is None and len(names) > 2:
+        content.pop(names[-1], None)
     else:
         content[names[-1]] = value
 

@@ -12,7 +12,8 @@ from .scores import EMA, FRACTIONS, best_line, deciding, label, score_names
 MOST_SCORES = 6  # charts of scores
 COLORS = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
 TRAIN, TEST, AVERAGED = "c7", "c0", "c1"  # the same in all charts
-TAUGHT = {"miou": "pixel_accuracy"}  # the score that accuracy in training is, where it is not the one that decides
+# the score that accuracy in training is, where it is not the one that decides; of detection it is none
+TAUGHT = {"miou": "pixel_accuracy", "ap": None}
 
 
 def curves(run: RunFiles, about: About) -> Markup:
@@ -66,6 +67,9 @@ def _scores(run: RunFiles, about: About) -> list[Chart]:
         ]
         note = "The dot is the best evaluation." if marks else ""
         charts.append(Chart(label(name), series, fraction=name in FRACTIONS, note=note))
+    if taught is None:
+        series = [Series("training, augmented", curve(run.train, "accuracy"), TRAIN, "thin")]
+        charts.append(Chart("regions whose class is right", series, fraction=True))
     return charts
 
 

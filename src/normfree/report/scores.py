@@ -51,10 +51,10 @@ def shown(name: str, found: float | None) -> str:
 
 
 def score_names(evals: Sequence[Line], first: str) -> list[str]:
-    """The scores of raw weights that lines have, ``first`` first, the loss last."""
+    """The scores of raw weights that lines have: ``first``, the same of masks, others, the loss."""
     found = {name: None for line in evals for name in line if value(line, name) is not None}
     names = [name for name in found if not name.startswith(EMA) and name not in _OTHER]
-    return sorted(names, key=lambda name: (name != first, name == "loss"))
+    return sorted(names, key=lambda name: (name != first, name != f"mask_{first}", name == "loss"))
 
 
 def deciding(evals: Sequence[Line], score: str) -> str:

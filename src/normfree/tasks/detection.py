@@ -106,8 +106,10 @@ class AveragePrecision:
         if not len(batch):
             return
         self.order += batch.indices.tolist()
-        placed = [one.placed(true.size, true.original) for one, true in zip(output, batch.targets, strict=True)]
-        self.metric.update([_entry(one) for one in placed], _truths(batch.targets, self.masks))
+        for one, true in zip(
+            output, batch.targets, strict=True
+        ):  # masks of large images are packed before the next one's
+            self.metric.update([_entry(one.placed(true.size, true.original))], _truths([true], self.masks))
 
     @property
     def parts(self) -> dict[str, list]:

@@ -43,4 +43,5 @@ def plot_curves(folder: Path, name: str = "top1") -> Path:
 def _curve(axes: Any, lines: list[dict[str, Any]], field: str, label: str, **style: Any) -> None:
     points = [(line["step"], line[field]) for line in lines if line.get(field) is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+        alone = "o" if len(points) == 1 else None  # a line of one point shows nothing
+        axes.plot(*zip(*points, strict=True), label=label, marker=alone, **style)
