@@ -113,8 +113,12 @@ CHANGES = {
     "no list": (lambda told: told.pop("annotations"), r"train\.json has no list 'annotations' of mappings"),
     "no categories": (lambda told: told.update(categories=[]), "4 images and 0 categories"),
     "no images": (lambda told: told.update(images=[], annotations=[]), "0 images and 2 categories"),
-    "two ids": (lambda told: told["images"].append(told["images"][0]), "two entries of one image id"),
-    "no id": (lambda told: told["images"][0].pop("id"), r"the id \(=None\) of an entry for image must be an integer"),
+    "two ids": (lambda told: told["images"].append(told["images"][0]), "two entries of 'images' have the id 100"),
+    "two categories": (lambda told: told["categories"][0].update(id=3), "two entries of 'categories' have the id 3"),
+    "two annotations": (first(id=20), "two entries of 'annotations' have the id 20; each needs its own"),
+    "no number": (lambda told: told["annotations"][2].pop("id"), r"the id \(=None\) of annotations\[2\] must be"),
+    "no integer": (lambda told: told["annotations"][1].update(id="a"), r"the id \(='a'\) of annotations\[1\] must be"),
+    "no id": (lambda told: told["images"][0].pop("id"), r"the id \(=None\) of images\[0\] must be an integer"),
     "no width": (lambda told: told["images"][2].pop("width"), r"width \(=None\) of image 102 must be pixels"),
     "huge": (lambda told: told["images"][2].update(width=10**9), r"width \(=1000000000\) of image 102 must be pixels"),
     "no name": (lambda told: told["categories"][1].pop("name"), r"name \(=None\) of category 3 must be text"),
@@ -130,18 +134,22 @@ CHANGES = {
     "not finite": (first(bbox=[1, 2, float("nan"), 4]), r"bbox \(=\[1, 2, nan, 4\]\) must be"),
     "outside": (first(bbox=[40, 2, 3, 4]), r"bbox \(=\[40, 2, 3, 4\]\) lies outside of its image of 40 x 30 pixels"),
     "left of it": (first(bbox=[-9, 2, 3, 4]), r"bbox \(=\[-9, 2, 3, 4\]\) lies outside"),
-    "crowd": (first(iscrowd=2), r"iscrowd \(=2\) must be 0 or 1"),
-    "area": (first(area="x"), r"area \(='x'\) a number"),
+    "touches the left": (first(bbox=[-5, 0, 5, 5]), r"bbox \(=\[-5, 0, 5, 5\]\) lies outside"),
+    "touches the top": (first(bbox=[0, -5, 5, 5]), r"bbox \(=\[0, -5, 5, 5\]\) lies outside"),
+    "crowd": (first(iscrowd=2), r"annotation 0: iscrowd \(=2\) must be 0 or 1$"),
+    "area": (first(area="x"), r"annotation 0: area \(='x'\) must be a number$"),
+    "empty area": (first(area=[]), r"annotation 0: area \(=\[\]\) must be a number$"),
     "no mask": (first(segmentation=None), r"segmentation \(=None\) must be polygons or run lengths"),
     "no polygon": (first(segmentation=[]), r"annotation 0: segmentation: polygons must be lists"),
     "odd": (first(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "polygons must be lists of x, y"),
     "far": (first(segmentation=[[1, 2, 3, 1e7, 5, 6]]), "near the image"),
     "runs": (first(segmentation=dict(size=[30, 40], counts=[5, 5])), "add up to 10, the image has 1200 pixels"),
-    "size": (first(segmentation=dict(size=[3, 4], counts=[12])), r"run lengths of \[3, 4\], the image has \[30, 40\]"),
-    "no size": (first(segmentation=dict(counts=[12])), "annotation 0: segmentation: 'size'"),
+    "size": (first(segmentation=dict(size=[3, 4], counts=[12])), r"size \(=\[3, 4\]\) of .* image's, \[30, 40\]"),
+    "no size": (first(segmentation=dict(counts=[12])), r"segmentation: size \(=None\) of run lengths must be the"),
+    "no counts": (first(segmentation=dict(size=[30, 40])), r"counts \(=None\) of run lengths must be a list or text"),
     "negative run": (first(segmentation=dict(size=[30, 40], counts=[-1, 1201])), "integers of at least 0"),
     "packed": (first(segmentation=dict(size=[30, 40], counts="0")), "annotation 0: segmentation: "),
-    "numbers": (first(segmentation=dict(size=[30, 40], counts=7)), "annotation 0: segmentation: "),
+    "numbers": (first(segmentation=dict(size=[30, 40], counts=7)), r"counts \(=7\) of run lengths must be a list"),
 }  # fmt: skip
 
 
@@ -197,6 +205,35 @@ def test_boxes_of_no_width_and_beyond_the_image_are_kept_as_they_are(folder):
     rewrite(folder, change)
     _, objects = coco(str(folder)).train.pair(0)
     assert objects.boxes.tolist() == [[30, 5, 50, 9], [3, 3, 8, 3]]
+
+
+def test_boxes_on_the_edge_and_of_no_size_are_not_outside(folder):
+    """Of no width in the corner, and a box that reaches in by less than a pixel."""
+
+    def change(told):
+        told["annotations"][0].update(bbox=[0, 0, 0, 0])
+        told["annotations"].append(rectangle(99, told["images"][0]["id"], (-4.5, 3, 5, 5), 3))
+
+    rewrite(folder, change)
+    assert coco(str(folder)).train.objects(0).boxes.tolist() == [[0, 0, 0, 0], [-4.5, 3, 0.5, 8]]
+
+
+def test_null_is_as_if_it_were_not_there(folder):
+    def left_out(told):
+        del told["annotations"][0]["iscrowd"], told["annotations"][0]["area"]
+
+    for change in (first(iscrowd=None, area=None), left_out):
+        rewrite(folder, change)
+        objects = coco(str(folder)).train.objects(0)
+        assert objects.crowd.tolist() == [False]
+        assert objects.areas.tolist() == [12 * 14]
+
+
+def test_a_byte_order_mark_is_no_content(folder):
+    for part in ("train", "val"):
+        file = folder / f"{part}.json"
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert coco(str(folder)).classes == ["dog", "cat"]
 
 
 def test_the_content_of_the_tests_is_sound():

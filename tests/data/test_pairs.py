@@ -25,6 +25,29 @@ def test_masks(tmp_path):
     assert source.train.name(1).endswith("train/images/1.png")
 
 
+@pytest.mark.parametrize("text", ["ground\nthing\n\n \n", "\ufeffground\r\nthing", " ground \n\tthing\n"])
+def test_names_of_classes(tmp_path, text):
+    root = masks_folder(tmp_path, 1)
+    (root / "classes.txt").write_text(text, encoding="utf-8", newline="")
+    assert open_pairs(f"masks:{root}", "segmentation").classes == ["ground", "thing"]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("ground\n\nthing\n", r"line 2 of .*classes\.txt is blank; it must name class 1$"),
+        ("\nground\nthing\n", r"line 1 of .*classes\.txt is blank; it must name class 0$"),
+        ("ground\nthing\nsky\nthing \n", r"lines 2 and 4 of .*classes\.txt are both 'thing'; each class must have"),
+    ],
+)
+def test_names_that_shift_or_repeat_are_refused(tmp_path, names, told):
+    root = masks_folder(tmp_path, 1, names)
+    with pytest.raises(UsageError, match=told) as caught:
+        open_pairs(f"masks:{root}", "segmentation")
+    assert str(root) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_masks_without_names(tmp_path):
     root = masks_folder(tmp_path, names=None)
     assert open_pairs(f"masks:{root}", "segmentation").classes == ["class0", "class1"]
@@ -41,6 +64,12 @@ def test_voc(tmp_path, augmented):
     assert source.classes[15] == "person"
     if augmented:
         assert source.train.pair(4)[1].max() == 20
+
+
+def test_lists_of_voc_with_a_byte_order_mark(tmp_path):
+    names = voc_folder(tmp_path) / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"
+    names.write_text(names.read_text(), encoding="utf-8-sig")
+    assert len(open_pairs(f"voc:{tmp_path}", "segmentation").test) == 4
 
 
 VOC_TRAIN, VOC_VAL = ([f"{year}_{i:06}" for i in range(4)] for year in (2007, 2008))
@@ -132,6 +161,87 @@ def test_nyu(tmp_path):
 def test_unmeasured_depth_is_0(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[1.5, np.nan, np.inf, -1, 0]]))
     assert read_depth(str(tmp_path / "a.npy")).tolist() == [[1.5, 0, 0, 0, 0]]
+
+
+def test_absurd_depth_was_not_measured(tmp_path):
+    for kind in (np.float32, np.float64):
+        np.save(tmp_path / "a.npy", np.array([[999_999, 1e6, 1.1e6, 1e10, np.finfo(kind).max]], kind))
+        assert read_depth(str(tmp_path / "a.npy")).tolist() == [[999_999, 1e6, 0, 0, 0]]
+    np.save(tmp_path / "a.npy", np.array([[1.5, 60_000, np.inf, np.nan]], np.float16))
+    assert read_depth(str(tmp_path / "a.npy")).tolist() == [[1.5, np.float16(60_000), 0, 0]]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int64])
+def test_integers_are_no_metres(tmp_path, kind):
+    place = depth_folder(tmp_path) / "val" / "depths" / "5.npy"
+    np.save(place, np.full((24, 24), 1500, kind))
+    told = rf"{place}: an array of shape \(24, 24\) of {np.dtype(kind)}; it must be \(H, W\) metres as floating-point"
+    with pytest.raises(UsageError, match=told):
+        open_pairs(f"depth:{tmp_path}", "depth")
+
+
+def test_unmeasured_depth_of_nyu_is_0(tmp_path):
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["depths"][0, 2, :5] = [np.nan, np.inf, -np.inf, -1, 1e30]
+        expected = np.array(file["depths"][0].T)
+    expected[:5, 2] = 0
+    assert np.array_equal(open_pairs(f"nyu:{path}", "depth").train.pair(0)[1].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "depths"),
+    [
+        ((6, 3, 16, 12), (6, 8, 6)),
+        ((6, 3, 16, 12), (6, 12, 16)),
+        ((6, 1, 16, 12), (6, 16, 12)),
+        ((6, 3, 16, 12), (5, 16, 12)),
+        ((6, 3, 16), (6, 16)),
+        ((), ()),
+    ],
+)
+def test_nyu_of_other_shapes(tmp_path, images, depths):
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "w") as file:
+        file["images"], file["depths"] = np.zeros(images, np.uint8), np.ones(depths, np.float32)
+    with pytest.raises(UsageError) as caught:
+        open_pairs(f"nyu:{path}", "depth")
+    told = f"images of shape {images}, depths of shape {depths}; they must be (N, 3, W, H) and (N, W, H)"
+    assert str(caught.value) == f"data.source: {path}: {told}"
+
+
+def test_nyu_of_other_contents(tmp_path):
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "w") as file:
+        file.create_group("images")
+    with pytest.raises(UsageError, match="is no labelled set of NYU Depth v2: ") as caught:
+        open_pairs(f"nyu:{path}", "depth")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (1.5, r"is no list of NYU Depth v2: trainNdxs holds 1\.5; it must hold integers"),
+        (np.nan, "is no list of NYU Depth v2: .*NaN"),
+        (0, "names images that"),
+        (7, "names images that"),
+    ],
+)
+def test_numbers_of_images_in_the_split_of_nyu(tmp_path, number, told):
+    path = nyu_file(tmp_path)
+    split = path.with_name("splits.mat")
+    savemat(split, dict(trainNdxs=np.array([[2.0], [number]]), testNdxs=np.array([[5.0]])))  # MATLAB's are doubles
+    with pytest.raises(UsageError, match=f"{split} {told}"):
+        open_pairs(f"nyu:{path}", "depth")
+    savemat(split, dict(trainNdxs=np.array([[2.0], [4.0]]), testNdxs=np.array([[5.0]])))
+    assert open_pairs(f"nyu:{path}", "depth").train.places == [1, 3]
 
 
 def broken(root, kind):

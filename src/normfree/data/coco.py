@@ -158,21 +158,16 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
         if not there:
             raise UsageError(f"data.source: {place} is missing")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"data.source: {file} is not JSON: {' '.join(str(error).split())[:200]}") from error
-    lists = [_list(content, name, file) for name in ("images", "categories", "annotations")]
-    categories = {_id(item, "category", file): _text(item, "name", "category", file) for item in lists[1]}
-    images = {_id(item, "image", file): item for item in lists[0]}
-    for kind, items, found in (("image", lists[0], images), ("category", lists[1], categories)):
-        if len(found) < len(items):
-            raise UsageError(f"data.source: {file}: two entries of one {kind} id")
+    images, entries, annotations = (_entries(content, name, file) for name in ("images", "categories", "annotations"))
+    categories = {number: _text(item, "name", "category", file) for number, item in sorted(entries.items())}
     if not images or not categories:
         raise UsageError(f"data.source: {file} holds {len(images)} images and {len(categories)} categories")
-    categories = dict(sorted(categories.items()))
     places = {number: _image(item, number, file, folder) for number, item in images.items()}
     found: dict[int, list[Annotation]] = {number: [] for number in images}
-    for item in lists[2]:
+    for item in annotations.values():
         annotation = _annotation(item, places, categories, file, masks)
         found[item["image_id"]].append(annotation)
     labels = {number: place for place, number in enumerate(categories)}
@@ -180,17 +175,21 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
     return split, categories
 
 
-def _list(content: Any, name: str, file: Path) -> list[Any]:
-    found = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
+    """Those of a list by their ids."""
+    listed = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise UsageError(f"data.source: {file} has no list {name!r} of mappings, as COCO's files have")
-    return found
-
-
-def _id(item: Annotation, kind: str, file: Path) -> int:
-    found = item.get("id")
-    if type(found) is not int:
-        raise UsageError(f"data.source: {file}: the id (={found!r:.40}) of an entry for {kind} must be an integer")
+    found: dict[int, Annotation] = {}
+    for place, item in enumerate(listed):
+        number = item.get("id")
+        if type(number) is not int:
+            raise UsageError(f"data.source: {file}: the id (={number!r:.40}) of {name}[{place}] must be an integer")
+        if number in found:
+            raise UsageError(
+                f"data.source: {file}: two entries of {name!r} have the id {number!r:.40}; each needs its own"
+            )
+        found[number] = item
     return found
 
 
@@ -222,7 +221,7 @@ def _annotation(
     masks: bool,
 ) -> Annotation:
     """What is kept of an annotation, checked."""
-    where = f"data.source: {file}: annotation {item.get('id')!r:.40}"
+    where = f"data.source: {file}: annotation {item['id']!r:.40}"
     needed = ("id", "image_id", "category_id", "bbox", *(("segmentation",) if masks else ()))
     for key in needed:
         if key not in item:
@@ -234,11 +233,13 @@ def _annotation(
     if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box) or min(box[2:]) < 0:
         raise UsageError(f"{where}: bbox (={box!r:.80}) must be left, top, width, height in pixels")
     left, top, wide, tall = box
-    if left >= width or top >= height or left + wide < 0 or top + tall < 0:
+    if left >= width or top >= height or left < 0 >= left + wide or top < 0 >= top + tall:
         raise UsageError(f"{where}: bbox (={box!r:.80}) lies outside of its image of {width} x {height} pixels")
-    if item.get("iscrowd", 0) not in (0, 1) or not _number(item.get("area") or 0):
-        told = f"iscrowd (={item.get('iscrowd')!r:.20}) must be 0 or 1, area (={item.get('area')!r:.40}) a number"
-        raise UsageError(f"{where}: {told}")
+    crowd, area = item.get("iscrowd"), item.get("area")
+    if crowd is not None and crowd not in (0, 1):
+        raise UsageError(f"{where}: iscrowd (={crowd!r:.40}) must be 0 or 1")
+    if area is not None and not _number(area):
+        raise UsageError(f"{where}: area (={area!r:.40}) must be a number")
     if masks and not isinstance(item["segmentation"], list | dict):
         raise UsageError(f"{where}: segmentation (={item['segmentation']!r:.40}) must be polygons or run lengths")
     return {key: item[key] for key in (*needed, "iscrowd", "area") if key in item and key != "image_id"}
@@ -261,10 +262,7 @@ def _mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
                 raise ValueError("polygons must be lists of x, y, x, y, ... of three points or more, near the image")
             runs = tools.merge(tools.frPyObjects(segmentation, height, width))
         else:
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(f"run lengths of {segmentation['size']!r:.40}, the image has {[height, width]}")
-            counts = segmentation["counts"]
-            return _runs(counts if isinstance(counts, list) else unpacked(counts), height, width)
+            return _runs(segmentation, height, width)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # its arrays are made as NumPy 1 wants them
             return tools.decode(runs).astype(bool)
@@ -304,8 +302,15 @@ def unpacked(text: str) -> list[int]:
     return counts
 
 
-def _runs(counts: list[Any], height: int, width: int) -> np.ndarray:
+def _runs(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
     """(H, W) bool of lengths of runs of 0, 1, 0, ... down the columns."""
+    size, counts = (segmentation.get(key) for key in ("size", "counts"))
+    if size != [height, width]:
+        raise ValueError(f"size (={size!r:.40}) of run lengths must be the image's, {[height, width]}")
+    if not isinstance(counts, list | str):
+        raise ValueError(f"counts (={counts!r:.40}) of run lengths must be a list or text")
+    if isinstance(counts, str):
+        counts = unpacked(counts)
     if not all(type(count) is int and 0 <= count <= height * width for count in counts):
         raise ValueError("run lengths must be integers of at least 0")
     if sum(counts) != height * width:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +12,7 @@ from .resize import normalize
 
 IGNORE = 255  # the class of pixels that count for nothing
 INVALID = 0.0  # the depth of pixels that were not measured
+FARTHEST = 1e6  # metres: renderers write such numbers where there is nothing
 GREY, BRIGHTNESS, SATURATION, HUE = 0.3, 0.1255, (0.5, 1.5), 0.2  # NF-ResNets, appendix H.2
 
 
@@ -79,6 +81,13 @@ class DenseTransform:
         resized = F.interpolate(image[None].float(), size, mode="bicubic", antialias=True, align_corners=False)[0]
         nearest = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
         return resized.clamp_(0, 255), nearest.to(target.dtype)
+
+
+def measured(depth: np.ndarray) -> Tensor:
+    """Metres as float32, INVALID where none were measured: 0 and less, beyond FARTHEST, not finite."""
+    with np.errstate(over="ignore"):  # to infinity
+        depth = depth.astype(np.float32)
+    return torch.from_numpy(np.where((depth > 0) & (depth <= FARTHEST), depth, np.float32(INVALID)))
 
 
 def window(maps: Tensor, height: int, width: int, y: float, x: float, fill: list[float]) -> Tensor:

@@ -1,11 +1,10 @@
-"""Files that say what each pixel is: masks, Pascal VOC, depth maps, and the labelled set of NYU Depth v2."""
+"""Files that say what each pixel is: masks, Pascal VOC, and depth maps."""
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .decode import EXTENSIONS, UnreadableImage, decode_image
-from .dense import IGNORE
+from .dense import IGNORE, measured
+from .nyu import matlab, nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source
 
@@ -67,35 +67,6 @@ class FilePairs:
         return self.samples[index][0]
 
 
-@dataclass(frozen=True)
-class NYUSplit:
-    """Images of the official file, which each process opens for itself: (3, 480, 640) uint8, (480, 640) metres."""
-
-    path: str
-    places: list[int]
-    channels: int
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def image(self, index: int) -> Tensor:
-        image = torch.from_numpy(self._read("images", index)).transpose(1, 2).contiguous()  # of (C, W, H)
-        return image if self.channels == 3 else image.float().mean(0, keepdim=True).to(torch.uint8)
-
-    def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        depth = torch.from_numpy(self._read("depths", index).astype(np.float32)).t().contiguous()
-        return self.image(index), depth
-
-    def name(self, index: int) -> str:
-        return f"{self.path}[{self.places[index]}]"
-
-    def _read(self, key: str, index: int) -> np.ndarray:
-        try:
-            return _opened(self.path, os.getpid())[key][self.places[index]]
-        except (OSError, ValueError, KeyError) as error:
-            raise UnreadableImage(f"{self.name(index)}: {error}") from error
-
-
 def open_pairs(source: str, task: str, channels: int = 3) -> Source:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
 
@@ -138,12 +109,7 @@ def masks(path: str, channels: int = 3) -> Source:
     names = root / "classes.txt"
     parts = [_matched(root / part, "masks", (".png",)) for part in ("train", _validation(root))]
     if names.is_file():
-        try:
-            classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, ValueError) as error:
-            raise UsageError(f"data.source: {names} cannot be read: {error}") from error
-        if not 2 <= len(classes) < IGNORE:
-            raise UsageError(f"data.source: {names} holds {len(classes)} names; it must hold 2 to {IGNORE - 1}")
+        classes = _names(names)
     else:
         classes = [f"class{i}" for i in range(max(2, 1 + _largest(parts[0])))]
     read = functools.partial(read_mask, classes=len(classes))
@@ -179,7 +145,7 @@ def voc(path: str, channels: int = 3) -> Source:
 def depths(path: str, channels: int = 3) -> Source:
     """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
 
-    0 and what is not finite counts as not measured.
+    What :func:`.dense.measured` says counts as not measured.
 
     Raises:
         UsageError: a folder or an image's depth is missing.
@@ -187,30 +153,6 @@ def depths(path: str, channels: int = 3) -> Source:
     root = _root(path, "depth", "train/images, train/depths, val/images and val/depths")
     parts = [_matched(root / part, "depths", (".png", ".npy")) for part in ("train", _validation(root))]
     return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [])
-
-
-def nyu(path: str, channels: int = 3) -> Source:
-    """The official labelled set, nyu_depth_v2_labeled.mat, with the official split in splits.mat beside it.
-
-    Raises:
-        UsageError: a file is missing or has other contents, or h5py is not installed.
-    """
-    file = Path(path).expanduser()
-    if not path or not file.is_file():
-        raise UsageError(f"data.source: {path or 'nyu:'} is not a file; it must be nyu_depth_v2_labeled.mat")
-    split = file.with_name("splits.mat")
-    if not split.is_file():
-        raise UsageError(f"data.source: {split} is missing; it holds the official training and test images")
-    try:
-        opened = _opened(str(file), os.getpid())
-        count, other = len(opened["images"]), len(opened["depths"])
-    except (OSError, KeyError, ValueError) as error:
-        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {error}") from error
-    places = _splits(split)
-    for numbers in places:
-        if count != other or not numbers or not all(0 <= n < count for n in numbers):
-            raise UsageError(f"data.source: {split} names images that {file} ({count} images) does not have")
-    return Source(*(NYUSplit(str(file), numbers, channels) for numbers in places), [])
 
 
 def read_mask(path: str, classes: int) -> Tensor:
@@ -243,15 +185,15 @@ def read_depth(path: str) -> Tensor:
             depth = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UnreadableImage(f"{path}: {' '.join(str(error).split())}") from error
-        if depth.ndim != 2 or depth.dtype.kind not in "fiu":
-            raise UnreadableImage(f"{path}: an array of shape {depth.shape} of {depth.dtype}; it must be (H, W) metres")
-        depth = depth.astype(np.float32)
+        if depth.ndim != 2 or depth.dtype.kind != "f":
+            told = f"an array of shape {depth.shape} of {depth.dtype}"
+            raise UnreadableImage(f"{path}: {told}; it must be (H, W) metres as floating-point numbers")
     else:
         with _image(path) as image:
             if not image.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"{path}: a {image.mode} image; depth holds 16 bits per pixel, in millimetres")
             depth = np.array(image).astype(np.float32) / MILLIMETRES
-    return torch.from_numpy(np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32))
+    return measured(depth)
 
 
 def _image(path: str) -> Image.Image:
@@ -298,7 +240,7 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
     if not names.is_file():
         raise UsageError(f"data.source: {names} is missing")
     samples = []
-    for name in names.read_text(encoding="utf-8", errors="replace").split():
+    for name in names.read_text(encoding="utf-8-sig", errors="replace").split():
         image = root / "JPEGImages" / f"{name}.jpg"
         places = [root / folder / f"{name}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
         mask = next((place for place in places if place.is_file()), None)
@@ -317,7 +259,7 @@ def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
     for names in (sbd / "train.txt", sbd / "val.txt"):
         if not names.is_file():
             raise UsageError(f"data.source: {names} is missing")
-        found.update(names.read_text(encoding="utf-8", errors="replace").split())
+        found.update(names.read_text(encoding="utf-8-sig", errors="replace").split())
     samples = [(sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat") for name in sorted(found - others)]
     for file in (file for pair in samples for file in pair):
         if not file.is_file():
@@ -328,7 +270,7 @@ def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
 def _segmentation(path: str) -> np.ndarray:
     """The mask in a .mat file of SBD, (H, W) uint8."""
     try:
-        mask = np.asarray(_matlab(path)["GTcls"]["Segmentation"][0, 0])
+        mask = np.asarray(matlab(path)["GTcls"]["Segmentation"][0, 0])
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds
@@ -337,6 +279,23 @@ def _segmentation(path: str) -> np.ndarray:
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise UnreadableImage(f"{path}: an array of shape {mask.shape} of {mask.dtype}; a mask is (H, W) uint8")
     return mask
+
+
+def _names(file: Path) -> list[str]:
+    """The class names of a file, which has one per line in the order of their numbers."""
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"data.source: {file} cannot be read: {error}") from error
+    if not 2 <= len(names) < IGNORE:
+        raise UsageError(f"data.source: {file} holds {len(names)} names; it must hold 2 to {IGNORE - 1}")
+    for place, name in enumerate(names):
+        if not name:
+            raise UsageError(f"data.source: line {place + 1} of {file} is blank; it must name class {place}")
+        if (first := names.index(name)) < place:
+            told = f"lines {first + 1} and {place + 1} of {file} are both {name!r:.40}"
+            raise UsageError(f"data.source: {told}; each class must have a name of its own")
+    return names
 
 
 def _largest(samples: list[tuple[str, str]]) -> int:
@@ -349,33 +308,3 @@ def _largest(samples: list[tuple[str, str]]) -> int:
             raise UsageError(f"data.source: {error}") from error
         largest = max(largest, int(mask[mask != IGNORE].max()) if (mask != IGNORE).any() else 0)
     return largest
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(path: str, process: int) -> Any:
-    """An HDF5 file; its handle does not survive into another process."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise UsageError('data.source: NYU Depth v2 needs h5py; pip install "normfree[depth]"') from error
-    return h5py.File(path, "r")
-
-
-def _splits(file: Path) -> tuple[list[int], list[int]]:
-    """Places of the training and the test images, counted from 0."""
-    try:
-        content = _matlab(str(file))
-        return tuple([int(n) - 1 for n in content[key].ravel()] for key in ("trainNdxs", "testNdxs"))
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the file holds
-        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {error}") from error
-
-
-def _matlab(path: str) -> dict[str, Any]:
-    """The variables of a .mat file."""
-    try:
-        from scipy.io import loadmat  # on demand: it takes a moment; scikit-learn brings it
-    except ImportError as error:
-        raise UsageError("data.source: .mat files need scipy; pip install scipy") from error
-    return loadmat(path)

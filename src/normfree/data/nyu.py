@@ -1,0 +1,109 @@
+"""The labelled set of NYU Depth v2, and what else is in .mat files."""
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .decode import UnreadableImage
+from .dense import measured
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class NYUSplit:
+    """Images of the official file, which each process opens for itself: (3, 480, 640) uint8, (480, 640) metres."""
+
+    path: str
+    places: list[int]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def image(self, index: int) -> Tensor:
+        image = torch.from_numpy(self._read("images", index)).transpose(1, 2).contiguous()  # of (C, W, H)
+        return image if self.channels == 3 else image.float().mean(0, keepdim=True).to(torch.uint8)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.image(index), measured(self._read("depths", index)).t().contiguous()
+
+    def name(self, index: int) -> str:
+        return f"{self.path}[{self.places[index]}]"
+
+    def _read(self, key: str, index: int) -> np.ndarray:
+        try:
+            return _opened(self.path, os.getpid())[key][self.places[index]]
+        except (OSError, ValueError, KeyError) as error:
+            raise UnreadableImage(f"{self.name(index)}: {error}") from error
+
+
+def nyu(path: str, channels: int = 3) -> Source:
+    """The official labelled set, nyu_depth_v2_labeled.mat, with the official split in splits.mat beside it.
+
+    Raises:
+        UsageError: a file is missing or has other contents, or h5py is not installed.
+    """
+    file = Path(path).expanduser()
+    if not path or not file.is_file():
+        raise UsageError(f"data.source: {path or 'nyu:'} is not a file; it must be nyu_depth_v2_labeled.mat")
+    split = file.with_name("splits.mat")
+    if not split.is_file():
+        raise UsageError(f"data.source: {split} is missing; it holds the official training and test images")
+    try:
+        opened = _opened(str(file), os.getpid())
+        images, depths = (tuple(opened[key].shape or ()) for key in ("images", "depths"))
+    except (OSError, KeyError, ValueError, AttributeError) as error:  # the last: a group
+        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {error}") from error
+    if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]):
+        told = f"images of shape {images}, depths of shape {depths}"
+        raise UsageError(f"data.source: {file}: {told}; they must be (N, 3, W, H) and (N, W, H)")
+    places, count = _splits(split), images[0]
+    for numbers in places:
+        if not numbers or not all(0 <= n < count for n in numbers):
+            raise UsageError(f"data.source: {split} names images that {file} ({count} images) does not have")
+    return Source(*(NYUSplit(str(file), numbers, channels) for numbers in places), [])
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: str, process: int) -> Any:
+    """An HDF5 file; its handle does not survive into another process."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise UsageError('data.source: NYU Depth v2 needs h5py; pip install "normfree[depth]"') from error
+    return h5py.File(path, "r")
+
+
+def _splits(file: Path) -> tuple[list[int], list[int]]:
+    """Places of the training and the test images, counted from 0."""
+    try:
+        content = matlab(str(file))
+        return tuple(_numbers(content[key], key) for key in ("trainNdxs", "testNdxs"))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the file holds
+        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {error}") from error
+
+
+def _numbers(found: np.ndarray, key: str) -> list[int]:
+    """Places of images, which are counted from 1 in the file."""
+    for number in found.ravel():
+        if int(number) != number:
+            raise ValueError(f"{key} holds {number}; it must hold integers")
+    return [int(number) - 1 for number in found.ravel()]
+
+
+def matlab(path: str) -> dict[str, Any]:
+    """The variables of a .mat file."""
+    try:
+        from scipy.io import loadmat  # on demand: it takes a moment; scikit-learn brings it
+    except ImportError as error:
+        raise UsageError("data.source: .mat files need scipy; pip install scipy") from error
+    return loadmat(path)
