@@ -57,3 +57,8 @@ def test_the_picture_has_a_column_for_each_series(tmp_path):
     assert {text.get_text() for text in figure.axes[1].texts} == {"F0", "F1", "F2"}
     figure.savefig(tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_the_picture_of_one_point_says_what_it_is_of():
+    figure = scaling.plot([Point("batch", "nfnet_f0", 1, 64, 10, 10**9, 0.1, 10**8, 2 * 10**8)])
+    assert [axes.get_title() for axes in figure.axes] == ["batch (nfnet_f0, 64 px)"] * 2

@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from normfree import create_model
+from normfree import RunFailed, UsageError, create_model
 from normfree.bench import image_batch, step_memory, training_step
-from normfree.bench.step import DECAY, LR
+from normfree.bench.step import DECAY, LR, Measuring
 
 
 def small():
@@ -64,3 +64,46 @@ def test_memory_grows_by_images(channels_last):
     assert kept[2] - kept[1] == kept[1] - kept[0] > 32 * 32 * 3
     assert all(a >= b for a, b in zip(most, kept, strict=True))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_images_and_labels_are_such_as_the_network_takes():
+    batch = image_batch(5, 8, channels=2, classes=3)
+    assert batch.images.shape == (5, 2, 8, 8)
+    assert batch.labels.tolist() == [0, 1, 2, 0, 1]
+    usual = image_batch(1002, 1)
+    assert usual.images.shape == (1002, 3, 1, 1)
+    assert usual.labels[998:].tolist() == [998, 999, 0, 1]  # the models here tell 1000 classes apart
+
+
+def fails(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError("std::bad_alloc"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+    ],
+)
+def test_where_memory_ends(error):
+    with pytest.raises(RunFailed, match=r"^memory is too small for x on batch 4 of 8 px; lower --batch or --size$"):
+        Measuring("x", 4, 8)(fails)(error)
+
+
+def test_a_failure_names_the_network():
+    said = r"^x cannot train on batch 4 of 8 px: ValueError: of two lines$"
+    measuring = Measuring("x", 4, 8)
+    with pytest.raises(RunFailed, match=said), measuring:
+        fails(ValueError("of\ntwo lines"))
+    with pytest.raises(RunFailed, match=said):  # again, as a decorator
+        measuring(fails)(ValueError("of\ntwo lines"))
+
+
+@pytest.mark.parametrize("error", [UsageError("says enough"), KeyboardInterrupt("says enough")])
+def test_what_is_no_failure_of_the_network_goes_on(error):
+    with pytest.raises(type(error), match=r"^says enough$"):
+        Measuring("x", 4, 8)(fails)(error)

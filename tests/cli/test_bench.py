@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from normfree import RunFailed
+from normfree.bench import Point, scaling
+
 TINY = ["--batch", "2", "--size", "32", "--rounds", "1", "--device", "cpu"]
 
 
@@ -35,14 +38,53 @@ def test_tables(normfree):
 
 
 def test_scaling(normfree, tmp_path, monkeypatch):
-    from normfree.bench import scaling
-
     monkeypatch.setattr(scaling, "BATCHES", (1, 2))
     out = tmp_path / "a" / "b"
     result = normfree("bench", "scaling", "batch", "--model", "nf_resnet26_small", "--out", out, *TINY)
     assert result.code == 0, result.err
     assert {path.name for path in out.iterdir()} == {"scaling.png", "scaling.csv"}
     assert re.search(r"\nbatch: -?[\d.]+ ms \+ -?[\d.]+ ms per G multiply-adds, no point farther than \d+%", result.out)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt("interrupted"), 130), (RunFailed("too large"), 1)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_measured_is_kept(normfree, tmp_path, monkeypatch, error, code, count):
+    def measure(series, grid, **settings):
+        for name, batch, size in grid[:count]:
+            yield Point(series, name, batch, size, 10, batch * 10**9, 0.1 * batch, 10**8 * batch, 2 * 10**8)
+        raise error
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    out = tmp_path / "out"
+    result = normfree("bench", "scaling", "batch", "--out", out, *TINY)
+    assert result.code == code
+    assert result.err.splitlines() == [
+        f"normfree: stopped; what was measured is in {out / 'scaling.png'} and scaling.csv",
+        f"normfree: {error}",
+    ]
+    assert len((out / "scaling.csv").read_text().splitlines()) == 1 + count
+    assert (out / "scaling.png").stat().st_size > 10_000
+
+
+def test_nothing_measured_leaves_nothing(normfree, tmp_path, monkeypatch):
+    def measure(series, grid, **settings):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    result = normfree("bench", "scaling", "--out", tmp_path, *TINY)
+    assert (result.code, result.error) == (130, "interrupted")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["trained", "torchvision.models:resnet18", "nf_resnet9"])
+def test_scaling_takes_models_by_name(normfree, tmp_path, trained, model):
+    result = normfree(
+        "bench", "scaling", "--model", trained if model == "trained" else model, "--out", tmp_path / "out"
+    )
+    assert (result.code, result.out) == (2, "")
+    assert result.error.startswith(f"--model: model '{trained if model == 'trained' else model}' is unknown; ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ ENDS = [
     (KeyboardInterrupt(), 130, "interrupted"),
     (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3"),
     (OSError(28, "No space left on device", "runs/a"), 1, "runs/a: No space left on device"),
+    (MemoryError(), 1, "memory is too small; lower the batch, --train.micro_batch or the size of images"),
     (ZeroDivisionError("one\ntwo"), 1, "unexpected ZeroDivisionError: one two (--traceback shows where)"),
 ]
 

@@ -10,7 +10,7 @@ from tiny_runs import network, trainer
 from normfree import UsageError
 from normfree.training import Replicas, find_checkpoint, memory
 from normfree.training.checkpoints import read_state
-from normfree.training.memory import Allocated, largest_micro_batch
+from normfree.training.memory import Allocated, largest_micro_batch, no_memory
 
 CPU = torch.device("cpu")
 
@@ -142,3 +142,12 @@ print(kept, faults() - before)
         if word == "keep" and kept == "False":
             pytest.skip("the C library is not glibc")
     assert found["keep"] < 100 < 1000 < found["leave"]
+
+
+def test_the_end_of_memory_is_recognized():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)  # more than any machine has
+    assert no_memory(caught.value)
+    assert no_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not no_memory(RuntimeError("shapes do not fit"))
+    assert not no_memory(ValueError("not enough memory of it"))

@@ -12,7 +12,7 @@ import torch
 from ..models import create_model
 from ..models.complexity import count_macs
 from ..spp.plot import new_figure
-from .step import image_batch, layout, step_memory, training_step
+from .step import Measuring, image_batch, layout, step_memory, training_step
 from .timing import alternate
 
 if TYPE_CHECKING:
@@ -80,15 +80,20 @@ def measure(
     channels_last: bool = True,
     started: Callable[[str, int, int], None] = lambda *point: None,
 ) -> Iterator[Point]:
-    """Measure the points one after the other."""
+    """Measure the points one after the other.
+
+    Raises:
+        RunFailed: a network cannot be trained so; it is named.
+    """
     for name, count, size in points:
         started(name, count, size)
         torch.manual_seed(0)
-        model = create_model(name).train().to(device, memory_format=layout(channels_last))
-        batch = image_batch(count, size, device=device, channels_last=channels_last)
-        kept, most = step_memory(model, batch, precision)
-        step = training_step(model, batch, precision=precision)
-        seconds = alternate({"": step}, rounds, device=device, warmup=1)[""].median
+        with Measuring(name, count, size):
+            model = create_model(name).train().to(device, memory_format=layout(channels_last))
+            batch = image_batch(count, size, device=device, channels_last=channels_last)
+            kept, most = step_memory(model, batch, precision)
+            step = training_step(model, batch, precision=precision)
+            seconds = alternate({"": step}, rounds, device=device, warmup=1)[""].median
         with torch.device("meta"):
             macs = count * count_macs(create_model(name), (3, size, size))
         params = sum(p.numel() for p in model.parameters())
@@ -118,10 +123,12 @@ def plot(points: Sequence[Point]) -> "Figure":
             (panels[1][column], [point.kept / 2**30 for point in some], "GiB kept for the backward pass"),
         ):
             axes.plot(macs, values, "o", color="#1f77b4")
+            title = _grows(name, some)
             if len(some) > 1:
                 line = fit(macs, values)
                 axes.plot(macs, [line.at(x) for x in macs], "--", color="#7f7f7f", lw=1)
-                axes.set_title(f"{_grows(name, some)}\nlargest distance from the line {line.worst:.0%}", fontsize=10)
+                title += f"\nlargest distance from the line {line.worst:.0%}"
+            axes.set_title(title, fontsize=10)
             for x, y, point in zip(macs, values, some, strict=True):
                 axes.annotate(_label(point), (x, y), textcoords="offset points", xytext=(5, -9), fontsize=8)
             ends = dict(xlim=(0, 1.13 * max(macs)), ylim=(0, 1.08 * max(values)))  # room for the last label

@@ -1,16 +1,18 @@
 """The training step of any network, to be timed, and the memory that it takes."""
 
 from collections.abc import Callable
+from contextlib import ContextDecorator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
 from ..optim import EMA, param_groups
 from ..training import TrainStep
-from ..training.memory import Allocated
+from ..training.memory import Allocated, no_memory
 from ..training.step import autocast
 
 LR, DECAY, AVERAGE = 1e-3, 2e-5, 0.9999
@@ -26,11 +28,39 @@ class CrossEntropy:
         return (output.argmax(1) == batch.labels).sum()
 
 
-def image_batch(count: int, size: int, *, device: str = "cpu", channels_last: bool = True) -> Batch:
-    """Random images (count, 3, size, size), each of another class."""
-    images = torch.randn(count, 3, size, size).to(device, memory_format=layout(channels_last))
-    labels = torch.arange(count, device=device)
+def image_batch(
+    count: int, size: int, *, channels: int = 3, classes: int = 1000, device: str = "cpu", channels_last: bool = True
+) -> Batch:
+    """Random images (count, channels, size, size), each of another class as long as there are such."""
+    images = torch.randn(count, channels, size, size).to(device, memory_format=layout(channels_last))
+    labels = torch.arange(count, device=device) % classes
     return Batch(images, labels, labels)
+
+
+@dataclass(frozen=True)
+class Measuring(ContextDecorator):
+    """Whatever goes wrong inside is told in one line that names the network and its batch.
+
+    Raises:
+        RunFailed: instead of any error but UsageError, which says enough.
+    """
+
+    name: str
+    count: int
+    size: int
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UsageError) or not isinstance(error, Exception):  # Ctrl-C goes on as it is
+            return
+        where = f"batch {self.count} of {self.size} px"
+        if no_memory(error):
+            raise RunFailed(f"memory is too small for {self.name} on {where}; lower --batch or --size") from error
+        # BatchNorm of one value, a gradient that is not finite, anything in somebody else's network
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunFailed(f"{self.name} cannot train on {where}: {reason}") from error
 
 
 def layout(channels_last: bool) -> torch.memory_format:

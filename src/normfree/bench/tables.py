@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from ..models import create_model, list_models, model_info
-from .step import image_batch, layout, training_step
+from .step import Measuring, image_batch, layout, training_step
 from .timing import Samples, alternate
 
 
@@ -119,15 +119,20 @@ def measure(
         rows: the first so many; None: all.
         size: side of all images instead of the table's; ratios then compare with the paper's only roughly.
         started: told of each row before it is measured.
+
+    Raises:
+        RunFailed: a network cannot be trained so; it is named.
     """
     for row in table.rows[:rows]:
         started(row)
         sides = {}
         for name, own in ((row.network, row.size), (row.peer, row.peer_size)):
             torch.manual_seed(0)
-            batch = image_batch(batch_size, size or own, device=device, channels_last=channels_last)
-            model = network_of(name).to(device, memory_format=layout(channels_last))
-            settings = dict(clipping=table.clipping, precision=precision, compiled=compiled)
-            sides[name] = training_step(model, batch, **settings)
+            measuring = Measuring(name, batch_size, size or own)
+            with measuring:
+                batch = image_batch(batch_size, size or own, device=device, channels_last=channels_last)
+                model = network_of(name).to(device, memory_format=layout(channels_last))
+                settings = dict(clipping=table.clipping, precision=precision, compiled=compiled)
+                sides[name] = measuring(training_step(model, batch, **settings))
         ours, theirs = alternate(sides, rounds, device=device, warmup=1).values()
         yield row, ours, theirs

@@ -2,20 +2,24 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from ..bench import TABLES, Samples, alternate, image_batch, machine, scaling, step_memory, tables, training_step
-from ..bench.step import layout
+from ..bench.scaling import Point
+from ..bench.step import Measuring, layout
 from ..bench.tables import Row
 from ..data import Batch
 from ..data.config import MOST_PIXELS
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
+from ..models.registry import lookup
 from ..training import keep_freed_memory, pick_device
 from .main import Parser
-from .networks import open_network
+from .networks import Named, open_network
 
 WHAT = {
     "step": "time and memory of a training step of networks, and of a forward pass",
@@ -45,21 +49,18 @@ def run(argv: Sequence[str]) -> int:
 
 def _step(argv: Sequence[str]) -> int:
     parser = Parser("bench step", description=f"Measure {WHAT['step']}; all alternate in one run.")
-    parser.add_argument("network", nargs="+", help="MODEL, RUN or pkg.module:factory")
+    parser.add_argument("network", nargs="+", help="MODEL, RUN or pkg.module:factory, of a classifier")
     _add_common(parser, batch=8, size=192, rounds=5)
     options = _checked(parser.parse_args(list(argv)))
-    device, precision, last = options.device.type, options.precision, options.channels_last
-    batch = image_batch(options.batch, options.size, device=device, channels_last=last)
+    device, precision = options.device.type, options.precision
     steps, memory, passes = {}, {}, {}
     for name in dict.fromkeys(options.network):
-        model = open_network(name, {}, 0).model.train().to(device, memory_format=layout(last))
-        own = _relabelled(batch, _classes(model, batch))
-        try:
-            memory[name] = step_memory(model, own, precision)
-        except ValueError as error:  # BatchNorm of one value
-            raise RunFailed(f"{name} cannot train on batch {options.batch} of {options.size} px: {error}") from error
-        steps[name] = training_step(model, own, precision=precision, compiled=options.compile)
-        passes[name] = _forward(model, batch.images, precision)
+        network, measuring = open_network(name, {}, 0), Measuring(name, options.batch, options.size)
+        with measuring:
+            model, batch = _prepared(name, network, options)
+            memory[name] = step_memory(model, batch, precision)
+            steps[name] = measuring(training_step(model, batch, precision=precision, compiled=options.compile))
+            passes[name] = measuring(_forward(model, batch.images, precision))
     measured = alternate(steps, options.rounds, device=device)
     forward = alternate(passes, options.rounds, device=device, warmup=1)
     print(f"batch {options.batch}, {options.size} px, {precision}, {_form(options)}; {machine(device)}\n")
@@ -74,20 +75,29 @@ def _step(argv: Sequence[str]) -> int:
     return 0
 
 
+def _prepared(name: str, network: Named, options: argparse.Namespace) -> tuple[nn.Module, Batch]:
+    """A network in training mode, and images and labels such as it takes."""
+    last = options.channels_last
+    settings = dict(channels=network.shape[0], device=options.device.type, channels_last=last)
+    model = network.model.to(options.device, memory_format=layout(last))
+    classes = _classes(name, model.eval(), image_batch(1, options.size, **settings).images)
+    return model.train(), image_batch(options.batch, options.size, classes=classes, **settings)
+
+
 @torch.no_grad()
-def _classes(model: torch.nn.Module, batch: Batch) -> int:
-    classes = model.eval()(batch.images[:1]).shape[-1]
-    model.train()
-    return classes
+def _classes(name: str, model: nn.Module, images: Tensor) -> int:
+    """How many a network tells apart: the loss is a classifier's."""
+    answer = model(images)
+    if isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images) and answer.shape[1] > 0:
+        return answer.shape[1]
+    told = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+    raise UsageError(
+        f"{name} answers images of shape {tuple(images.shape)} with {told}; bench step measures classifiers, "
+        "which answer with a tensor of shape (N, classes)"
+    )
 
 
-def _relabelled(batch: Batch, classes: int) -> Batch:
-    """With labels that a network of so few classes has."""
-    labels = batch.labels % classes
-    return Batch(batch.images, labels, labels)
-
-
-def _forward(model: torch.nn.Module, images: torch.Tensor, precision: str) -> Callable[[], None]:
+def _forward(model: nn.Module, images: Tensor, precision: str) -> Callable[[], None]:
     """A pass in evaluation, the network left in training."""
 
     @torch.no_grad()
@@ -122,9 +132,7 @@ def _tables(argv: Sequence[str]) -> int:
         print(f"\n{table.title}\n")
         print("| network | px | ms per step | smallest to largest | beside | ms | ratio | the paper's |")
         print("|---|---|---|---|---|---|---|---|")
-        for row, ours, theirs in _shown(
-            tables.measure(table, **settings, compiled=options.compile, started=_say_row), device
-        ):
+        for row, ours, theirs in tables.measure(table, **settings, compiled=options.compile, started=_say_row):
             paper = ", ".join(f"{value:.2f} ({where})" for where, value in row.paper.items())
             px = options.size or (row.size if row.size == row.peer_size else f"{row.size}, {row.peer_size}")
             print(
@@ -141,18 +149,12 @@ def _say_row(row: Row) -> None:
         print(f"{row.network} and {row.peer} ...", file=sys.stderr)
 
 
-def _shown(measured, device: str):
-    """Rows until memory ends."""
-    try:
-        yield from measured
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(f"{device}'s memory is too small for the next row; lower --batch") from error
-
-
 def _scaling(argv: Sequence[str]) -> int:
     parser = Parser("bench scaling", description=f"Measure {WHAT['scaling']}.")
     parser.add_argument("series", nargs="*", metavar="SERIES", help="batch, size, depth; default: all")
-    parser.add_argument("--model", default="nfnet_f0", help="of the first two; default: nfnet_f0")
+    parser.add_argument(
+        "--model", default="nfnet_f0", help="a name from `normfree models`, of the first two; default: nfnet_f0"
+    )
     parser.add_argument("--out", default="scaling", metavar="FOLDER", help="of scaling.png and scaling.csv")
     _add_common(parser, batch=4, size=192, rounds=3, compile_too=False)
     options = _checked(parser.parse_args(list(argv)))
@@ -160,30 +162,19 @@ def _scaling(argv: Sequence[str]) -> int:
     for name in names:
         if name not in ("batch", "size", "depth"):
             raise UsageError(f"series {name!r} is not one of batch, size, depth")
-    open_network(options.model, {}, 0)  # known?
+    try:
+        lookup(options.model)
+    except UsageError as error:
+        raise UsageError(f"--model: {error} (runs and functions are for bench step)") from error
     folder = Path(options.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
-    device, points = options.device.type, []
-    print(f"{options.precision}, {_form(options)}; {machine(device)}\n")
-    print("| | network | batch | px | G multiply-adds | ms per step | G per second | kept, MB | most, MB |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    settings = dict(rounds=options.rounds, precision=options.precision, device=device)
-    settings |= dict(channels_last=options.channels_last)
-    for name in dict.fromkeys(names):
-        grid = scaling.grid(name, options.model, options.batch, options.size)
-        for point in _shown(scaling.measure(name, grid, **settings), device):
-            points.append(point)
-            print(
-                f"| {name} | {point.model} | {point.batch} | {point.size} | {point.macs / 1e9:.1f} "
-                f"| {1e3 * point.seconds:.0f} | {point.macs / 1e9 / point.seconds:.1f} "
-                f"| {point.kept / 1e6:.0f} | {point.most / 1e6:.0f} |",
-                flush=True,
-            )
-            scaling.write(points, folder / "scaling.csv")
-    scaling.plot(points).savefig(folder / "scaling.png")
+    print(f"{options.precision}, {_form(options)}; {machine(options.device.type)}\n")
+    points: list[Point] = []
+    with _kept(points, folder):
+        _measure_points(points, list(dict.fromkeys(names)), folder / "scaling.csv", options)
     print()
     for name in dict.fromkeys(names):
         some = [point for point in points if point.series == name]
@@ -194,6 +185,41 @@ def _scaling(argv: Sequence[str]) -> int:
         )
     print(f"written {folder / 'scaling.png'} and scaling.csv")
     return 0
+
+
+@contextmanager
+def _kept(points: list[Point], folder: Path) -> Iterator[None]:
+    """Draw what is among the points at the end, and where that comes early, say where it is."""
+    whole = False
+    try:
+        yield
+        whole = True
+    finally:  # it takes long: nothing is lost when it is interrupted, or comes to a batch too large
+        if points:
+            scaling.write(points, folder / "scaling.csv")
+            scaling.plot(points).savefig(folder / "scaling.png")
+            if not whole:
+                where = f"{folder / 'scaling.png'} and scaling.csv"
+                print(f"normfree: stopped; what was measured is in {where}", file=sys.stderr)
+
+
+def _measure_points(points: list[Point], series: Sequence[str], path: Path, options: argparse.Namespace) -> None:
+    """Add the points of each series, and print and write each."""
+    print("| | network | batch | px | G multiply-adds | ms per step | G per second | kept, MB | most, MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    settings = dict(rounds=options.rounds, precision=options.precision, device=options.device.type)
+    settings |= dict(channels_last=options.channels_last)
+    for name in series:
+        grid = scaling.grid(name, options.model, options.batch, options.size)
+        for point in scaling.measure(name, grid, **settings):
+            points.append(point)
+            scaling.write(points, path)
+            print(
+                f"| {name} | {point.model} | {point.batch} | {point.size} | {point.macs / 1e9:.1f} "
+                f"| {1e3 * point.seconds:.0f} | {point.macs / 1e9 / point.seconds:.1f} "
+                f"| {point.kept / 1e6:.0f} | {point.most / 1e6:.0f} |",
+                flush=True,
+            )
 
 
 def _add_common(parser: Parser, *, batch: int, size: int | None, rounds: int, compile_too: bool = True) -> None:

@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _say(arguments, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except Exception as error:
+        from ..training.memory import no_memory
+
+        if no_memory(error):
+            return _say(arguments, "memory is too small; lower the batch, --train.micro_batch or the size of images", 1)
         message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
         return _say(arguments, f"{message} (--traceback shows where)", 1)
 

@@ -18,7 +18,16 @@ from .distributed import Replicas
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # mallopt's, as in malloc.h
 _MOST_KEPT = 32 << 20  # bytes: the largest threshold that glibc takes
+# what a RuntimeError says where memory ends, which has no type of its own on a CPU: torch there (Linux, Windows), C++
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
 _MARGIN = 0.85  # of the free memory that is planned with: fragmentation, convolutions' workspaces
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether it says that memory was too small, of a GPU or of this machine."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+        return True
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def largest_micro_batch(
