@@ -125,6 +125,23 @@ def test_classes_without_names_are_numbers(normfree, run, tmp_path):
     assert set(json.loads(result.out)["classes"]) <= set("012345")
 
 
+def test_images_with_nothing_to_measure(normfree, run, tmp_path):
+    """Numbers would be those of nothing."""
+    names = "\n".join(load_trained(str(run / "segmentation")).classes)
+    for path in (masks_folder(tmp_path / "m", names=names) / "val" / "masks").iterdir():
+        Image.fromarray(np.full((24, 24), 255, np.uint8)).save(path)
+    for path in (depth_folder(tmp_path / "d") / "val" / "depths").iterdir():
+        zeros = np.zeros((24, 24), np.uint16)
+        Image.fromarray(zeros).save(path) if path.suffix == ".png" else np.save(path, zeros.astype(np.float32))
+    for task, source, missing in (
+        ("segmentation", f"masks:{tmp_path / 'm'}", "a pixel of a class"),
+        ("depth", f"depth:{tmp_path / 'd'}", "a pixel whose depth is known"),
+    ):
+        result = normfree("eval", run / task, "--data", source)
+        assert (result.code, result.out) == (1, "")
+        assert result.error == f"none of the 6 test images of {source} has {missing}"
+
+
 LAYOUTS = {
     "masks": (masks_folder, "segmentation"),
     "voc": (voc_folder, "segmentation"),

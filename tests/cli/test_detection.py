@@ -149,6 +149,11 @@ def test_cocos_layouts_from_train_to_predict(normfree, tmp_path, official, masks
     result = normfree("eval", tmp_path / "run")
     assert (result.code, result.err) == (0, "")
     assert ("masks AP" in result.out) == masks
+    file = tmp_path / "data" / ("annotations/instances_val2017.json" if official else "val.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(annotations=[])))
+    result = normfree("eval", tmp_path / "run")
+    assert (result.code, result.out) == (1, "")
+    assert result.error == f"none of the 4 test images of {source} has an object"
     image = tmp_path / "data" / ("val2017" if official else "val") / "50.png"
     result = normfree("predict", tmp_path / "run", image, "--out", tmp_path / "out", "--score", 0, "--json")
     assert result.code == 0

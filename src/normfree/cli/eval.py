@@ -67,6 +67,8 @@ def run(argv: Sequence[str]) -> int:
         raise RunFailed(f"none of the {len(unreadable)} images could be read")
     if len(unreadable) > data.max_unreadable:
         raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {data.max_unreadable}")
+    if missing := _without(metrics):
+        raise RunFailed(f"none of the {measured['images']} test images of {options.data or data.source} has {missing}")
     print(
         f"{trained.source}: {trained.recipe.model.name} on {options.data or data.source}, {measured['images']} images"
     )
@@ -84,6 +86,15 @@ def metrics_of(trained: Trained) -> Metrics:
     if trained.recipe.task.name == "segmentation":
         return Overlap(len(trained.classes))
     return DepthErrors() if trained.recipe.task.name == "depth" else Accuracy()
+
+
+def _without(metrics: Metrics) -> str | None:
+    """What there is none of in all images, where nothing could be measured: numbers would be of nothing."""
+    if isinstance(metrics, AveragePrecision):
+        return None if sum(metrics.objects()) else "an object"
+    if isinstance(metrics, DepthErrors):
+        return None if metrics.pixels else "a pixel whose depth is known"
+    return "a pixel of a class" if isinstance(metrics, Overlap) and not metrics.confusion.any() else None
 
 
 def shown(metrics: Metrics, names: Sequence[str]) -> str:
