@@ -64,7 +64,7 @@ def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
 
     Where somebody else decides what is kept, nothing changes, as in :func:`activated`.
     """
-    again = _again.get()
+    again = _current()
     if again is not None:
         again.add(tensor, function)
         yield
@@ -85,10 +85,15 @@ def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
 
 def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """``out``, which is ``function(x)``: inside :func:`activated` not kept either, but computed again with ``x``."""
-    again = _again.get()
+    again = _current()
     if again is not None and out is not x and (before := again.functions.get(again.key(x))) is not None:
         again.add(out, lambda: function(before()))
     return out
+
+
+def _current() -> _Again | None:
+    """Of the innermost :func:`not_kept`. A compiler decides itself, and torch 2.11's cannot read the variable."""
+    return None if torch.compiler.is_compiling() else _again.get()
 
 
 def _decided(out: Tensor) -> bool:
