@@ -10,8 +10,9 @@ from normfree import UsageError
 from normfree.export import prepack
 from normfree.models import depth_estimator, segmenter
 from normfree.models.dense import UpConv2d, UpProjection, feature_scale, resized
-from normfree.nn import Activation, SameConv2d, WSConv2d
+from normfree.nn import Activation, SameConv2d, WSConv2d, recompute_weights
 from normfree.optim import param_groups
+from normfree.training.memory import Allocated
 
 OURS = [*SMALL, "fixup_resnet50", "skipinit_resnet50"]
 MAKERS = {"segmentation": lambda net: segmenter(net, 5, width=16), "depth": lambda net: depth_estimator(net, width=16)}
@@ -134,3 +135,26 @@ def test_refusals():
         segmenter(small("nf_resnet50"), 1)
     with pytest.raises(UsageError, match=r"width \(=0\) must be at least 1"):
         depth_estimator(small("nf_resnet50"), width=0)
+
+
+def test_up_projections_weights_are_computed_again_to_the_same_gradients():
+    network = depth_estimator(small("nf_resnet50")).train()
+    x = torch.randn(1, 3, 64, 64)
+
+    def gradients():
+        network.zero_grad()
+        torch.manual_seed(1)  # of stochastic depth
+        network(x).square().sum().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    def kept():
+        torch.manual_seed(1)
+        with Allocated() as allocated:
+            out = network(x)
+            return allocated.now - out.nbytes
+
+    before, expected = kept(), gradients()
+    recompute_weights(network)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(), expected, strict=True))
+    weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, WSConv2d))
+    assert before - kept() == 4 * weights
