@@ -40,8 +40,9 @@ from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
 from .main import Parser
-from .report_objects import look_at_objects
-from .report_pixels import look_at_pixels
+from .report_looks import look
+from .report_objects import objects
+from .report_pixels import pixels
 from .train import PROBE
 from .trained import Trained, evaluation_transform, load_trained
 
@@ -49,8 +50,8 @@ BATCH = 64
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)
 TASKS = dict(classification=Classification, segmentation=Segmentation, depth=Depth, detection=Detection)
-# of the tasks whose answers are pictures: what looks at test images, by its name
-LOOKS = dict(segmentation=look_at_pixels, depth=look_at_pixels, detection=look_at_objects)
+# of the tasks whose answers are pictures: how test images are looked at, by its name
+WAYS = dict(segmentation=pixels, depth=pixels, detection=objects)
 T = TypeVar("T")
 
 
@@ -256,8 +257,8 @@ def _look(found: Found, count: int, workers: int) -> Seen:
         raise UsageError(f"{trained.recipe.data.source} now has other classes than the network")
     bar = functools.partial(tqdm, desc="test images", unit="batch", delay=2, leave=False, disable=None)
     if trained.dense:
-        look = LOOKS[trained.recipe.task.name]
-        looked = look(trained, source.test, found.device, count, workers, bar)
+        way = WAYS[trained.recipe.task.name](trained, source.test, found.device)
+        looked = look(trained, source.test, found.device, count, workers, bar, way)
         _note(found, looked.unreadable, looked.images)
         return Seen(looked.shown, looked.introduction)
     mistakes = Mistakes(count)

@@ -25,12 +25,24 @@ class Looked:
     unreadable: list[str]
 
 
-class Scored:
-    """The metrics of a task, and a score of each image by itself: (score, index).
+@dataclass(frozen=True)
+class Way:
+    """How images of a task are looked at.
 
-    Args:
+    Attributes:
         score: from outputs and a batch to a number for each image.
+        draw: from (score, index) of images and the metrics to what is shown; images that cannot be read any more are
+            left out.
+        words: what the scores are.
     """
+
+    score: Callable[[Any, Batch], Iterable[float]]
+    draw: Callable[[list[tuple[float, int]], Any], Overlays]
+    words: str
+
+
+class Scored:
+    """The metrics of a task, and a score of each image by itself: (score, index)."""
 
     def __init__(self, metrics: Any, score: Callable[[Any, Batch], Iterable[float]]):
         self.metrics, self.score = metrics, score
@@ -51,26 +63,19 @@ def look(
     count: int,
     workers: int,
     bar: Callable[[Iterable], Iterable],
-    *,
-    score: Callable[[Any, Batch], Iterable[float]],
-    draw: Callable[[list[tuple[float, int]], Any], Overlays],
-    words: str,
+    way: Way,
 ) -> Looked:
     """Run a network over test images; draw some of them, evenly from the worst to the best.
 
     Args:
         count: images to draw.
         bar: around the batches.
-        score: see :class:`Scored`.
-        draw: from (score, index) of images and the metrics to what is shown; images that cannot be read any more are
-            left out.
-        words: what the scores are.
     """
-    scored = Scored(metrics_of(trained), score)
+    scored = Scored(metrics_of(trained), way.score)
     loader = Loader(split, evaluation_transform(trained), BATCH, workers=workers, pairs=True)
     measured, unreadable = evaluate(trained.model, bar(loader), scored, device)
-    overlays, images = draw(spread(sorted(scored.images), count), scored.metrics), measured["images"]
-    return Looked(overlays, _said(len(overlays.shown), images, words), images, unreadable)
+    overlays, images = way.draw(spread(sorted(scored.images), count), scored.metrics), measured["images"]
+    return Looked(overlays, _said(len(overlays.shown), images, way.words), images, unreadable)
 
 
 def spread(items: Sequence, count: int) -> list:

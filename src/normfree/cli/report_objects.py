@@ -1,7 +1,7 @@
 """What a network for detection finds in test images, for the page of ``normfree report``."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -12,21 +12,14 @@ from ..models import Detections
 from ..report import Colors, Overlay, Overlays, Table, percent
 from ..report.drawing import class_colors, draw_objects, rgb_picture
 from ..tasks.detection import AveragePrecision, share_found
-from .report_looks import Looked, look
+from .report_looks import Way
 from .trained import Trained, evaluation_transform
 
 LEAST = 0.5  # score of what is drawn
 
 
-def look_at_objects(
-    trained: Trained,
-    split: Split,
-    device: torch.device,
-    count: int,
-    workers: int,
-    bar: Callable[[Iterable], Iterable],
-) -> Looked:
-    """As :func:`.look`, for detection."""
+def objects(trained: Trained, split: Split, device: torch.device) -> Way:
+    """Of detection."""
     palette = class_colors(len(trained.names) + 1)[1:]
 
     def score(output: Sequence[Detections], batch: Batch) -> list[float]:
@@ -46,7 +39,7 @@ def look_at_objects(
         "the objects found as a share of those found, missed and seen where there are none "
         f"(score of at least {LEAST:g}, overlap of at least half)"
     )
-    return look(trained, split, device, count, workers, bar, score=score, draw=draw, words=words)
+    return Way(score, draw, words)
 
 
 def _drawn(

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -10,28 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Split, UnreadableImage
+from ..data import Batch, Split, UnreadableImage
 from ..data.resize import pixels_of
 from ..report import Colors, Overlay, Overlays, Range, Table, percent
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST, fraction_near
 from ..tasks.segmentation import Overlap, fraction_right
-from .report_looks import Looked, look
+from .report_looks import Way
 from .trained import Trained, evaluation_transform
 
 SCORES = dict(segmentation=fraction_right, depth=fraction_near)
 NAMES = dict(segmentation="of the pixels right", depth="of the pixels within a factor of 1.25")
 
 
-def look_at_pixels(
-    trained: Trained,
-    split: Split,
-    device: torch.device,
-    count: int,
-    workers: int,
-    bar: Callable[[Iterable], Iterable],
-) -> Looked:
-    """As :func:`.look`, for segmentation and depth."""
+def pixels(trained: Trained, split: Split, device: torch.device) -> Way:
+    """Of segmentation and depth."""
     task, names = trained.recipe.task.name, trained.names
 
     def draw(chosen: list[tuple[float, int]], metrics: Any) -> Overlays:
@@ -41,17 +34,10 @@ def look_at_pixels(
             return Overlays(*_depths(seen))
         return Overlays(*_masks(seen, names), [_by_class(metrics, names)])
 
-    return look(
-        trained,
-        split,
-        device,
-        count,
-        workers,
-        bar,
-        score=lambda output, batch: SCORES[task](output, batch.targets).tolist(),
-        draw=draw,
-        words=f"the share {NAMES[task]}",
-    )
+    def score(output: Tensor, batch: Batch) -> list[float]:
+        return SCORES[task](output, batch.targets).tolist()
+
+    return Way(score, draw, f"the share {NAMES[task]}")
 
 
 @dataclass(frozen=True)
