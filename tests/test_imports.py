@@ -28,6 +28,7 @@ ALLOWED = {
     # dataclasses of settings from the rooms below
     "recipes": {"functional", "gain", "nn", "models", "optim", "data", "tasks", "training"},
     "bench": {"functional", "gain", "kernels", "nn", "models", "spp", "optim", "data", "training"},
+    "runs": {"functional", "gain", "nn", "models", "spp", "optim", "data", "tasks", "training", "recipes"},
     "timm": {"functional", "models", "nn", "weights"},
     "report": {"spp"},
     "cli": None,  # binds them all

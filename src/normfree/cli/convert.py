@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ..errors import RunFailed, UsageError
 from ..models import ResidualNet
 from ..models.config import ModelConfig
-from ..recipes import Recipe
+from ..recipes import Recipe, describe
 from ..training import describes_itself, save_weights, whole_file
 from ..weights import convert as weights
 from ..weights import read_arrays
@@ -22,7 +22,7 @@ from ..weights.timm import read_timm
 from ..weights.torch_file import SUFFIXES
 from .main import Parser
 from .options import parse_overrides
-from .trained import describe, load_trained
+from .trained import load_trained
 
 FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
 SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it

@@ -33,6 +33,7 @@ from ..report import (
     read_run,
     write_page,
 )
+from ..runs.prepare import PROBE
 from ..spp import record
 from ..tasks import Classification, Depth, Detection, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
@@ -43,7 +44,6 @@ from .main import Parser
 from .report_looks import look
 from .report_objects import objects
 from .report_pixels import pixels
-from .train import PROBE
 from .trained import Trained, evaluation_transform, load_trained
 
 BATCH = 64

@@ -1,11 +1,9 @@
 """A trained network from a run folder or a checkpoint file."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,11 +38,6 @@ class Trained:
     def dense(self) -> bool:
         """Whether it answers for places in an image: each pixel, or each object."""
         return is_dense(self.recipe)
-
-
-def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
-    """What a checkpoint says about itself, so that it can be used alone."""
-    return dict(recipe=dataclasses.asdict(recipe), classes=classes)
 
 
 def load_trained(path: str, which: str | None = None, weights: str | None = None) -> Trained:

@@ -1,6 +1,6 @@
 """One YAML file per published number, and the schema they follow."""
 
-from .build import build_network, build_task, is_dense, open_images, set_sizes
+from .build import build_network, build_task, describe, is_dense, open_images, set_sizes
 from .recipe import (
     DEFAULT,
     Recipe,
@@ -19,6 +19,7 @@ __all__ = [
     "Recipe",
     "build_network",
     "build_task",
+    "describe",
     "describe_type",
     "dump_recipe",
     "field_help",

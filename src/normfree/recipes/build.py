@@ -1,6 +1,8 @@
 """From a recipe to its images, its network and its task: the one place that knows which task needs what."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -20,6 +22,11 @@ DENSE = dict(segmentation=Segmentation, depth=Depth, detection=Detection)  # tas
 def is_dense(recipe: Recipe) -> bool:
     """Whether the network answers for places in an image: each pixel, or each object."""
     return recipe.task.name in DENSE
+
+
+def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
+    """What a checkpoint says about itself, so that it can be used alone."""
+    return dict(recipe=dataclasses.asdict(recipe), classes=classes)
 
 
 def open_images(recipe: Recipe, source: str | None = None) -> Source:

@@ -1,0 +1,6 @@
+"""Runs of ``normfree train``: making one, going on with one."""
+
+from .prepare import prepare
+from .resume import resumed_recipe, run_to_go_on_with
+
+__all__ = ["prepare", "resumed_recipe", "run_to_go_on_with"]
