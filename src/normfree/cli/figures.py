@@ -53,7 +53,8 @@ def run(argv: Sequence[str]) -> int:
             raise RunFailed(f"cannot write into {folder}: {error.strerror or error}") from error
     page = folder / "README.md"
     seconds = time.perf_counter() - begun
-    page.write_text(_page(sections, shlex.join(["normfree", "figures", *argv]), options, seconds))
+    text = _page(sections, shlex.join(["normfree", "figures", *argv]), options, seconds)
+    page.write_text(text, encoding="utf-8")
     print(f"{len(sections)} figures in {seconds:.0f} s; gallery {page}")
     return 0
 

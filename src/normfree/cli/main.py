@@ -1,12 +1,14 @@
 """Choosing the verb, and turning errors into one line and an exit code."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..errors import RunFailed, UsageError
 from ..version import __version__
@@ -41,6 +43,32 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with _writable_output(utf8="--json" in arguments):
+        return _run(arguments)
+
+
+@contextlib.contextmanager
+def _writable_output(utf8: bool) -> Iterator[None]:
+    """Let standard output take every character: with ``utf8`` in UTF-8, else in the terminal's own encoding.
+
+    What an encoding lacks is written as an escape. So are the bytes of a file's name that are no UTF-8: as \\udcXX,
+    which is also how JSON writes them.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):  # a notebook's, which takes everything
+        yield
+        return
+    before = dict(encoding=stream.encoding, errors=stream.errors)
+    stream.reconfigure(encoding="utf-8" if utf8 else None, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
+            stream.reconfigure(**before)
+
+
+def _run(arguments: list[str]) -> int:
+    """A verb and its exit code, errors as one line."""
     try:
         return _dispatch(arguments)
     except BrokenPipeError:  # the reader of our output (head, less) has gone

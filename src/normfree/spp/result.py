@@ -23,9 +23,9 @@ class SPP(Recording):
         """
         path = Path(path)
         if path.suffix == ".csv":
-            path.write_text(self.to_csv())
+            path.write_text(self.to_csv(), encoding="utf-8")
         elif path.suffix == ".json":
-            path.write_text(self.to_json() + "\n")
+            path.write_text(self.to_json() + "\n", encoding="utf-8")
         elif path.suffix in (".png", ".svg", ".pdf"):
             self.plot().savefig(path)
         else:
