@@ -50,7 +50,7 @@ def standardize_weight(
 
 
 def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]]:
-    """Predicted variance of each block's input, per stage, at initialization (NF-ResNets, section 3).
+    """Predicted variance of each block's input, per stage, at initialization (NF-ResNets, section 4).
 
     The signal enters with variance 1; every block adds ``alpha ** 2``; after a stage's first block (the transition,
     whose shortcut takes the downscaled activation) the variance is ``1 + alpha ** 2`` again. The ``beta`` of a block is

@@ -1,6 +1,6 @@
 """gamma of a nonlinearity: the factor that makes it preserve the variance of a standard normal input.
 
-``gamma(g) = Var(g(x)) ** -0.5`` for x ~ N(0, 1) (NF-ResNets, section 4.1). :func:`activation_gain` is exact, by
+``gamma(g) = Var(g(x)) ** -0.5`` for x ~ N(0, 1) (NF-ResNets, section 4.3). :func:`activation_gain` is exact, by
 quadrature. :data:`RELEASED_GAINS` are the authors' Monte-Carlo estimates, about 0.1 % off, with which the released
 weights were trained; models use them by default for the names listed there.
 """
@@ -83,7 +83,7 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
 
 
 def activation_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
-    """Exact gamma of a named or callable elementwise nonlinearity (NF-ResNets, section 4.1).
+    """Exact gamma of a named or callable elementwise nonlinearity (NF-ResNets, section 4.3).
 
     Adaptive Gauss-Legendre quadrature in float64, to about 1e-12 relative; kinks are found by bisection.
 

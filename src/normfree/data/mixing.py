@@ -1,6 +1,6 @@
 """MixUp and CutMix of pairs of images, as NFNets and NF-RegNets were trained with.
 
-Sources: NFNets, appendix A.1 (MixUp with alpha 0.2 on half of the batch, CutMix on the other half, then RandAugment on
+Sources: NFNets, appendix A.3 (MixUp with alpha 0.2 on half of the batch, CutMix on the other half, then RandAugment on
 all of it); NF-ResNets, table 3 (both for NF-RegNets, without RandAugment); Zhang et al., arXiv:1710.09412; Yun et al.,
 arXiv:1905.04899.
 

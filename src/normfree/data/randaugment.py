@@ -1,4 +1,4 @@
-"""RandAugment as the NFNets were trained with (NFNets, appendix A.1; Cubuk et al., arXiv:1909.13719).
+"""RandAugment as the NFNets were trained with (NFNets, appendix A.3; Cubuk et al., arXiv:1909.13719).
 
 Each of ``layers`` layers draws one of 16 operations, and always applies it. What a magnitude m means:
 

@@ -114,7 +114,7 @@ def divisible(width: float, divisor: int, *, shrink: bool = False) -> int:
 
 
 class NFBlock(nn.Module):
-    """``shortcut + alpha * skip_gain * f(gamma * act(x) / beta)`` (NF-ResNets, section 3; NFNets, figures 5 and 6).
+    """``shortcut + alpha * skip_gain * f(gamma * act(x) / beta)`` (NF-ResNets, section 4; NFNets, figures 5 and 6).
 
     ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``. ``f``: 1x1 convolution, 3x3
     (grouped, strided), perhaps a second 3x3, 1x1. Where stride or channels change, the shortcut is a 1x1 convolution of

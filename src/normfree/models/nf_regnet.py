@@ -1,4 +1,4 @@
-"""NF-RegNet B0 to B8 (NF-ResNets, section 6 and appendix C)."""
+"""NF-RegNet B0 to B8 (NF-ResNets, section 5.2 and appendix C)."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""NF-ResNet and NF-SE-ResNet, 50 to 600 layers (NF-ResNets, sections 3 to 5)."""
+"""NF-ResNet and NF-SE-ResNet, 50 to 600 layers (NF-ResNets, sections 4 and 5)."""
 
 from collections.abc import Callable, Sequence
 

@@ -42,7 +42,7 @@ class Activation(nn.Module):
 
 
 class ScaledActivation(Activation):
-    """Variance-preserving nonlinearity, for networks of one's own: ``gamma * g(x)`` (NF-ResNets, section 4.1)."""
+    """Variance-preserving nonlinearity, for networks of one's own: ``gamma * g(x)`` (NF-ResNets, section 4.3)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x) * self.gamma

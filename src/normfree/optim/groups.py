@@ -16,7 +16,8 @@ def param_groups(
     clipping: float | None = None,
     roles: Mapping[str, Role | str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any torch optimizer: the released table "Who gets what" (NFNets, sections 4.1 and 5.1).
+    """Parameter groups for any torch optimizer: the released table "Who gets what" (NFNets, sections 4.1 and 5.1,
+    appendix A.1).
 
     ==============================  ============  ===========================
     group ``name``                  weight decay  clipping

@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 
 class SAM:
-    """The gradient at weights moved by ``rho`` along the gradient of another loss (NFNets, section 5 and appendix A).
+    """The gradient at weights moved by ``rho`` along the gradient of another loss (NFNets, appendix A.4).
 
     >>> sam = SAM(model.parameters(), rho=0.05)
     >>> part = sam.part(len(x))  # the examples of the ascent: a fifth of the batch costs a fifth of a step

@@ -1,4 +1,4 @@
-"""What theory expects of the signal, beside what was measured (NF-ResNets, section 3)."""
+"""What theory expects of the signal, beside what was measured (NF-ResNets, section 4)."""
 
 import functools
 import math
