@@ -1,18 +1,19 @@
 """``normfree eval``."""
 
-import math
+import sys
 from collections.abc import Sequence
 
 from ..data import Loader
 from ..data.config import MOST_PIXELS, MOST_WORKERS
 from ..errors import RunFailed, UsageError
 from ..recipes import open_images
-from ..tasks.classification import Accuracy
+from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors
 from ..tasks.detection import AveragePrecision
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from .main import Parser
+from .measured import Metrics, measured
 from .trained import Trained, evaluation_transform, load_trained
 
 
@@ -20,8 +21,9 @@ def run(argv: Sequence[str]) -> int:
     """Measure a trained network on the test split of its images, or of others."""
     parser = Parser(
         "eval",
-        description="Measure a trained network on the test split: top-1, top-5 and loss; for segmentation the mean IoU "
-        "and that of each class; for depth five metrics; for detection COCO's average precision.",
+        description="Measure a trained network on the test split: top-1, top-5, loss and balanced accuracy, precision, "
+        "recall and F1 of each class, and the confusion matrix; for segmentation the mean IoU and that of each class; "
+        "for depth five metrics; for detection COCO's average precision.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
     parser.add_argument(
@@ -35,6 +37,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print everything as one line of JSON")
+    form.add_argument("--csv", action="store_true", help="print a table: a row per class, or the scores in one row")
     options = parser.parse_args(list(argv))
     if options.batch_size < 1 or not 0 <= options.workers <= MOST_WORKERS:
         raise UsageError(
@@ -60,23 +65,25 @@ def run(argv: Sequence[str]) -> int:
     transform, dense = evaluation_transform(trained), trained.dense
     loader = Loader(source.test, transform, options.batch_size, workers=options.workers, pairs=dense)
     metrics = metrics_of(trained)
-    measured, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
+    scores, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
     for message in unreadable:
-        print(f"skipped unreadable image {message}")
-    if not measured["images"]:
+        print(f"skipped unreadable image {message}", file=sys.stderr)
+    if not scores["images"]:
         raise RunFailed(f"none of the {len(unreadable)} images could be read")
     if len(unreadable) > data.max_unreadable:
         raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {data.max_unreadable}")
     if missing := _without(metrics):
-        raise RunFailed(f"none of the {measured['images']} test images of {options.data or data.source} has {missing}")
-    print(
-        f"{trained.source}: {trained.recipe.model.name} on {options.data or data.source}, {measured['images']} images"
-    )
-    print(shown(metrics, trained.names))
+        raise RunFailed(f"none of the {scores['images']} test images of {options.data or data.source} has {missing}")
+    found, images = measured(metrics, trained.names), options.data or data.source
+    if options.json:
+        about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.recipe.task.name)
+        print(found.as_json(**about, data=images))
+    elif options.csv:
+        print(found.as_csv())
+    else:
+        print(f"{trained.source}: {trained.recipe.model.name} on {images}, {scores['images']} images")
+        print(found.as_text())
     return 0
-
-
-Metrics = Accuracy | Overlap | DepthErrors | AveragePrecision
 
 
 def metrics_of(trained: Trained) -> Metrics:
@@ -85,7 +92,7 @@ def metrics_of(trained: Trained) -> Metrics:
         return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
     if trained.recipe.task.name == "segmentation":
         return Overlap(len(trained.classes))
-    return DepthErrors() if trained.recipe.task.name == "depth" else Accuracy()
+    return DepthErrors() if trained.recipe.task.name == "depth" else Confusion(len(trained.classes))
 
 
 def _without(metrics: Metrics) -> str | None:
@@ -95,36 +102,3 @@ def _without(metrics: Metrics) -> str | None:
     if isinstance(metrics, DepthErrors):
         return None if metrics.pixels else "a pixel whose depth is known"
     return "a pixel of a class" if isinstance(metrics, Overlap) and not metrics.confusion.any() else None
-
-
-def shown(metrics: Metrics, names: Sequence[str]) -> str:
-    """What was measured, in lines."""
-    measured = metrics.compute()
-    if isinstance(metrics, AveragePrecision):
-        return "\n".join(_precision(metrics, measured, names))
-    if isinstance(metrics, DepthErrors):
-        return (
-            f"within a factor of 1.25 {measured['delta1']:.2%}   of 1.25^2 {measured['delta2']:.2%}   "
-            f"of 1.25^3 {measured['delta3']:.2%}\n"
-            f"rms {measured['rms']:.4f} m   rel {measured['rel']:.4f}   loss {measured['loss']:.4f}"
-        )
-    if isinstance(metrics, Accuracy):
-        return f"top-1 {measured['top1']:.2%}   top-5 {measured['top5']:.2%}   loss {measured['loss']:.4f}"
-    line = f"mean IoU {measured['miou']:.2%}   pixels {measured['pixel_accuracy']:.2%}   loss {measured['loss']:.4f}"
-    return "\n".join([line, *_by_class(names, metrics.per_class())])
-
-
-def _precision(metrics: AveragePrecision, measured: dict[str, float], names: Sequence[str]) -> list[str]:
-    """Boxes, masks, and each class."""
-    words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
-    lines = []
-    for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
-        told = [f"{word} {measured[prefix + name]:.2%}" for name, word in words.items() if prefix + name in measured]
-        lines.append(f"{kind} {'   '.join(told)}")
-    return [*lines, *_by_class(names, metrics.per_class())]
-
-
-def _by_class(names: Sequence[str], values: Sequence[float]) -> list[str]:
-    width = max(map(len, names))
-    told = ("not there" if math.isnan(value) else f"{value:7.2%}" for value in values)
-    return [f"  {name:{width}}  {value}" for name, value in zip(names, told, strict=True)]

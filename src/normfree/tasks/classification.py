@@ -27,9 +27,14 @@ DENSE_FIELDS = dict(image_width=None, test_width=None, short_side=None, scale=(1
 
 
 class Accuracy:
-    """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits."""
+    """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits.
 
-    def __init__(self) -> None:
+    Args:
+        classes: their number; of up to five there is no top-5, which would be 100 % whatever the network says.
+    """
+
+    def __init__(self, classes: int | None = None) -> None:
+        self.classes = classes
         self.count = self.top1 = self.top5 = 0
         self.loss = 0.0
 
@@ -54,7 +59,8 @@ class Accuracy:
     def compute(self) -> dict[str, float]:
         """Fractions, the mean loss, and the number of images they are over."""
         n = max(self.count, 1)
-        return dict(top1=self.top1 / n, top5=self.top5 / n, loss=self.loss / n, images=self.count)
+        top5 = {} if self.classes is not None and self.classes <= 5 else dict(top5=self.top5 / n)
+        return dict(top1=self.top1 / n, **top5, loss=self.loss / n, images=self.count)
 
 
 class Classification:
@@ -88,7 +94,7 @@ class Classification:
         for name, default in DENSE_FIELDS.items():
             if getattr(data, name) != default:
                 raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for segmentation and depth")
-        self.label_smoothing, self.kind = config.label_smoothing, config.loss
+        self.label_smoothing, self.kind, self.classes = config.label_smoothing, config.loss, len(source.classes)
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
@@ -136,7 +142,7 @@ class Classification:
         return (logits.argmax(1) == batch.labels).sum()
 
     def metrics(self) -> Accuracy:
-        return Accuracy()
+        return Accuracy(self.classes)
 
 
 def randaugment(data: DataConfig) -> RandAugment | None:

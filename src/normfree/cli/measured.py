@@ -1,0 +1,155 @@
+"""What an evaluation measured, as text, as JSON and as a table."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..tasks.confusion import Confusion
+from ..tasks.depth import DepthErrors
+from ..tasks.detection import AveragePrecision
+from ..tasks.segmentation import Overlap
+
+Metrics = Confusion | Overlap | DepthErrors | AveragePrecision
+MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
+LARGEST_JSON = 2000  # classes of a confusion matrix in JSON: 4 million numbers
+LETTERS = 8  # of a class name above a column of the matrix
+
+
+@dataclass
+class Measured:
+    """What was measured.
+
+    Attributes:
+        lines: the scores of the whole split, for people.
+        scores: the same by name, and the number of images.
+        rows: of each class, or each output, its ``name`` and scores; None where there is none.
+        confusion: of a classifier, which classes it takes for which.
+        notes: sentences about the numbers.
+    """
+
+    lines: list[str]
+    scores: dict[str, float]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    confusion: Confusion | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_text(self) -> str:
+        """Scores, a line per class, the confusion matrix of up to twenty classes, notes."""
+        return "\n".join([*self.lines, *self._table(), *self._confusions(), *self.notes])
+
+    def as_json(self, **about: Any) -> str:
+        """One line: ``about``, the scores, ``classes``, ``confusion_matrix`` and ``notes``, where there are."""
+        told = about | self.scores
+        if self.rows:
+            told["classes"] = self.rows
+        if self.confusion is not None and len(self.rows) <= LARGEST_JSON:
+            told["confusion_matrix"] = self.confusion.matrix().tolist()
+        return json.dumps(told | dict(notes=self.notes), ensure_ascii=False)
+
+    def as_csv(self) -> str:
+        """A row per class, or the scores in one row where there are no classes."""
+        rows = self.rows or [self.scores]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().rstrip("\n")
+
+    def _table(self) -> list[str]:
+        """Of many classes, the worst ones."""
+        if not self.rows:
+            return []
+        columns = [name for name in self.rows[0] if name != "name"]
+        shown, left = self.rows, []
+        if len(shown) > MOST_ROWS:
+            shown = sorted(shown, key=lambda row: math.inf if row[columns[-1]] is None else row[columns[-1]])[
+                :MOST_ROWS
+            ]
+            left = [f"  ({MOST_ROWS} of {len(self.rows)} classes, the worst ones first; --csv prints all)"]
+        width = max(len(row["name"]) for row in shown)
+        heading = [f"  {'':{width}}" + "".join(f"  {column:>9}" for column in columns)] if len(columns) > 1 else []
+        none = "-" if heading else "not there"
+        cells = ["".join(f"  {_cell(row[column], none)}" for column in columns) for row in shown]
+        lines = [f"  {row['name']:{width}}{cell}" for row, cell in zip(shown, cells, strict=True)]
+        return heading + lines + left
+
+    def _confusions(self) -> list[str]:
+        """The matrix, or of many classes the pairs that are confused most."""
+        if self.confusion is None:
+            return []
+        names = [row["name"] for row in self.rows]
+        if len(names) <= LARGEST_MATRIX:
+            matrix = self.confusion.matrix()
+            width, wide = max(map(len, names)), max(LETTERS, len(str(int(matrix.max()))))
+            heading = f"  {'':{width}}" + "".join(f"  {name[:wide]:>{wide}}" for name in names)
+            rows = zip(names, matrix.tolist(), strict=True)
+            lines = [f"  {name:{width}}" + "".join(f"  {count:{wide}}" for count in counts) for name, counts in rows]
+            return ["confusion matrix: rows are true classes, columns what the network says", heading, *lines]
+        wrong = [(count, true, said) for (true, said), count in self.confusion.counts.items() if true != said]
+        pairs = sorted(wrong, key=lambda pair: (-pair[0], pair))[:MOST_PAIRS]
+        lines = [f"  {count:6}  {names[true]} is said to be {names[said]}" for count, true, said in pairs]
+        return ["confused most:", *lines] if lines else []
+
+
+def _cell(value: float | None, none: str) -> str:
+    if value is None:
+        return f"{none:>9}"
+    return f"{value:9}" if isinstance(value, int) else f"{value:9.2%}"
+
+
+def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
+    """What the metrics of a task have found.
+
+    Args:
+        names: of the classes.
+    """
+    scores = metrics.compute()
+    if isinstance(metrics, Confusion):
+        return _classes(metrics, scores, names)
+    if isinstance(metrics, AveragePrecision):
+        return Measured(_precision(metrics, scores), scores, _rows(names, "ap", metrics.per_class()))
+    if isinstance(metrics, DepthErrors):
+        lines = [
+            f"within a factor of 1.25 {scores['delta1']:.2%}   of 1.25^2 {scores['delta2']:.2%}   "
+            f"of 1.25^3 {scores['delta3']:.2%}",
+            f"rms {scores['rms']:.4f} m   rel {scores['rel']:.4f}   loss {scores['loss']:.4f}",
+        ]
+        return Measured(lines, scores)
+    line = f"mean IoU {scores['miou']:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
+    return Measured([line], scores, _rows(names, "iou", metrics.per_class()))
+
+
+def _classes(metrics: Confusion, scores: dict[str, float], names: Sequence[str]) -> Measured:
+    top5 = f"   top-5 {scores['top5']:.2%}" if "top5" in scores else ""
+    lines = [f"top-1 {scores['top1']:.2%}{top5}   loss {scores['loss']:.4f}"]
+    lines.append(f"balanced accuracy {scores['balanced_accuracy']:.2%}")
+    rows = [dict(name=name) | vars(found) for name, found in zip(names, metrics.per_class(), strict=True)]
+    notes = [over_classes([names[label] for label in metrics.without_images()], len(names))]
+    notes.append(metrics.majority(names))
+    return Measured(lines, scores, rows, metrics, [note for note in notes if note])
+
+
+def over_classes(missing: Sequence[str], classes: int) -> str | None:
+    """The sentence about classes that there are no test images of."""
+    if not missing:
+        return None
+    listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    return f"over {classes - len(missing)} of {classes} classes: no test image of {listed}"
+
+
+def _precision(metrics: AveragePrecision, scores: dict[str, float]) -> list[str]:
+    """Boxes and masks."""
+    words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
+    lines = []
+    for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
+        told = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
+        lines.append(f"{kind} {'   '.join(told)}")
+    return lines
+
+
+def _rows(names: Sequence[str], score: str, values: Sequence[float]) -> list[dict[str, Any]]:
+    return [{"name": n, score: None if math.isnan(v) else v} for n, v in zip(names, values, strict=True)]

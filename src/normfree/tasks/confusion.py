@@ -1,0 +1,117 @@
+"""What a classifier says about each class: precision, recall, F1, and which classes it confuses."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Batch
+from .classification import Accuracy
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Of one class; a score is None where it is not defined.
+
+    Attributes:
+        images: of this class.
+        precision: of the images that are said to be of this class, the fraction that are; None if there are none.
+        recall: of the images of this class, the fraction that are said to be; None if there are none.
+        f1: harmonic mean of both, 0 where nothing is right; None if there are no images of this class.
+    """
+
+    images: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class Confusion(Accuracy):
+    """Accuracy, and how often each class is taken for which, over batches of (N, classes) logits.
+
+    Args:
+        classes: their number.
+    """
+
+    def __init__(self, classes: int):
+        super().__init__(classes)
+        self.counts: Counter[tuple[int, int]] = Counter()  # by (true class, class that was said)
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        super().update(logits, batch)
+        self.counts.update(zip(batch.labels.tolist(), logits.argmax(1).tolist(), strict=True))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What this process holds."""
+        return dict(totals=self.totals, counts=self.counts)
+
+    def join(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Take what all processes hold."""
+        self.totals = [sum(column) for column in zip(*(part["totals"] for part in parts), strict=True)]
+        self.counts = sum((part["counts"] for part in parts), Counter())
+
+    def compute(self) -> dict[str, float]:
+        """As :class:`.Accuracy`, and ``balanced_accuracy``: the mean recall of the classes that there are images of."""
+        recalls = [scores.recall for scores in self.per_class() if scores.recall is not None]
+        return super().compute() | dict(balanced_accuracy=sum(recalls) / max(1, len(recalls)))
+
+    def per_class(self) -> list[ClassScores]:
+        """Scores of each class."""
+        from sklearn.metrics import precision_recall_fscore_support  # a second to import
+
+        if not self.counts:
+            return [ClassScores(0, None, None, None)] * self.classes
+        true, said = np.array(list(self.counts)).T
+        options = dict(labels=range(self.classes), sample_weight=list(self.counts.values()), zero_division=0)
+        columns = precision_recall_fscore_support(true, said, **options)
+        found, predicted = [], set(said.tolist())
+        for label, (precision, recall, f1, images) in enumerate(zip(*map(np.ndarray.tolist, columns), strict=True)):
+            there = images > 0
+            precision = precision if label in predicted else None
+            found.append(ClassScores(int(images), precision, recall if there else None, f1 if there else None))
+        return found
+
+    def matrix(self) -> Tensor:
+        """(classes, classes) int64: images by true class and by the class that was said."""
+        matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
+        for (true, said), count in self.counts.items():
+            matrix[true, said] = count
+        return matrix
+
+    def without_images(self) -> list[int]:
+        """The classes that there is no image of."""
+        return sorted(set(range(self.classes)) - {true for true, _ in self.counts})
+
+    def majority(self, names: Sequence[str]) -> str | None:
+        """A sentence where the network does no better than always saying the most frequent class, else None."""
+        images, answers = Counter[int](), Counter[int]()
+        for (true, said), count in self.counts.items():
+            images[true] += count
+            answers[said] += count
+        if len(images) < 2:
+            return None
+        return majority_result(images, names, self.top1, next(iter(answers)) if len(answers) == 1 else None)
+
+
+def majority_result(images: Counter[int], names: Sequence[str], right: int, always: int | None = None) -> str | None:
+    """A sentence where an accuracy is no better than always saying the most frequent class, else None.
+
+    Args:
+        images: how many there are of each class.
+        names: of the classes.
+        right: images that the network is right about.
+        always: the class that the network says about every image, if it is one.
+    """
+    most, count = images.most_common(1)[0]
+    share = f"{count / images.total():.2%} of the images"
+    if always == most:
+        return f"majority-class result: all images are said to be {names[most]}, the most frequent class ({share})"
+    if right <= count:
+        what = "" if always is None else f"; all images are said to be {names[always]}"
+        return f"majority-class result: no better than always saying {names[most]} ({share}){what}"
+    return None
