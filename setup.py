@@ -1,9 +1,11 @@
 """The optional compiled kernels; all else is in pyproject.toml.
 
-A plain shared library for ctypes: no headers of Python or torch. Without a C++ compiler the installation warns and goes
-on, and `normfree.kernels.why_off()` says so.
+Plain shared libraries for ctypes: no headers of Python or torch. The same source is compiled once per set of
+instructions, and `normfree.kernels` loads the best one that the processor has, so that one build serves old and new
+processors. Without a C++ compiler the installation warns and goes on, and `normfree.kernels.why_off()` says so.
 """
 
+import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -22,15 +24,25 @@ OPTIONS = [
     "-fopenmp-simd",  # sums in vectors where the source says so; no OpenMP library comes with it
 ]
 
+# What torch asks of a processor before it runs its own kernels of that name, and no more.
+AVX2 = ["-mavx2", "-mfma"]
+INSTRUCTIONS = {"_cpu": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    INSTRUCTIONS |= {
+        "_cpu_avx2": AVX2,
+        "_cpu_avx512": [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+    }
+
 setup(
     ext_modules=[
         Extension(
-            "normfree.kernels._cpu",
+            f"normfree.kernels.{name}",
             sources=[str(KERNELS / "cpu.cpp")],
             depends=sorted(str(path) for path in KERNELS.glob("*.h")),
             language="c++",
-            extra_compile_args=OPTIONS,
+            extra_compile_args=[*OPTIONS, *instructions],
             optional=True,
         )
+        for name, instructions in INSTRUCTIONS.items()
     ]
 )

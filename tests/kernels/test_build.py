@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from normfree.kernels import library
 
 ROOT = Path(kernels.__file__).parents[3]
 SOURCES = ("cpu.cpp", "elementwise.h", "merge.h", "optimizer.h", "parallel.h", "standardize.h")
+VARIANTS = {"_cpu"} | ({"_cpu_avx2", "_cpu_avx512"} if platform.machine().lower() in ("x86_64", "amd64") else set())
 needs_sources = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="normfree is installed without its setup.py"
 )
@@ -39,20 +41,21 @@ def build(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess
 
 @pytest.fixture
 def built(tmp_path):
-    """A library built now, or the reason to skip."""
+    """The libraries built now, or the reason to skip."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
     done, libraries = build(tmp_path)
     assert done.returncode == 0, done.stderr
     if not libraries:
         pytest.skip(f"the compiler cannot: {done.stderr.strip().splitlines()[-1]}")
-    return libraries[0]
+    return libraries
 
 
 @needs_sources
 def test_where_it_can_be_built_it_is_there(built):
-    made = ctypes.CDLL(str(built))
-    assert made.nf_interface() == library.INTERFACE
+    assert {path.name.partition(".")[0]: path for path in built}.keys() == VARIANTS
+    for path in built:
+        assert ctypes.CDLL(str(path)).nf_interface() == library.INTERFACE
     if os.environ.get("NORMFREE_KERNELS") != "0":
         assert kernels.available(), f"{kernels.why_off()}; install normfree again: pip install -e . --no-deps"
 
@@ -79,6 +82,8 @@ def test_the_reason_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("NORMFREE_KERNELS", "1")
     monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     assert "not built" in load()[1]
+    monkeypatch.setenv("NORMFREE_KERNELS", "default")
+    assert "for default was not built" in load()[1]
     (tmp_path / "_cpu.so").write_text("no library")
     assert "_cpu.so cannot be loaded" in load()[1]
     assert "\n" not in load()[1]

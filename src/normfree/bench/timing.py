@@ -78,5 +78,5 @@ def machine(device: str = "cpu") -> str:
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         where = f"{platform.machine()} ({capability}), {torch.get_num_threads()} threads"
-        where += f", compiled kernels {'off: ' + why if (why := kernels.why_off()) else 'on'}"
+        where += f", compiled kernels {'off: ' + why if (why := kernels.why_off()) else kernels.variant()}"
     return f"{where}, torch {torch.__version__}, normfree {__version__}, {datetime.date.today()}"

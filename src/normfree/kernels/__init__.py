@@ -1,12 +1,14 @@
 """Compiled kernels for the CPU, where a C++ compiler was at hand when normfree was installed; by Triton for a GPU.
 
 Every function has the portable path behind it: without the library, on other devices, for other types or layouts, and
-under ``torch.compile``, ``torch.func`` and tracing, the result is the same, only later. ``NORMFREE_KERNELS=0`` in the
-environment turns all of them off. On a GPU there is the optimizer's step, where Triton is installed.
+under ``torch.compile``, ``torch.func`` and tracing, the result is the same, only later. They were compiled for several
+sets of instructions, and the best that the processor has is loaded. ``NORMFREE_KERNELS`` in the environment chooses
+another: ``avx512``, ``avx2``, ``default``, or ``0`` for none. On a GPU there is the optimizer's step, where Triton is
+installed.
 """
 
 from .activation import gelu, gelu_tanh, silu
-from .library import available, why_off
+from .library import available, variant, why_off
 from .merge import gated_merge
 from .optimizer import agc_sgd_ema_
 from .standardize import standardize_weight
@@ -22,5 +24,6 @@ __all__ = [
     "gelu_tanh",
     "silu",
     "standardize_weight",
+    "variant",
     "why_off",
 ]

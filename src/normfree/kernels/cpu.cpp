@@ -9,7 +9,19 @@ enum Type { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
 enum Function { kGeluTanh = 0, kSilu = 1, kGelu = 2 };
 
 // Raised with every change of this interface, here and in library.py.
-NF_EXPORT int nf_interface() { return 3; }
+NF_EXPORT int nf_interface() { return 4; }
+
+// What this library was compiled for: setup.py compiles it once per set of instructions, library.py takes the best that
+// the processor has.
+NF_EXPORT const char* nf_instructions() {
+#if defined(__AVX512F__)
+  return "avx512";
+#elif defined(__AVX2__)
+  return "avx2";
+#else
+  return "default";
+#endif
+}
 
 // The OpenMP entry point that torch uses, or null.
 NF_EXPORT void nf_use_threads_of(void* gomp_parallel) { nf::parallel = reinterpret_cast<nf::Parallel>(gomp_parallel); }

@@ -142,9 +142,9 @@ NF_INLINE void activate_backward(const T* __restrict grad, const T* __restrict x
 }
 
 #define NF_FORWARD(NAME, FUNCTION, TYPE) \
-  NF_CLONES static void NAME(const TYPE* x, TYPE* y, int64_t count) { activate<FUNCTION>(x, y, count); }
+  static void NAME(const TYPE* x, TYPE* y, int64_t count) { activate<FUNCTION>(x, y, count); }
 #define NF_BACKWARD(NAME, FUNCTION, TYPE)                                                            \
-  NF_CLONES static void NAME##_backward(const TYPE* grad, const TYPE* x, TYPE* out, int64_t count) { \
+  static void NAME##_backward(const TYPE* grad, const TYPE* x, TYPE* out, int64_t count) { \
     activate_backward<FUNCTION>(grad, x, out, count);                                                \
   }
 #define NF_ACTIVATION(NAME, FUNCTION, TYPE) NF_FORWARD(NAME, FUNCTION, TYPE) NF_BACKWARD(NAME, FUNCTION, TYPE)

@@ -10,19 +10,26 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-INTERFACE = 3  # of cpu.cpp: a library built from other sources is not called
+from ..internals import Missing, private
+
+INTERFACE = 4  # of cpu.cpp: a library built from other sources is not called
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
 
 _is_compiling = torch.compiler.is_compiling
-_modes, _tracing = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transforms = torch._C._are_functorch_transforms_active
+_modes, _tracing = private("torch._C._len_torch_dispatch_stack"), private("torch._C._get_tracing_state")
+_transforms = private("torch._C._are_functorch_transforms_active")
+# without one of them nobody knows whether a compiler or a tracer must see an operation: the kernels stay off
+_NEEDED = (_modes, _tracing, _transforms, private("torch.autograd.forward_ad._current_level"))
+_MISSING = next((found for found in _NEEDED if isinstance(found, Missing)), None)
 _strided, _channels_last = torch.strided, torch.channels_last
 
 _SERIAL = 32768  # elements below which torch itself does not divide its work, either
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _POINTER, _COUNT, _NUMBER, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+_VARIANTS = ("avx512", "avx2", "default")  # of the instructions in setup.py, the fastest first; by torch's names
 _SIGNATURES = {
     "nf_interface": (_NUMBER, ()),
+    "nf_instructions": (ctypes.c_char_p, ()),
     "nf_use_threads_of": (None, (_POINTER,)),
     "nf_activation": (None, (_NUMBER, _NUMBER, _POINTER, _POINTER, _COUNT, _NUMBER)),
     "nf_activation_backward": (None, (_NUMBER, _NUMBER, _POINTER, _POINTER, _POINTER, _COUNT, _NUMBER)),
@@ -60,6 +67,11 @@ def turned_off() -> bool:
     return os.environ.get("NORMFREE_KERNELS", "1") == "0"
 
 
+def variant() -> str | None:
+    """The instructions that the loaded library was compiled for, None where there is none."""
+    return None if library() is None else library().nf_instructions().decode()
+
+
 def threads(elements: int) -> int:
     """Threads for a kernel over so many elements: torch's, or one where dividing costs more than it saves."""
     return torch.get_num_threads() if elements > _SERIAL else 1
@@ -70,18 +82,16 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none. Once per process."""
     if turned_off():
         return None, "NORMFREE_KERNELS is 0"
-    here = Path(__file__).parent
-    path = next((p for end in importlib.machinery.EXTENSION_SUFFIXES if (p := here / f"_cpu{end}").is_file()), None)
-    if path is None:
-        return (
-            None,
-            "the library was not built: no C++ compiler that can (on x86-64, GCC 12) at normfree's installation",
-        )
+    if _MISSING is not None:
+        return None, _MISSING.reason
     try:
+        path = _file(os.environ.get("NORMFREE_KERNELS", "1"))
         loaded = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
+    except LookupError as error:
+        return None, error.args[0]
     except (OSError, AttributeError) as error:
         return None, f"{path.name} cannot be loaded: {error}"
     if loaded.nf_interface() != INTERFACE:
@@ -91,6 +101,33 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         return None, "torch's OpenMP library was not found, and one thread is slower than torch's many"
     loaded.nf_use_threads_of(parallel)
     return loaded, None
+
+
+def variants() -> tuple[str, ...]:
+    """What this processor can run, the fastest first; torch's answer, which ``ATEN_CPU_CAPABILITY`` lowers."""
+    has = torch.backends.cpu.get_cpu_capability().lower()
+    return _VARIANTS[_VARIANTS.index(has) :] if has in _VARIANTS else _VARIANTS[-1:]
+
+
+def _file(asked: str) -> Path:
+    """The fastest library that was built and can run here, or the one asked for by name.
+
+    Raises:
+        LookupError: there is none; the reason.
+    """
+    if asked not in ("1", *_VARIANTS):
+        raise LookupError(f"NORMFREE_KERNELS (={asked}) must be 0, 1, {', '.join(_VARIANTS[:-1])} or {_VARIANTS[-1]}")
+    can = variants()
+    if asked != "1" and asked not in can:
+        raise LookupError(f"NORMFREE_KERNELS is {asked}, and this processor has {can[0]} (torch says)")
+    here = Path(__file__).parent
+    for name in can if asked == "1" else (asked,):
+        stem = "_cpu" if name == "default" else f"_cpu_{name}"
+        for end in importlib.machinery.EXTENSION_SUFFIXES:
+            if (path := here / f"{stem}{end}").is_file():
+                return path
+    which = "" if asked == "1" else f" for {asked}"
+    raise LookupError(f"the library{which} was not built: no C++ compiler that can at normfree's installation")
 
 
 def _parallel_of_torch() -> int | None:
@@ -113,7 +150,12 @@ def eager() -> bool:
     """Whether operations run as they are called: no compiler, tracer, transform or dispatch mode must see them."""
     # names of this module, not attributes of torch's: half the time, and every call of a kernel asks
     return not (
-        _is_compiling() or _modes() or _transforms() or _tracing() is not None or forward_ad._current_level >= 0
+        _is_compiling()
+        or _MISSING is not None
+        or _modes()
+        or _transforms()
+        or _tracing() is not None
+        or forward_ad._current_level >= 0
     )
 
 

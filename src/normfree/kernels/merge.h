@@ -73,18 +73,18 @@ NF_INLINE void gate_rows(const Maps& maps, const T* __restrict x, const typename
   }
 }
 
-// Overloads for each type, since no template can be compiled for several processors.
+// Overloads for each type.
 #define NF_MERGE(TYPE)                                                                                               \
-  NF_CLONES static void columns_summed(const TYPE* x, const TYPE* y, int64_t places, int64_t stride, int64_t count,  \
+  static void columns_summed(const TYPE* x, const TYPE* y, int64_t places, int64_t stride, int64_t count,  \
                                        Wide<TYPE>::type* sums) {                                                     \
     sum_columns<TYPE>(x, y, places, stride, count, sums);                                                            \
   }                                                                                                                  \
-  NF_CLONES static void rows_summed(const TYPE* x, const TYPE* y, int64_t rows, int64_t count,                       \
+  static void rows_summed(const TYPE* x, const TYPE* y, int64_t rows, int64_t count,                       \
                                     Wide<TYPE>::type* sums) {                                                        \
     for (int64_t row = 0; row < rows; ++row)                                                                         \
       sums[row] = sum_row<TYPE>(x + row * count, y + row * count, count);                             \
   }                                                                                                                  \
-  NF_CLONES static void rows_gated(const Maps& maps, const TYPE* x, const Wide<TYPE>::type* gate,                    \
+  static void rows_gated(const Maps& maps, const TYPE* x, const Wide<TYPE>::type* gate,                    \
                                    const Wide<TYPE>::type* plus, TYPE* out, int64_t first, int64_t last) {           \
     gate_rows<TYPE>(maps, x, gate, plus, out, first, last);                                                          \
   }

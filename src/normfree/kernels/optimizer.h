@@ -143,7 +143,7 @@ NF_INLINE void step_piece(const Parameter& parameter, const Settings& settings, 
 }
 
 // Rows of a parameter whose norms, where they are known, lie in `units`.
-NF_CLONES static void step_rows(Parameter& parameter, const Settings& settings, const Squares* units, int64_t first,
+static void step_rows(Parameter& parameter, const Settings& settings, const Squares* units, int64_t first,
                                 int64_t last, int64_t* clipped, double* ratio) {
   const int64_t count = parameter.columns;
   for (int64_t row = first; row < last; ++row) {
@@ -159,20 +159,20 @@ NF_CLONES static void step_rows(Parameter& parameter, const Settings& settings, 
   }
 }
 
-NF_CLONES static void step_segment(Parameter& parameter, const Settings& settings, const Squares& unit, int64_t at,
+static void step_segment(Parameter& parameter, const Settings& settings, const Squares& unit, int64_t at,
                                    int64_t count, int64_t* clipped, double* ratio) {
   const float c = parameter.grad ? clip(parameter, unit, settings.eps, clipped, ratio) : 1.0f;
   step_piece(parameter, settings, at, count, c);
 }
 
-NF_CLONES static void norms_of_rows(Parameter& parameter, Squares* units, int64_t first, int64_t last) {
+static void norms_of_rows(Parameter& parameter, Squares* units, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; ++row) {
     units[row].grad = squares_of(parameter.grad + row * parameter.columns, parameter.columns);
     if (!std::isfinite(units[row].grad)) __atomic_store_n(&parameter.nonfinite, 1, __ATOMIC_RELAXED);
   }
 }
 
-NF_CLONES static void norms_of_segment(const Parameter& parameter, Squares* part, int64_t at, int64_t count) {
+static void norms_of_segment(const Parameter& parameter, Squares* part, int64_t at, int64_t count) {
   *part = squares_of(parameter.grad + at, parameter.value + at, count);
 }
 

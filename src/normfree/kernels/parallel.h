@@ -5,16 +5,6 @@
 #include <cstdint>
 #include <cstring>
 
-// One binary for every x86-64: the loader takes the best of three. Elsewhere the compiler's default (NEON on arm64).
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
-    !defined(NF_ONE_TARGET)
-#define NF_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define NF_CLONES
-#if defined(__x86_64__) && !defined(__AVX2__) && !defined(NF_ONE_TARGET)
-#error "SSE2 alone is slower than torch: GCC 12 or later chooses at run time; another compiler needs -march in CXXFLAGS"
-#endif
-#endif
 #define NF_INLINE static inline __attribute__((always_inline))
 #define NF_EXPORT extern "C" __attribute__((visibility("default")))
 

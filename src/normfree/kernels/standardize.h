@@ -121,10 +121,10 @@ NF_INLINE void standardize_backward(const Weight<T>& weight, const Grad* grad, T
 }
 
 #define NF_STANDARDIZE(NAME, T, OUT)                                                                         \
-  NF_CLONES static void NAME(const Weight<T>& weight, OUT* out, int64_t first, int64_t last) {               \
+  static void NAME(const Weight<T>& weight, OUT* out, int64_t first, int64_t last) {               \
     standardize(weight, out, first, last);                                                                   \
   }                                                                                                          \
-  NF_CLONES static void NAME##_backward(const Weight<T>& weight, const OUT* grad, T* grad_weight, double* dots, \
+  static void NAME##_backward(const Weight<T>& weight, const OUT* grad, T* grad_weight, double* dots, \
                                         int64_t first, int64_t last) {                                       \
     standardize_backward(weight, grad, grad_weight, dots, first, last);                                      \
   }

@@ -5,6 +5,8 @@ A convolution keeps its input for the backward pass, and a smooth activation kee
 """
 
 import contextvars
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..internals import private
 from .activation import Activation
+
+_hooks_are_allowed = private("torch._C._autograd._saved_tensors_hooks_is_enabled")
+_innermost_hooks = private("torch._C._autograd._top_saved_tensors_default_hooks")
 
 
 class _Again:
@@ -100,10 +106,16 @@ def _decided(out: Tensor) -> bool:
     """Whether what is kept is somebody else's matter, or lies nowhere."""
     if torch.compiler.is_compiling() or type(out) is not Tensor or out.is_meta:
         return True
-    autograd = torch._C._autograd
-    return (
-        not autograd._saved_tensors_hooks_is_enabled() or autograd._top_saved_tensors_default_hooks(False) is not None
-    )
+    if not (_hooks_are_allowed and _innermost_hooks):
+        _say_once()
+        return True
+    return not _hooks_are_allowed() or _innermost_hooks(False) is not None
+
+
+@functools.cache
+def _say_once() -> None:
+    missing = _innermost_hooks if _hooks_are_allowed else _hooks_are_allowed
+    warnings.warn(f"activations are kept for the backward pass, not computed again: {missing.reason}", stacklevel=2)
 
 
 @torch.no_grad()

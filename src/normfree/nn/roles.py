@@ -25,7 +25,9 @@ class Role(enum.Enum):
 
 # Roles of torch's own layers. A transposed convolution is left out: its units are not its first dimension.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORM = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORM = (*_BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm)
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     (*_CONV, nn.Linear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp.grad_scaler import GradScaler, OptState
+from torch.amp import GradScaler
 
 from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
@@ -212,9 +212,20 @@ class AGC:
     def _refuse_scaled(self) -> None:
         scaled = getattr(self.optimizer, "grad_scale", None) is not None  # a fused optimizer would unscale later
         if self.scaler is not None and self.scaler.is_enabled():
-            scaled |= self.scaler._per_optimizer_states[id(self.optimizer)]["stage"] is OptState.READY
+            scaled |= not _unscaled(self.scaler, self.optimizer)
         if scaled:
             raise UsageError("gradients are still multiplied by the loss scale; call scaler.unscale_(optimizer) before")
+
+
+def _unscaled(scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the scaler has divided the optimizer's gradients by the loss scale since its last step."""
+    states = getattr(scaler, "_per_optimizer_states", None)
+    if states is None:  # renamed: better refused than clipped by a norm that may be 65536 times too large
+        raise UsageError(
+            f"torch {torch.__version__} does not say whether gradients are still multiplied by the loss scale "
+            "(GradScaler._per_optimizer_states is gone): leave out scaler= and call scaler.unscale_(optimizer) before"
+        )
+    return states[id(optimizer)]["stage"].name != "READY"
 
 
 def _refuse_nonfinite(measured: list[_Measured]) -> None:

@@ -12,12 +12,19 @@ from torch import Tensor
 from .moments import Moments, channel_moments
 
 aten = torch.ops.aten
-_CONVOLUTIONS = {aten.convolution, aten._convolution}
-_LINEARS = {aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.linear}
-_FUSED = {aten._native_multi_head_attention, aten._transformer_encoder_layer_fwd}  # whole layers in one operation
-_PRODUCTS = {aten.mul, aten.mul_}
-_QUOTIENTS = {aten.div, aten.div_}
-_COPIES = {aten.clone, aten.detach, aten.alias, aten._to_copy}
+
+
+def operations(*names: str) -> frozenset:
+    """Those of aten that this torch has."""
+    return frozenset(getattr(aten, name) for name in names if hasattr(aten, name))
+
+
+_CONVOLUTIONS = operations("convolution", "_convolution")
+_LINEARS = operations("addmm", "mm", "bmm", "baddbmm", "linear")
+_FUSED = operations("_native_multi_head_attention", "_transformer_encoder_layer_fwd")  # whole layers in one operation
+_PRODUCTS = operations("mul", "mul_")
+_QUOTIENTS = operations("div", "div_")
+_COPIES = operations("clone", "detach", "alias", "_to_copy")
 
 
 @dataclass(frozen=True)

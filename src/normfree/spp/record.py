@@ -189,7 +189,7 @@ def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
         model.eval()
         if batch_stats:
             for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
                     module.training = True
         yield
     finally:

@@ -14,22 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..internals import private
 from ..nn import SameConv2d
 from .moments import Moments, Products, channel_moments, projected_moments
-from .origin import Origin, Origins, tensors_in
+from .origin import Origin, Origins, operations, tensors_in
 
 aten = torch.ops.aten
-_NORMALIZATIONS = {
-    getattr(aten, name)
-    for name in (
-        *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-        *("miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "native_layer_norm"),
-        *("native_group_norm", "_fused_rms_norm", "rms_norm"),
-    )
-    if hasattr(aten, name)
-}
+_NORMALIZATIONS = operations(
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
+    *("miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "native_layer_norm"),
+    *("native_group_norm", "_fused_rms_norm", "rms_norm"),
+)
 
 
 @dataclass
@@ -82,7 +78,7 @@ class Frame:
     merges: list[Merge] = field(default_factory=list)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     """Calls ``found(frame, output moments)`` for every residual block, or every module of ``named``, when it is done.
 
     Args:

@@ -4,16 +4,15 @@ import contextlib
 import ctypes
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import RunFailed
+from ..internals import private
 from .distributed import Replicas
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # mallopt's, as in malloc.h
@@ -94,7 +93,7 @@ def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
     return allocated.most
 
 
-class Allocated(TorchDispatchMode):
+class Allocated(private("torch.utils._python_dispatch.TorchDispatchMode")):
     """Counts the bytes of the tensors that operations make inside, while they live; for devices that do not count.
 
     Views of what was there before are not counted.
@@ -110,7 +109,7 @@ class Allocated(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        given = {x.untyped_storage()._cdata for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        given = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
                 self._note(storage)
@@ -127,6 +126,15 @@ class Allocated(TorchDispatchMode):
     def _gone(self, place: int, size: int) -> None:
         self.living.discard(place)
         self.now -= size
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those among an operation's arguments, in lists, tuples and dictionaries too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 def _free(device: torch.device) -> int:
