@@ -34,11 +34,14 @@ def few_digits(train: int = 40, test: int = 20) -> Source:
     return Source(*splits, every.classes)
 
 
-def classification(source: Source | None = None, batch_size: int = 16, seed: int = 0, **task) -> Classification:
+def classification(
+    source: Source | None = None, batch_size: int = 16, seed: int = 0, across_epochs: bool = False, **task
+) -> Classification:
     data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False)
     config = TaskConfig(**{"label_smoothing": 0.1, **task})
     source = source or few_digits()
-    return Classification(source, config, data, image_size=8, test_size=8, batch_size=batch_size, seed=seed)
+    options = dict(batch_size=batch_size, seed=seed, across_epochs=across_epochs)
+    return Classification(source, config, data, image_size=8, test_size=8, **options)
 
 
 class Scripted:

@@ -233,3 +233,27 @@ def test_a_kill_at_any_moment_leaves_a_checkpoint(tmp_path):
         for name in ("weights", "momentum", "ema"):
             assert (read_tensors(found, name)["w"] == step).all()
         assert json.loads((found / "manifest.json").read_text())["step"] == step
+
+
+def test_a_run_whose_batches_cross_epochs_goes_on(tmp_path):
+    """40 images, 16 a batch, 3 epochs: 7 steps of 16; stopped in the batch that crosses into the second epoch."""
+    from tiny_runs import classification
+
+    def make(folder):
+        crossing = classification(across_epochs=True)
+        return trainer(folder, task=crossing, train=dict(steps=None, epochs=3.0, across_epochs=True))
+
+    whole = make(tmp_path / "whole")
+    assert whole.total_steps == 7
+    assert whole.fit().steps == 7
+    for stop in (2, 3, 5):
+        first = make(tmp_path / f"stopped{stop}")
+        first.watch = lambda step, run=first, stop=stop: setattr(
+            run.stop, "asked", signal.SIGTERM if step == stop else None
+        )
+        assert first.fit().steps == stop
+        second = make(tmp_path / f"resumed{stop}")
+        second.resume(find_checkpoint(first.run.checkpoints.folder)[0])
+        second.fit()
+        same(everything(second), everything(whole))
+    assert all(line["images"] == 20 for line in read_metrics(tmp_path / "whole") if line["kind"] == "eval")

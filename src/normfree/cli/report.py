@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -167,8 +168,10 @@ def _about(found: Found) -> About:
     return about
 
 
-def _steps_per_epoch(found: Found, recipe: Recipe) -> int | None:
+def _steps_per_epoch(found: Found, recipe: Recipe) -> Fraction | int | None:
     """From the lines of the run, which say both; within the first epoch they are too rounded, and the images say it."""
+    if recipe.train.across_epochs and not isinstance(found.source, Missing):
+        return Fraction(len(found.source.train), recipe.train.batch_size)
     for line in found.files.train[-1:] + found.files.evals[-1:]:
         epoch = line.get("epoch")
         if isinstance(epoch, int | float) and epoch >= 1:

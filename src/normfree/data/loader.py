@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -123,35 +124,63 @@ class _TransformedPairs(_Transformed):
 
 
 class _SeededBatches(Sampler):
-    """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept or dropped.
+    """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept, dropped or filled up.
 
     With ``pairs``, partners are a second permutation, so that an epoch has every image once as first and once as
-    second. Of several ranks, each takes its share of every batch: together they have the batches of one.
+    second. Of several ranks, each takes its share of every batch: together they have the batches of one. With
+    ``across``, batches are cut from the epochs one after the other: an epoch has those that begin in it, and the last
+    one is filled up with the first images of the next epoch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, share: "Share", pairs: bool
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        share: "Share",
+        pairs: bool,
+        across: bool = False,
     ):
         self.length, self.batch_size, self.seed, self.share, self.pairs = length, batch_size, seed, share, pairs
-        self.shuffle, self.drop_last, self.epoch, self.start = shuffle, drop_last, 0, 0
+        self.shuffle, self.drop_last, self.across, self.epoch, self.start = shuffle, drop_last, across, 0, 0
 
     def __len__(self) -> int:
-        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+        begin, end = self._places()
+        return self.length // self.batch_size if self.drop_last else -(-(end - begin) // self.batch_size)
+
+    def _places(self) -> tuple[int, int]:
+        """Where the first batch of the epoch begins, counted from the epoch's first image, and where the last ends."""
+        if not self.across:
+            return 0, self.length
+        before = self.epoch * self.length
+        return -before % self.batch_size, self.length + -(before + self.length) % self.batch_size
+
+    def _drawn(self, epoch: int) -> list[Tensor]:
+        """The images of an epoch in their order, the seeds of their augmentation, and with ``pairs`` their partners."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
+        columns = [order, torch.randint(2**62, (self.length,), generator=generator)]
+        columns += [torch.randperm(self.length, generator=generator)] if self.pairs else []
+        return columns
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
-        seeds = torch.randint(2**62, (self.length,), generator=generator)
-        partners = torch.randperm(self.length, generator=generator) if self.pairs else None
+        first, last = self._places()
+        columns, following = self._drawn(self.epoch), self.epoch
+        while len(columns[0]) < last:
+            following += 1
+            columns = [torch.cat(both) for both in zip(columns, self._drawn(following), strict=True)]
         for batch in range(self.start, len(self)):
-            begin, end = batch * self.batch_size, min((batch + 1) * self.batch_size, self.length)
+            begin = first + batch * self.batch_size
+            end = min(begin + self.batch_size, last)
             part = self.share.of(begin, end)
-            keys = zip(order[part].tolist(), seeds[part].tolist(), strict=True)
-            if partners is None:
-                yield [_Key(*key) for key in keys]
+            keys = zip(*(column[part].tolist() for column in columns), strict=True)
+            if self.pairs:
+                places = zip(keys, range(part.start - begin, part.stop - begin), strict=True)
+                yield [_Key(*key, place, end - begin) for key, place in places]
             else:
-                places = zip(keys, partners[part].tolist(), range(part.start - begin, part.stop - begin), strict=True)
-                yield [_Key(*key, partner, place, end - begin) for key, partner, place in places]
+                yield [_Key(*key) for key in keys]
 
 
 @dataclass(frozen=True)
@@ -174,6 +203,7 @@ class Loader:
         shape: (C, H, W) of the transformed images, for batches in which none could be read.
         shuffle: a new order each epoch.
         drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
+        across: fill it up with images of the next epoch instead, so that all batches are whole.
         share: which part of each batch to load.
         mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
         pairs: ``split`` has ``pair(index)``, an image and what each pixel is, or its objects; ``transform`` takes both.
@@ -189,12 +219,15 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
+        across: bool = False,
         workers: int = 0,
         share: Share = Share(),
         mixing: Mixing | None = None,
         pairs: bool = False,
     ):
-        self.batches = _SeededBatches(len(split), batch_size, seed, shuffle, drop_last, share, mixing is not None)
+        self.batches = _SeededBatches(
+            len(split), batch_size, seed, shuffle, drop_last and not across, share, mixing is not None, across
+        )
         self.loader = DataLoader(
             (_TransformedPairs if pairs else _Transformed)(split, transform, mixing),
             batch_sampler=self.batches,
@@ -210,7 +243,14 @@ class Loader:
         self.batches.epoch, self.batches.start = epoch, start
 
     def __len__(self) -> int:
+        """Batches of the epoch; with ``across`` epochs differ by one."""
         return len(self.batches)
+
+    @property
+    def steps_per_epoch(self) -> Fraction:
+        """Batches of an epoch, with ``across`` the mean over all epochs."""
+        batches = self.batches
+        return Fraction(batches.length, batches.batch_size) if batches.across else Fraction(len(batches))
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.loader)

@@ -77,7 +77,7 @@ class OptimConfig:
     def peak_lr(self, batch_size: int) -> float:
         return self.lr * batch_size / self.lr_reference_batch if self.lr_reference_batch else self.lr
 
-    def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: int) -> float:
+    def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: float) -> float:
         """Learning rate of a step; a warm-up longer than the run is cut to it."""
         warmup = self.warmup_steps if self.warmup_steps is not None else self.warmup_epochs * steps_per_epoch
         given = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))

@@ -76,7 +76,8 @@ def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task: 
     Raises:
         UsageError: a field that is for another task.
     """
-    data, options = recipe.data, dict(batch_size=recipe.train.batch_size, seed=recipe.train.seed, share=share)
+    data, train = recipe.data, recipe.train
+    options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
     if recipe.task.name == "detection" and recipe.train.compile:
         raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
     if is_dense(recipe):

@@ -72,6 +72,7 @@ class Classification:
         batch_size: images per training step.
         seed: of the order and the augmentation.
         share: which part of each batch this process loads.
+        across_epochs: whether training batches run across the ends of epochs.
     """
 
     score = "top1"  # the metric a better network has more of
@@ -88,6 +89,7 @@ class Classification:
         batch_size: int,
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
+        across_epochs: bool = False,
     ):
         if data.crop == "random":
             raise UsageError("data.crop (='random') is for segmentation and depth")
@@ -104,6 +106,7 @@ class Classification:
             seed=seed,
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
+            across=across_epochs,
             workers=data.workers,
             share=share,
             mixing=Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None,

@@ -43,6 +43,7 @@ class DenseTask:
         batch_size: images per training step.
         seed: of the order and the augmentation.
         share: which part of each batch this process loads.
+        across_epochs: whether training batches run across the ends of epochs.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DenseTask:
         batch_size: int,
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
+        across_epochs: bool = False,
     ):
         transform, view = self.transforms(data)
         options = dict(workers=data.workers, share=share, pairs=True)
@@ -64,6 +66,7 @@ class DenseTask:
             seed=seed,
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
+            across=across_epochs,
             **options,
         )
         self.test = Loader(source.test, view, batch_size, shape=(data.channels, view.height, view.width), **options)

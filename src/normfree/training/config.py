@@ -1,6 +1,8 @@
 """The ``train`` section of a recipe."""
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from ..errors import UsageError
@@ -14,6 +16,9 @@ class TrainConfig:
         batch_size: images per optimizer step.
         epochs: passes over the training images.
         steps: the length in optimizer steps instead; takes precedence.
+        across_epochs: cut batches from the epochs one after the other, as the papers' released code: the last batch of
+            an epoch is filled up with images of the next, and a run has images * epochs // batch_size steps. false:
+            the images that do not fill a batch are left out, other ones each epoch.
         micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. "auto"
             measures what fits into the memory that is free. null: whole batches.
         activation_checkpointing: stages whose blocks keep their input alone for the backward pass and are computed once
@@ -43,6 +48,7 @@ class TrainConfig:
     batch_size: int = 64
     epochs: float = 30.0
     steps: int | None = None
+    across_epochs: bool = False
     micro_batch: int | Literal["auto"] | None = None
     activation_checkpointing: tuple[int, ...] | Literal["all"] | None = None
     recompute_weights: bool = False
@@ -87,5 +93,10 @@ class TrainConfig:
         if abs(self.seed) >= 2**40:
             raise UsageError(f"train.seed (={self.seed}) must be below 2**40")
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        return self.steps if self.steps is not None else max(1, round(self.epochs * steps_per_epoch))
+    def total_steps(self, steps_per_epoch: Fraction | int) -> int:
+        """Steps of the run, of which an epoch has so many, perhaps with a fraction."""
+        if self.steps is not None:
+            return self.steps
+        if self.across_epochs:
+            return max(1, math.floor(Fraction(self.epochs) * steps_per_epoch))
+        return max(1, round(self.epochs * int(steps_per_epoch)))

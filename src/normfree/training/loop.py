@@ -126,8 +126,8 @@ class Trainer:
             skip_nonfinite=train.skip_nonfinite,
         )
         self.ema = self.step.ema
-        self.steps_per_epoch = len(task.train)
-        self.total_steps = train.total_steps(self.steps_per_epoch)
+        self.steps_per_epoch = float(task.train.steps_per_epoch)
+        self.total_steps = train.total_steps(task.train.steps_per_epoch)
         self.max_unreadable = max_unreadable
         self.watch = watch
         self.seen = Watch(
@@ -220,7 +220,7 @@ class Trainer:
                     yield batch.to(self.device, self.layout), images
                 if self.at.step == self.total_steps:
                     return None
-            if self.at.step == before and whole:
+            if self.at.step == before and whole and self.at.batch:
                 raise RunFailed(f"no readable image in epoch {self.at.epoch}")
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         return None

@@ -1,6 +1,7 @@
 """What is seen of a run while it trains: the bar, metrics.jsonl, clipping.jsonl."""
 
 import contextlib
+import math
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -34,14 +35,14 @@ class Watch:
         replicas: Replicas,
         *,
         total_steps: int,
-        steps_per_epoch: int,
+        steps_per_epoch: float,
         log_every: int,
         shown: bool,
         score: str,
     ):
         self.run, self.step, self.replicas, self.score = run, step, replicas, score
         self.total_steps, self.steps_per_epoch, self.log_every = total_steps, steps_per_epoch, log_every
-        self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(log_every, steps_per_epoch))
+        self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(log_every, math.ceil(steps_per_epoch)))
         self.shown, self.bar = shown and replicas.main, tqdm(disable=True)
         self.names = {parameter: name for name, parameter in step.model.named_parameters()}
 
