@@ -124,7 +124,7 @@ def test_images_of_other_classes(normfree, trained, tmp_path):
 
 
 def test_classes_in_another_order(normfree, trained, monkeypatch):
-    source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))])
+    source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))], told=())
     monkeypatch.setattr("normfree.cli.eval.open_images", lambda *_: source)
     result = normfree("eval", trained)
     assert result.code == 2

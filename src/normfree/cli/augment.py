@@ -11,12 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from ..data import TrainTransform, UnreadableImage, decode_image, find_images
+from ..data import TrainTransform, UnreadableImage, decode_image
 from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
 from ..errors import UsageError
 from ..models.registry import default_cfg
 from ..recipes import is_dense, load_recipe
+from .images import given_images
 from .main import Parser
 
 MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
@@ -46,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     if options.layers is not None and options.layers > 100:
         raise UsageError(f"--layers (={options.layers}) must be at most 100")
     augmentation, path = _augmentation(options), _writable(Path(options.out))
-    paths = find_images(options.images)
+    paths = given_images(options.images)
     images, unreadable = _read(paths[: 1 if options.ops else options.count], augmentation.channels)
     if options.ops:
         rows, what = _operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"

@@ -53,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
     if options.size:
         data.test_size, data.test_width = options.size, None
     source = open_images(trained.recipe, options.data)
+    for line in source.told:
+        print(line, file=sys.stderr)
     if list(source.classes) != trained.classes:
         differing = sorted(set(source.classes) ^ set(trained.classes))
         sided = [f"{name} (only in the {'images' if name in source.classes else 'network'})" for name in differing]

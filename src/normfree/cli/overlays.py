@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..data import UnreadableImage, decode_image, find_images
+from ..data import UnreadableImage, decode_image
 from ..data.resize import pixels_of
 from ..errors import RunFailed, UsageError
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST
 from ..training import pick_device
 from .classifier import Classifier, view_of
+from .images import given_images
 from .trained import Trained, evaluation_transform
 
 LEAST, GAP, TEXT, MARGIN = 320, 8, 13, 10  # pixels: longer side of a panel, space, size of letters, space around
@@ -104,7 +105,7 @@ def predict_pictures(
             raise UsageError(f"--{name} is for networks that classify images; {options.network} is for {task}")
     if options.score is not None and task != "detection":
         raise UsageError(f"--score is for networks for detection; {options.network} is for {task}")
-    paths = list(dict.fromkeys(find_images(options.images)))
+    paths = list(dict.fromkeys(given_images(options.images)))
     folder, unreadable = _folder(options), 0
     names = _names(paths)
     for path in paths:

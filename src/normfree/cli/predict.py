@@ -4,9 +4,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..data import UnreadableImage, decode_image, find_images
+from ..data import UnreadableImage, decode_image
 from ..errors import UsageError
 from .classifier import open_classifier, open_trained, view_of
+from .images import given_images
 from .main import Parser
 from .objects import predict_objects
 from .overlays import exported_pixels, predict_pixels, trained_pixels
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         if getattr(options, name) is not None:
             others = "segmentation, depth or detection" if name == "out" else "detection"
             raise UsageError(f"--{name} is for networks for {others}; {options.network} classifies images")
-    paths = find_images(options.images)
+    paths = given_images(options.images)
     transform, unreadable = view_of(classifier.preprocessing, antialias=options.antialias), 0
     for path in paths:
         try:

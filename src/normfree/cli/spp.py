@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import EvalTransform, decode_image, find_images
+from ..data import EvalTransform, decode_image
 from ..data.decode import UnreadableImage
 from ..errors import UsageError
 from ..recipes.recipe import load_yaml
 from ..spp import SPP, Spectrum, plot, record, spectra
 from ..training import pick_device
+from .images import given_images
 from .main import Parser
 from .networks import Named, open_network
 
@@ -131,7 +132,7 @@ def _inputs(network: Named, options: argparse.Namespace) -> Tensor:
             raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
     if channels not in (1, 3):
         raise UsageError(f"--data: images have 1 or 3 channels, not the {channels} of {network.name}")
-    paths = find_images([options.data])[: options.batch]
+    paths = given_images([options.data])[: options.batch]
     transform = EvalTransform(size, network.resize_margin, network.mean, network.std)
     try:
         return torch.stack([transform(decode_image(path, channels)) for path in paths])

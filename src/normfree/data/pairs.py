@@ -17,6 +17,7 @@ from .dense import IGNORE, measured
 from .nyu import matlab, nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source
+from .walk import Walk
 
 KINDS = {
     "segmentation": '"scenes:N", "voc:PATH" or "masks:PATH"',
@@ -106,14 +107,14 @@ def masks(path: str, channels: int = 3) -> Source:
         UsageError: a folder, an image's mask or the names are missing.
     """
     root = _root(path, "masks", "train/images, train/masks, val/images and val/masks")
-    names = root / "classes.txt"
-    parts = [_matched(root / part, "masks", (".png",)) for part in ("train", _validation(root))]
+    names, walk = root / "classes.txt", Walk()
+    parts = [_matched(root / part, "masks", (".png",), walk) for part in ("train", _validation(root))]
     if names.is_file():
         classes = _names(names)
     else:
         classes = [f"class{i}" for i in range(max(2, 1 + _largest(parts[0])))]
     read = functools.partial(read_mask, classes=len(classes))
-    return Source(*(FilePairs(samples, read, channels) for samples in parts), classes)
+    return Source(*(FilePairs(samples, read, channels) for samples in parts), classes, tuple(walk.told(root)))
 
 
 def voc(path: str, channels: int = 3) -> Source:
@@ -151,8 +152,9 @@ def depths(path: str, channels: int = 3) -> Source:
         UsageError: a folder or an image's depth is missing.
     """
     root = _root(path, "depth", "train/images, train/depths, val/images and val/depths")
-    parts = [_matched(root / part, "depths", (".png", ".npy")) for part in ("train", _validation(root))]
-    return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [])
+    walk = Walk()
+    parts = [_matched(root / part, "depths", (".png", ".npy"), walk) for part in ("train", _validation(root))]
+    return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [], tuple(walk.told(root)))
 
 
 def read_mask(path: str, classes: int) -> Tensor:
@@ -217,15 +219,15 @@ def _validation(root: Path) -> str:
     return next((name for name in VALIDATION_NAMES if (root / name).is_dir()), "val")
 
 
-def _matched(folder: Path, kind: str, suffixes: tuple[str, ...]) -> list[tuple[str, str]]:
+def _matched(folder: Path, kind: str, suffixes: tuple[str, ...], walk: Walk) -> list[tuple[str, str]]:
     """Images of FOLDER/images and the files of the same name in FOLDER/KIND."""
     images, targets = folder / "images", folder / kind
     for needed in (images, targets):
         if not needed.is_dir():
             raise UsageError(f"data.source: folder {needed} is missing")
-    found = sorted(p for p in images.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    found = list(map(Path, walk.images(images, deep=False)))
     if not found:
-        raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})")
+        raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
     samples = []
     for image in found:
         target = next((p for s in suffixes if (p := targets / (image.stem + s)).is_file()), None)

@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import make_dataset
 
 from ..errors import UsageError
 from . import shards
 from .decode import EXTENSIONS, decode_image
+from .walk import Walk
 
 KINDS = '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN" or "synthetic:N[,CLASSES]"'
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
@@ -29,11 +29,12 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Two splits and the names of their classes, in the order of the labels."""
+    """Two splits and the names of their classes, in the order of the labels; ``told`` is what a user should know."""
 
     train: Split
     test: Split
     classes: list[str]
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,55 +180,56 @@ def image_folder(path: str, channels: int = 3) -> Source:
         raise UsageError(
             f"data.source: {root} has no folder {lacking!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
         )
-    classes = _classes(train)
-    differing = sorted(set(classes) ^ set(_classes(test)))
+    walk = Walk()
+    classes = _classes(train, walk)
+    differing = sorted(set(classes) ^ set(_classes(test, walk)))
     if differing:
         one_sided = [f"{name} (only in {(train if name in classes else test).name})" for name in differing]
         raise UsageError(f"classes of {train} and {test} differ: {_listed(one_sided)}")
-    return Source(_folder_split(train, classes, channels), _folder_split(test, classes, channels), classes)
+    if len(classes) == 1:
+        raise UsageError(f"{train} holds one class folder ({classes[0]}); a classifier needs two or more classes")
+    splits = [_folder_split(folder, classes, channels, walk) for folder in (train, test)]
+    return Source(*splits, classes, tuple(walk.told(root)))
 
 
-def find_images(paths: list[str | Path]) -> list[Path]:
+def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]:
     """Image files among the given files and, recursively and sorted, inside the given folders.
 
+    Args:
+        walk: remembers what was left out.
+
     Raises:
-        UsageError: a path does not exist, or a folder holds no image.
+        UsageError: a path does not exist or is a pipe, socket or device; a folder holds no image.
     """
-    found: list[Path] = []
+    found, walk = [], walk or Walk()
     for path in map(Path, paths):
         if path.is_dir():
-            images = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            inside = sorted(p for p in images if not _hidden(p.relative_to(path)))
+            inside = walk.images(path)
             if not inside:
-                raise UsageError(f"{path} holds no image ({', '.join(EXTENSIONS)})")
-            found += inside
-        elif path.exists():
+                raise UsageError(f"{path} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
+            found += sorted(map(Path, inside))
+        elif path.is_file():
             found.append(path)
         else:
-            raise UsageError(f"{path} does not exist")
+            raise UsageError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
     return found
 
 
-def _classes(folder: Path) -> list[str]:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _classes(folder: Path, walk: Walk) -> list[str]:
+    classes = walk.folders(folder)
     if not classes:
         raise UsageError(f"{folder} holds no class folders; it must hold one folder of images per class")
     return classes
 
 
-def _folder_split(folder: Path, classes: list[str], channels: int) -> FolderSplit:
-    to_label = {name: label for label, name in enumerate(classes)}
-    samples = make_dataset(str(folder), to_label, extensions=EXTENSIONS, allow_empty=True)
-    samples = [(path, label) for path, label in samples if not _hidden(Path(path).relative_to(folder))]
+def _folder_split(folder: Path, classes: list[str], channels: int, walk: Walk) -> FolderSplit:
+    samples = [(path, label) for label, name in enumerate(classes) for path in walk.images(folder / name)]
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
-        raise UsageError(f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}")
+        raise UsageError(
+            f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}" + walk.reason()
+        )
     return FolderSplit(samples, channels)
-
-
-def _hidden(path: Path) -> bool:
-    """Files that systems leave beside images (._a.png, .ipynb_checkpoints) are none."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _listed(names: list[str]) -> str:

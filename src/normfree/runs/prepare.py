@@ -44,6 +44,7 @@ def prepare(
     replicas = replicas or Replicas()
     pick_device(recipe.train.device)
     source = open_images(recipe)
+    say(replicas, *source.told)
     recipe.data.source = absolute(recipe.data.source)  # the run must find its images from any folder
     checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
     torch.manual_seed(recipe.train.seed)
