@@ -1,4 +1,9 @@
-"""The two ways a call can fail that are not a bug of normfree."""
+"""The two ways a call can fail that are not a bug of normfree, and what was probably meant."""
+
+import difflib
+from collections.abc import Iterable
+
+LONGEST = 100  # letters of a name that is worth a guess
 
 
 class UsageError(ValueError):
@@ -11,3 +16,29 @@ class RunFailed(RuntimeError):
 
 class NotFinite(RunFailed):
     """A loss or a gradient that is not finite; parameters, momentum and averages are as before the step."""
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6, parts: bool = True) -> list[str]:
+    """The three known names that are most like another one, best first, whatever their case.
+
+    There are fewer where less than ``cutoff`` of the letters agree. With ``parts``, names that contain the other one
+    come first.
+    """
+    word = str(name).lower()
+    if not 0 < len(word) <= LONGEST:
+        return []
+    likeness = {one: difflib.SequenceMatcher(None, word, one.lower()).ratio() for one in known}
+    containing = {one for one in likeness if parts and len(word) > 1 and word in one.lower()}
+    like = [one for one, ratio in likeness.items() if ratio >= cutoff or one in containing]
+    return sorted(like, key=lambda one: (one not in containing, -likeness[one]))[:3]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a message about an unknown name: ``did you mean a, b or c?``, or ``otherwise`` if none is near."""
+    near = nearest(name, known)
+    return f"did you mean {listed(near)}?" if near else otherwise
+
+
+def listed(names: list[str]) -> str:
+    """``a, b or c``."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

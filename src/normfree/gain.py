@@ -5,7 +5,6 @@ quadrature. :data:`RELEASED_GAINS` are the authors' Monte-Carlo estimates, about
 weights were trained; models use them by default for the names listed there.
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
 
 RELEASED_GAINS = {
     "identity": 1.0,
@@ -77,8 +76,8 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
         return activation
     name = _ALIASES.get(activation, activation)
     if name not in _FUNCTIONS:
-        near = difflib.get_close_matches(str(name), _FUNCTIONS, n=3) or activation_names()
-        raise UsageError(f"activation (={activation!r}) is unknown; did you mean {', '.join(near)}? Or pass a callable")
+        hint = did_you_mean(str(name), _FUNCTIONS, f"there are {', '.join(activation_names())}.")
+        raise UsageError(f"activation (={activation!r}) is unknown; {hint} Or pass a callable")
     return _FUNCTIONS[name]
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -10,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from ..errors import RunFailed, UsageError
+from ..errors import RunFailed, UsageError, did_you_mean
 from ..version import __version__
 
 VERBS = {
@@ -100,10 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     verb = arguments[0]
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        raise UsageError(
-            f"command {verb!r} is unknown; {f'did you mean {near[0]}?' if near else 'see normfree --help'}"
-        )
+        raise UsageError(f"command {verb!r} is unknown; {did_you_mean(verb, VERBS, 'see normfree --help')}")
     return importlib.import_module(f".{verb}", __package__).run(arguments[1:])
 
 

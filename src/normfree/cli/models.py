@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..models import list_models, model_info
 from .main import Parser
 
@@ -14,7 +14,8 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     names = list_models(options.pattern)
     if not names:
-        raise UsageError(f"no model matches {options.pattern!r}; normfree models lists all of them")
+        hint = did_you_mean(options.pattern, list_models(), "normfree models lists all of them")
+        raise UsageError(f"no model matches {options.pattern!r}; {hint}")
     width = max(map(len, names))
     print(f"{'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  train px  test px  dropout  stoch. depth")
     rounded = False

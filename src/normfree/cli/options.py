@@ -1,12 +1,11 @@
 """Recipe fields on the command line: ``--optim.lr 0.2`` or ``--optim.lr=0.2``."""
 
-import difflib
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import UsageError
-from ..recipes import describe_type, field_help, field_paths
+from ..errors import UsageError, listed
+from ..recipes import describe_type, field_help, field_paths, nearest_fields
 from ..recipes.recipe import load_yaml
 
 
@@ -50,6 +49,5 @@ def fields_help() -> str:
 
 def _nearest(name: str) -> str:
     known = [*field_paths(), "data", "model", "recipe", "out", "init", "quiet", "traceback"]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
-    near += [path for path in known if path.rsplit(".", 1)[-1] == name and path not in near]
-    return f"did you mean {' or '.join(f'--{n}' for n in near[:3])}?" if near else "see normfree train --help"
+    near = nearest_fields(name, known)
+    return f"did you mean {listed([f'--{n}' for n in near])}?" if near else "see normfree train --help"

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
-from .sources import VALIDATION_NAMES, Source
+from .sources import VALIDATION_NAMES, Source, unknown_source
 
 KINDS = '"scenes:N" or "coco:PATH"'
 FAR = 10.0  # times the image's longer side: a polygon that reaches so far is none
@@ -92,7 +92,7 @@ def open_objects(source: str, channels: int = 3, *, masks: bool = True) -> Sourc
         splits = scenes(rest, "masks" if masks else "boxes", channels, SceneObjects)
         return Source(*splits, list(CLASSES[1:]))
     if kind != "coco":
-        raise UsageError(f"data.source (={source!r}) must be {KINDS} for detection")
+        raise unknown_source(source, ("scenes", "coco"), f"must be {KINDS} for detection")
     return coco(rest, channels, masks=masks)
 
 

@@ -16,7 +16,7 @@ from .decode import EXTENSIONS, UnreadableImage, decode_image
 from .dense import IGNORE, measured
 from .nyu import matlab, nyu
 from .scenes import CLASSES, scenes
-from .sources import VALIDATION_NAMES, Source
+from .sources import VALIDATION_NAMES, Source, unknown_source
 from .walk import Walk
 
 KINDS = {
@@ -83,7 +83,7 @@ def open_pairs(source: str, task: str, channels: int = 3) -> Source:
         target = "mask" if task == "segmentation" else "depth"
         return Source(*scenes(rest, target, channels), list(CLASSES) if task == "segmentation" else [])
     if kind not in openers:
-        raise UsageError(f"data.source (={source!r}) must be {KINDS[task]} for {task}")
+        raise unknown_source(source, ("scenes", *openers), f"must be {KINDS[task]} for {task}")
     opened = openers[kind](rest, channels)
     for split in (opened.train, opened.test):
         try:

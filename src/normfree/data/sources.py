@@ -1,6 +1,7 @@
 """Where labelled images come from: each source has a training and a test split over the same classes."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, listed, nearest
 from . import shards
 from .decode import EXTENSIONS, decode_image
 from .walk import Walk
@@ -116,7 +117,14 @@ def open_source(source: str, channels: int = 3) -> Source:
         return Source(*shards.shards(rest, channels))
     if kind == "synthetic":
         return synthetic(rest, channels)
-    raise UsageError(f"data.source (={source!r}) is unknown; it must be {KINDS}")
+    raise unknown_source(source, ("digits", "imagefolder", "wds", "synthetic"), f"is unknown; it must be {KINDS}")
+
+
+def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
+    """The error of a description whose kind is not among ``kinds``, with what was probably meant."""
+    kind, colon, rest = source.partition(":")
+    near = [f"{one}{colon}{rest}" for one in nearest(kind, kinds)]
+    return UsageError(f"data.source (={source!r}) {wrong}{f'; did you mean {listed(near)}?' if near else ''}")
 
 
 def absolute(source: str) -> str:

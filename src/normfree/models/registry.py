@@ -1,6 +1,5 @@
 """Names of models: creating, listing and describing them."""
 
-import difflib
 import fnmatch
 import functools
 import inspect
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
@@ -96,8 +95,8 @@ def create_model(
     allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
     for key in overrides:
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=3) or allowed
-            raise UsageError(f"option {shown(key)} is unknown for {name}; did you mean {', '.join(near)}?")
+            hint = did_you_mean(key, allowed, f"it has {', '.join(allowed)}")
+            raise UsageError(f"option {shown(key)} is unknown for {name}; {hint}")
     check_options(cls, overrides)
     sizes = ("train_size", "test_size")
     model = cls(**{**{k: v for k, v in variant.items() if k not in sizes}, **options, **overrides})
@@ -142,8 +141,7 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     """Class and arguments of a model; UsageError with the nearest names if it is unknown."""
     if name not in _VARIANTS:
-        near = difflib.get_close_matches(str(name), _VARIANTS, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "`normfree models` lists them"
+        hint = did_you_mean(name, _VARIANTS, "`normfree models` lists them")
         raise UsageError(f"model {shown(name)} is unknown; {hint}")
     return _VARIANTS[name]
 

@@ -10,6 +10,7 @@ from .recipe import (
     field_paths,
     list_recipes,
     load_recipe,
+    nearest_fields,
     recipe_header,
     recipe_text,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "is_dense",
     "list_recipes",
     "load_recipe",
+    "nearest_fields",
     "open_images",
     "recipe_header",
     "recipe_text",

@@ -1,11 +1,10 @@
 """A recipe: every number of a training run, in one YAML file."""
 
 import dataclasses
-import difflib
 import functools
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ import jsonargparse
 import yaml
 
 from ..data import DataConfig
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean, listed, nearest
 from ..models.config import ModelConfig
 from ..models.options import shown
 from ..optim import OptimConfig
@@ -103,8 +102,7 @@ def recipe_text(name: str) -> str:
                 f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from error
     if name not in list_recipes():
-        near = difflib.get_close_matches(name, list_recipes(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "`normfree recipes` lists them"
+        hint = did_you_mean(name, list_recipes(), "`normfree recipes` lists them")
         raise UsageError(f"recipe {shown(name)} is unknown; {hint}")
     return (_folder() / f"{name}.yaml").read_text()
 
@@ -244,7 +242,9 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
     for key, value in content.items():
         if key not in fields:
             path = prefix + _printable(key)
-            raise UsageError(f"{source}: field {path} is unknown; {_nearest(path, prefix, fields)}")
+            near = nearest_fields(path, [prefix + name for name in fields])
+            hint = f"did you mean {listed(near)}?" if near else f"fields there are {', '.join(fields)}"
+            raise UsageError(f"{source}: field {path} is unknown; {hint}")
         if dataclasses.is_dataclass(fields[key].type):
             _check_fields(value, fields[key].type, f"{prefix}{key}.", source)
 
@@ -297,13 +297,11 @@ def _plain(value: Any) -> Any:
     raise UsageError(f"model.options: {shown(value)} must be a finite number, text, a list, or a mapping by text")
 
 
-def _nearest(path: str, prefix: str, fields: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(path, [prefix + name for name in fields], n=3, cutoff=0.7)
-    last = path.rsplit(".", 1)[-1]
-    near += [p for p in field_paths() if p.rsplit(".", 1)[-1] == last and p not in near]
-    if near:
-        return f"did you mean {' or '.join(near[:3])}?"
-    return f"fields there are {', '.join(fields)}"
+def nearest_fields(path: str, known: Iterable[str]) -> list[str]:
+    """The three known paths most like one that is unknown: as a whole, or of the same last part."""
+    near, last = nearest(path, known, cutoff=0.7, parts=False), path.lower().rpartition(".")[2]
+    near += [p for p in field_paths() if p.rpartition(".")[2].lower() == last and p not in near]
+    return near[:3]
 
 
 def _folder() -> Any:

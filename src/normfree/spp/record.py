@@ -1,6 +1,5 @@
 """Recording a signal propagation plot: one forward pass, statistics of every residual block."""
 
-import difflib
 import math
 import operator
 import re
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from .moments import Moments
 from .predict import predict
 from .result import SPP
@@ -222,7 +221,7 @@ def _matching(model: nn.Module, pattern: str) -> set[str]:
     names = [name for name, _ in model.named_modules() if name]
     found = {name for name in names if re.fullmatch(expression, name)}
     if not found:
-        near = difflib.get_close_matches(pattern, names, n=3) or names[:3]
+        near = nearest(pattern, names) or names[:3]
         raise UsageError(f"blocks (={pattern!r}) matches no module of {type(model).__name__}; it has {', '.join(near)}")
     return found
 
