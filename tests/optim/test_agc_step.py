@@ -1,6 +1,8 @@
 """AGC(optimizer): clips once, before weight decay and momentum, in front of every kind of step."""
 
 import copy
+import pickle
+import re
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.amp import GradScaler
 
 import normfree.optim.agc
 from normfree import RunFailed, UsageError
-from normfree.optim import AGC, agc_, param_groups
+from normfree.optim import AGC, FusedStep, agc_, param_groups
 
 OPTIMIZERS = {
     "SGD": lambda g: torch.optim.SGD(g, lr=0.1, momentum=0.9, nesterov=True, foreach=False),
@@ -31,7 +33,7 @@ def network():
 
 
 def groups(model):
-    return param_groups(model, weight_decay=0.01, clipping=0.02)
+    return param_groups(model, weight_decay=0.01, clipping=0.02, roles={"3.weight": "classifier"})
 
 
 def loss_of(model, step):
@@ -298,3 +300,219 @@ def test_a_group_added_without_clipping_is_refused():
     with pytest.raises(UsageError, match="has no 'clipping'"):
         agc.step()
     assert torch.equal(late, torch.ones(2))
+
+
+def clipped_like(optimizer, model, reference, plain):
+    """Whether a step of one clips as ``agc_`` and a step of the other."""
+    for net in (model, plain):
+        net.zero_grad()
+        loss_of(net, 5).backward()
+    agc_(reference.param_groups)
+    reference.step()
+    optimizer.step()
+    return parameters_equal(model, plain)
+
+
+def foreign_states(model):
+    """States of the same parameters from runs that clipped otherwise."""
+    none, other = ([group | dict(clipping=value) for group in groups(model)] for value in (None, 7.0))
+    plain = [dict(params=group["params"]) for group in groups(model)]
+    kinds = {"clipping None": none, "no clipping named": plain, "another": other}
+    return {kind: torch.optim.SGD(its, lr=0.1, momentum=0.9) for kind, its in kinds.items()}
+
+
+@pytest.mark.parametrize("kind", ["clipping None", "no clipping named", "another"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_loading_a_state_of_a_run_that_clipped_otherwise_changes_no_threshold(kind, fused):
+    model = network()
+    state = foreign_states(model)[kind].state_dict()
+    optimizer = OPTIMIZERS["SGD"](groups(model))
+    step = FusedStep(optimizer) if fused else AGC(optimizer)
+    before = [(group["name"], group["clipping"]) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    assert [(group["name"], group["clipping"]) for group in optimizer.param_groups] == before
+    assert optimizer.param_groups[0]["nesterov"] is False  # all else is the loaded state's, as torch does
+    loss_of(model, 0).backward()
+    assert step.step().total_fraction > 0
+
+
+def test_a_deliberate_change_of_a_threshold_counts_and_stays():
+    model = network()
+    optimizer = OPTIMIZERS["SGD"](groups(model))
+    agc, state = AGC(optimizer), optimizer.state_dict()
+    for group in optimizer.param_groups:
+        group["clipping"] = 1e6
+    optimizer.load_state_dict(state)
+    loss_of(model, 0).backward()
+    assert agc.step().total_fraction == 0.0
+    optimizer.param_groups[0]["clipping"] = 1e-6
+    loss_of(model, 1).backward()
+    assert agc.step().fraction[optimizer.param_groups[0]["name"]] > 0.5
+
+
+def test_a_threshold_that_is_not_above_zero_is_refused_at_the_step():
+    model = network()
+    optimizer = OPTIMIZERS["SGD"](groups(model))
+    agc = AGC(optimizer)
+    optimizer.param_groups[0]["clipping"] = -0.1
+    loss_of(model, 0).backward()
+    with pytest.raises(UsageError, match=r"clipping \(=-0.1\) of group weight must be above 0"):
+        agc.step()
+
+
+def by_optimizer(model, agc):
+    model, optimizer = copy.deepcopy((model, agc.optimizer))
+    return model, optimizer
+
+
+def by_agc(model, agc):
+    model, agc = copy.deepcopy((model, agc))
+    return model, agc.optimizer
+
+
+def by_agc_first(model, agc):
+    agc, model = copy.deepcopy((agc, model))
+    return model, agc.optimizer
+
+
+def by_pickle(model, agc):
+    model, agc = pickle.loads(pickle.dumps((model, agc)))
+    return model, agc.optimizer
+
+
+COPIES = [by_optimizer, by_agc, by_agc_first, by_pickle]
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_copy_clips_as_the_original(how, name):
+    model, plain = network(), network()
+    agc, reference = AGC(OPTIMIZERS[name](groups(model))), OPTIMIZERS[name](groups(plain))
+    assert clipped_like(agc.optimizer, model, reference, plain)
+    twin, optimizer = how(model, agc)
+    twin_plain, twin_reference = copy.deepcopy((plain, reference))
+    assert clipped_like(optimizer, twin, twin_reference, twin_plain)
+    assert not parameters_equal(model, twin)  # the original stays, and goes on
+    assert clipped_like(agc.optimizer, model, reference, plain)
+    again, optimizer = by_optimizer(twin, AGC(optimizer)) if how is by_pickle else copy.deepcopy((twin, optimizer))
+    assert clipped_like(optimizer, again, *copy.deepcopy((twin_reference, twin_plain)))  # a copy of the copy
+
+
+def test_copies_of_both_belong_together():
+    model = network()
+    agc = AGC(OPTIMIZERS["SGD"](groups(model)), eps=0.5, error_if_nonfinite=True)
+    for first, second in ((agc, agc.optimizer), (agc.optimizer, agc)):
+        one, other = copy.deepcopy((first, second))
+        twin, optimizer = (one, other) if first is agc else (other, one)
+        assert twin.optimizer is optimizer is not agc.optimizer
+        assert (twin.eps, twin.error_if_nonfinite) == (0.5, True)
+        assert len(optimizer._optimizer_step_pre_hooks) == 1
+        loss = optimizer.param_groups[0]["params"][0].square().sum()
+        loss.backward()
+        assert twin.step().units == {"weight": 4}
+
+
+def test_a_copy_whose_hooks_were_taken_off_stays_unclipped():
+    model = network()
+    agc = AGC(OPTIMIZERS["SGD"](groups(model)))
+    agc.remove()
+    for twin in (copy.deepcopy(agc), pickle.loads(pickle.dumps(agc))):
+        assert not twin.optimizer._optimizer_step_pre_hooks
+    assert not copy.deepcopy(agc.optimizer)._optimizer_step_pre_hooks
+
+
+def test_groups_may_be_added_later():
+    model, late = network(), nn.Parameter(torch.ones(2))
+    optimizer = OPTIMIZERS["SGD"](groups(model))
+    agc = AGC(optimizer)
+    optimizer.add_param_group(dict(params=[late], clipping=1e-6, name="late"))
+    late.grad = torch.full((2,), 100.0)
+    assert agc.step().fraction["late"] == 1.0
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups[-1]["clipping"] == 1e-6
+
+
+def test_clipping_of_groups_that_do_not_name_one():
+    model, plain = network(), network()
+    optimizer, reference = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (model, plain))
+    agc = AGC(optimizer, clipping=0.02)
+    for net in (model, plain):
+        loss_of(net, 0).backward()
+    agc_(plain.parameters(), 0.02)
+    reference.step()
+    assert agc.step().total_fraction > 0
+    assert parameters_equal(model, plain)
+    fused = FusedStep(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), clipping=0.02)
+    loss_of(model, 1).backward()
+    assert fused.step().total_fraction > 0
+
+
+class Wrapped(torch.optim.Optimizer):
+    """What Accelerate makes of an optimizer: it is one by its class, and has none of its hooks."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+class Outside:
+    """What Lightning makes of one: not an optimizer by its class."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.step = optimizer, optimizer.step
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+
+@pytest.mark.parametrize("through", ["agc", "optimizer"])
+@pytest.mark.parametrize("wrap", [Wrapped, Outside, lambda optimizer: Wrapped(Wrapped(optimizer))])
+def test_wrapped_optimizers_clip(wrap, through):
+    model, plain = network(), network()
+    optimizer, reference = wrap(OPTIMIZERS["SGD"](groups(model))), OPTIMIZERS["SGD"](groups(plain))
+    agc = AGC(optimizer)
+    assert clipped_like(agc if through == "agc" else optimizer, model, reference, plain)
+    assert agc.optimizer is optimizer
+    assert agc.statistics.total_fraction > 0
+
+
+@pytest.mark.parametrize("what", ["network", "parameters", "groups", "nothing"])
+@pytest.mark.parametrize("wanted", [AGC, FusedStep])
+def test_what_is_no_optimizer_is_refused(wanted, what):
+    model = network()
+    given = dict(network=model, parameters=model.parameters(), groups=groups(model), nothing=None)[what]
+    with pytest.raises(UsageError, match=r"an optimizer is needed, not \w+; for example torch\.optim\.SGD\("):
+        wanted(given)
+
+
+@pytest.mark.parametrize("what", [network(), OPTIMIZERS["SGD"](groups(network()))], ids=["network", "optimizer"])
+def test_agc_of_a_network_or_an_optimizer_is_refused(what):
+    with pytest.raises(UsageError, match=r"parameters or groups are needed, not (Sequential|SGD)"):
+        agc_(what, 0.01)
+
+
+def test_statistics_print_in_a_line():
+    model = network()
+    agc = AGC(OPTIMIZERS["SGD"](groups(model)))
+    assert repr(agc.statistics) == "ClipStatistics()"
+    loss_of(model, 0).backward()
+    statistics = agc.step()
+    weight, bias = statistics.clipped_units["weight"], statistics.clipped_units["bias"]
+    assert re.fullmatch(
+        rf"ClipStatistics\(weight: {weight} of 4 units clipped, bias: {bias} of 2 units clipped, "
+        r"gradient norm [0-9.e+-]+\)",
+        str(statistics),
+    )
+    assert repr(statistics.groups) == (
+        f"[ClippedGroup('weight', {weight} of 4 units clipped), ClippedGroup('bias', {bias} of 2 units clipped)]"
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_runs import network
+from torch import nn
 
 from normfree import UsageError
 from normfree.data import Batch
@@ -110,3 +111,11 @@ def test_part_of_the_batch():
 def test_refusals(options, named):
     with pytest.raises(UsageError, match=named):
         SAM([], **options)
+
+
+@pytest.mark.parametrize("what", ["network", "optimizer", "groups"])
+def test_what_is_not_parameters_is_refused(what):
+    model = nn.Linear(2, 2)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match=r"SAM takes parameters, SAM\(model.parameters\(\)\), not a network"):
+        SAM(dict(network=model, optimizer=sgd, groups=sgd.param_groups)[what])

@@ -263,3 +263,8 @@ def test_a_state_of_another_shape_is_refused_by_name():
 def test_bad_decay_is_quoted(decay):
     with pytest.raises(UsageError, match=rf"decay \(={decay}\)"):
         EMA(Net(), decay)
+
+
+def test_an_average_of_no_network_is_refused():
+    with pytest.raises(UsageError, match=r"EMA takes a network \(torch.nn.Module\), not generator"):
+        EMA(nn.Linear(2, 2).parameters())

@@ -1,17 +1,21 @@
 """Adaptive Gradient Clipping (NFNets, section 4)."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
 from .clip_statistics import ClippedGroup, ClipStatistics
-from .sharded import first_part, is_sharded, local, sum_over_parts
+from .sharded import add_parts, counted_here, is_flat, is_sharded, local, sum_over_parts
+
+_KEPT = ("name", "clipping", "one_unit")  # of a group: AGC's, not the optimizer's
 
 
 @torch.no_grad()
@@ -26,7 +30,8 @@ def agc_(
 
     Args:
         groups_or_params: groups with a ``clipping`` each (:func:`param_groups`, or an optimizer's ``param_groups``), or
-            parameters, all clipped with ``clipping``. Parameters without a gradient are passed over.
+            parameters, all clipped with ``clipping``. Parameters without a gradient are passed over. In a group with
+            ``one_unit=True`` each tensor is one unit, whatever its shape.
         clipping: threshold lambda; for groups, the value of those that do not name one.
         eps: lower bound of a unit's weight norm, so that parameters that start at zero can move.
         error_if_nonfinite: look at every gradient norm first and raise, gradients untouched, if one is not finite
@@ -36,7 +41,8 @@ def agc_(
         What was clipped.
 
     Raises:
-        UsageError: parameters without a ``clipping``; a sparse gradient.
+        UsageError: parameters without a ``clipping``, or one that is not above 0; a sparse gradient; parameters of
+            FullyShardedDataParallel (FSDP1), whose units are cut.
         NotFinite: see ``error_if_nonfinite``.
     """
     measured = [_measure(group, clipping, eps) for group in as_groups(groups_or_params, clipping)]
@@ -53,6 +59,7 @@ class _Measured:
     name: str
     clipping: float | None
     eps: float
+    one_unit: bool
     params: list[Tensor]
     shapes: list[torch.Size]  # of the norms of each tensor, broadcastable to it
     grad_norm: Tensor
@@ -60,9 +67,9 @@ class _Measured:
 
     @property
     def counts(self) -> list[int]:
-        """Units of each parameter that are counted here: a vector that is split over processes, in the first one."""
+        """Units of each parameter that are counted here: one that several processes have is counted by the first."""
         pairs = zip(self.params, self.shapes, strict=True)
-        return [shape.numel() if p.ndim > 1 or first_part(p) else 0 for p, shape in pairs]
+        return [shape.numel() if counted_here(p, self.one_unit) else 0 for p, shape in pairs]
 
     def counted(self, flat: Tensor) -> Tensor:
         if not any(is_sharded(p) for p in self.params):
@@ -80,10 +87,15 @@ def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Meas
     grads = [p.grad for p in params]
     if any(g.is_sparse for g in grads):
         raise UsageError(f"group {name!r} has sparse gradients; AGC needs dense ones")
-    norms = _norms(grads)
+    if any(is_sharded(p) and p.placements != p.grad.placements for p in params):
+        raise UsageError(
+            f"group {name!r} has gradients that are split over processes in another way than their weights"
+        )
+    one_unit = bool(group.get("one_unit"))
+    norms = _norms(grads, one_unit)
     flat = torch.cat([n.flatten() for n in norms])
-    weights = None if threshold is None else torch.cat([n.flatten() for n in _norms(params)]).to(flat.dtype)
-    return _Measured(name, threshold, eps, params, [n.shape for n in norms], flat, weights)
+    weights = None if threshold is None else torch.cat([n.flatten() for n in _norms(params, one_unit)]).to(flat.dtype)
+    return _Measured(name, threshold, eps, one_unit, params, [n.shape for n in norms], flat, weights)
 
 
 def _clip(groups: list[_Measured]) -> ClipStatistics:
@@ -105,19 +117,29 @@ def _clip(groups: list[_Measured]) -> ClipStatistics:
     return statistics
 
 
-def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Norm of each unit that is here. Rows are never cut by sharding; vectors are, and are one unit as a whole."""
+def _norms(tensors: list[Tensor], one_unit: bool) -> list[Tensor]:
+    """Norm of each unit of which a part is here, over all of its parts."""
     norms = [unitwise_norm(local(t)) for t in tensors]
-    cut = [i for i, t in enumerate(tensors) if t.ndim <= 1 and is_sharded(t)]
-    if cut:
-        squares = torch.stack([norms[i].square().sum() for i in cut])
-        for i, total in zip(cut, sum_over_parts(squares, tensors).sqrt(), strict=True):
-            norms[i] = total.view(norms[i].shape)
-    return norms
+    if one_unit:
+        norms = [torch.linalg.vector_norm(n).view((1,) * n.ndim) for n in norms]
+    return add_parts(norms, tensors, one_unit)
+
+
+def _refuse_nonfinite(measured: list[_Measured]) -> None:
+    if not measured:
+        return
+    bad = torch.stack([(~group.grad_norm.isfinite()).sum() for group in measured]).sum()
+    if sum_over_parts(bad, [p for group in measured for p in group.params]) > 0:
+        raise NotFinite("a gradient is not finite; parameters are as before the step")
 
 
 def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, Any]]:
     """Groups with a ``clipping`` each, from groups, parameters or one parameter."""
+    if isinstance(groups_or_params, nn.Module | torch.optim.Optimizer):
+        name = type(groups_or_params).__name__
+        raise UsageError(
+            f"parameters or groups are needed, not {name}; take normfree.optim.param_groups(model, clipping=0.01)"
+        )
     items = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
     if items and isinstance(items[0], dict):
         without = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
@@ -126,10 +148,26 @@ def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, A
                 f"group {without[0]} has no 'clipping' (None: not clipped); "
                 "take groups from normfree.optim.param_groups or pass clipping="
             )
-        return items
-    if clipping is None:
+        groups = items
+    elif clipping is None:
         raise UsageError("parameters were given without clipping=; 0.01 is the papers' value for batch 4096")
-    return [dict(params=items)]
+    else:
+        groups = [dict(params=items)]
+    for number, group in enumerate(groups):
+        _refuse(group.get("name", number), group.get("clipping", clipping), group["params"])
+    return groups
+
+
+def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> None:
+    if clipping is None:
+        return
+    if isinstance(clipping, int | float) and not clipping > 0:
+        raise UsageError(f"clipping (={clipping}) of group {name} must be above 0, or None for no clipping")
+    if any(is_flat(p) for p in params):
+        raise UsageError(
+            f"group {name} has parameters of FullyShardedDataParallel (FSDP1), which cuts units apart, so that AGC "
+            "cannot measure them; shard the network with torch.distributed.fsdp.fully_shard (FSDP2) instead"
+        )
 
 
 class AGC:
@@ -143,8 +181,15 @@ class AGC:
     A hook in front of the optimizer's own step: weight decay and momentum see clipped gradients, as released. A closure
     is followed: its gradients are clipped, too.
 
+    The threshold of a step is ``group["clipping"]``, which may be changed at any time. Only a deliberate change counts:
+    ``optimizer.load_state_dict`` leaves it, and the group's name, as they are here. A deep copy of the optimizer or of
+    this object clips as the original does, and so does this object after pickling. An optimizer that is pickled alone
+    comes back without its hooks; wrap it again.
+
     Args:
-        optimizer: its groups name their ``clipping``, see :func:`param_groups`.
+        optimizer: its groups name their ``clipping``, see :func:`param_groups`. It may be wrapped by something that has
+            it as ``optimizer``, as Accelerate's.
+        clipping: threshold of the groups that do not name one.
         eps: see :func:`agc_`.
         scaler: the GradScaler in use, if any; gradients that it has not unscaled are refused.
         error_if_nonfinite: look at every gradient norm first and raise, parameters untouched, if one is not finite
@@ -154,23 +199,25 @@ class AGC:
         statistics: of the last step.
 
     Raises:
-        UsageError: a group names no ``clipping``; in ``step``, gradients still multiplied by the loss scale.
+        UsageError: not an optimizer; parameters that :func:`agc_` refuses; in ``step``, gradients still multiplied by
+            the loss scale.
         NotFinite: in ``step``, see ``error_if_nonfinite``.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
+        clipping: float | None = None,
         *,
         eps: float = 1e-3,
         scaler: GradScaler | None = None,
         error_if_nonfinite: bool = False,
     ):
-        as_groups(optimizer.param_groups, None)
-        self.optimizer, self.eps, self.scaler = optimizer, eps, scaler
+        as_groups(own_optimizer(optimizer).param_groups, clipping)
+        self.optimizer, self.clipping, self.eps, self.scaler = optimizer, clipping, eps, scaler
         self.error_if_nonfinite = error_if_nonfinite
         self.statistics = ClipStatistics()
-        self._hook = optimizer.register_step_pre_hook(self._before_step)
+        self._attach()
 
     def step(self, closure: Callable[[], Any] | None = None) -> ClipStatistics:
         """The optimizer's step, gradients clipped first; returns what was clipped."""
@@ -185,14 +232,18 @@ class AGC:
         return self.optimizer.param_groups
 
     def remove(self) -> None:
-        """Take the hook off: the optimizer steps without clipping again."""
-        self._hook.remove()
+        """Take the hooks off: the optimizer steps without clipping again."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._hooks:
+            own_optimizer(self.optimizer).__dict__.pop("__deepcopy__", None)
+        self._hooks = []
 
     def clip(self) -> ClipStatistics:
         """Clip the gradients as they are, without a step."""
         self._refuse_scaled()
-        groups = self.optimizer.param_groups
-        self.statistics = agc_(groups, eps=self.eps, error_if_nonfinite=self.error_if_nonfinite)
+        options = dict(eps=self.eps, error_if_nonfinite=self.error_if_nonfinite)
+        self.statistics = agc_(self.optimizer.param_groups, self.clipping, **options)
         return self.statistics
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -210,11 +261,46 @@ class AGC:
         return (args[0], clipped), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _refuse_scaled(self) -> None:
-        scaled = getattr(self.optimizer, "grad_scale", None) is not None  # a fused optimizer would unscale later
+        optimizer = own_optimizer(self.optimizer)
+        scaled = getattr(optimizer, "grad_scale", None) is not None  # a fused optimizer would unscale later
         if self.scaler is not None and self.scaler.is_enabled():
-            scaled |= not _unscaled(self.scaler, self.optimizer)
+            scaled |= not _unscaled(self.scaler, optimizer)
         if scaled:
             raise UsageError("gradients are still multiplied by the loss scale; call scaler.unscale_(optimizer) before")
+
+    def _attach(self) -> None:
+        optimizer = own_optimizer(self.optimizer)
+        self._hooks = [optimizer.register_step_pre_hook(self._before_step), *keep_clipping(optimizer)]
+        optimizer.__deepcopy__ = self._copy_optimizer  # torch's copy of an optimizer has no hooks
+
+    def _copy_optimizer(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
+        optimizer = own_optimizer(self.optimizer)
+        del optimizer.__deepcopy__
+        try:
+            copied = copy.deepcopy(optimizer, memo)
+        finally:
+            optimizer.__deepcopy__ = self._copy_optimizer
+        memo[id(optimizer)] = copied
+        memo[id(self)] = other = AGC.__new__(AGC)
+        other.__setstate__(self.__getstate__() | dict(optimizer=copied, scaler=copy.deepcopy(self.scaler, memo)))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AGC":
+        optimizer = copy.deepcopy(self.optimizer, memo)  # puts a copy of this object into ``memo``, if it is attached
+        if id(self) not in memo:
+            memo[id(self)] = other = AGC.__new__(AGC)
+            other.__dict__.update(self.__getstate__() | dict(scaler=copy.deepcopy(self.scaler, memo), _hooks=[]))
+        memo[id(self)].optimizer = optimizer
+        return memo[id(self)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | dict(_hooks=bool(self._hooks), statistics=ClipStatistics())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        attached = state["_hooks"]
+        self.__dict__.update(state | dict(_hooks=[]))
+        if attached:
+            self._attach()
 
 
 def _unscaled(scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
@@ -228,9 +314,35 @@ def _unscaled(scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
     return states[id(optimizer)]["stage"].name != "READY"
 
 
-def _refuse_nonfinite(measured: list[_Measured]) -> None:
-    if not measured:
-        return
-    bad = torch.stack([(~group.grad_norm.isfinite()).sum() for group in measured]).sum()
-    if sum_over_parts(bad, [p for group in measured for p in group.params]) > 0:
-        raise NotFinite("a gradient is not finite; parameters are as before the step")
+def own_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """torch's optimizer inside of one that is wrapped, by Accelerate or Lightning for example.
+
+    Raises:
+        UsageError: there is none.
+    """
+    inner = optimizer
+    while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
+        inner = inner.optimizer
+    if not isinstance(inner, torch.optim.Optimizer):
+        raise UsageError(
+            f"an optimizer is needed, not {type(optimizer).__name__}; "
+            "for example torch.optim.SGD(param_groups(model, clipping=0.01), lr=0.1)"
+        )
+    return inner
+
+
+def keep_clipping(optimizer: torch.optim.Optimizer) -> list[RemovableHandle]:
+    """From now on, what a group says of its clipping and its name is not replaced by ``load_state_dict``."""
+    held: list[dict[str, Any]] = []
+
+    def before(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        held[:] = [{key: group[key] for key in _KEPT if key in group} for group in optimizer.param_groups]
+
+    def after(optimizer: torch.optim.Optimizer) -> None:
+        for group, own in zip(optimizer.param_groups, held, strict=True):
+            for key in _KEPT:
+                group.pop(key, None)
+            group.update(own)
+
+    hooks = optimizer.register_load_state_dict_pre_hook(before), optimizer.register_load_state_dict_post_hook(after)
+    return list(hooks)

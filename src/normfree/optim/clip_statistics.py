@@ -25,10 +25,16 @@ class ClippedGroup(NamedTuple):
     ratios: Tensor
     clipped: Tensor
 
+    def __repr__(self) -> str:
+        return f"ClippedGroup({self.name!r}, {int(self.clipped.sum())} of {len(self.clipped)} units clipped)"
 
-@dataclass
+
+@dataclass(repr=False)
 class ClipStatistics:
-    """What one clipping did. Nothing waits for the device until a number is read.
+    """What one clipping did. Nothing waits for the device until a number is read or printed.
+
+    Of parameters that are split over processes, all numbers are those of the units that are counted here; a process may
+    have none of a group.
 
     Attributes:
         gradient_norm: over all parameters before clipping, a tensor without dimensions; of sharded ones the part that
@@ -50,15 +56,15 @@ class ClipStatistics:
 
     @property
     def fraction(self) -> dict[str, float]:
-        """Fraction of units clipped, per group."""
+        """Fraction of units clipped, per group; 0.0 where it has no unit here."""
         counts = torch.stack(list(self.clipped_units.values())).tolist() if self.groups else []
-        return {name: count / units for (name, units), count in zip(self.units.items(), counts, strict=True)}
+        return {name: count / (units or 1) for (name, units), count in zip(self.units.items(), counts, strict=True)}
 
     @property
     def total_fraction(self) -> float:
-        """Fraction of all units clipped; 0.0 where no group is."""
+        """Fraction of all units clipped; 0.0 where there are none."""
         flags = [group.clipped for group in self.groups]
-        return torch.cat(flags).sum().item() / sum(self.units.values()) if flags else 0.0
+        return torch.cat(flags).sum().item() / (sum(self.units.values()) or 1) if flags else 0.0
 
     def by_tensor(self) -> list[tuple[Tensor, TensorClipping]]:
         """Each clipped parameter and what was done to it; waits for the device once per group."""
@@ -70,6 +76,13 @@ class ClipStatistics:
             values = torch.stack(rows).tolist() if rows else []
             found += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(here, values, strict=True)]
         return found
+
+    def __repr__(self) -> str:
+        counts = zip(self.units.items(), self.clipped_units.values(), strict=True)
+        parts = [f"{name}: {int(clipped)} of {units} units clipped" for (name, units), clipped in counts]
+        if self.gradient_norm is not None:
+            parts.append(f"gradient norm {self.gradient_norm.item():.4g}")
+        return f"ClipStatistics({', '.join(parts)})"
 
     def _per_group(self, values: Sequence) -> dict:
         """By name; groups of one name are added up."""

@@ -26,9 +26,14 @@ class EMA:
         model: averages start at its present values.
         decay: 0.99999 for the papers' 360 epochs.
         warmup: False uses ``decay`` from the first step on.
+
+    Raises:
+        UsageError: not a module; a decay out of range.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.99999, *, warmup: bool = True):
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"EMA takes a network (torch.nn.Module), not {type(model).__name__}")
         if not 0.0 <= decay < 1.0:
             raise UsageError(f"EMA decay (={decay}) must be at least 0 and below 1")
         self.model, self.decay, self.warmup, self.steps = model, decay, warmup, 0

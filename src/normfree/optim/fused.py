@@ -1,11 +1,13 @@
 """The end of a training step in one pass over memory, compiled or by Triton: clipping, SGD, moving average."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..kernels.optimizer import supported
-from .agc import as_groups
+from .agc import as_groups, keep_clipping, own_optimizer
 from .clip_statistics import ClippedGroup, ClipStatistics
 from .ema import EMA
 
@@ -23,17 +25,26 @@ class FusedStep:
 
     Args:
         optimizer: plain SGD; its groups name their ``clipping``, see :func:`param_groups`.
+            ``load_state_dict`` does not change that, see :class:`~normfree.optim.AGC`.
         ema: of the same parameters; updated with the step.
         eps: see :func:`agc_`.
+        clipping: threshold of the groups that do not name one.
 
     Raises:
-        UsageError: a group names no ``clipping``.
+        UsageError: not an optimizer; a group names no ``clipping``; parameters that :func:`agc_` refuses.
     """
 
-    def __init__(self, optimizer: torch.optim.SGD, ema: EMA | None = None, eps: float = 1e-3):
-        as_groups(optimizer.param_groups, None)
-        self.optimizer, self.ema, self.eps = optimizer, ema, eps
+    def __init__(
+        self, optimizer: torch.optim.SGD, ema: EMA | None = None, eps: float = 1e-3, clipping: float | None = None
+    ):
+        as_groups(own_optimizer(optimizer).param_groups, clipping)
+        self.optimizer, self.ema, self.eps, self.clipping = optimizer, ema, eps, clipping
         self.averages = {} if ema is None else ema.by_parameter()
+        keep_clipping(own_optimizer(optimizer))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy: torch's copy of an optimizer has no hooks
+        self.__dict__.update(state)
+        keep_clipping(own_optimizer(self.optimizer))
 
     def possible(self) -> bool:
         """Whether a kernel takes this step: SGD of dense float32 parameters, with gradients, on one device."""
@@ -41,6 +52,7 @@ class FusedStep:
         if type(self.optimizer) is not torch.optim.SGD or any(
             group.get("maximize")
             or group.get("differentiable")
+            or group.get("one_unit")
             or group["momentum"] == 0
             or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
             for group in groups
@@ -74,7 +86,7 @@ class FusedStep:
             nesterov=groups[0]["nesterov"],
             dampening=groups[0]["dampening"],
             weight_decay=[group["weight_decay"] for group, _ in rows],
-            clipping=[group["clipping"] for group, _ in rows],
+            clipping=[self._threshold(group) for group, _ in rows],
             eps=self.eps,
             ema_decay=0.0 if self.ema is None else self.ema.next_decay(),
             first=list(first),
@@ -84,7 +96,12 @@ class FusedStep:
                 self.optimizer.state[p]["momentum_buffer"] = buffer
         if self.ema is not None:
             self.ema.update(but=averages)
-        return _on_device(groups, update) if isinstance(update, kernels.DeviceUpdate) else _counted(rows, update)
+        if isinstance(update, kernels.DeviceUpdate):
+            return _on_device([group | dict(clipping=self._threshold(group)) for group in groups], update)
+        return _counted(rows, update)
+
+    def _threshold(self, group: dict[str, Any]) -> float | None:
+        return group.get("clipping", self.clipping)
 
     def _buffer(self, p: Tensor) -> tuple[Tensor | None, bool]:
         """The momentum of a parameter, and whether it has no value yet."""

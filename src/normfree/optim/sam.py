@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError
 
@@ -25,6 +25,9 @@ class SAM:
         params: all parameters that are trained.
         rho: length of the move.
         fraction: of the batch that the ascent sees; 0.2 in the paper.
+
+    Raises:
+        UsageError: something else than parameters; rho or fraction out of range.
     """
 
     def __init__(self, params: Iterable[Tensor], rho: float = 0.05, fraction: float = 0.2):
@@ -32,6 +35,9 @@ class SAM:
             raise UsageError(f"SAM's rho (={rho}) must be above 0")
         if not 0 < fraction <= 1:
             raise UsageError(f"SAM's fraction (={fraction}) must be above 0 and at most 1")
+        params = None if isinstance(params, nn.Module | torch.optim.Optimizer) else list(params)
+        if params is None or not all(isinstance(p, Tensor) for p in params):
+            raise UsageError("SAM takes parameters, SAM(model.parameters()), not a network, an optimizer or groups")
         self.params = [p for p in params if p.requires_grad]
         self.rho, self.fraction = rho, fraction
 

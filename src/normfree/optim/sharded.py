@@ -1,6 +1,7 @@
-"""Tensors that are split by rows over processes (FSDP2): the part that is here, sums over all parts."""
+"""Tensors that are split over processes (FSDP2, DTensor): the part that is here, sums over all parts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,7 +9,7 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, of which this process has some rows."""
+    """Whether it is a DTensor, of which this process has a part."""
     return hasattr(tensor, "to_local")
 
 
@@ -32,14 +33,60 @@ def fill(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-def first_part(tensor: Tensor) -> bool:
-    """Whether this process has the first row: what is one unit as a whole is counted there."""
-    return not is_sharded(tensor) or tensor.device_mesh.get_local_rank() == 0
+def is_flat(tensor: Tensor) -> bool:
+    """Whether FullyShardedDataParallel (FSDP1) has cut it without regard to rows."""
+    if not getattr(tensor, "_fsdp_flattened", False):
+        return False
+    return getattr(tensor, "_is_flat_param", False) or dist.get_world_size() > 1  # alone, parameters keep their shape
+
+
+def _splits_units(tensor: Tensor, placement: Any, whole: bool) -> bool:
+    """Whether a placement of a DTensor spreads a unit over processes: rows are units, or the tensor as a whole."""
+    dim = getattr(placement, "dim", None)  # None: each process has all of it
+    return dim is not None and (whole or tensor.ndim <= 1 or dim != 0)
+
+
+def counted_here(tensor: Tensor, whole: bool = False) -> bool:
+    """Whether the units that lie here are counted by this process: what several have is counted by the first.
+
+    Args:
+        whole: the tensor is one unit.
+    """
+    if not is_sharded(tensor):
+        return True
+    places = zip(tensor.device_mesh.get_coordinate(), tensor.placements, strict=True)
+    rows = not whole and tensor.ndim > 1
+    return all(at == 0 or (rows and getattr(placement, "dim", None) == 0) for at, placement in places)
+
+
+@torch.no_grad()
+def add_parts(norms: list[Tensor], of: Sequence[Tensor], whole: bool = False) -> list[Tensor]:
+    """Norms of units from those of the parts that are here; one reduction per way in which units are spread.
+
+    Args:
+        norms: of the tensors ``of``, one entry per unit.
+        whole: each tensor is one unit.
+    """
+    norms, spread = list(norms), {}
+    for number, tensor in enumerate(of):
+        if is_sharded(tensor):
+            dims = tuple(i for i, at in enumerate(tensor.placements) if _splits_units(tensor, at, whole))
+            if dims:
+                spread.setdefault((tensor.device_mesh, dims), []).append(number)
+    for (mesh, dims), numbers in spread.items():
+        squares = torch.cat([norms[i].flatten().square() for i in numbers])
+        for dim in dims:
+            dist.all_reduce(squares, group=mesh.get_group(dim))
+        pieces = squares.sqrt().split([norms[i].numel() for i in numbers])
+        for i, piece in zip(numbers, pieces, strict=True):
+            norms[i] = piece.view(norms[i].shape)
+    return norms
 
 
 def sum_over_parts(values: Tensor, of: Sequence[Tensor]) -> Tensor:
     """``values`` summed over the processes that share the tensors ``of``; as they are if those are not sharded."""
     sharded = next((tensor for tensor in of if is_sharded(tensor)), None)
     if sharded is not None:
-        dist.all_reduce(values, group=sharded.device_mesh.get_group())
+        for dim in range(sharded.device_mesh.ndim):
+            dist.all_reduce(values, group=sharded.device_mesh.get_group(dim))
     return values
