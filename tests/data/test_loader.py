@@ -6,7 +6,7 @@ import image_files
 import pytest
 import torch
 
-from normfree.data import Batch, EvalTransform, Loader, TrainTransform, UnreadableImage, digits, image_folder
+from normfree.data import Batch, EvalTransform, Loader, Share, TrainTransform, UnreadableImage, digits, image_folder
 
 PLAIN = EvalTransform(1, 0, (0.0,), (1 / 255,))  # leaves values as they are
 RANDOM = TrainTransform(9, "distorted", True, (0.5,), (0.5,))
@@ -183,3 +183,44 @@ def test_to_keeps_everything_and_sets_the_layout():
     assert torch.equal(moved.labels, batch.labels)
     assert torch.equal(moved.indices, batch.indices)
     assert moved.unreadable == batch.unreadable
+
+
+@dataclass
+class Unbalanced(Numbered):
+    """One image in ten is of class 1."""
+
+    def label(self, index):
+        return int(index % 10 == 0)
+
+
+def test_balanced_batches_have_all_classes_equally_often():
+    loader = Loader(Unbalanced(50), PLAIN, 8, shuffle=True, balanced=True, seed=3)
+    labels = torch.cat([batch.labels for batch in loader])
+    assert labels.bincount().tolist() == [25, 25]
+    first = indices(loader)
+    loader.set_epoch(1)
+    assert indices(loader) != first
+    loader.set_epoch(0, 2)  # as a run goes on within an epoch
+    assert indices(loader) == first[16:]
+    shares = [Loader(Unbalanced(50), PLAIN, 8, shuffle=True, balanced=True, seed=3, share=Share(r, 2)) for r in (0, 1)]
+    batches = zip(*shares, strict=True)
+    assert [i for both in batches for batch in both for i in batch.indices.tolist()] == first
+
+
+def test_an_image_that_comes_twice_is_augmented_twice():
+    images = torch.randint(256, (10, 1, 9, 9), dtype=torch.uint8)
+    split = Unbalanced(10)
+    split.image = images.__getitem__
+    loader = Loader(split, RANDOM, 10, shuffle=True, balanced=True)
+    (batch,) = loader
+    (rare,) = (batch.images[batch.labels == 1],)
+    assert len(rare) == 5
+    assert len({tuple(image.flatten().tolist()) for image in rare}) == 5
+
+
+def test_without_balance_the_order_is_what_it_was():
+    """Seeds of published runs give the same batches."""
+    loader = Loader(Numbered(10), PLAIN, 4, shuffle=True, seed=1)
+    loader.set_epoch(2)
+    generator = torch.Generator().manual_seed(1_000_003 + 2)
+    assert indices(loader) == torch.randperm(10, generator=generator).tolist()

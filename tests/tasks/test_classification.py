@@ -1,15 +1,20 @@
 """Loss, accuracy and data of the classification task."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 from tiny_runs import classification, few_digits
 
 from normfree import UsageError
-from normfree.data import Batch, DataConfig, soft_labels
-from normfree.tasks import TaskConfig
-from normfree.tasks.classification import Accuracy, image_statistics
+from normfree.data import Batch, DataConfig, Source, soft_labels
+from normfree.data.sources import ArraySplit
+from normfree.tasks import Classification, Depth, Detection, Segmentation, TaskConfig
+from normfree.tasks.classification import Accuracy, image_statistics, resolved_weights
 
 
 def labelled(labels: torch.Tensor) -> Batch:
@@ -132,3 +137,82 @@ def test_sigmoid_loss():
     p = logits.sigmoid()
     expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).sum(1).mean()
     assert got.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def unbalanced(counts: dict[int, int], classes: int = 3) -> Source:
+    labels = torch.tensor([label for label, count in counts.items() for _ in range(count)])
+    split = ArraySplit(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), labels, "made")
+    return Source(split, split, [str(i) for i in range(classes)])
+
+
+def test_automatic_class_weights_are_inverse_frequencies_of_mean_one():
+    counts = {0: 60, 1: 30, 2: 10}
+    task = classification(unbalanced(counts), class_weights="auto")
+    weights = task.weights.double()
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=np.repeat([0, 1, 2], [60, 30, 10]))
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+    assert sum(weights[label] * count for label, count in counts.items()) / 100 == pytest.approx(1, rel=1e-6)
+
+
+def test_a_class_without_training_images_has_a_weight_too():
+    assert resolved_weights("auto", unbalanced({0: 3, 1: 1}, 4)) == (pytest.approx(2 / 3), 2.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_each_image_counts_by_its_class(loss, mixed):
+    logits, batch = draw(12, 3)
+    logits = logits.double()
+    if mixed:
+        batch = dataclasses.replace(batch, partners=torch.randint(3, (12,)), ratios=torch.rand(12))
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    task = classification(unbalanced({0: 1, 1: 1, 2: 1}), loss=loss, class_weights=tuple(weights.tolist()))
+    plain = classification(unbalanced({0: 1, 1: 1, 2: 1}), loss=loss)
+    each = torch.stack([plain.loss(logits[i : i + 1], batch.part(slice(i, i + 1))) for i in range(12)])
+    if not mixed:
+        expected = (weights[batch.labels] * each).mean()
+    elif loss == "sigmoid":
+        expected = (torch.lerp(weights[batch.partners], weights[batch.labels], batch.ratios) * each).mean()
+    else:
+        parts = [
+            weights[y] * F.cross_entropy(logits, y, reduction="none", label_smoothing=0.1)
+            for y in (batch.labels, batch.partners)
+        ]
+        expected = torch.lerp(parts[1], parts[0], batch.ratios.double()).mean()
+    torch.testing.assert_close(task.loss(logits, batch), expected.double(), rtol=1e-6, atol=0)
+    halves = [task.loss(logits[part], batch.part(part)) for part in (slice(0, 4), slice(4, 12))]
+    # the gradient of a batch is the mean of its parts', so micro-batches and processes change nothing
+    torch.testing.assert_close(task.loss(logits, batch), (4 * halves[0] + 8 * halves[1]) / 12, rtol=1e-12, atol=0)
+    ones = classification(unbalanced({0: 1, 1: 1, 2: 1}), loss=loss, class_weights=(1.0, 1.0, 1.0))
+    torch.testing.assert_close(ones.loss(logits, batch), plain.loss(logits, batch), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 1.0), (1.0, -2.0, 1.0), (1.0, float("inf"), 1.0)])
+def test_class_weights_are_above_zero(weights):
+    with pytest.raises(UsageError, match=r"task\.class_weights \(=\[.*\) must be numbers above 0"):
+        TaskConfig(class_weights=weights)
+
+
+def test_class_weights_are_one_per_class():
+    with pytest.raises(UsageError, match=r"task\.class_weights .* has 2 numbers for 3 classes"):
+        classification(unbalanced({0: 1, 1: 1, 2: 1}), class_weights=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("name", ["segmentation", "depth", "detection"])
+def test_class_weights_and_balance_are_for_classification(name):
+    with pytest.raises(UsageError, match=rf"task\.class_weights \(=auto\) is for classification; task.name is {name}"):
+        TaskConfig(name, class_weights="auto")
+    source = SimpleNamespace(train=[], test=[], classes=["a"])
+    task = dict(segmentation=Segmentation, depth=Depth, detection=Detection)[name]
+    with pytest.raises(UsageError, match=r"data\.sampler \(='balanced'\) is for classification"):
+        task(source, TaskConfig(name), DataConfig(sampler="balanced"), batch_size=2)
+
+
+def test_the_balanced_sampler_is_used():
+    data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False, sampler="balanced")
+    options = dict(image_size=8, test_size=8, batch_size=20)
+    task = Classification(unbalanced({0: 15, 1: 4, 2: 1}), TaskConfig(), data, **options)
+    (batch,) = task.train
+    assert batch.labels.bincount().sort().values.tolist() == [6, 7, 7]
+    (batch,) = task.test
+    assert batch.labels.bincount().tolist() == [15, 4, 1]

@@ -44,6 +44,8 @@ class DataConfig:
         channels: 3 (RGB) or 1 (grey).
         mean: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
         std: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
+        sampler: "shuffled", every training image once an epoch; "balanced", as many images an epoch, but all classes
+            equally often (classification).
         workers: processes that decode images; 0 decodes in the main process.
         max_unreadable: so many unreadable images are named and skipped before the run stops.
     """
@@ -67,6 +69,7 @@ class DataConfig:
     channels: Literal[1, 3] = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
     workers: int = 0
     max_unreadable: int = 10
 

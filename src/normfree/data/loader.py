@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .decode import UnreadableImage
 from .mixing import Mixing
 from .objects import ObjectList, Objects
+from .sampling import balanced_order
 from .sources import Split
 from .transforms import Transform
 
@@ -126,10 +127,11 @@ class _TransformedPairs(_Transformed):
 class _SeededBatches(Sampler):
     """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept, dropped or filled up.
 
-    With ``pairs``, partners are a second permutation, so that an epoch has every image once as first and once as
-    second. Of several ranks, each takes its share of every batch: together they have the batches of one. With
-    ``across``, batches are cut from the epochs one after the other: an epoch has those that begin in it, and the last
-    one is filled up with the first images of the next epoch.
+    With ``labels``, the permutation is an order in which all classes come equally often. With ``pairs``, partners are a
+    second permutation, so that an epoch has every image once as first and once as second. Of several ranks, each takes
+    its share of every batch: together they have the batches of one. With ``across``, batches are cut from the epochs
+    one after the other: an epoch has those that begin in it, and the last one is filled up with the first images of the
+    next epoch.
     """
 
     def __init__(
@@ -142,9 +144,11 @@ class _SeededBatches(Sampler):
         share: "Share",
         pairs: bool,
         across: bool = False,
+        labels: Tensor | None = None,
     ):
         self.length, self.batch_size, self.seed, self.share, self.pairs = length, batch_size, seed, share, pairs
         self.shuffle, self.drop_last, self.across, self.epoch, self.start = shuffle, drop_last, across, 0, 0
+        self.labels = labels
 
     def __len__(self) -> int:
         begin, end = self._places()
@@ -160,9 +164,9 @@ class _SeededBatches(Sampler):
     def _drawn(self, epoch: int) -> list[Tensor]:
         """The images of an epoch in their order, the seeds of their augmentation, and with ``pairs`` their partners."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.length, generator=generator) if self.shuffle else torch.arange(self.length)
+        order = self._shuffled(generator) if self.shuffle else torch.arange(self.length)
         columns = [order, torch.randint(2**62, (self.length,), generator=generator)]
-        columns += [torch.randperm(self.length, generator=generator)] if self.pairs else []
+        columns += [self._shuffled(generator)] if self.pairs else []
         return columns
 
     def __iter__(self) -> Iterator[list[_Key]]:
@@ -181,6 +185,11 @@ class _SeededBatches(Sampler):
                 yield [_Key(*key, place, end - begin) for key, place in places]
             else:
                 yield [_Key(*key) for key in keys]
+
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
+        if self.labels is not None:
+            return balanced_order(self.labels, generator)
+        return torch.randperm(self.length, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,7 @@ class Loader:
     Args:
         shape: (C, H, W) of the transformed images, for batches in which none could be read.
         shuffle: a new order each epoch.
+        balanced: shuffle such that all classes come equally often, see :func:`.sampling.balanced_order`.
         drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
         across: fill it up with images of the next epoch instead, so that all batches are whole.
         share: which part of each batch to load.
@@ -218,6 +228,7 @@ class Loader:
         shape: tuple[int, ...] = (0,),
         seed: int = 0,
         shuffle: bool = False,
+        balanced: bool = False,
         drop_last: bool = False,
         across: bool = False,
         workers: int = 0,
@@ -225,8 +236,10 @@ class Loader:
         mixing: Mixing | None = None,
         pairs: bool = False,
     ):
+        labels = torch.tensor([split.label(i) for i in range(len(split))]) if balanced else None
+        dropped = drop_last and not across
         self.batches = _SeededBatches(
-            len(split), batch_size, seed, shuffle, drop_last and not across, share, mixing is not None, across
+            len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
         )
         self.loader = DataLoader(
             (_TransformedPairs if pairs else _Transformed)(split, transform, mixing),

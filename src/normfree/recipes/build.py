@@ -12,6 +12,7 @@ from ..data.pairs import open_pairs
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
 from ..tasks import Classification, Depth, Detection, Segmentation
+from ..tasks.classification import resolved_weights
 from ..tasks.config import DETECTION
 from .recipe import Recipe
 
@@ -71,11 +72,13 @@ def set_sizes(recipe: Recipe, model: nn.Module) -> None:
 
 
 def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task:  # noqa: B008 - immutable
-    """Data, loss and metrics of a recipe whose sizes are set.
+    """Data, loss and metrics of a recipe whose sizes are set; what it leaves to the images is filled in.
 
     Raises:
         UsageError: a field that is for another task.
     """
+    if recipe.task.class_weights is not None:
+        recipe.task.class_weights = resolved_weights(recipe.task.class_weights, source)
     data, train = recipe.data, recipe.train
     options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
     if recipe.task.name == "detection" and recipe.train.compile:

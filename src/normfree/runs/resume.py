@@ -50,7 +50,8 @@ def run_to_go_on_with(out: str | None, recipe: Recipe) -> str | None:
     for path in field_paths():
         section, field = path.split(".")
         a, b = ours[section][field], theirs[section][field]
-        if path not in CHANGEABLE and a is not None and a != b:
+        # what was null or "auto" has been filled in since
+        if path not in CHANGEABLE and a not in (None, "auto") and a != b:
             raise UsageError(f"--out {out} is a run with {path} (={b!r}), not {a!r}; name a new folder, or the same")
     return out
 

@@ -1,6 +1,8 @@
 """Image classification."""
 
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +99,10 @@ class Classification:
             if getattr(data, name) != default:
                 raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for segmentation and depth")
         self.label_smoothing, self.kind, self.classes = config.label_smoothing, config.loss, len(source.classes)
+        self.weights = None
+        if config.class_weights is not None:
+            weights = resolved_weights(config.class_weights, source)
+            self.weights = torch.tensor(weights)
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
@@ -105,6 +111,7 @@ class Classification:
             shape=(data.channels, image_size, image_size),
             seed=seed,
             shuffle=True,
+            balanced=data.sampler == "balanced",
             drop_last=len(source.train) >= batch_size,
             across=across_epochs,
             workers=data.workers,
@@ -124,7 +131,9 @@ class Classification:
         """Mean cross-entropy, in float32 at least, with label smoothing; logits (N, num_classes).
 
         Of mixed images, the mix of the cross-entropies with both labels: that with the mixed label. With
-        ``loss="sigmoid"``, the binary cross-entropies with the same targets, summed over classes.
+        ``loss="sigmoid"``, the binary cross-entropies with the same targets, summed over classes. With class weights,
+        each image's loss is times the weight of its label; the mean stays one over images, not over weights, so that
+        the gradient of a batch is the mean of its parts'.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.kind == "sigmoid":
@@ -132,12 +141,20 @@ class Classification:
             ratios = torch.ones_like(logits[:, 0]) if batch.ratios is None else batch.ratios
             targets = soft_labels(batch.labels, partners, ratios, logits.shape[1], self.label_smoothing)
             entropies = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-            return entropies.sum(1).mean()
+            first, second = (self._weighted(torch.ones_like(ratios), labels) for labels in (batch.labels, partners))
+            return (entropies.sum(1) * torch.lerp(second, first, ratios).to(logits.dtype)).mean()
         entropy = functools.partial(F.cross_entropy, logits, label_smoothing=self.label_smoothing)
-        if batch.partners is None:
+        if batch.partners is None and self.weights is None:
             return entropy(batch.labels)
-        first, second = entropy(batch.labels, reduction="none"), entropy(batch.partners, reduction="none")
+        first = self._weighted(entropy(batch.labels, reduction="none"), batch.labels)
+        if batch.partners is None:
+            return first.mean()
+        second = self._weighted(entropy(batch.partners, reduction="none"), batch.partners)
         return torch.lerp(second, first, batch.ratios.to(first.dtype)).mean()
+
+    def _weighted(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """(N,), each times the weight of its label."""
+        return losses if self.weights is None else losses * self.weights.to(losses)[labels]
 
     @torch.no_grad()
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -146,6 +163,26 @@ class Classification:
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.classes)
+
+
+def resolved_weights(weights: Literal["auto"] | Sequence[float], source: Source) -> tuple[float, ...]:
+    """Class weights as numbers; a class that there are no training images of counts 1.
+
+    Raises:
+        UsageError: not one for each class.
+    """
+    classes = len(source.classes)
+    if weights != "auto":
+        if len(weights) != classes:
+            raise UsageError(
+                f"task.class_weights (={list(weights)!s:.80}) has {len(weights)} numbers for {classes} classes; it "
+                "must have one per class"
+            )
+        return tuple(weights)
+    labels = torch.tensor([source.train.label(i) for i in range(len(source.train))])
+    counts = labels.bincount(minlength=classes).tolist()
+    there = sum(count > 0 for count in counts)
+    return tuple(len(labels) / (there * count) if count else 1.0 for count in counts)
 
 
 def randaugment(data: DataConfig) -> RandAugment | None:

@@ -1,5 +1,6 @@
 """The ``task`` section of a recipe."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,9 @@ class TaskConfig:
         label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers' classification.
         loss: "softmax" is cross-entropy between classes; "sigmoid" asks about each class by itself (binary
             cross-entropy, summed over classes), for many classes that overlap; classification only.
+        class_weights: how much the training loss of an image counts, by its class: "auto" is the inverse of the number
+            of training images of the class, times a constant that makes the mean over training images 1; or a number
+            per class, in the order of the classes; null: all 1. Evaluation does not weight. Classification only.
         head_width: channels of the head of segmentation (null: 256), of depth (null: half of the network's), of the
             pyramid and heads of detection (null: 256).
         masks: of detection, whether it draws the mask of each object, too (Mask R-CNN), or boxes alone (Faster R-CNN).
@@ -33,6 +37,7 @@ class TaskConfig:
     name: Literal["classification", "segmentation", "depth", "detection"] = "classification"
     label_smoothing: float = 0.0
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    class_weights: Literal["auto"] | tuple[float, ...] | None = None
     head_width: int | None = None
     masks: bool = True
     anchor_scale: float = 8.0
@@ -49,7 +54,17 @@ class TaskConfig:
             raise UsageError(f"task.loss (={self.loss!r}) is for classification; task.name is {self.name}")
         if self.label_smoothing and self.name in ("depth", "detection"):
             raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be 0 for {self.name}")
+        self._check_class_weights()
         self._check_detection()
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None:
+            return
+        if self.name != "classification":
+            raise UsageError(f"task.class_weights (={weights!s:.80}) is for classification; task.name is {self.name}")
+        if weights != "auto" and not all(0 < weight < math.inf for weight in weights):
+            raise UsageError(f"task.class_weights (={list(weights)!s:.80}) must be numbers above 0")
 
     def _check_detection(self) -> None:
         for name in ("proposals", "regions"):

@@ -56,6 +56,8 @@ class DenseTask:
         share: Share = Share(),  # noqa: B008 - immutable
         across_epochs: bool = False,
     ):
+        if data.sampler != "shuffled":
+            raise UsageError(f"data.sampler (={data.sampler!r}) is for classification")
         transform, view = self.transforms(data)
         options = dict(workers=data.workers, share=share, pairs=True)
         self.train = Loader(
