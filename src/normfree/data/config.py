@@ -36,8 +36,8 @@ class DataConfig:
         flip: mirror half of the training images.
         mixup: alpha of MixUp, which blends images with others; 0.2 for NFNets, 0: none. It acts on the whole batch; if
             CutMix is on, too, on its first half. With mixing, an epoch reads every image twice.
-        cutmix: alpha of CutMix, which pastes windows of others into images; 1 as released, 0: none. It acts on the whole
-            batch; if MixUp is on, too, on its second half.
+        cutmix: alpha of CutMix, which pastes windows of others into images; 1 as released, 0: none. It acts on the
+            whole batch; if MixUp is on, too, on its second half.
         randaugment_layers: operations of RandAugment on every training image; 4 in the second paper, 0: none.
         randaugment_magnitude: their strength, 0 to 30; in the second paper 5 to 15.
         randaugment_ops: "released" for operations as the published networks saw them, "sane" without their oddities.

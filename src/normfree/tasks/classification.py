@@ -101,8 +101,7 @@ class Classification:
         self.label_smoothing, self.kind, self.classes = config.label_smoothing, config.loss, len(source.classes)
         self.weights = None
         if config.class_weights is not None:
-            weights = resolved_weights(config.class_weights, source)
-            self.weights = torch.tensor(weights)
+            self.weights = torch.tensor(resolved_weights(config.class_weights, source))
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
