@@ -1,17 +1,20 @@
 """Who gets what: every parameter in exactly one group."""
 
 import re
+import warnings
 
 import pytest
+import timm
 import torch
+import torchvision
 from small_models import CONTROLS, SMALL, small
 from tiny_runs import network
 from torch import nn
 
 import normfree
 from normfree import UsageError
-from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d, parameter_roles
-from normfree.optim import OptimConfig, freeze, param_groups
+from normfree.nn import Role, SkipInit, SqueezeExcite, WSConv2d, explain_roles, parameter_roles
+from normfree.optim import OptimConfig, agc_, freeze, param_groups
 
 # docs/facts.md, "Who gets what": role -> (decayed, clipped)
 TABLE = {
@@ -160,9 +163,9 @@ def test_the_outermost_declaration_wins_and_the_caller_outranks_it():
 
 
 def test_parameters_without_a_role_are_named():
-    with pytest.raises(UsageError, match=r"no role is known for temperature, table\.weight;"):
+    with pytest.raises(UsageError, match=r'no role is known for temperature; pass roles=\{"temperature": \.\.\.\}'):
         param_groups(Odd())
-    roles = {"temperature": Role.GAIN, "table.weight": Role.WEIGHT}
+    roles = {"temperature": Role.GAIN}
     model = Odd()
     assert names_by_group(model, param_groups(model, roles=roles)) == {
         "weight": ["table.weight"],
@@ -172,10 +175,13 @@ def test_parameters_without_a_role_are_named():
     }
 
 
-@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(2, 2, 1), nn.MultiheadAttention(4, 2), nn.LSTM(2, 2)])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
 def test_layers_whose_units_are_not_the_first_dimension_are_not_guessed(layer):
-    with pytest.raises(UsageError, match=r"no role is known for .*weight"):
-        param_groups(layer)
+    with pytest.raises(UsageError, match=r"no role is known for weight; pass"):
+        param_groups(layer(2, 2, 1))
+    roles, unclipped = {"weight": "weight"}, ["weight"]
+    groups = param_groups(layer(2, 2, 1), weight_decay=0.1, clipping=0.01, roles=roles, unclipped=unclipped)
+    assert [(g["name"], g["weight_decay"], g["clipping"]) for g in groups] == [("weight", 0.1, None), ("bias", 0, 0.01)]
 
 
 def test_roles_of_parameters_that_do_not_exist_are_named():
@@ -246,3 +252,251 @@ def test_freezing():
         freeze(model, ["stems"])
     with pytest.raises(UsageError, match="nothing to train"):
         freeze(model, ["stem", "stages", "head"])
+
+
+def answers(model, **options):
+    """(name of the group, decayed, clipped) by parameter."""
+    groups = param_groups(model, **{"weight_decay": 0.1, "clipping": 0.01, **options})
+    given = {p: (g["name"], g["weight_decay"] > 0, g["clipping"] is not None) for g in groups for p in g["params"]}
+    return {name: given[p] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["head.fc.bias", "stages.0.0.conv0.gain", "stages.0.0.skip_init.skip_gain"])
+@pytest.mark.parametrize("how", ["roles", "unclipped"])
+def test_what_is_left_out_of_clipping_is_not_decayed_if_it_was_not(name, how):
+    model = small("nfnet_f0")
+    before = answers(model)
+    options = dict(roles={name: "classifier"}) if how == "roles" else dict(unclipped=[name])
+    after = answers(model, **options)
+    role = "classifier" if how == "roles" else before[name][0]
+    assert after.pop(name) == (role, False, False)
+    assert before.pop(name)[1:] == (False, True)
+    assert after == before  # nobody else
+
+
+def test_weights_that_are_left_out_of_clipping_are_decayed_as_before():
+    model = small("nfnet_f0")
+    after = answers(model, unclipped=["stem.*", "*.gain"])
+    for name, (role, decayed, clipped) in answers(model).items():
+        left_out = name.startswith("stem.") or name.endswith(".gain")
+        assert after[name] == (role, decayed, clipped and not left_out)
+    assert answers(model, unclipped="stem.*") == answers(model, unclipped=["stem.*"])
+
+
+def test_groups_of_one_role_that_differ_keep_its_name():
+    groups = param_groups(small("nfnet_f0"), weight_decay=0.1, clipping=0.01, unclipped=["*.squeeze_excite.*"])
+    seen = [(group["name"], group["weight_decay"], group["clipping"]) for group in groups]
+    assert seen == [
+        ("weight", 0.1, 0.01),
+        ("weight", 0.1, None),
+        ("classifier", 0.1, None),
+        ("gain", 0.0, 0.01),
+        ("bias", 0.0, 0.01),
+        ("bias", 0.0, None),
+        ("skip_gain", 0.0, 0.01),
+    ]
+
+
+def test_unclipped_names_that_do_not_exist_are_named():
+    with pytest.raises(UsageError, match=r"unclipped names \*\.wieght, which the model does not have"):
+        param_groups(Head(), unclipped=["fc.*", "*.wieght"])
+
+
+class Timm(nn.Module):
+    """Parameters as in timm's NFNets: gains of shape (C, 1, 1, 1), scalars at a block's end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.stem.gain = nn.Parameter(torch.full((4, 1, 1, 1), 2.0))
+        self.skipinit_gain = nn.Parameter(torch.ones(()))
+        self.fc = nn.Linear(4, 2)
+
+    def get_classifier(self):
+        return self.fc
+
+
+def test_patterns_of_roles():
+    roles = {"*.gain": "gain", "skip*_gain": "skip_gain"}
+    assert answers(Timm(), roles=roles) == {
+        "skipinit_gain": ("skip_gain", False, True),
+        "stem.weight": ("weight", True, True),
+        "stem.bias": ("bias", False, True),
+        "stem.gain": ("gain", False, True),
+        "fc.weight": ("classifier", True, False),
+        "fc.bias": ("bias", False, True),
+    }
+    assert parameter_roles(Timm(), roles | {"stem.gain": "weight"})["stem.gain"] is Role.WEIGHT  # a name outranks
+    with pytest.raises(UsageError, match=r"stem.gain is gain by roles '\*.gain' and bias by roles 'stem.g\*'; name it"):
+        param_groups(Timm(), roles=roles | {"stem.g*": "bias"})
+    with pytest.raises(UsageError, match=r"roles names \*\.gian, which"):
+        param_groups(Timm(), roles={"*.gian": "gain"})
+    with pytest.raises(
+        UsageError, match=r'for skipinit_gain, stem.gain; pass roles=\{"skipinit_gain": ..., "\*.gain": ...'
+    ):
+        param_groups(Timm())
+
+
+def test_gains_with_several_rows_are_one_unit():
+    model = Timm()
+    groups = param_groups(model, clipping=0.01, roles={"*.gain": "gain", "skipinit_gain": "skip_gain"})
+    assert [group["name"] for group in groups if group.get("one_unit")] == ["gain"]
+    model.stem.gain.grad = torch.zeros(4, 1, 1, 1)
+    model.stem.gain.grad[1] = 5.0
+    assert agc_(groups).units == {"gain": 1}
+    torch.testing.assert_close(model.stem.gain.grad.flatten()[1].item(), 0.01 * 4.0)  # |gain| is 4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_released_group_is_of_several_rows(name):
+    for group in param_groups(small(name), clipping=0.01):
+        assert group.keys() == {"params", "name", "weight_decay", "clipping"}
+
+
+LAYERS = {
+    "lstm": (nn.LSTM(2, 3, num_layers=2, bidirectional=True, proj_size=2), 12, 8),
+    "gru": (nn.GRU(2, 3, bias=False), 2, 0),
+    "cell": (nn.LSTMCell(2, 3), 2, 2),
+    "attention": (nn.MultiheadAttention(4, 2, add_bias_kv=True), 2, 4),
+    "attention of other sizes": (nn.MultiheadAttention(4, 2, kdim=3, vdim=5, bias=False), 4, 0),
+    "embedding": (nn.Embedding(3, 4), 1, 0),
+    "bag": (nn.EmbeddingBag(3, 4), 1, 0),
+    "bilinear": (nn.Bilinear(2, 3, 4), 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_torchs_layers_are_known(name):
+    layer, weights, biases = LAYERS[name]
+    roles = list(parameter_roles(layer).values())
+    assert roles.count(Role.WEIGHT) == weights
+    assert roles.count(Role.BIAS) == biases
+    assert len(roles) == weights + biases
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.RMSNorm(4), nn.BatchNorm1d(4), nn.InstanceNorm2d(4, affine=True), nn.SyncBatchNorm(4)]
+)
+def test_norms_are_known(norm):
+    assert set(parameter_roles(norm).values()) <= {Role.GAIN, Role.BIAS}
+
+
+# networks whose modules declare nothing: the parameters that are the classifier, and how it is found
+FOREIGN = {
+    "timm resnet18": (lambda: timm.create_model("resnet18"), ["fc.weight"], "get_classifier"),
+    "timm regnety_002": (lambda: timm.create_model("regnety_002"), ["head.fc.weight"], "get_classifier"),
+    "timm no classes": (lambda: timm.create_model("resnet18", num_classes=0), [], None),
+    "timm several": (
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224"),
+        ["head.weight", "head_dist.weight"],
+        "get_classifier",
+    ),
+    "torchvision resnet18": (lambda: torchvision.models.resnet18(), ["fc.weight"], "guessed"),
+    "torchvision vgg11": (lambda: torchvision.models.vgg11(), ["classifier.6.weight"], "guessed"),
+    "torchvision squeezenet": (lambda: torchvision.models.squeezenet1_1(), ["classifier.1.weight"], "guessed"),
+    "torchvision densenet121": (lambda: torchvision.models.densenet121(), ["classifier.weight"], "guessed"),
+    "torchvision mobilenet": (lambda: torchvision.models.mobilenet_v3_small(), ["classifier.3.weight"], "guessed"),
+    "torchvision vit_b_16": (lambda: torchvision.models.vit_b_16(), ["heads.head.weight"], "guessed"),
+    "wrapped": (
+        lambda: nn.Sequential(nn.Identity(), torchvision.models.resnet18()), ["1.fc.weight"], "guessed"
+    ),
+    "parallel": (lambda: nn.DataParallel(torchvision.models.resnet18()), ["module.fc.weight"], "guessed"),
+}  # fmt: skip
+TOKENS = {"*cls_token": "bias", "*class_token": "bias", "*dist_token": "bias", "*pos_embed*": "bias"}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_classifier_of_other_networks_is_found(name):
+    make, expected, source = FOREIGN[name]
+    with torch.device("meta"):
+        model = make()
+    names = dict(model.named_parameters())
+    roles = {key: role for key, role in TOKENS.items() if any(re.fullmatch(key.replace("*", ".*"), n) for n in names)}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = answers(model, roles=roles)
+    classifiers = [name for name, (role, *_) in found.items() if role == "classifier"]
+    assert classifiers == expected
+    assert all(found[name] == ("classifier", True, False) for name in expected)
+    assert {its.source for its in explain_roles(model, roles) if its.role is Role.CLASSIFIER} == {source} - {None}
+    if source == "guessed":
+        (warning,) = said
+        assert str(warning.message).startswith(f"{expected[0]} is taken for the classifier's weight and not clipped")
+        assert warning.filename == __file__  # the caller's line
+        for role in ("classifier", "weight"):  # said by the caller: nothing is guessed
+            assert answers(model, roles=roles | {expected[0]: role})[expected[0]] == (role, True, role == "weight")
+        answers(model, clipping=None, roles=roles)  # nothing is clipped: nothing to say
+    else:
+        assert not said
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(Own, "fc2.weight"), (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)), "1.weight")]
+)
+def test_an_undeclared_classifier_is_said_with_its_name_and_clipped(make, name):
+    model = make()
+    with pytest.warns(UserWarning, match=f"no classifier is declared, and {name} of the last linear layer is clipped"):
+        assert answers(model)[name] == ("weight", True, True)
+    for options in (
+        dict(roles={name: "classifier"}),
+        dict(roles={name: "weight"}),
+        dict(unclipped=[name]),
+        dict(clipping=None),
+    ):
+        answers(model, **options)  # decided: a warning would be an error here
+
+
+def test_it_is_said_once():
+    model = Own()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            answers(model)
+    assert len(said) == 1
+
+
+def test_networks_of_our_blocks_without_a_classifier_say_nothing():
+    answers(nn.Sequential(WSConv2d(3, 8, 3), SqueezeExcite(8)))
+    answers(small("nfnet_f0", num_classes=0))
+
+
+def test_a_tied_classifier_is_one_parameter():
+    model = nn.ModuleDict(dict(embed=nn.Embedding(5, 4), fc=nn.Linear(4, 5, bias=False)))
+    model.fc.weight = model.embed.weight
+    with pytest.warns(UserWarning, match=r"embed.weight is taken"):
+        assert answers(model) == {"embed.weight": ("classifier", True, False)}
+
+
+def test_what_it_guessed_is_printed_on_request(capsys):
+    with pytest.warns(UserWarning, match="fc.weight is taken"):
+        param_groups(torchvision.models.resnet18(num_classes=3), weight_decay=0.1, clipping=0.01, verbose=True)
+    header, first, *_, weight, bias = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in row if cell.strip()] for row in (header, first, weight, bias)]
+    assert rows == [
+        ["parameter", "shape", "role", "decayed", "clipped", "why"],
+        ["conv1.weight", "64x3x7x7", "weight", "yes", "per unit", "layer Conv2d"],
+        ["fc.weight", "3x512", "classifier", "yes", "no", "attribute fc of ResNet"],
+        ["fc.bias", "3", "bias", "no", "as one", "layer Linear"],
+    ]
+    param_groups(small("nfnet_f0"))
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "what", [torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), [nn.Linear(2, 2).weight], None]
+)
+def test_what_is_no_network_is_refused(what):
+    with pytest.raises(UsageError, match=r"a network \(torch.nn.Module\) is needed, not (SGD|list|NoneType)"):
+        param_groups(what)
+
+
+def test_lazy_layers_without_a_shape_are_refused():
+    with pytest.raises(UsageError, match=r"0.weight of a lazy layer has no shape yet"):
+        param_groups(nn.Sequential(nn.LazyLinear(3)))

@@ -10,7 +10,7 @@ from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
 from .residual import SkipInit, StochasticDepth
-from .roles import Role, parameter_roles
+from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EfficientChannelAttention",
     "MaxPoolSame",
     "PaddedConv2d",
+    "ParameterRole",
     "Role",
     "SameConv2d",
     "ScaledActivation",
@@ -28,6 +29,7 @@ __all__ = [
     "StochasticDepth",
     "WSConv2d",
     "activated",
+    "explain_roles",
     "gated_merge",
     "parameter_roles",
     "recompute_weights",

@@ -1,7 +1,10 @@
 """What a parameter is, declared by the module that owns it (or by one that contains that module)."""
 
 import enum
+import inspect
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 
@@ -23,55 +26,171 @@ class Role(enum.Enum):
     SKIP_GAIN = "skip_gain"  # not decayed, clipped as one unit
 
 
-# Roles of torch's own layers. A transposed convolution is left out: its units are not its first dimension.
+class ParameterRole(NamedTuple):
+    """What a parameter is and why.
+
+    Attributes:
+        own: the role that the network itself gives it; None where only the caller does.
+        source: who says so: the "caller", a module ("declared"), the type of torch's "layer", "get_classifier", or the
+            name of an attribute ("guessed"). "unsure": it is a layer's weight, but may be the classifier.
+        reason: the same in a few words.
+    """
+
+    name: str
+    role: Role
+    own: Role | None
+    source: str
+    reason: str
+
+
+# Roles of torch's own layers. A transposed convolution's weight is left out: its units are not its first dimension.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_NORM = (*_BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm)
+_NORM = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a gate's unit
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
-    (*_CONV, nn.Linear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
+    (*_CONV, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
+    (nn.Embedding, nn.EmbeddingBag): {"weight": Role.WEIGHT},
+    (nn.modules.conv._ConvTransposeNd,): {"bias": Role.BIAS},
+    (nn.MultiheadAttention,): {f"{part}_proj_weight": Role.WEIGHT for part in ("in", "q", "k", "v")}
+    | {name: Role.BIAS for name in ("in_proj_bias", "bias_k", "bias_v")},
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
     (nn.PReLU,): {"weight": Role.GAIN},
 }
+_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what networks call theirs, the most telling first
+_SHOWN = 8  # names in an error
 
 
 def parameter_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> dict[str, Role]:
-    """Role of every parameter, by its name in ``model.named_parameters()``.
+    """Role of every parameter, by its name in ``model.named_parameters()``; see :func:`explain_roles`."""
+    return {its.name: its.role for its in explain_roles(model, roles)}
 
-    ``roles`` (dotted name to role) comes first, then ``parameter_roles`` of the modules, the outermost first, then what
-    is known of torch's layers by their type.
+
+def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> list[ParameterRole]:
+    """Role of every parameter and where it comes from, in the order of ``model.named_parameters()``.
+
+    ``roles`` comes first: from dotted name, or pattern such as ``"*.gain"``, to role; a name outranks patterns. Then
+    ``parameter_roles`` of the modules, the outermost first, then what is known of torch's layers by their type. If
+    that leaves no classifier, it is the last layer of what ``get_classifier()`` returns, or of the attribute
+    ``classifier``, ``fc``, ``head`` or ``heads``.
 
     Raises:
-        UsageError: parameters without a role, with two that differ (shared between layers), or names in ``roles`` that
-            the model does not have; each by name.
+        UsageError: not a module; parameters without a role, or with two that differ (shared between layers, or matched
+            by two patterns); names or patterns in ``roles`` that match none; each by name.
     """
-    declared: dict[str, Role] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
-        table = dict(getattr(module, "parameter_roles", None) or _torch_roles(module))
-        for name, role in table.items():
-            path = f"{prefix}.{name}" if prefix else name
-            declared.setdefault(path, _as_role(role, path))
-    for name, role in (roles or {}).items():  # the caller outranks every module
-        declared[name] = _as_role(role, name)
-    by_parameter: dict[int, tuple[str, Role]] = {}
-    missing, every = [], dict(model.named_parameters(remove_duplicate=False))
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a network (torch.nn.Module) is needed, not {type(model).__name__}")
+    every = dict(model.named_parameters(remove_duplicate=False))
+    own = _own_roles(model)
+    given = _given_roles(roles or {}, list(every))
+    found: dict[int, ParameterRole] = {}
+    missing = []
     for name, parameter in every.items():
-        if name not in declared:
+        if name not in given and name not in own:
             missing.append(name)
             continue
-        first, role = by_parameter.setdefault(id(parameter), (name, declared[name]))
-        if role is not declared[name]:
+        role, source, reason = given.get(name) or own[name]
+        its = ParameterRole(name, role, own[name][0] if name in own else None, source, reason)
+        first = found.setdefault(id(parameter), its)
+        if role is not first.role:
             raise UsageError(
-                f"parameter {first} ({role.value}) is shared as {name} ({declared[name].value}); give one role"
+                f"parameter {first.name} ({first.role.value}) is shared as {name} ({role.value}); give one role"
             )
     if missing:
-        raise UsageError(
-            f"no role is known for {', '.join(missing)}; declare it in the module's parameter_roles or pass roles="
-        )
-    unknown = sorted(set(roles or {}) - set(every))
+        raise UsageError(_without_role(missing, list(every)))
+    if not any(its.role is Role.CLASSIFIER for its in found.values()):
+        _find_classifier(model, found)
+    return [found[id(parameter)]._replace(name=name) for name, parameter in model.named_parameters()]
+
+
+_Said = tuple[Role, str, str]  # role, source, reason
+
+
+def _own_roles(model: nn.Module) -> dict[str, _Said]:
+    """What the modules declare, and what is known of torch's layers, by name."""
+    own: dict[str, _Said] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
+        declared = getattr(module, "parameter_roles", None)
+        source = "declared" if declared else "layer"
+        for name, role in dict(declared or _torch_roles(module)).items():
+            path = f"{prefix}.{name}" if prefix else name
+            own.setdefault(path, (_as_role(role, path), source, f"{source} {type(module).__name__}"))
+    return own
+
+
+def _given_roles(roles: Mapping[str, Role | str], every: list[str]) -> dict[str, _Said]:
+    """What the caller says; a name outranks patterns."""
+    given: dict[str, _Said] = {}
+    unknown = []
+    for key, value in roles.items():
+        role, names = _as_role(value, key), matching(key, every)
+        unknown += [] if names else [key]
+        for name in names:
+            if name != key and name in roles:
+                continue
+            before, _, reason = given.setdefault(name, (role, "caller", f"roles {key!r}"))
+            if before is not role:
+                raise UsageError(f"{name} is {before.value} by {reason} and {role.value} by roles {key!r}; name it")
     if unknown:
-        raise UsageError(f"roles names {', '.join(unknown)}, which the model does not have")
-    return {name: declared[name] for name, _ in model.named_parameters()}
+        raise UsageError(f"roles names {', '.join(sorted(unknown))}, which the model does not have")
+    return given
+
+
+def matching(pattern: str, names: list[str]) -> list[str]:
+    """The parameter of that name, or those that a pattern such as ``"*.gain"`` matches; ``*`` matches dots, too."""
+    return [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+
+
+def _find_classifier(model: nn.Module, found: dict[int, ParameterRole]) -> None:
+    """Change the role of the classifier of a network that does not declare it; or mark what may be one."""
+    said = _classifier_modules(model)
+    if said is None:
+        owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+        modules = [m for m in owners[-1:] if isinstance(m, nn.Linear) and m is not model]
+        source, reason = "unsure", ""
+    else:
+        modules, source, reason = said
+    for module in modules:
+        layers = _linear(module)
+        its = found.get(id(layers[-1].weight)) if layers else None
+        if its is not None and its.source == "layer":
+            role = its.role if source == "unsure" else Role.CLASSIFIER
+            found[id(layers[-1].weight)] = its._replace(role=role, source=source, reason=reason or its.reason)
+
+
+def _classifier_modules(model: nn.Module) -> tuple[list[nn.Module], str, str] | None:
+    """Modules that are the classifier or end in it, the source, and the reason; None: nothing tells."""
+    name, get = type(model).__name__, getattr(model, "get_classifier", None)
+    if callable(get) and not any(p.default is p.empty for p in inspect.signature(get).parameters.values()):
+        said = get()
+        said = said if isinstance(said, list | tuple) else [said]
+        return [m for m in said if isinstance(m, nn.Module)], "get_classifier", f"get_classifier() of {name}"
+    for attribute in _CLASSIFIERS:
+        child = getattr(model, attribute, None)
+        if isinstance(child, nn.Module) and _linear(child):
+            return [child], "guessed", f"attribute {attribute} of {name}"
+    owners = [child for child in model.children() if any(True for _ in child.parameters())]
+    if len(owners) == 1 and not any(True for _ in model.parameters(recurse=False)):
+        return _classifier_modules(owners[0])  # of a wrapper: DistributedDataParallel, torch.compile, one's own
+    return None
+
+
+def _linear(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m, (*_CONV, nn.Linear))]
+
+
+def _without_role(missing: list[str], every: list[str]) -> str:
+    """The first names, and patterns that match them and nothing else."""
+    patterns = {}
+    for name in missing:
+        pattern = f"*.{name.rpartition('.')[2]}"
+        fits = "." in name and set(matching(pattern, every)) <= set(missing)
+        patterns[pattern if fits else name] = None
+    shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+    example = ", ".join(f'"{pattern}": ...' for pattern in list(patterns)[:_SHOWN])
+    return (
+        f"no role is known for {shown}; pass roles={{{example}}} or declare it in the module's parameter_roles; "
+        f"a role is one of {', '.join(role.value for role in Role)}"
+    )
 
 
 def _as_role(role: Role | str, name: str) -> Role:
@@ -83,4 +202,6 @@ def _as_role(role: Role | str, name: str) -> Role:
 
 
 def _torch_roles(module: nn.Module) -> dict[str, Role]:
+    if isinstance(module, _RECURRENT):
+        return {name: Role.WEIGHT if name.startswith("weight") else Role.BIAS for name in module._parameters}
     return next((table for types, table in _TORCH_ROLES.items() if isinstance(module, types)), {})

@@ -30,6 +30,8 @@ class SqueezeExcite(nn.Module):
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
     """
 
+    parameter_roles = {"fc0.weight": Role.WEIGHT, "fc1.weight": Role.WEIGHT}
+
     def __init__(self, channels: int, ratio: float = 0.5, *, hidden: int | None = None, factor: float = 2.0):
         super().__init__()
         if ratio <= 0:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
 from .clip_statistics import ClippedGroup, ClipStatistics
-from .sharded import add_parts, counted_here, is_flat, is_sharded, local, sum_over_parts
+from .sharded import FLAT, add_parts, counted_here, is_flat, is_sharded, local, sum_over_parts
 
 _KEPT = ("name", "clipping", "one_unit")  # of a group: AGC's, not the optimizer's
 
@@ -164,10 +164,7 @@ def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> No
     if isinstance(clipping, int | float) and not clipping > 0:
         raise UsageError(f"clipping (={clipping}) of group {name} must be above 0, or None for no clipping")
     if any(is_flat(p) for p in params):
-        raise UsageError(
-            f"group {name} has parameters of FullyShardedDataParallel (FSDP1), which cuts units apart, so that AGC "
-            "cannot measure them; shard the network with torch.distributed.fsdp.fully_shard (FSDP2) instead"
-        )
+        raise UsageError(f"group {name} has {FLAT}")
 
 
 class AGC:

@@ -1,12 +1,18 @@
 """From roles to parameter groups: every parameter in exactly one."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
-from ..nn import Role, parameter_roles
+from ..nn import ParameterRole, Role, explain_roles
+from ..nn.roles import matching
+from .sharded import FLAT, is_flat
+
+_DECAYED = (Role.WEIGHT, Role.CLASSIFIER)
 
 
 def param_groups(
@@ -15,9 +21,10 @@ def param_groups(
     weight_decay: float = 0.0,
     clipping: float | None = None,
     roles: Mapping[str, Role | str] | None = None,
+    unclipped: Sequence[str] = (),
+    verbose: bool = False,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any torch optimizer: the released table "Who gets what" (NFNets, sections 4.1 and 5.1,
-    appendix A.1).
+    """Parameter groups for any torch optimizer: the released table "Who gets what" (NFNets, sections 4.1 and 5.1).
 
     ==============================  ============  ===========================
     group ``name``                  weight decay  clipping
@@ -28,37 +35,116 @@ def param_groups(
     ``skip_gain``
     ==============================  ============  ===========================
 
+    Roles are what modules declare and what is known of torch's layers; the classifier of other networks is found, see
+    :func:`normfree.nn.explain_roles`. A classifier that is found by the name of an attribute, or a last linear layer
+    that may be one, is said in a warning.
+
     Args:
         weight_decay: coefficient of the decayed groups.
         clipping: AGC's threshold lambda, 0.01 for batch 4096; None clips nothing.
-        roles: overrides by parameter name, for networks whose modules do not declare them.
+        roles: overrides by parameter name or pattern, ``{"fc.weight": "classifier", "*.gain": "gain"}``. A gain, bias
+            or skip gain that is called a classifier is not clipped, and not decayed either.
+        unclipped: names or patterns of parameters that are left out of clipping; all else stays.
+        verbose: print each parameter with its role, what it gets, and why.
 
     Returns:
-        Groups with ``params``, ``name``, ``weight_decay`` and ``clipping`` (None: not clipped). Parameters that do not
-        require a gradient are in their group, too.
+        Groups with ``params``, ``name``, ``weight_decay`` and ``clipping`` (None: not clipped); several of one name
+        where a role's parameters do not all get the same. ``one_unit=True`` marks gains and biases with several rows.
+        Parameters that do not require a gradient are in their group, too.
 
     Raises:
-        UsageError: see :func:`normfree.nn.parameter_roles`; a negative weight decay; a clipping that is not above 0.
+        UsageError: see :func:`normfree.nn.explain_roles`; a negative weight decay; a clipping that is not above 0;
+            ``unclipped`` names what the model does not have; flat shards (FSDP1); lazy layers without a shape.
     """
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
     if clipping is not None and not clipping > 0:
         raise UsageError(f"clipping (={clipping}) must be above 0, or None for no clipping")
-    found, parameters = parameter_roles(model, roles), dict(model.named_parameters())
-    groups = []
-    for role in Role:
-        params = [parameters[name] for name, its in found.items() if its is role]
-        if params:
-            decayed, clipped = role in (Role.WEIGHT, Role.CLASSIFIER), role is not Role.CLASSIFIER
-            groups.append(
-                dict(
-                    params=params,
-                    name=role.value,
-                    weight_decay=weight_decay if decayed else 0.0,
-                    clipping=clipping if clipped else None,
-                )
-            )
-    return groups
+    if isinstance(model, nn.Module):
+        _refuse_parameters(model)
+    found, parameters = explain_roles(model, roles), dict(model.named_parameters())
+    left_out = _matched(model, unclipped)
+    answers = {its.name: _answer(its, parameters[its.name], parameters[its.name] in left_out) for its in found}
+    if clipping is not None:
+        for its in found:
+            if parameters[its.name] not in left_out:
+                _tell_classifier(its)
+    groups: dict[tuple[Role, _Answer], dict[str, Any]] = {}
+    for its in sorted(found, key=lambda its: (list(Role).index(its.role), not answers[its.name].clipped)):
+        answer = answers[its.name]
+        group = groups.setdefault(
+            (its.role, answer),
+            dict(
+                params=[],
+                name=its.role.value,
+                weight_decay=weight_decay if answer.decayed else 0.0,
+                clipping=clipping if answer.clipped else None,
+            ),
+        )
+        if answer.one_unit:
+            group["one_unit"] = True
+        group["params"].append(parameters[its.name])
+    if verbose:
+        print("\n".join(_table(found, answers, parameters)))
+    return list(groups.values())
+
+
+class _Answer(NamedTuple):
+    """What a parameter gets."""
+
+    decayed: bool
+    clipped: bool
+    one_unit: bool  # though it has several rows
+
+
+def _answer(its: ParameterRole, p: Tensor, left_out: bool) -> _Answer:
+    clipped = its.role is not Role.CLASSIFIER and not left_out
+    # what was never decayed is not because somebody calls it a classifier
+    decayed = (its.own if its.own and its.role is Role.CLASSIFIER else its.role) in _DECAYED
+    rows = p.ndim > 1 and p.shape[0] > 1
+    return _Answer(decayed, clipped, clipped and rows and its.role not in _DECAYED)
+
+
+def _matched(model: nn.Module, unclipped: Sequence[str]) -> set[Tensor]:
+    every = dict(model.named_parameters(remove_duplicate=False))
+    found = set()
+    for pattern in [unclipped] if isinstance(unclipped, str) else unclipped:
+        names = matching(pattern, list(every))
+        if not names:
+            raise UsageError(f"unclipped names {pattern}, which the model does not have")
+        found |= {every[name] for name in names}
+    return found
+
+
+def _refuse_parameters(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if is_flat(p):
+            raise UsageError(f"{name} is of the {FLAT}")
+        if is_lazy(p):
+            raise UsageError(f"{name} of a lazy layer has no shape yet; call the network on an input before")
+
+
+def _tell_classifier(its: ParameterRole) -> None:
+    """Say which layer is taken for the classifier, or that none is."""
+    said = {
+        "guessed": "{0} is taken for the classifier's weight and not clipped ({1}); to decide it, pass "
+        'roles={{"{0}": "classifier"}}, or "weight" to clip it',
+        "unsure": "no classifier is declared, and {0} of the last linear layer is clipped like any other; if it is the "
+        'classifier\'s, pass roles={{"{0}": "classifier"}}, else "weight"',
+    }
+    if its.source in said:
+        warnings.warn(said[its.source].format(its.name, its.reason), stacklevel=3)
+
+
+def _table(found: Sequence[ParameterRole], answers: Mapping[str, _Answer], parameters: Mapping[str, Any]) -> list[str]:
+    rows = [("parameter", "shape", "role", "decayed", "clipped", "why")]
+    for its in found:
+        answer, shape = answers[its.name], "x".join(map(str, parameters[its.name].shape)) or "1"
+        per = "as one" if answer.one_unit or parameters[its.name].ndim < 2 else "per unit"
+        yes = "yes" if answer.decayed else "no"
+        rows.append((its.name, shape, its.role.value, yes, per if answer.clipped else "no", its.reason))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:

@@ -33,6 +33,12 @@ def fill(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
+FLAT = (
+    "parameters of FullyShardedDataParallel (FSDP1), which cuts units apart, so that AGC cannot measure them; shard "
+    "the network with torch.distributed.fsdp.fully_shard (FSDP2) instead"
+)
+
+
 def is_flat(tensor: Tensor) -> bool:
     """Whether FullyShardedDataParallel (FSDP1) has cut it without regard to rows."""
     if not getattr(tensor, "_fsdp_flattened", False):
