@@ -4,8 +4,8 @@ import golden_data
 import pytest
 import torch
 
-from normfree.data import evaluation_view, normalize, resize_bicubic
-from normfree.data.resize import centre_crop, cubic_taps, pixels_of
+from normfree.data import centre_view, evaluation_view, normalize, resize_bicubic
+from normfree.data.resize import centre_crop, cubic_taps, padded_centre_window, pixels_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 7), (7, 5), (16, 4), (4, 16), (33, 32), (32, 33)]
@@ -25,6 +25,26 @@ def test_evaluation_is_the_papers(golden, size):
     # the same thousandth of a grey level, on the normalized scale
     expected = golden[f"eval_resize_crop_32/{size}/normalized"]
     torch.testing.assert_close(normalize(view, MEAN, STD), expected, rtol=0, atol=1e-3 / 255 / min(STD))
+
+
+@pytest.fixture(scope="module")
+def cropped() -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v) for k, v in golden_data.load("crop_resize").items()}
+
+
+@pytest.mark.parametrize("key", ["wide/64", "wide/96", "tall/48", "odd/48"])
+def test_evaluation_is_the_first_papers(golden, cropped, key):
+    image, (part, size) = golden["image"], key.split("/")
+    image = dict(wide=image, tall=image[:, :, 40:191], odd=image[:, :77, :61])[part]
+    view = centre_view(image, int(size))
+    torch.testing.assert_close(view, cropped[key].permute(2, 0, 1), rtol=0, atol=1e-3)
+
+
+def test_padded_centre_windows_are_tensorflows(cropped):
+    for height, width, size, top, left, side in cropped["windows"].tolist():
+        if side:  # of images of a pixel or two TensorFlow takes nothing
+            assert padded_centre_window(height, width, size) == (top, left, side, side)
+    assert (cropped["windows"][:, 5] > 0).sum() > 190
 
 
 def test_training_window_is_the_papers(golden):

@@ -5,7 +5,7 @@ import collections
 import pytest
 import torch
 
-from normfree.data import EvalTransform, TrainTransform, evaluation_view, normalize, resize_bicubic
+from normfree.data import EvalTransform, TrainTransform, centre_view, evaluation_view, normalize, resize_bicubic
 from normfree.data.transforms import distorted_crop_window, padded_centre_window, random_shift, training_window
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -231,6 +231,8 @@ def test_evaluation_is_the_papers_view(shape, margin):
     pixels = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
     expected = normalize(evaluation_view(pixels, 8, margin), MEAN, STD)
     assert torch.equal(EvalTransform(8, margin, MEAN, STD)(pixels), expected)
+    expected = normalize(centre_view(pixels, 8, margin), MEAN, STD)
+    assert torch.equal(EvalTransform(8, margin, MEAN, STD, "centre")(pixels), expected)
 
 
 def test_grey_images_stay_one_channel():

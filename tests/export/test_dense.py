@@ -129,7 +129,7 @@ def test_refusals(model, tmp_path, options, said):
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        (dict(resize="crop"), r"resize \(='crop'\) must be one of squash, short_side, none"),
+        (dict(resize="crop"), r"resize \(='crop'\) must be one of squash, centre, short_side, none"),
         (
             dict(resize="short_side"),
             r"short_side \(=None\) belongs to resize 'short_side' alone; resize is 'short_side'",

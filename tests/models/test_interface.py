@@ -163,8 +163,11 @@ def test_default_cfg(name):
     config = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
     assert config["input_size"] == (3, info.test_size, info.test_size)
     assert (config["mean"], config["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert (config["interpolation"], config["crop_mode"]) == ("bicubic", "squash")
-    # the authors resize to size + 32 and crop the centre
+    # the authors resize NFNets' images to size + 32 and crop the centre; of all others they crop the middle square
+    assert (config["interpolation"], config["crop_mode"]) == (
+        "bicubic",
+        "squash" if name.startswith("nfnet") else "center",
+    )
     assert int(info.test_size / config["crop_pct"]) == info.test_size + 32
 
 

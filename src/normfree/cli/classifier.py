@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from ..data import EvalTransform, normalize
 from ..data.dense import DenseTransform
-from ..data.resize import centre_crop
+from ..data.resize import centre_crop, padded_centre_window
 from ..errors import UsageError
 from ..export import Deployed, Preprocessing, open_archive, open_onnx
 from ..models import create_model as create_untrained
@@ -50,11 +50,14 @@ class Classifier:
 
 @dataclass(frozen=True)
 class AntialiasedTransform(EvalTransform):
-    """The same squash and crop by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
+    """The same view by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        side = [self.size + self.margin] * 2
-        image = TF.resize(image, side, InterpolationMode.BICUBIC, antialias=True)
+        side = self.size + self.margin
+        if self.crop == "centre":
+            top, left, side, _ = padded_centre_window(*image.shape[-2:], self.size, self.margin)
+            image, side = image[:, top : top + side, left : left + side], self.size
+        image = TF.resize(image, [side] * 2, InterpolationMode.BICUBIC, antialias=True)
         return normalize(centre_crop(image, self.size), self.mean, self.std)
 
 
@@ -112,7 +115,7 @@ def _preprocessing(trained: Trained) -> Preprocessing:
     """What its test images go through, in the words of an exported file."""
     view, channels = evaluation_transform(trained), trained.recipe.data.channels
     if not isinstance(view, DenseTransform):
-        return Preprocessing(view.size, channels, view.mean, view.std, view.margin)
+        return Preprocessing(view.size, channels, view.mean, view.std, view.margin, resize=view.crop)
     how = dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
     return Preprocessing(view.height, channels, view.mean, view.std, 0, view.width, **how)
 
@@ -146,12 +149,13 @@ def open_classifier(
 
 
 def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
-    """The transform that the preprocessing describes, or the antialiased sibling of one that squashes."""
-    if preprocessing.resize != "squash":
+    """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
+    if preprocessing.resize not in ("squash", "centre"):
         _, *size = preprocessing.shape
         return DenseTransform(*size, preprocessing.mean, preprocessing.std, preprocessing.short_side)
     made = AntialiasedTransform if antialias else EvalTransform
-    return made(preprocessing.size, preprocessing.resize_margin, preprocessing.mean, preprocessing.std)
+    about = preprocessing
+    return made(about.size, about.resize_margin, about.mean, about.std, about.resize)
 
 
 def imagenet_classes(outputs: int) -> tuple[str, ...] | None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..models import create_model
-from ..models.registry import IMAGENET_MEAN, IMAGENET_STD
+from ..models.registry import IMAGENET_MEAN, IMAGENET_STD, test_crop
+from ..recipes import set_sizes
 from ..tasks.statistics import image_statistics
 from .trained import load_trained
 
@@ -28,6 +29,7 @@ class Named:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resize_margin: int = 32
+    test_crop: str = "squash"
 
 
 def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
@@ -52,10 +54,11 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         )
     if trained:
         network = load_trained(text, which)
+        set_sizes(network.recipe, network.model)
         data = network.recipe.data
-        size = data.test_size or network.model.default_cfg["test_input_size"][-1]
-        shape, name = (data.channels, size, size), Path(text).resolve().name
-        return Named(name, network.model, shape, *image_statistics(data), data.resize_margin)
+        shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
+        view = data.resize_margin, data.test_crop or "squash"
+        return Named(name, network.model, shape, *image_statistics(data), *view)
     if not trained and which is not None:
         raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
     if ":" in text:
@@ -80,7 +83,7 @@ def _as_usual(name: str, model: nn.Module) -> Named:
     channels, height, width = config.get("input_size") or (3, 224, 224)
     mean, std = (config.get("mean"), config.get("std")) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
     mean, std = (mean, std) if len(mean) == channels else ((0.5,) * channels,) * 2
-    return Named(name, model, (channels, height, width), tuple(mean), tuple(std))
+    return Named(name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config))
 
 
 def _made_by(text: str) -> nn.Module:

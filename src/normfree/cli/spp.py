@@ -133,7 +133,7 @@ def _inputs(network: Named, options: argparse.Namespace) -> Tensor:
     if channels not in (1, 3):
         raise UsageError(f"--data: images have 1 or 3 channels, not the {channels} of {network.name}")
     paths = given_images([options.data])[: options.batch]
-    transform = EvalTransform(size, network.resize_margin, network.mean, network.std)
+    transform = EvalTransform(size, network.resize_margin, network.mean, network.std, network.test_crop)
     try:
         return torch.stack([transform(decode_image(path, channels)) for path in paths])
     except UnreadableImage as error:

@@ -14,7 +14,7 @@ from ..data.objects import ObjectTransform
 from ..errors import UsageError
 from ..models import DenseNet, DetectionNet, ResidualNet
 from ..models.dense import OnBackbone
-from ..recipes import Recipe, build_network, is_dense
+from ..recipes import Recipe, as_it_was, build_network, is_dense, set_sizes
 from ..tasks import dense, detection
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
@@ -66,7 +66,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(value) != len(classes):
             raise UsageError(f"{file}: its classes (={value!r:.60}) must be a list of names")
     try:
-        recipe = Recipe.from_dict(content, str(file))
+        recipe = Recipe.from_dict(as_it_was(content), str(file))
         _check_size(recipe, classes, state, str(file))
     except (UsageError, RecursionError) as error:  # its words are whatever the file says
         reason = "".join(c if c.isprintable() else " " for c in str(error).removeprefix(f"{file}: ")[:600])
@@ -158,9 +158,8 @@ def backbone_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform | ObjectTransform:
     """The preprocessing that the network is evaluated with; of one for places, that of image and target."""
+    set_sizes(trained.recipe, trained.model)
     data = trained.recipe.data
     if trained.dense:
-        data.test_size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
         return (detection if trained.recipe.task.name == "detection" else dense).test_transform(data)
-    size = data.test_size or trained.model.default_cfg["test_input_size"][-1]
-    return EvalTransform(size, data.resize_margin, *image_statistics(data))
+    return EvalTransform(data.test_size, data.resize_margin, *image_statistics(data), data.test_crop)

@@ -6,7 +6,7 @@ from .loader import Batch, Loader, Share
 from .mixing import Mixing, soft_labels
 from .objects import ObjectList, Objects
 from .randaugment import RandAugment
-from .resize import evaluation_view, normalize, resize_bicubic
+from .resize import centre_view, evaluation_view, normalize, resize_bicubic
 from .sources import Source, Split, digits, find_images, image_folder, open_source
 from .transforms import EvalTransform, TrainTransform
 
@@ -24,6 +24,7 @@ __all__ = [
     "Split",
     "TrainTransform",
     "UnreadableImage",
+    "centre_view",
     "decode_image",
     "digits",
     "evaluation_view",

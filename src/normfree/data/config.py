@@ -23,7 +23,10 @@ class DataConfig:
         test_size: side of the evaluation images in pixels; null takes the model's.
         image_width: width of the training images where it is not the height (segmentation, depth, detection).
         test_width: width of the evaluation images where it is not the height (segmentation, depth, detection).
-        resize_margin: evaluation resizes to test_size + resize_margin squared and crops the centre; 32 in the papers.
+        test_crop: how classification looks at test images. "squash" resizes to test_size + resize_margin squared,
+            whatever the aspect, and cuts out the centre: NFNets. "centre" cuts out the middle square, test_size /
+            (test_size + resize_margin) of the shorter side, and resizes it: all other networks. null takes the model's.
+        resize_margin: see test_crop; 32 pixels in the papers.
         crop: "distorted" (8..100 % of the area, aspect 3/4..4/3, as in the papers), "shift" (by up to an eighth of the
             side, for small images) or "none". Of segmentation and depth "random" (any place, padded where the image is
             smaller) or "none", the centre. Of detection "none": images shrink to the size and are padded to it.
@@ -53,6 +56,7 @@ class DataConfig:
     source: str = "digits"
     image_size: int | None = None
     test_size: int | None = None
+    test_crop: Literal["squash", "centre"] | None = None
     resize_margin: int = 32
     image_width: int | None = None
     test_width: int | None = None

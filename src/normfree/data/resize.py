@@ -71,12 +71,27 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
 
 
 def evaluation_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
-    """The papers' evaluation preprocessing: squash to (size + margin) squared, then the centre crop of ``size``.
+    """The NFNets' evaluation preprocessing: squash to (size + margin) squared, then the centre crop of ``size``.
 
     (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is not kept and nothing is antialiased: this
-    is how the published accuracies were measured.
+    is how the published accuracies of NFNets were measured (released ``resize_crop_32``).
     """
     return centre_crop(resize_bicubic(image, size + margin, size + margin), size)
+
+
+def padded_centre_window(height: int, width: int, size: int, margin: int = 32) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the middle square of ``size / (size + margin)`` of an image's shorter side."""
+    side = max(1, int(min(height, width) / (size + margin) * size))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def centre_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
+    """The first paper's evaluation preprocessing: the padded centre window, resized to ``size`` squared.
+
+    (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is kept and nothing is antialiased. The
+    released NF-ResNets, NF-RegNets and controls were evaluated so (``crop_resize``).
+    """
+    return resize_bicubic(image, size, size, padded_centre_window(*image.shape[-2:], size, margin))
 
 
 def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .mixing import Window, to_uint8
 from .randaugment import RandAugment
-from .resize import evaluation_view, normalize, resize_bicubic
+from .resize import centre_view, evaluation_view, normalize, padded_centre_window, resize_bicubic
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
@@ -66,12 +66,6 @@ def _window_size(height: int, width: int, aspect: float, tall: float) -> tuple[i
     return (h, w) if smallest <= h * w <= largest else (0, 0)
 
 
-def padded_centre_window(height: int, width: int, size: int, margin: int = 32) -> Window:
-    """The middle square of ``size / (size + margin)`` of the shorter side: the released pipeline's other crop."""
-    side = max(1, int(min(height, width) / (size + margin) * size))
-    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
-
-
 def random_shift(image: Tensor, reach: int, generator: torch.Generator | None) -> Tensor:
     """Move a (C, H, W) image by up to ``reach`` pixels along each axis; black fills the gap."""
     y, x = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
@@ -122,14 +116,20 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """(C, H, W) uint8 -> (C, size, size) normalized float32, as the papers evaluate."""
+    """(C, H, W) on the 0..255 scale -> (C, size, size) normalized float32, as the papers evaluate.
+
+    Args:
+        crop: "squash", see :func:`.evaluation_view`, or "centre", see :func:`.centre_view`.
+    """
 
     size: int
     margin: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: str = "squash"
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if self.margin or tuple(image.shape[-2:]) != (self.size, self.size):
-            image = evaluation_view(image, self.size, self.margin)
+            view = centre_view if self.crop == "centre" else evaluation_view
+            image = view(image, self.size, self.margin)
         return normalize(image, self.mean, self.std)

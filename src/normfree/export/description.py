@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models import DenseNet
+from ..models.registry import test_crop
 
 KEY, FORMAT = "normfree", 1  # the entry of a file's metadata, and the version of its content
 # what a reader must know about each way to resize
 RESIZE = dict(
-    squash=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # the papers' for classification
+    squash=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # of NFNets
+    centre=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # of the first paper's networks
     short_side=dict(interpolation="bicubic", cubic_a=-0.5, antialias=True, outside="mean"),
     none=dict(outside="mean"),
 )
@@ -28,14 +30,16 @@ class Preprocessing:
     """How an image becomes the network's input: resized, cropped to its centre, (pixel / 255 - mean) / std per channel.
 
     With ``resize="squash"`` it is squashed to (size + margin) squared: bicubic with a = -0.5, not antialiased, whatever
-    the aspect; the papers' evaluation. With "short_side" the shorter side gets ``short_side`` pixels (bicubic,
-    antialiased) and the aspect stays, with "none" the image is as it is; where it is smaller than the crop then, it
-    lies in the middle of pixels of the mean colour.
+    the aspect; NFNets are evaluated so. With "centre" the middle square of int(shorter side / (size + margin) * size)
+    pixels, from (H - side + 1) // 2 and (W - side + 1) // 2, is resized to ``size`` by the same cubic; all other
+    networks for classification are evaluated so. With "short_side" the shorter side gets ``short_side`` pixels
+    (bicubic, antialiased) and the aspect stays, with "none" the image is as it is; where it is smaller than the crop
+    then, it lies in the middle of pixels of the mean colour.
 
     Args:
         size: height of the network's input in pixels, and its width unless ``width`` says otherwise.
         channels: 3 for red, green, blue; 1 for grey.
-        resize_margin: pixels that the squashed image is larger than ``size``.
+        resize_margin: of "squash" and "centre".
 
     Raises:
         UsageError: a number out of range; mean or std of another number of channels; an unknown resize, or one that
@@ -64,8 +68,8 @@ class Preprocessing:
             raise UsageError(
                 f"short_side (={self.short_side}) belongs to resize 'short_side' alone; resize is {self.resize!r}"
             )
-        if self.resize == "squash" and self.width not in (None, self.size):
-            raise UsageError(f"width (={self.width}) must be that of size (={self.size}) for resize 'squash'")
+        if self.resize in ("squash", "centre") and self.width not in (None, self.size):
+            raise UsageError(f"width (={self.width}) must be that of size (={self.size}) for resize {self.resize!r}")
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
             if len(getattr(self, name)) != self.channels:
@@ -86,8 +90,10 @@ class Preprocessing:
         if not isinstance(config, dict) or "mean" not in config:
             raise UsageError(f"{type(model).__name__} does not say how its images are prepared; give preprocessing=")
         channels, test_size = (config.get("test_input_size") or config["input_size"])[::2]
-        pixels = dict(resize="none", resize_margin=0) if isinstance(model, DenseNet) else {}
-        return cls(size or test_size, channels, config["mean"], config["std"], **pixels)
+        how = dict(resize=test_crop(config))
+        if isinstance(model, DenseNet):
+            how = dict(resize="none", resize_margin=0)
+        return cls(size or test_size, channels, config["mean"], config["std"], **how)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,10 +147,19 @@ def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     return _VARIANTS[name]
 
 
+def test_crop(config: Mapping[str, Any]) -> str:
+    """The view of test images that a :func:`default_cfg` asks for: "squash" or "centre", see :class:`.DataConfig`."""
+    return "centre" if config.get("crop_mode") == "center" else "squash"
+
+
+test_crop.__test__ = False  # no test, whatever its name
+
+
 def default_cfg(name: str) -> dict[str, Any]:
     """The description that timm keeps with a model, at 1000 classes and 3 channels.
 
-    ``crop_mode="squash"``: the papers' evaluation resizes to 32 px more than the size, without keeping the aspect.
+    ``crop_mode="squash"``: the evaluation of NFNets resizes to 32 px more than the size, without keeping the aspect.
+    ``"center"``, of all other families: it crops the middle square, 32 px less than the shorter side at that scale.
 
     Raises:
         UsageError: unknown name.
@@ -168,7 +178,7 @@ def default_cfg(name: str) -> dict[str, Any]:
         test_pool_size=(-(-test // reduction),) * 2,
         crop_pct=train / (train + 32.01),  # timm rounds the resized side down
         test_crop_pct=test / (test + 32.01),
-        crop_mode="squash",
+        crop_mode="squash" if cls is nfnet.NFNet else "center",
         interpolation="bicubic",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -181,8 +191,9 @@ def default_cfg(name: str) -> dict[str, Any]:
     published = PUBLISHED.get(name)
     if published is not None:
         cfg |= dict(hf_hub_id=published.hub, description=f"trained by {published.source}")
-        if not published.squash:
-            cfg |= dict(crop_mode="center", crop_pct=published.crop, test_crop_pct=published.crop)
+        cfg |= dict(crop_mode="squash") if published.squash else {}
+        if published.crop is not None:
+            cfg |= dict(crop_pct=published.crop, test_crop_pct=published.crop)
         if published.mean is not None:
             cfg |= dict(mean=(published.mean,) * 3, std=(published.mean,) * 3)
     return cfg

@@ -14,10 +14,12 @@ from .recipe import (
     recipe_header,
     recipe_text,
 )
+from .stored import as_it_was
 
 __all__ = [
     "DEFAULT",
     "Recipe",
+    "as_it_was",
     "build_network",
     "build_task",
     "describe",

@@ -11,6 +11,7 @@ from ..data.coco import open_objects
 from ..data.pairs import open_pairs
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
+from ..models.registry import test_crop
 from ..tasks import Classification, Depth, Detection, Segmentation
 from ..tasks.classification import resolved_weights
 from ..tasks.config import DETECTION
@@ -66,9 +67,11 @@ def build_network(recipe: Recipe, classes: Sequence[str]) -> nn.Module:
 
 
 def set_sizes(recipe: Recipe, model: nn.Module) -> None:
-    """Sizes of images that the recipe leaves to the model."""
+    """Sizes of images, and the view of test images, that the recipe leaves to the model."""
     recipe.data.image_size = recipe.data.image_size or model.default_cfg["input_size"][-1]
     recipe.data.test_size = recipe.data.test_size or model.default_cfg["test_input_size"][-1]
+    if not is_dense(recipe):
+        recipe.data.test_crop = recipe.data.test_crop or test_crop(model.default_cfg)
 
 
 def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task:  # noqa: B008 - immutable

@@ -21,6 +21,7 @@ from ..models.options import shown
 from ..optim import OptimConfig
 from ..tasks import TaskConfig
 from ..training import TrainConfig
+from .stored import as_it_was, is_of_run
 
 DEFAULT = "digits"
 MOST_VALUES = 100_000  # of a file; the recipes here hold 50
@@ -110,6 +111,8 @@ def recipe_text(name: str) -> str:
 def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe by name or YAML file, with fields overridden by dotted path.
 
+    Of the file in a run folder, fields that its version did not know have the values that it worked with.
+
     Args:
         overrides: for example ``{"optim.lr": 0.2}``.
 
@@ -120,6 +123,7 @@ def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None)
     content = load_yaml(recipe_text(name), f"recipe {_printable(name)}")
     content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
+    content = as_it_was(content) if is_of_run(name) else content
     for path, value in (overrides or {}).items():
         set_field(content, path, value)
     return Recipe.from_dict(content, f"recipe {_printable(name)}")

@@ -119,7 +119,7 @@ class Classification:
         )
         self.test = Loader(
             source.test,
-            EvalTransform(test_size, data.resize_margin, mean, std),
+            EvalTransform(test_size, data.resize_margin, mean, std, data.test_crop or "squash"),
             batch_size,
             shape=(data.channels, test_size, test_size),
             workers=data.workers,

@@ -58,6 +58,8 @@ class DenseTask:
     ):
         if data.sampler != "shuffled":
             raise UsageError(f"data.sampler (={data.sampler!r}) is for classification")
+        if data.test_crop is not None:
+            raise UsageError(f"data.test_crop (={data.test_crop!r}) is for classification")
         transform, view = self.transforms(data)
         options = dict(workers=data.workers, share=share, pairs=True)
         self.train = Loader(
