@@ -1,19 +1,50 @@
-# make demo: train a network on real images; make test: everything CI runs; make check: lint and the fast tests;
-# make timm-suite: timm's tests of models, with ours.
+# make demo: train a network on real images
+# make test: lint, and a sample of the cases with every kind in it; make test-rest: the cases that it left out
+# make test-all: all cases; make test-machines: the numeric ones as other processors and other threads compute them
+# make check: lint and the fast tests; make timm-suite: timm's tests of models, with ours
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check timm-suite lint format clean
+# One thread per worker, which conftest.py asks of torch, too; groups of tests move to the worker that is free.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal
+# Each test here compares numbers; the other folders are about files, words and processes.
+NUMERIC := tests/nn tests/optim tests/kernels tests/models tests/weights tests/export tests/spp tests/tasks \
+	tests/test_functional.py tests/test_gain.py tests/data/test_resize.py tests/data/test_randaugment.py
+MACHINES := avx2 no-avx no-kernels 2-threads 8-threads
+
+.PHONY: demo test test-rest test-all test-machines $(MACHINES:%=test-on-%) check timm-suite lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/normfree train
 
 test: $(INSTALLED) lint
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+# BUDGET=600: no test starts after so many seconds
+test-rest: $(INSTALLED)
+	$(PYTEST) --cases rest $(if $(BUDGET),--budget $(BUDGET))
+
+test-all: $(INSTALLED) lint
+	$(PYTEST) --cases all
 
 check: $(INSTALLED) lint
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-machines: $(MACHINES:%=test-on-%)
+
+test-on-avx2: export ATEN_CPU_CAPABILITY = avx2
+test-on-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-on-avx2: export MKL_ENABLE_INSTRUCTIONS = AVX2
+test-on-no-avx: export ATEN_CPU_CAPABILITY = default
+test-on-no-avx: export ONEDNN_MAX_CPU_ISA = SSE41
+test-on-no-avx: export MKL_ENABLE_INSTRUCTIONS = SSE4_2
+test-on-no-kernels: export NORMFREE_KERNELS = 0
+test-on-2-threads: export NORMFREE_TEST_THREADS = 2
+test-on-8-threads: export NORMFREE_TEST_THREADS = 8
+$(MACHINES:%=test-on-%): test-on-%: $(INSTALLED)
+	@echo "as on another machine: $*"
+	$(PYTEST) $(NUMERIC)
 
 timm-suite: $(INSTALLED)
 	$(PYTHON) tests/timm_suite.py

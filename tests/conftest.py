@@ -1,11 +1,23 @@
-"""Every test starts from the same seed and sums in the same order."""
+"""Every test starts from the same seed and sums in the same order; selection.py says which tests run."""
+
+import os
 
 import pytest
+import selection
 import torch
 
 from normfree.kernels import library
 
-torch.set_num_threads(1)  # the order of a sum depends on the number of threads
+# The order of a sum depends on the number of threads. `make test-machines` asks for others.
+torch.set_num_threads(int(os.environ.get("NORMFREE_TEST_THREADS", "1")))
+
+
+def pytest_addoption(parser):
+    selection.options(parser)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(selection.Selection(config))
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from precision import assert_same_function, in_float64
 from small_models import SMALL, shake, small
 from torch import nn
 
@@ -26,8 +27,9 @@ def test_same_function(name, size):
     folded = normfree.fold(model)
     with torch.no_grad():
         # the same weights to the bit; a gate's constants may be multiplied in another order
-        assert relative(folded(x), model(x)) < 1e-6
-        assert relative(folded.forward_features(x), model.forward_features(x)) < 1e-6
+        exact = in_float64(model)
+        assert_same_function(folded, model, exact, x)
+        assert_same_function(folded.forward_features, model.forward_features, exact.forward_features, x)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -51,7 +53,7 @@ def test_timms_functions(name):
     folded = normfree.fold(model)
     assert not any(isinstance(module, SameConv2d) for module in folded.modules())
     with torch.no_grad():
-        assert relative(folded(x), model(x)) < 1e-6
+        assert_same_function(folded, model, in_float64(model), x)
 
 
 def test_copy_and_in_place():
@@ -132,7 +134,7 @@ def test_a_block_alone():
     assert isinstance(block, NFBlock)
     x = torch.randn(2, block.in_channels, 16, 16)
     with torch.no_grad():
-        assert relative(normfree.fold(block)(x), block(x)) < 1e-6
+        assert_same_function(normfree.fold(block), block, in_float64(block), x)
 
 
 def test_folded_networks_keep_their_interface():

@@ -366,11 +366,15 @@ def test_it_learns_two_images_by_heart():
         for mask, label in zip(one.masks, one.labels.tolist(), strict=True):
             image[label, mask] = 1.5
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for step in range(80):
+    # to a rate of 0, so that the last regions drawn do not decide: from weights that differ by rounding, every run ends
+    # within 2 pixels; at a constant rate half of them end beyond 4
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 160)
+    for step in range(160):
         seeded = ObjectList([dataclasses.replace(one, seed=2 * step + i) for i, one in enumerate(targets)])
         optimizer.zero_grad()
         model(images, seeded)[:, :5].sum(1).mean().backward()
         optimizer.step()
+        schedule.step()
     with torch.no_grad():
         found = model.eval()(images)
     for one, true in zip(found, targets, strict=True):
