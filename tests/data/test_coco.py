@@ -10,7 +10,8 @@ from PIL import Image
 
 from normfree import UsageError
 from normfree.data import UnreadableImage
-from normfree.data.coco import coco, open_objects, unpacked
+from normfree.data.coco import coco, open_objects
+from normfree.data.coco_masks import unpacked
 from normfree.data.sources import absolute
 
 

@@ -37,12 +37,16 @@ class Network:
 
 @dataclass(frozen=True)
 class Classifier:
-    """From images (1, C, H, W) to logits (1, classes), or of another task (1, outputs, H, W); float32 on the CPU."""
+    """From images (N, C, H, W) to logits (N, classes), or of another task (N, outputs, H, W); float32 on the CPU.
+
+    ``exported``: from a file, which takes images of one size.
+    """
 
     run: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     task: str = "classification"
+    exported: bool = False
 
     def label(self, index: int) -> str:
         return str(index) if self.classes is None else self.classes[index]
@@ -168,10 +172,12 @@ def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
 
 
 def _deployed(deployed: Deployed) -> Classifier:
-    batch = deployed.description.batch or 1
-
-    def run(image: Tensor) -> Tensor:
-        return deployed.run(image.repeat(batch, 1, 1, 1))[:1]
-
     about = deployed.description
-    return Classifier(run, about.preprocessing, about.classes, about.task)
+
+    def run(images: Tensor) -> Tensor:
+        fixed = about.batch or len(images)  # the last images fill up a batch whose size is fixed
+        lacking = -len(images) % fixed
+        filled = torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])]) if lacking else images
+        return torch.cat([deployed.run(part) for part in filled.split(fixed)])[: len(images)]
+
+    return Classifier(run, about.preprocessing, about.classes, about.task, exported=True)

@@ -1,31 +1,33 @@
-"""Pictures of what a network for segmentation or depth makes of images."""
+"""What a network for segmentation or depth says about images: pictures, label images, depth maps."""
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..data import UnreadableImage, decode_image
+from ..data.pairs import MILLIMETRES
 from ..data.resize import pixels_of
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST
 from ..training import pick_device
+from .answers import Answers, Asked, make_folder, writing
 from .classifier import Classifier, view_of
-from .images import given_images
 from .trained import Trained, evaluation_transform
 
 LEAST, GAP, TEXT, MARGIN = 320, 8, 13, 10  # pixels: longer side of a panel, space, size of letters, space around
 PAPER, INK = "white", "black"
 MOST_NAMED = 24  # classes in a legend
 BAR = 18  # pixels: width of the bar of depths
+FARTHEST = 65_535 / MILLIMETRES  # metres that a depth map of 16 bits can hold
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,16 @@ class Pixels:
     Attributes:
         task: "segmentation" or "depth"; names: of its classes, or none.
         channels: of the images.
-        look: from an image (C, H, W) uint8 to what is drawn of it, of the same form, and maps (outputs, H, W) of that.
+        view: what the network sees of an image (C, H, W) uint8.
+        look: from a batch of views and their images to what is drawn of each, (C, H, W) uint8, and maps (outputs, H, W)
+            of that.
     """
 
     task: str
     names: list[str]
     channels: int
-    look: Callable[[Tensor], tuple[Tensor, Tensor]]
+    view: Callable[[Tensor], Tensor]
+    look: Callable[[Tensor, Sequence[Tensor]], list[tuple[Tensor, Tensor]]]
 
 
 def trained_pixels(trained: Trained, device: str) -> Pixels:
@@ -49,121 +54,183 @@ def trained_pixels(trained: Trained, device: str) -> Pixels:
     place, view = pick_device(device), evaluation_transform(trained)
     model = trained.model.to(place)
 
-    def look(image: Tensor) -> tuple[Tensor, Tensor]:
+    def look(seen: Tensor, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         with torch.inference_mode():
-            said = model(view.whole(image)[None].to(place)).float().cpu()
-        return image, F.interpolate(said, image.shape[-2:], mode="bilinear", align_corners=False)[0]
+            said = model(seen.to(place)).float().cpu()
+        sizes = [image.shape[-2:] for image in images]
+        pairs = zip(images, said.split(1), sizes, strict=True)
+        return [
+            (image, F.interpolate(one, size, mode="bilinear", align_corners=False)[0]) for image, one, size in pairs
+        ]
 
-    return Pixels(trained.recipe.task.name, trained.names, trained.recipe.data.channels, look)
+    return Pixels(trained.recipe.task.name, trained.names, trained.recipe.data.channels, view.whole, look)
 
 
 def exported_pixels(file: Classifier) -> Pixels:
     """An exported file, which sees the centre of images at its size."""
     about, view = file.preprocessing, view_of(file.preprocessing)
 
-    def look(image: Tensor) -> tuple[Tensor, Tensor]:
-        seen = view.view(image)
-        return pixels_of(seen, about.mean, about.std), file.run(seen[None])[0]
+    def look(seen: Tensor, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        drawn = [pixels_of(one, about.mean, about.std) for one in seen]
+        return list(zip(drawn, file.run(seen), strict=True))
 
-    return Pixels(file.task, list(file.classes or ()), about.channels, look)
+    return Pixels(file.task, list(file.classes or ()), about.channels, view.view, look)
 
 
-def predict_pixels(network: Pixels, options: argparse.Namespace) -> int:
-    """Draw and list what the network says about each image; the exit code.
+class Pictures:
+    """Pictures of what is said about images, in --out or where the network is.
 
-    Raises:
-        UsageError: no image, or a folder that cannot be made.
+    Not drawn where another option says where answers go, and --out does not.
     """
 
-    def draw(image: Tensor) -> tuple[Image.Image, dict]:
-        image, said = network.look(image)
-        names = network.names or [str(number) for number in range(len(said))]
-        return _depth(image, said[0]) if network.task == "depth" else _mask(image, said.argmax(0), names)
+    def __init__(self, task: str, options: argparse.Namespace):
+        network, self.task, self.folder = Path(options.network), task, None
+        if options.out or not (options.masks or options.depths or options.boxes):
+            self.folder = make_folder("out", options.out or (network if network.is_dir() else Path()) / "predictions")
 
-    return predict_pictures(draw, _lines, network.task, network.channels, options)
+    def save(self, asked: Asked, draw: Callable[[], Image.Image]) -> dict[str, str]:
+        """Draw and save one; where it is."""
+        if self.folder is None:
+            return {}
+        place = self.folder / f"{asked.name}_{self.task}.png"
+        save(draw(), place)
+        return dict(picture=str(place))
+
+    def finish(self) -> list[str]:
+        return [] if self.folder is None else [f"  pictures in {self.folder}"]
 
 
-def predict_pictures(
-    draw: Callable[[Tensor], tuple[Image.Image, dict]],
-    lines: Callable[[dict], str],
-    task: str,
-    channels: int,
-    options: argparse.Namespace,
-) -> int:
-    """Draw and list what is made of each image; the exit code.
+def save(image: Image.Image, place: Path) -> None:
+    """Write an image file.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    try:
+        image.save(place)
+    except OSError as error:  # of a full disk Pillow does not say whose
+        raise writing(place, error) from error
+
+
+class MaskAnswers(Answers):
+    """The class of each pixel.
 
     Args:
-        draw: from an image (C, H, W) uint8 to a picture and what is told about it.
-        lines: what is told, for people.
-        task: names the pictures.
-
-    Raises:
-        UsageError: no image, or a folder that cannot be made.
+        label_image: from classes (H, W) to an image of a mask's own values.
+        options: of the command line: where files go.
     """
-    for name, value in dict(top=options.top, antialias=options.antialias or None).items():
-        if value is not None:
-            raise UsageError(f"--{name} is for networks that classify images; {options.network} is for {task}")
-    if options.score is not None and task != "detection":
-        raise UsageError(f"--score is for networks for detection; {options.network} is for {task}")
-    paths = list(dict.fromkeys(given_images(options.images)))
-    folder, unreadable = _folder(options), 0
-    names = _names(paths)
-    for path in paths:
-        try:
-            drawn, told = draw(decode_image(path, channels))
-        except UnreadableImage as error:
-            print(f"skipped unreadable image {error}", file=sys.stderr)
-            unreadable += 1
-            continue
-        place = folder / f"{names[path]}_{task}.png"
-        try:
-            drawn.save(place)
-        except OSError as error:  # of a full disk Pillow does not say whose
-            raise RunFailed(f"{place} cannot be written: {error.strerror or error}") from error
-        told = dict(path=str(path), picture=str(place)) | told
-        print(json.dumps(told, ensure_ascii=False) if options.json else lines(told), flush=options.json)
-    if unreadable == len(paths):
-        raise UsageError(f"none of the {len(paths)} images could be read")
-    return 1 if unreadable else 0
+
+    def __init__(self, network: Pixels, label_image: Callable[[Tensor], Image.Image], options: argparse.Namespace):
+        self.network, self.label_image, self.channels = network, label_image, network.channels
+        self.names, self.counts = network.names, Counter()
+        self.pictures = Pictures(network.task, options)
+        self.folder = options.masks and make_folder("masks", options.masks)
+
+    def view(self, image: Tensor) -> Tensor:
+        return self.network.view(image)
+
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[tuple[Tensor, Tensor]]:
+        found = self.network.look(seen, images)
+        self.names = self.names or [str(number) for number in range(len(found[0][1]))]
+        self.columns = self.names
+        return [(image, said.argmax(0)) for image, said in found]
+
+    def tell(self, asked: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        image, mask = answer
+        counts = torch.bincount(mask.flatten(), minlength=len(self.names))
+        there = [i for i in counts.argsort(descending=True, stable=True).tolist() if counts[i]]
+        shares = {self.names[i]: round(int(counts[i]) / mask.numel(), 6) for i in there}
+        self.counts.update(shares)
+        told = self.pictures.save(asked, lambda: _mask(image, mask, self.names, counts, there))
+        if self.folder:
+            place = self.folder / f"{asked.name}.png"
+            save(self.label_image(mask), place)
+            told["mask"] = str(place)
+        return told | dict(classes=shares)
+
+    def lines(self, told: dict[str, Any]) -> str:
+        shares = [f"  {share:7.2%}  {name}" for name, share in told["classes"].items()]
+        return "\n".join([told["path"], *shares, *_files(told)])
+
+    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [told["classes"].get(name, 0) for name in self.names]
+
+    def finish(self) -> list[str]:
+        every = sum(self.counts.values())  # the mean of images, each of which adds up to 1
+        lines = [f"  {share / every:7.2%}  {name}" for name, share in self.counts.most_common(MOST_NAMED)]
+        masks = [f"  masks in {self.folder}"] if self.folder else []
+        return [*lines, *self.pictures.finish(), *masks]
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    network = Path(options.network)
-    folder = Path(options.out) if options.out else (network if network.is_dir() else Path()) / "predictions"
+class DepthAnswers(Answers):
+    """The distance of each pixel in metres."""
+
+    columns = ("nearest", "farthest", "median")
+
+    def __init__(self, network: Pixels, options: argparse.Namespace):
+        self.network, self.channels, self.range = network, network.channels, (float("inf"), 0.0)
+        self.pictures = Pictures(network.task, options)
+        self.folder = options.depths and make_folder("depths", options.depths)
+
+    def view(self, image: Tensor) -> Tensor:
+        return self.network.view(image)
+
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[tuple[Tensor, Tensor]]:
+        return [(image, said[0].clamp(min=NEAREST)) for image, said in self.network.look(seen, images)]
+
+    def tell(self, asked: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        image, depth = answer
+        low, high = depth.min().item(), depth.max().item()
+        self.range = min(low, self.range[0]), max(high, self.range[1])
+        told = self.pictures.save(asked, lambda: _depth(image, depth))
+        if self.folder:
+            told["depth"] = str(save_depth(depth, self.folder / asked.name))
+        metres = dict(nearest=round(low, 4), farthest=round(high, 4), median=round(depth.median().item(), 4))
+        return told | dict(metres=metres)
+
+    def lines(self, told: dict[str, Any]) -> str:
+        metres = "  {nearest:.2f} to {farthest:.2f} m, median {median:.2f} m".format(**told["metres"])
+        return "\n".join([told["path"], metres, *_files(told)])
+
+    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [told["metres"][name] for name in self.columns]
+
+    def finish(self) -> list[str]:
+        depths = [f"  depths in {self.folder}"] if self.folder else []
+        return ["  {:.2f} to {:.2f} m".format(*self.range), *self.pictures.finish(), *depths]
+
+
+def save_depth(depth: Tensor, place: Path) -> Path:
+    """Write metres (H, W) as "depth:PATH" reads them, and say where: PLACE.png, 16 bits of millimetres.
+
+    Where a pixel is too far for 16 bits, PLACE.npy, metres.
+    """
+    if depth.max() <= FARTHEST:
+        place = place.with_name(f"{place.name}.png")
+        save(Image.fromarray((depth * MILLIMETRES).round().numpy().astype(np.uint16)), place)
+        return place
+    place = place.with_name(f"{place.name}.npy")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        np.save(place, depth.numpy())
     except OSError as error:
-        raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
-    return folder
+        raise writing(place, error) from error
+    return place
 
 
-def _names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each image's picture; images of one name in several folders are numbered."""
-    taken: set[str] = set()
-    names = {}
-    for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name)
-        names[path] = name
-    return names
+def answers_for(network: Pixels, options: argparse.Namespace, label_image: Callable[[Tensor], Image.Image]) -> Answers:
+    """Those of its task."""
+    if network.task == "depth":
+        return DepthAnswers(network, options)
+    return MaskAnswers(network, label_image, options)
 
 
-def _lines(told: dict) -> str:
-    lines = [str(told["path"])]
-    if "metres" in told:
-        lines.append("  {nearest:.2f} to {farthest:.2f} m, median {median:.2f} m".format(**told["metres"]))
-    else:
-        lines += [f"  {share:7.2%}  {name}" for name, share in told["classes"].items()]
-    return "\n".join([*lines, f"  picture {told['picture']}"])
+def _files(told: dict[str, Any]) -> list[str]:
+    """Lines about what was written about an image."""
+    return [f"  {kind} {told[kind]}" for kind in ("picture", "mask", "depth") if kind in told]
 
 
-def _mask(image: Tensor, mask: Tensor, names: list[str]) -> tuple[Image.Image, dict]:
-    """The image, the same under its classes' colours, and a legend; the share of each class, the largest first."""
-    counts = torch.bincount(mask.flatten(), minlength=len(names))
-    there = [i for i in counts.argsort(descending=True, stable=True).tolist() if counts[i]]
+def _mask(image: Tensor, mask: Tensor, names: Sequence[str], counts: Tensor, there: Sequence[int]) -> Image.Image:
+    """The image, the same under its classes' colours, and a legend of the classes that are there."""
     palette = class_colors(len(names))
     picture, legend = beside(image, draw_mask(image, mask, palette)), there[:MOST_NAMED]
     line = TEXT + 7
@@ -174,13 +241,11 @@ def _mask(image: Tensor, mask: Tensor, names: list[str]) -> tuple[Image.Image, d
         draw.rectangle((left, row, left + TEXT, row + TEXT), fill=tuple(palette[index].tolist()), outline=INK)
         share = f"{counts[index] / mask.numel():.1%}"
         draw.text((left + TEXT + 6, row - 1), f"{names[index][:28]}  {share}", INK, font)
-    shares = {names[i]: round(int(counts[i]) / mask.numel(), 6) for i in there}
-    return sheet, dict(classes=shares)
+    return sheet
 
 
-def _depth(image: Tensor, depth: Tensor) -> tuple[Image.Image, dict]:
-    """The image, its depth in colours, and a bar that says the metres; nearest, farthest and median depth."""
-    depth = depth.clamp(min=NEAREST)
+def _depth(image: Tensor, depth: Tensor) -> Image.Image:
+    """The image, its depth in colours, and a bar that says the metres."""
     low, high = depth.min().item(), depth.max().item()
     picture = beside(image, draw_depth(depth, low, high))
     sheet, top = _below(picture, BAR + TEXT + 2 * GAP)
@@ -190,9 +255,7 @@ def _depth(image: Tensor, depth: Tensor) -> tuple[Image.Image, dict]:
     for part, anchor in ((0, "la"), (0.25, "ma"), (0.5, "ma"), (0.75, "ma"), (1, "ra")):
         text = f"{low + part * (high - low):.2f} m"
         draw.text((MARGIN + part * width, top + BAR + 4), text, INK, font, anchor=anchor)
-    return sheet, dict(
-        metres=dict(nearest=round(low, 4), farthest=round(high, 4), median=round(depth.median().item(), 4))
-    )
+    return sheet
 
 
 def beside(image: Tensor, drawn: Image.Image) -> Image.Image:

@@ -1,20 +1,40 @@
 """``normfree predict``."""
 
-import json
-import sys
+import argparse
+import dataclasses
 from collections.abc import Sequence
 
-from ..data import UnreadableImage, decode_image
+from ..data.config import MOST_PIXELS
 from ..errors import UsageError
-from .classifier import open_classifier, open_trained, view_of
-from .images import given_images
+from .answers import Answers, predict
+from .classes import Classes
+from .classifier import open_classifier, open_trained
 from .main import Parser
-from .objects import predict_objects
-from .overlays import exported_pixels, predict_pixels, trained_pixels
+from .objects import ObjectAnswers
+from .overlays import answers_for, exported_pixels, trained_pixels
+from .trained import Trained
+
+DENSE = ("segmentation", "depth", "detection")
+# options that are for some tasks alone
+FOR = dict(top=("classification",), antialias=("classification",), out=DENSE, score=("detection",))
+FOR |= dict(masks=("segmentation",), depths=("depth",), boxes=("detection",), annotations=("detection",))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the likeliest classes of each image."""
+    """Say what a network makes of each image."""
+    options = _parser().parse_args(list(argv))
+    for name, least, most in (("top", 1, None), ("size", 1, MOST_PIXELS), ("batch_size", 1, None)):
+        value, flag = getattr(options, name), name.replace("_", "-")
+        if value is not None and not least <= value <= (most or value):
+            raise UsageError(f"--{flag} (={value}) must be at least {least}" + (f" and at most {most}" if most else ""))
+    if options.score is not None and not 0 <= options.score <= 1:
+        raise UsageError(f"--score (={options.score}) must be from 0 to 1")
+    if options.annotations and not options.boxes:
+        raise UsageError("--annotations says which numbers images have in the file of --boxes; give --boxes, too")
+    return predict(_answers(options), options)
+
+
+def _parser() -> Parser:
     parser = Parser(
         "predict",
         description="Classify images: the five likeliest classes with their probabilities. A network for segmentation, "
@@ -31,61 +51,101 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", choices=["last", "best"], help="default: last")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="side in pixels of what the network sees; for segmentation and depth the shorter side. Default: the "
+        "recipe's test size",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once; default: 1")
+    parser.add_argument(
         "--antialias",
         action="store_true",
         help="shrink images with antialiasing, as most tools do, instead of as the network was evaluated",
     )
-    parser.add_argument(
+    files = parser.add_argument_group("files")
+    files.add_argument("--json", action="store_true", help="print one line of JSON per image, in UTF-8")
+    files.add_argument("--csv", metavar="FILE", help="write a table; a row per image, for detection per object")
+    files.add_argument(
         "--out",
         metavar="FOLDER",
-        help="where pictures of other tasks than classification go; default: RUN/predictions",
+        help="where pictures of other tasks than classification go; default: RUN/predictions, or none where --masks, "
+        "--depths or --boxes says where answers go",
     )
-    parser.add_argument("--score", type=float, help="least score of objects that are drawn, from 0.05; default: 0.5")
-    parser.add_argument("--json", action="store_true", help="one line of JSON per image")
-    options = parser.parse_args(list(argv))
-    if options.top is not None and options.top < 1:
-        raise UsageError(f"--top (={options.top}) must be at least 1")
-    if options.score is not None and not 0 <= options.score <= 1:
-        raise UsageError(f"--score (={options.score}) must be from 0 to 1")
+    files.add_argument(
+        "--masks",
+        metavar="FOLDER",
+        help="segmentation: write the class of each pixel as a PNG file, with the values that the training masks have",
+    )
+    files.add_argument(
+        "--depths",
+        metavar="FOLDER",
+        help="depth: write the distance of each pixel as a PNG file of 16 bits in millimetres; an image with a pixel "
+        "beyond 65.535 m as a .npy file in metres",
+    )
+    files.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="detection: write all objects in the layout of COCO's results (JSON), masks as run lengths; of any score "
+        "unless --score is given",
+    )
+    files.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="detection: take the numbers of images and categories in --boxes from this file of COCO's format",
+    )
+    files.add_argument(
+        "--score", type=float, help="detection: least score of objects that are told and drawn, from 0.05; default: 0.5"
+    )
+    return parser
+
+
+def _answers(options: argparse.Namespace) -> Answers:
+    """The network, with what is asked of it.
+
+    Raises:
+        UsageError: no such network, or an option that is not for its task.
+    """
     trained = open_trained(options.network, options.checkpoint)
-    if trained is not None and trained.recipe.task.name == "detection":
-        return predict_objects(trained, options)
     if trained is not None and trained.dense:
-        return predict_pixels(trained_pixels(trained, options.device), options)
-    classifier = open_classifier(options.network, options.checkpoint, options.device, trained)
-    channels = classifier.preprocessing.channels
-    if channels not in (1, 3):
-        raise UsageError(f"{options.network} takes images of {channels} channels; files are decoded to 1 or 3")
-    if classifier.task != "classification":
-        return predict_pixels(exported_pixels(classifier), options)
-    for name in ("out", "score"):
-        if getattr(options, name) is not None:
-            others = "segmentation, depth or detection" if name == "out" else "detection"
-            raise UsageError(f"--{name} is for networks for {others}; {options.network} classifies images")
-    paths = given_images(options.images)
-    transform, unreadable = view_of(classifier.preprocessing, antialias=options.antialias), 0
-    for path in paths:
-        try:
-            image = decode_image(path, channels)
-        except UnreadableImage as error:
-            print(f"skipped unreadable image {error}", file=sys.stderr)
-            unreadable += 1
+        task = trained.recipe.task.name
+        _check(options, task)
+        _resize(trained, options.size)
+        if task == "detection":
+            return ObjectAnswers(trained, options)
+        return answers_for(trained_pixels(trained, options.device), options, mask_values(trained).image)
+    network = open_classifier(options.network, options.checkpoint, options.device, trained)
+    _check(options, network.task)
+    if network.exported:
+        for flag in ("size", "masks", "depths"):
+            if getattr(options, flag):
+                shape = " x ".join(map(str, network.preprocessing.shape[1:]))
+                told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
+                raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
+    if network.task != "classification":
+        return answers_for(exported_pixels(network), options, None)
+    if options.size:
+        view = dataclasses.replace(network.preprocessing, size=options.size)
+        network = dataclasses.replace(network, preprocessing=view)
+    return Classes(network, options.network, options.top or 5, antialias=options.antialias)
+
+
+def _resize(trained: Trained, size: int | None) -> None:
+    """Have a network for places see images of another size."""
+    if size is None:
+        return
+    if trained.recipe.task.name == "detection":
+        trained.recipe.data.test_size, trained.recipe.data.test_width = size, None
+    else:
+        trained.recipe.data.short_side = size
+
+
+def _check(options: argparse.Namespace, task: str) -> None:
+    """No option that is for other tasks alone."""
+    for name, tasks in FOR.items():
+        if task in tasks or getattr(options, name) in (None, False):
             continue
-        top = classifier.run(transform(image)[None])[0].softmax(0)
-        top = top.topk(min(options.top or 5, len(top)))
-        found = [
-            dict(name=classifier.label(index), index=index, probability=probability)
-            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
-        print(_as_json(str(path), found) if options.json else _as_text(str(path), found), flush=options.json)
-    if unreadable == len(paths):
-        raise UsageError(f"none of the {len(paths)} images could be read")
-    return 1 if unreadable else 0
-
-
-def _as_text(path: str, found: list[dict]) -> str:
-    return "\n".join([path, *(f"  {c['probability']:7.2%}  {c['name']}" for c in found)])
-
-
-def _as_json(path: str, found: list[dict]) -> str:
-    return json.dumps(dict(path=path, classes=found), ensure_ascii=False)
+        this = f"{options.network} {'classifies images' if task == 'classification' else f'is for {task}'}"
+        if tasks == ("classification",):
+            raise UsageError(f"--{name} is for networks that classify images; {this}")
+        raise UsageError(f"--{name} is for networks for {', '.join(tasks[:-1])}{' or ' * (len(tasks) > 1)}{tasks[-1]}; {this}")

@@ -1,8 +1,7 @@
 """Sources of images with objects: COCO's layout (a JSON file and a folder of images for each split), and scenes."""
 
 import json
-import math
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .coco_masks import drawn_mask, is_number, mask_tools
 from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, unknown_source
 
 KINDS = '"scenes:N" or "coco:PATH"'
-FAR = 10.0  # times the image's longer side: a polygon that reaches so far is none
 MOST_SIDE = 2**16  # pixels
 Annotation = dict[str, Any]
 
@@ -64,7 +63,7 @@ class CocoSplit:
         boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
         masks = None
         if self.masks:
-            drawn = [_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}") for a in annotations]
+            drawn = [drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}") for a in annotations]
             masks = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
         size = (height, width)
         return Objects(
@@ -134,13 +133,55 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
     return Source(parts[0][0], parts[1][0], list(parts[0][1].values()))
 
 
-def mask_tools() -> Any:
-    """pycocotools.mask; UsageError where it is not installed."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise UsageError('masks of objects need pycocotools; pip install "normfree[detection]"') from error
-    return mask
+@dataclass(frozen=True)
+class CocoIds:
+    """The numbers that an annotation file gives to images and classes.
+
+    Attributes:
+        path: of the file.
+        images: file and number of each.
+        categories: number of each class, in the order of the network's.
+    """
+
+    path: str
+    images: list[tuple[Path, int]]
+    categories: list[int]
+
+    @classmethod
+    def read(cls, path: str, classes: Sequence[str]) -> "CocoIds":
+        """Of a file for a network of these classes.
+
+        Raises:
+            UsageError: not such a file, or a class that it has no category for.
+        """
+        file = Path(path)
+        content = _content(file)
+        images, entries = (_entries(content, name, file) for name in ("images", "categories"))
+        names = {_text(item, "name", "category", file): number for number, item in entries.items()}
+        lacking = [name for name in classes if name not in names]
+        if lacking:
+            raise UsageError(f"{file} has no category {lacking[0]!r:.60}, which the network knows")
+        files = [(Path(_text(item, "file_name", "image", file)), number) for number, item in images.items()]
+        return cls(path, files, [names[name] for name in classes])
+
+    def of(self, paths: Sequence[Path]) -> list[int]:
+        """The number of each image file: of the entry whose file name the path ends with.
+
+        Raises:
+            UsageError: an image without an entry, or with several.
+        """
+        by_name: dict[str, list[tuple[Path, int]]] = {}
+        for name, number in self.images:
+            by_name.setdefault(name.name, []).append((name, number))
+        numbers = []
+        for path in paths:
+            known = by_name.get(path.name, [])
+            ends = [entry for entry in known if path.parts[-len(entry[0].parts) :] == entry[0].parts]
+            found = ends if ends else known  # the folder in the file may be another one
+            if len(found) != 1:
+                raise UsageError(f"{self.path} has {len(found) or 'no'} images named {path.name}; {path} needs one")
+            numbers.append(found[0][1])
+        return numbers
 
 
 def _places(root: Path) -> list[tuple[Path, Path]]:
@@ -157,10 +198,7 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
     for place, there in ((file, file.is_file()), (folder, folder.is_dir())):
         if not there:
             raise UsageError(f"data.source: {place} is missing")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"data.source: {file} is not JSON: {' '.join(str(error).split())[:200]}") from error
+    content = _content(file)
     images, entries, annotations = (_entries(content, name, file) for name in ("images", "categories", "annotations"))
     categories = {number: _text(item, "name", "category", file) for number, item in sorted(entries.items())}
     if not images or not categories:
@@ -173,6 +211,13 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
     labels = {number: place for place, number in enumerate(categories)}
     split = CocoSplit(str(file), list(places.values()), list(found.values()), labels, channels, masks)
     return split, categories
+
+
+def _content(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"data.source: {file} is not JSON: {' '.join(str(error).split())[:200]}") from error
 
 
 def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
@@ -230,7 +275,7 @@ def _annotation(
         if type(item[key]) is not int or item[key] not in known:
             raise UsageError(f"{where} has {key} {item[key]!r:.40}, which the file does not describe")
     box, (_, height, width) = item["bbox"], places[item["image_id"]]
-    if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box) or min(box[2:]) < 0:
+    if not isinstance(box, list) or len(box) != 4 or not all(is_number(side) for side in box) or min(box[2:]) < 0:
         raise UsageError(f"{where}: bbox (={box!r:.80}) must be left, top, width, height in pixels")
     left, top, wide, tall = box
     if left >= width or top >= height or left < 0 >= left + wide or top < 0 >= top + tall:
@@ -238,82 +283,8 @@ def _annotation(
     crowd, area = item.get("iscrowd"), item.get("area")
     if crowd is not None and crowd not in (0, 1):
         raise UsageError(f"{where}: iscrowd (={crowd!r:.40}) must be 0 or 1")
-    if area is not None and not _number(area):
+    if area is not None and not is_number(area):
         raise UsageError(f"{where}: area (={area!r:.40}) must be a number")
     if masks and not isinstance(item["segmentation"], list | dict):
         raise UsageError(f"{where}: segmentation (={item['segmentation']!r:.40}) must be polygons or run lengths")
     return {key: item[key] for key in (*needed, "iscrowd", "area") if key in item and key != "image_id"}
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e9
-
-
-def _mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """(H, W) bool of polygons [x, y, x, y, ...], or of run lengths down the columns.
-
-    Raises:
-        UnreadableImage: anything else; ``where`` says whose it is.
-    """
-    tools = mask_tools()
-    try:
-        if isinstance(segmentation, list):
-            if not segmentation or not all(_polygon(part, FAR * max(height, width)) for part in segmentation):
-                raise ValueError("polygons must be lists of x, y, x, y, ... of three points or more, near the image")
-            runs = tools.merge(tools.frPyObjects(segmentation, height, width))
-        else:
-            return _runs(segmentation, height, width)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # its arrays are made as NumPy 1 wants them
-            return tools.decode(runs).astype(bool)
-    except Exception as error:  # the library fails in several ways on what is no segmentation
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UnreadableImage(f"{where}: segmentation: {reason}") from error
-
-
-def _polygon(part: Any, far: float) -> bool:
-    if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
-        return False
-    return all(_number(value) and abs(value) <= far for value in part)
-
-
-def unpacked(text: str) -> list[int]:
-    """Run lengths of COCO's packed form: numbers in groups of five bits, from the fourth on less the one two before.
-
-    Raises:
-        ValueError: no such text. (The library reads beyond its end.)
-    """
-    counts: list[int] = []
-    number = shift = 0
-    for letter in text.encode():
-        bits = letter - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(f"{chr(letter)!r} is no letter of packed run lengths")
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:  # more to come
-            continue
-        if bits & 16:  # negative
-            number -= 1 << shift
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = shift = 0
-    if shift:
-        raise ValueError("packed run lengths end within a number")
-    return counts
-
-
-def _runs(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """(H, W) bool of lengths of runs of 0, 1, 0, ... down the columns."""
-    size, counts = (segmentation.get(key) for key in ("size", "counts"))
-    if size != [height, width]:
-        raise ValueError(f"size (={size!r:.40}) of run lengths must be the image's, {[height, width]}")
-    if not isinstance(counts, list | str):
-        raise ValueError(f"counts (={counts!r:.40}) of run lengths must be a list or text")
-    if isinstance(counts, str):
-        counts = unpacked(counts)
-    if not all(type(count) is int and 0 <= count <= height * width for count in counts):
-        raise ValueError("run lengths must be integers of at least 0")
-    if sum(counts) != height * width:
-        raise ValueError(f"run lengths add up to {sum(counts)}, the image has {height * width} pixels")
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T.copy()

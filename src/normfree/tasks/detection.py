@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch, DataConfig, ObjectList, Objects, Source
-from ..data.coco import mask_tools
+from ..data.coco_masks import mask_tools
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
 from ..models.detection import LOSSES, Detections

@@ -1,0 +1,64 @@
+"""What a network that classifies says about images."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError
+from .answers import Answers, Asked
+from .classifier import Classifier, view_of
+
+MOST_COUNTED = 24  # classes in the summary
+
+
+class Classes(Answers):
+    """The likeliest classes of each image.
+
+    Args:
+        network: from images to logits.
+        top: how many classes.
+        antialias: see :func:`.classifier.view_of`.
+
+    Raises:
+        UsageError: a network of images with other channels than files have.
+    """
+
+    def __init__(self, network: Classifier, text: str, top: int = 5, *, antialias: bool = False):
+        self.network, self.channels = network, network.preprocessing.channels
+        if self.channels not in (1, 3):
+            raise UsageError(f"{text} takes images of {self.channels} channels; files are decoded to 1 or 3")
+        self.view_of = view_of(network.preprocessing, antialias=antialias)
+        self.top, self.counts = top, Counter()
+
+    def view(self, image: Tensor) -> Tensor:
+        return self.view_of(image)
+
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        logits = self.network.run(seen)
+        more = range(2, 1 + min(self.top, logits.shape[1]))
+        self.columns = ["class", "probability", *(f"{name}{n}" for n in more for name in ("class", "probability"))]
+        return logits
+
+    def tell(self, asked: Asked, answer: Tensor) -> dict[str, Any]:
+        top = answer.softmax(0)
+        top = top.topk(min(self.top, len(top)))
+        found = [
+            dict(name=self.network.label(index), index=index, probability=probability)
+            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+        self.counts[found[0]["name"]] += 1
+        return dict(classes=found)
+
+    def lines(self, told: dict[str, Any]) -> str:
+        return "\n".join([told["path"], *(f"  {c['probability']:7.2%}  {c['name']}" for c in told["classes"])])
+
+    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [cell for one in told["classes"] for cell in (one["name"], round(one["probability"], 6))]
+
+    def finish(self) -> list[str]:
+        counted = self.counts.most_common(MOST_COUNTED)
+        lines = [f"  {count:7} {name}" for name, count in counted]
+        more = len(self.counts) - len(counted)
+        return lines + ([f"  and {more} more classes"] if more else [])
