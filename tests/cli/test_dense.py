@@ -1,7 +1,9 @@
 """Segmentation and depth from train to predict, on the embedded scenes and on folders in each layout."""
 
+import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ import torch
 from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
 from PIL import Image
 
+from normfree.cli.overlays import save_depth
 from normfree.cli.trained import load_trained
+from normfree.data.masks import MaskValues
+from normfree.data.pairs import read_depth
 from normfree.export import Preprocessing, to_archive
 from normfree.recipes import list_recipes, load_recipe
 from normfree.training import read_metrics
@@ -70,6 +75,90 @@ def test_predictions_are_drawn(normfree, run, task, tmp_path):
             assert set(one["metres"]) == {"nearest", "farthest", "median"}
     assert normfree("predict", run / task, examples / "test0.png").code == 0
     assert (run / task / "predictions" / f"test0_{task}.png").is_file()
+
+
+def test_label_images(normfree, run, tmp_path):
+    """Of the image's size, read as masks are; pictures are drawn where they are asked for."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (41, 57, 3), np.uint8)).save(tmp_path / "odd.png")
+    images = [tmp_path / "odd.png", *sorted((run / "segmentation" / "examples").iterdir())]
+    before = sorted((run / "segmentation").rglob("*"))
+    result = normfree("predict", run / "segmentation", *images, "--masks", tmp_path / "masks", "--json")
+    assert result.code == 0, result.err
+    assert sorted((run / "segmentation").rglob("*")) == before
+    for image, line in zip(images, result.out.splitlines(), strict=True):
+        told = json.loads(line)
+        assert told["mask"] == str(tmp_path / "masks" / f"{image.stem}.png")
+        assert "picture" not in told
+        mask = MaskValues(6).read(told["mask"])
+        with Image.open(image) as opened:
+            assert mask.shape == opened.size[::-1]
+        names = load_trained(str(run / "segmentation")).classes
+        shares = {name: (mask == i).float().mean().item() for i, name in enumerate(names) if (mask == i).any()}
+        assert told["classes"] == pytest.approx(shares, abs=1e-5)
+    both = normfree("predict", run / "segmentation", images[0], "--masks", tmp_path / "masks", "--out", tmp_path / "p")
+    assert both.code == 0
+    assert (tmp_path / "p" / "odd_segmentation.png").is_file()
+
+
+def test_depth_maps(normfree, run, tmp_path):
+    image = run / "depth" / "examples" / "test0.png"
+    result = normfree("predict", run / "depth", image, "--depths", tmp_path / "depths", "--json")
+    told = json.loads(result.out)
+    assert told["depth"] == str(tmp_path / "depths" / "test0.png")
+    depth = read_depth(told["depth"])
+    assert depth.shape == (32, 32)
+    found = dict(nearest=depth.min().item(), farthest=depth.max().item(), median=depth.median().item())
+    assert told["metres"] == pytest.approx(found, abs=6e-4)  # half a millimetre, and four digits
+
+
+def test_depth_beyond_16_bits(tmp_path):
+    depth = torch.tensor([[0.5, 65.535]])
+    assert save_depth(depth, tmp_path / "near.a").name == "near.a.png"
+    torch.testing.assert_close(read_depth(str(tmp_path / "near.a.png")), depth)
+    depth = torch.tensor([[0.5, 65.6]])
+    assert save_depth(depth, tmp_path / "far.a").name == "far.a.npy"
+    assert torch.equal(read_depth(str(tmp_path / "far.a.npy")), depth)
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_a_table_and_a_summary(normfree, run, task, tmp_path):
+    examples = run / task / "examples"
+    (tmp_path / "bad.png").write_bytes(b"no")
+    result = normfree("predict", run / task, examples, tmp_path, "--out", tmp_path / "out", "--csv", tmp_path / "a.csv")
+    assert result.code == 1
+    head, *rows = table(tmp_path / "a.csv")
+    assert [row[0] for row in rows] == sorted(str(path) for path in examples.iterdir())
+    if task == "segmentation":
+        assert head == ["path", *load_trained(str(run / task)).classes]
+        assert [sum(map(float, row[1:])) for row in rows] == pytest.approx([1, 1], abs=1e-5)
+    else:
+        assert head == ["path", "nearest", "farthest", "median"]
+        assert all(float(row[1]) <= float(row[3]) <= float(row[2]) for row in rows)
+    summary = result.out.splitlines()[result.out.splitlines().index("2 images, 1 more could not be read") :]
+    assert summary[-2:] == [f"  pictures in {tmp_path / 'out'}", f"  table {tmp_path / 'a.csv'}"]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_images_at_once_and_of_another_size(normfree, run, task, tmp_path):
+    """Images of several sizes are still asked about together where they can be, and in order."""
+    for i, side in enumerate((32, 32, 24, 32)):
+        pixels = np.random.default_rng(i).integers(0, 256, (side, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    key, told = dict(segmentation="classes", depth="metres")[task], []
+    for flags in (["--batch-size", "1"], ["--batch-size", "3"], ["--size", "20"]):
+        result = normfree("predict", run / task, tmp_path, "--json", "--out", tmp_path / "out", *flags)
+        assert (result.code, result.err) == (0, "")
+        lines = [json.loads(line) for line in result.out.splitlines() if "_" not in Path(json.loads(line)["path"]).stem]
+        assert [Path(line["path"]).stem for line in lines] == list("0123")
+        told.append([line[key] for line in lines])
+    for one, three in zip(*told[:2], strict=True):
+        assert three == pytest.approx(one, abs=2e-3)  # the order of sums: a pixel between two classes
+    assert (told[2] != told[0]) == (task == "depth")  # the other network has learnt nothing but the background
 
 
 def test_images_of_any_size(normfree, run, tmp_path):
@@ -187,6 +276,37 @@ def test_weights_of_a_classifier_start_the_backbone(normfree, trained, run, tmp_
     )
     assert other.code == 0
     assert "into the backbone" in other.err
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "match"),
+    [
+        ("segmentation", ["--depths", "d"], "--depths is for networks for depth; .* is for segmentation"),
+        ("depth", ["--masks", "d"], "--masks is for networks for segmentation; .* is for depth"),
+        ("depth", ["--boxes", "d.json"], "--boxes is for networks for detection; .* is for depth"),
+        ("depth", ["--size", "0"], r"--size \(=0\) must be at least 1 and at most 4096"),
+        ("depth", ["--batch-size", "0"], r"--batch-size \(=0\) must be at least 1"),
+        ("depth", ["--csv", "no/a.csv"], r"--csv no/a\.csv cannot be written: No such file or directory"),
+        ("depth", ["--depths", "a.txt/b"], r"--depths a\.txt/b cannot be made: "),
+    ],
+)
+def test_refusals_of_predictions(normfree, run, task, flags, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    result = normfree("predict", run / task, run / task / "examples", *flags, "--out", "out")
+    assert (result.code, result.out) == (2, "")
+    assert re.search(match, result.error)
+
+
+def test_an_exported_file_sees_too_little_for_a_label_image(normfree, run, tmp_path):
+    file = tmp_path / "a.pt2"
+    assert normfree("export", run / "segmentation", "--out", file).code == 0
+    for flags, told in (
+        (["--masks", tmp_path], "sees the centre of images, 32 x 32"),
+        (["--size", 8], "takes images of"),
+    ):
+        result = normfree("predict", file, run / "segmentation" / "examples", *flags)
+        assert (result.code, told in result.error) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Detection from train to predict, on the embedded scenes and on COCO's layouts."""
 
+import csv
 import errno
 import json
 import os
@@ -13,10 +14,10 @@ from coco_files import coco_folder
 from PIL import Image
 
 from normfree.cli import main
-from normfree.cli.objects import drawn
+from normfree.cli.objects import drawn, listed
 from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import Objects
-from normfree.models import Detections
+from normfree.models import DetectionNet, Detections
 from normfree.recipes import list_recipes, load_recipe
 from normfree.training import TrainStep, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_tensors
@@ -123,15 +124,15 @@ def test_what_is_drawn():
     mask[0, 10:30, 20:50] = True
     boxes = torch.tensor([[20.0, 10, 50, 30], [0.0, 0, 5, 5]])
     found = Detections(boxes, torch.tensor([0.91, 0.5]), torch.tensor([1, 0]), mask)
-    sheet, told = drawn(image, found, ["cat", "dog"])
-    assert told["objects"][0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
+    sheet = drawn(image, found, ["cat", "dog"])
+    assert listed(found, ["cat", "dog"])[0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
     pixels = np.asarray(sheet).astype(int)
     times, left = 6, 10 + 60 * 6 + 8  # enlarged to 320 pixels at least; where the right panel begins
     inside, outside = pixels[10 + 20 * times, left + 35 * times], pixels[10 + 36 * times, left + 35 * times]
     assert outside.tolist() == [100] * 3
     assert np.abs(inside - 100).max() > 20
     assert np.abs(pixels[10 + 10 * times + 1, left + 40 * times] - inside).max() > 20  # the box's line
-    alone, _ = drawn(image, Detections(boxes, found.scores, found.labels), ["cat", "dog"])
+    alone = drawn(image, Detections(boxes, found.scores, found.labels), ["cat", "dog"])
     assert np.asarray(alone)[10 + 20 * times, left + 35 * times].tolist() == [100] * 3
 
 
@@ -158,6 +159,126 @@ def test_cocos_layouts_from_train_to_predict(normfree, tmp_path, official, masks
     result = normfree("predict", tmp_path / "run", image, "--out", tmp_path / "out", "--score", 0, "--json")
     assert result.code == 0
     assert all(("pixels" in one) == masks for one in json.loads(result.out)["objects"])
+
+
+def bright(network, images, objects):
+    """In place of a network: the bright part of each image as an object, and a less sure one that is half wrong."""
+    found = []
+    for image, one in zip(images, objects, strict=True):
+        image = image[:, : one.size[0], : one.size[1]]
+        inside = (image > 0).any(0)  # the background is darker than the mean
+        if not inside.any():
+            found.append(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0, 28, 28)))
+            continue
+        rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+        box = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+        label = int(image[0][inside].mean() > image[2][inside].mean())  # a cat is red
+        masks = torch.ones(2, 28, 28)
+        masks[1, 14:] = 0
+        boxes, labels = torch.stack([box, box + torch.tensor([3.0, 1, 3, 1])]), torch.tensor([label, 1 - label])
+        found.append(Detections(boxes, torch.tensor([0.9, 0.3]), labels, masks))
+    return found
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A folder in COCO's layout, and a run on it."""
+    folder = coco_folder(tmp_path_factory.mktemp("taught") / "data")
+    flags = ["--data", f"coco:{folder}", "--data.image_size", "48", "--data.test_size", "48"]
+    assert main(["train", *SMALL, *flags, "--train.steps", "1", "--out", str(folder.parent / "run")]) == 0
+    return folder, folder.parent / "run"
+
+
+@pytest.fixture
+def found(taught, monkeypatch):
+    """The same, of which the network finds what is bright."""
+    monkeypatch.setattr(DetectionNet, "forward", bright)
+    return taught
+
+
+def test_a_file_of_boxes_is_what_cocos_tools_read(normfree, found, tmp_path):
+    """Their average precision of it is that of `normfree eval`."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    folder, run = found
+    flags = ["--boxes", tmp_path / "a.json", "--annotations", folder / "val.json"]
+    result = normfree("predict", run, folder / "val", *flags)
+    assert result.code == 0, result.err
+    assert not (run / "predictions").exists()
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert f"{len(entries)} boxes of at least 0.05 in {tmp_path / 'a.json'}" in result.out
+    assert {one["category_id"] for one in entries} == {3, 7}
+    assert {one["image_id"] for one in entries} == {150, 152, 153}
+    truth = json.loads((folder / "val.json").read_text())
+    for one in truth["annotations"]:
+        one["id"] += 1  # COCOeval takes 0 for none
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    truth = COCO(str(tmp_path / "truth.json"))
+    evaluated = normfree("eval", run).out
+    for kind, words in (("bbox", "boxes"), ("segm", "masks")):
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "a.json")), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        assert 0.1 < judge.stats[0] < 1
+        assert f"{words} AP {judge.stats[0]:.2%}   at overlap 0.5 {judge.stats[1]:.2%}" in evaluated
+
+
+def test_numbers_without_annotations(normfree, found, tmp_path):
+    """Of images the numbers that they are named by; of categories those of the training data."""
+    folder, run = found
+    result = normfree("predict", run, folder / "val", "--boxes", tmp_path / "a.json", "--score", "0")
+    assert "images are numbered by their names, categories are 3, 7; --annotations FILE" in result.out
+    entries = json.loads((tmp_path / "a.json").read_text())
+    assert {one["image_id"] for one in entries} == {50, 52, 53}
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "cat.png").write_bytes((folder / "val" / "50.png").read_bytes())
+    result = normfree("predict", run, tmp_path / "named", "--boxes", tmp_path / "a.json")
+    assert "images are numbered from 1, categories are 3, 7" in result.out
+    assert {(one["image_id"], one["file_name"]) for one in json.loads((tmp_path / "a.json").read_text())} == {
+        (1, "cat.png")
+    }
+
+
+def test_annotations_that_do_not_fit(normfree, found, tmp_path):
+    folder, run = found
+    boxes, told = ["--boxes", tmp_path / "a.json"], json.loads((folder / "val.json").read_text())
+    (tmp_path / "none.json").write_text(json.dumps(told | dict(images=told["images"][1:])))
+    told["categories"][0]["name"] = "horse"
+    (tmp_path / "horse.json").write_text(json.dumps(told))
+    for name, said in (
+        ("none.json", "none.json has no images named 50.png"),
+        ("horse.json", "horse.json has no category 'cat', which the network knows"),
+        ("nowhere.json", "--annotations: "),
+    ):
+        result = normfree("predict", run, folder / "val", *boxes, "--annotations", tmp_path / name)
+        assert (result.code, said in result.error) == (2, True), result.error
+    result = normfree("predict", run, folder / "val", "--annotations", folder / "val.json")
+    assert "give --boxes, too" in result.error
+    result = normfree("predict", run, folder / "val", "--boxes", tmp_path / "no" / "a.json")
+    assert "a.json cannot be written: No such file or directory" in result.error
+
+
+def test_a_table_and_a_summary(normfree, found, tmp_path):
+    """The same whether images are asked about one by one or together."""
+    folder, run = found
+    rows = []
+    for size in (1, 3):
+        flags = ["--csv", tmp_path / "a.csv", "--out", tmp_path / "out", "--score", "0", "--batch-size", size]
+        result = normfree("predict", run, folder / "val", *flags)
+        assert result.code == 0, result.err
+        assert "\n4 images\n        3 cat\n        3 dog\n" in result.out
+        with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+            head, *cells = csv.reader(file)
+        assert head == ["path", "class", "score", "left", "top", "right", "bottom", "pixels"]
+        rows.append([(row[:2], [float(cell) for cell in row[2:7]]) for row in cells])
+    for one, other in zip(*rows, strict=True):
+        assert one[0] == other[0]
+        assert other[1] == pytest.approx(one[1], abs=0.02)
+    seen = json.loads(normfree("predict", run, folder / "val" / "50.png", "--json", "--size", 24).out)
+    (cat,) = seen["objects"]
+    assert cat == dict(name="cat", score=0.9, box=pytest.approx([4, 5, 16, 19], abs=2), pixels=cat["pixels"])
 
 
 def test_unreadable_images_are_skipped(normfree, tmp_path):

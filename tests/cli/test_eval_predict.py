@@ -1,7 +1,9 @@
 """`normfree eval` and `normfree predict` on a finished run."""
 
+import csv
 import re
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import image_files
@@ -22,9 +24,11 @@ def numbers(out: str) -> tuple[float, float, float]:
 
 
 def predictions(out: str) -> dict[str, list[tuple[float, str]]]:
-    """Image -> its (per cent, class) lines."""
+    """Image -> its (per cent, class) lines, without the summary."""
     found: dict[str, list[tuple[float, str]]] = {}
     for line in out.splitlines():
+        if re.match(r"\d+ images?\b", line):  # the summary
+            break
         if line.startswith(" "):
             percent, name = line.split()
             found[list(found)[-1]].append((float(percent.rstrip("%")), name))
@@ -171,6 +175,38 @@ def test_predictions_are_the_networks(normfree, trained):
             assert percent == pytest.approx(100 * expected[int(name)].item(), abs=0.006)
         assert int(lines[0][1]) == expected.argmax()
     assert set(digits(1).classes) >= {name for lines in found.values() for _, name in lines}
+
+
+def test_a_table_and_a_summary(normfree, trained, tmp_path):
+    result = normfree("predict", trained, trained / "examples", "--top", 2, "--csv", tmp_path / "a.csv")
+    assert (result.code, result.err) == (0, "")
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["path", "class", "probability", "class2", "probability2"]
+    for (path, *cells), (expected, lines) in zip(rows, predictions(result.out).items(), strict=True):
+        assert path == expected
+        assert cells[::2] == [name for _, name in lines]
+        assert [float(cell) for cell in cells[1::2]] == pytest.approx([p / 100 for p, _ in lines], abs=6e-5)
+    counted = dict(line.split()[::-1] for line in result.out.split("10 images\n")[1].splitlines()[:-1])
+    assert {name: int(n) for name, n in counted.items()} == Counter(row[1] for row in rows)
+    assert result.out.splitlines()[-1] == f"  table {tmp_path / 'a.csv'}"
+
+
+def test_one_image_needs_no_summary(normfree, trained):
+    image = sorted((trained / "examples").iterdir())[0]
+    assert len(normfree("predict", trained, image).out.splitlines()) == 6
+
+
+def test_images_at_once_and_of_another_size(normfree, trained):
+    found = [
+        predictions(normfree("predict", trained, trained / "examples", "--top", 10, *flags).out)
+        for flags in ([], ["--batch-size", "4"], ["--batch-size", "99"], ["--size", "12"])
+    ]
+    for path, lines in found[0].items():
+        for other in found[1:3]:
+            expected = {name: percent for percent, name in lines}
+            assert {name: percent for percent, name in other[path]} == pytest.approx(expected, abs=0.011)
+    assert found[3] != found[0]
 
 
 @pytest.mark.parametrize(("top", "shown"), [(1, 1), (10, 10), (99, 10)])

@@ -57,13 +57,26 @@ def test_an_exported_file_predicts_what_the_run_does(normfree, trained, files, n
         assert found[path] == pytest.approx(expected[path], abs=tolerance)
 
 
+@pytest.mark.parametrize("name", ["free.onnx", "fixed.onnx", "free.pt2"])
+@pytest.mark.parametrize("size", [3, 4])
+def test_several_images_at_once(normfree, trained, files, name, size):
+    """Also where the file's batch is fixed at 2, and the last one is not full."""
+    expected = read(normfree("predict", trained, trained / "examples", "--json", "--top", 10).out)
+    flags = ["--json", "--top", 10, "--batch-size", size]
+    found = read(normfree("predict", files / name, trained / "examples", *flags).out)
+    assert list(found) == list(expected)
+    for path in expected:
+        assert found[path] == pytest.approx(expected[path], abs=1e-5)
+
+
 def test_text_names_the_same_classes(normfree, trained, files):
     lines = [
-        [line.split()[-1] for line in normfree("predict", network, trained / "examples", "--top", 1).out.splitlines()]
+        normfree("predict", network, trained / "examples", "--top", 1).out.splitlines()
         for network in (trained, files / "free.onnx")
     ]
-    assert lines[0] == lines[1]
-    assert len(lines[0]) == 20
+    names = [[line.split()[-1] for line in those[:20]] for those in lines]
+    assert names[0] == names[1]
+    assert [those[20] for those in lines] == ["10 images"] * 2
 
 
 def test_json_says_all(normfree, trained):

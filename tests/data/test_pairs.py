@@ -12,7 +12,8 @@ from scipy.io import savemat
 
 from normfree import UsageError
 from normfree.data import UnreadableImage
-from normfree.data.pairs import open_pairs, read_depth, read_mask
+from normfree.data.masks import MaskValues
+from normfree.data.pairs import open_pairs, read_depth
 
 
 def test_masks(tmp_path):
@@ -290,7 +291,7 @@ def test_a_later_broken_mask_is_an_unreadable_image(tmp_path):
     with pytest.raises(UnreadableImage, match=r"masks/0\.png: 7 x 5 pixels"):
         source.train.pair(0)
     with pytest.raises(UnreadableImage, match=r"none\.png: No such file"):
-        read_mask(str(tmp_path / "none.png"), 2)
+        MaskValues(2).read(str(tmp_path / "none.png"))
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     with pytest.raises(UnreadableImage, match=r"array of shape \(2, 2, 2\)"):
         read_depth(str(tmp_path / "cube.npy"))

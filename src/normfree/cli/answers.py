@@ -145,7 +145,8 @@ class _Table:
     def __init__(self, path: str | None):
         self.path, self.writer = path, None
         try:
-            self.file = path and open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+            how = dict(newline="", encoding="utf-8", errors="surrogateescape")
+            self.file = path and Path(path).open("w", **how)  # noqa: SIM115 - closed by close()
         except OSError as error:
             raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..data.masks import MaskValues
 from ..data.pairs import MILLIMETRES
 from ..data.resize import pixels_of
-from ..errors import UsageError
 from ..report.drawing import class_colors, depth_colors, draw_depth, draw_mask, rgb_picture
 from ..tasks.depth import NEAREST
 from ..training import pick_device
@@ -116,12 +116,12 @@ class MaskAnswers(Answers):
     """The class of each pixel.
 
     Args:
-        label_image: from classes (H, W) to an image of a mask's own values.
+        values: that label images are written with.
         options: of the command line: where files go.
     """
 
-    def __init__(self, network: Pixels, label_image: Callable[[Tensor], Image.Image], options: argparse.Namespace):
-        self.network, self.label_image, self.channels = network, label_image, network.channels
+    def __init__(self, network: Pixels, values: MaskValues, options: argparse.Namespace):
+        self.network, self.values, self.channels = network, values, network.channels
         self.names, self.counts = network.names, Counter()
         self.pictures = Pictures(network.task, options)
         self.folder = options.masks and make_folder("masks", options.masks)
@@ -144,7 +144,7 @@ class MaskAnswers(Answers):
         told = self.pictures.save(asked, lambda: _mask(image, mask, self.names, counts, there))
         if self.folder:
             place = self.folder / f"{asked.name}.png"
-            save(self.label_image(mask), place)
+            save(self.values.image(mask), place)
             told["mask"] = str(place)
         return told | dict(classes=shares)
 
@@ -217,11 +217,11 @@ def save_depth(depth: Tensor, place: Path) -> Path:
     return place
 
 
-def answers_for(network: Pixels, options: argparse.Namespace, label_image: Callable[[Tensor], Image.Image]) -> Answers:
+def answers_for(network: Pixels, values: MaskValues, options: argparse.Namespace) -> Answers:
     """Those of its task."""
     if network.task == "depth":
         return DepthAnswers(network, options)
-    return MaskAnswers(network, label_image, options)
+    return MaskAnswers(network, values, options)
 
 
 def _files(told: dict[str, Any]) -> list[str]:

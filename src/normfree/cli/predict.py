@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..data.config import MOST_PIXELS
+from ..data.masks import MaskValues
 from ..errors import UsageError
 from .answers import Answers, predict
 from .classes import Classes
@@ -14,10 +15,11 @@ from .objects import ObjectAnswers
 from .overlays import answers_for, exported_pixels, trained_pixels
 from .trained import Trained
 
-DENSE = ("segmentation", "depth", "detection")
 # options that are for some tasks alone
-FOR = dict(top=("classification",), antialias=("classification",), out=DENSE, score=("detection",))
-FOR |= dict(masks=("segmentation",), depths=("depth",), boxes=("detection",), annotations=("detection",))
+FOR = dict.fromkeys(("top", "antialias"), "classification") | dict.fromkeys(
+    ("score", "boxes", "annotations"), "detection"
+)
+FOR |= dict(masks="segmentation", depths="depth", out="segmentation, depth or detection")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -113,7 +115,9 @@ def _answers(options: argparse.Namespace) -> Answers:
         _resize(trained, options.size)
         if task == "detection":
             return ObjectAnswers(trained, options)
-        return answers_for(trained_pixels(trained, options.device), options, mask_values(trained).image)
+        data = trained.recipe.data
+        values = MaskValues(len(trained.classes), data.mask_values, data.mask_ignored)
+        return answers_for(trained_pixels(trained, options.device), values, options)
     network = open_classifier(options.network, options.checkpoint, options.device, trained)
     _check(options, network.task)
     if network.exported:
@@ -123,7 +127,7 @@ def _answers(options: argparse.Namespace) -> Answers:
                 told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
                 raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
     if network.task != "classification":
-        return answers_for(exported_pixels(network), options, None)
+        return answers_for(exported_pixels(network), MaskValues(len(network.classes or ())), options)
     if options.size:
         view = dataclasses.replace(network.preprocessing, size=options.size)
         network = dataclasses.replace(network, preprocessing=view)
@@ -142,10 +146,8 @@ def _resize(trained: Trained, size: int | None) -> None:
 
 def _check(options: argparse.Namespace, task: str) -> None:
     """No option that is for other tasks alone."""
+    this = "classifies images" if task == "classification" else f"is for {task}"
     for name, tasks in FOR.items():
-        if task in tasks or getattr(options, name) in (None, False):
-            continue
-        this = f"{options.network} {'classifies images' if task == 'classification' else f'is for {task}'}"
-        if tasks == ("classification",):
-            raise UsageError(f"--{name} is for networks that classify images; {this}")
-        raise UsageError(f"--{name} is for networks for {', '.join(tasks[:-1])}{' or ' * (len(tasks) > 1)}{tasks[-1]}; {this}")
+        if task not in tasks and getattr(options, name) not in (None, False):
+            those = "that classify images" if tasks == "classification" else f"for {tasks}"
+            raise UsageError(f"--{name} is for networks {those}; {options.network} {this}")

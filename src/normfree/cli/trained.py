@@ -25,7 +25,8 @@ from ..weights import load_haiku, load_pretrained, read_arrays
 class Trained:
     """A network in evaluation mode and what it needs: class names, recipe, where it came from.
 
-    ``classes`` are folder names; ``names`` say the same to a reader, where the file has such.
+    ``classes`` are folder names; ``names`` say the same to a reader, where the file has such. ``numbers`` are what the
+    files of the training data called them (COCO's categories), else they count from 1.
     """
 
     model: ResidualNet | DenseNet | DetectionNet
@@ -33,6 +34,7 @@ class Trained:
     classes: list[str]
     source: str
     names: list[str]
+    numbers: list[int]
 
     @property
     def dense(self) -> bool:
@@ -65,6 +67,9 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     for value in (classes, names):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(value) != len(classes):
             raise UsageError(f"{file}: its classes (={value!r:.60}) must be a list of names")
+    numbers = description.get("numbers") or list(range(1, 1 + len(classes)))
+    if not isinstance(numbers, list) or not all(type(n) is int for n in numbers) or len(numbers) != len(classes):
+        raise UsageError(f"{file}: the numbers of its classes (={numbers!r:.60}) must be a list of integers")
     try:
         recipe = Recipe.from_dict(as_it_was(content), str(file))
         _check_size(recipe, classes, state, str(file))
@@ -73,7 +78,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"{file}: {reason}") from error
     model = build_network(recipe, classes)
     load_weights(model, state, str(file))
-    return Trained(model.eval(), recipe, classes, str(file), names)
+    return Trained(model.eval(), recipe, classes, str(file), names, numbers)
 
 
 def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor], file: str) -> None:

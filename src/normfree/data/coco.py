@@ -63,7 +63,9 @@ class CocoSplit:
         boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
         masks = None
         if self.masks:
-            drawn = [drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}") for a in annotations]
+            drawn = [
+                drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}") for a in annotations
+            ]
             masks = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
         size = (height, width)
         return Objects(
@@ -130,7 +132,8 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
             split.pair(0)  # a mistake that all files share is better said now than after ten of them
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
-    return Source(parts[0][0], parts[1][0], list(parts[0][1].values()))
+    categories = parts[0][1]
+    return Source(parts[0][0], parts[1][0], list(categories.values()), numbers=list(categories))
 
 
 @dataclass(frozen=True)
@@ -155,13 +158,16 @@ class CocoIds:
             UsageError: not such a file, or a class that it has no category for.
         """
         file = Path(path)
-        content = _content(file)
-        images, entries = (_entries(content, name, file) for name in ("images", "categories"))
-        names = {_text(item, "name", "category", file): number for number, item in entries.items()}
+        try:
+            content = _content(file)
+            images, entries = (_entries(content, name, file) for name in ("images", "categories"))
+            names = {_text(item, "name", "category", file): number for number, item in entries.items()}
+            files = [(Path(_text(item, "file_name", "image", file)), number) for number, item in images.items()]
+        except UsageError as error:
+            raise UsageError(str(error).replace("data.source", "--annotations", 1)) from error
         lacking = [name for name in classes if name not in names]
         if lacking:
             raise UsageError(f"{file} has no category {lacking[0]!r:.60}, which the network knows")
-        files = [(Path(_text(item, "file_name", "image", file)), number) for number, item in images.items()]
         return cls(path, files, [names[name] for name in classes])
 
     def of(self, paths: Sequence[Path]) -> list[int]:

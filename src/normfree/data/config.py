@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UsageError
+from .masks import check_values
 
 MOST_PIXELS = 4096  # side of an image; the largest network of the papers takes 608
 MOST_WORKERS = 1024
@@ -49,6 +50,11 @@ class DataConfig:
         std: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
         sampler: "shuffled", every training image once an epoch; "balanced", as many images an epoch, but all classes
             equally often (classification).
+        mask_values: the value of each class in the masks of "masks:PATH", in the order of the classes: [0, 255], or
+            colours [[0, 0, 0], [128, 0, 0]]; null: a class's own number.
+        mask_ignored: the value of pixels that count for nothing; null: 255 where it is not the value of a class, of
+            colours none.
+        allow_missing_classes: train although a class occurs in no training mask, or one class alone in the test masks.
         workers: processes that decode images; 0 decodes in the main process.
         max_unreadable: so many unreadable images are named and skipped before the run stops.
     """
@@ -74,6 +80,9 @@ class DataConfig:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     sampler: Literal["shuffled", "balanced"] = "shuffled"
+    mask_values: tuple[int | tuple[int, ...], ...] | None = None
+    mask_ignored: int | tuple[int, ...] | None = None
+    allow_missing_classes: bool = False
     workers: int = 0
     max_unreadable: int = 10
 
@@ -93,6 +102,7 @@ class DataConfig:
                 raise UsageError(f"data.{name} (={value}) must be at most {most:g}")
         if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
+        check_values(self.mask_values, self.mask_ignored)
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and len(value) != self.channels:

@@ -1,20 +1,19 @@
 """Files that say what each pixel is: masks, Pascal VOC, and depth maps."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
 from .decode import EXTENSIONS, UnreadableImage, decode_image
 from .dense import IGNORE, measured
-from .nyu import matlab, nyu
+from .masks import MaskValues, Value, listed, open_png
+from .nyu import nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, unknown_source
 from .walk import Walk
@@ -68,15 +67,26 @@ class FilePairs:
         return self.samples[index][0]
 
 
-def open_pairs(source: str, task: str, channels: int = 3) -> Source:
+def open_pairs(
+    source: str,
+    task: str,
+    channels: int = 3,
+    values: Sequence[Value] | None = None,
+    ignored: Value | None = None,
+) -> Source:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
+
+    Args:
+        values, ignored: of "masks:PATH", see :class:`.masks.MaskValues`.
 
     Raises:
         UsageError: unknown kind, a missing file or folder, or a first or last pair that does not fit together.
     """
     kind, _, rest = source.partition(":")
+    if values is not None and (task, kind) != ("segmentation", "masks"):
+        raise UsageError(f'data.mask_values (={listed(values)}) is for "masks:PATH"; data.source is {source!r}')
     openers = {
-        "segmentation": dict(voc=voc, masks=masks),
+        "segmentation": dict(voc=voc, masks=functools.partial(masks, values=values, ignored=ignored)),
         "depth": dict(nyu=nyu, depth=depths),
     }[task]
     if kind == "scenes":
@@ -97,23 +107,29 @@ def open_pairs(source: str, task: str, channels: int = 3) -> Source:
     return opened
 
 
-def masks(path: str, channels: int = 3) -> Source:
+def masks(path: str, channels: int = 3, values: Sequence[Value] | None = None, ignored: Value | None = None) -> Source:
     """PATH/train/images/*, PATH/train/masks/NAME.png, the same in PATH/val; PATH/classes.txt may have a name per line.
 
     A mask holds the number of the class at each pixel, counted from 0 (one channel or a palette); 255 is ignored.
     Without names, the classes are as many as the training masks' largest number says.
 
+    Args:
+        values, ignored: of a mask, where they are no such numbers; see :class:`.masks.MaskValues`.
+
     Raises:
-        UsageError: a folder, an image's mask or the names are missing.
+        UsageError: a folder, an image's mask or the names are missing, or there are more names than values, or fewer.
     """
     root = _root(path, "masks", "train/images, train/masks, val/images and val/masks")
     names, walk = root / "classes.txt", Walk()
     parts = [_matched(root / part, "masks", (".png",), walk) for part in ("train", _validation(root))]
     if names.is_file():
         classes = _names(names)
+        if values is not None and len(values) != len(classes):
+            told = f"data.mask_values (={listed(values)}) are {len(values)}"
+            raise UsageError(f"{told}, {names} names {len(classes)} classes; each class has one value")
     else:
-        classes = [f"class{i}" for i in range(max(2, 1 + _largest(parts[0])))]
-    read = functools.partial(read_mask, classes=len(classes))
+        classes = [f"class{i}" for i in range(len(values or ()) or max(2, 1 + _largest(parts[0])))]
+    read = MaskValues(len(classes), None if values is None else tuple(values), ignored).read
     return Source(*(FilePairs(samples, read, channels) for samples in parts), classes, tuple(walk.told(root)))
 
 
@@ -139,7 +155,7 @@ def voc(path: str, channels: int = 3) -> Source:
     sbd = next((p for p in places if p.is_dir()), None)
     if sbd is not None and not merged.is_file():
         train += _boundaries(sbd, {Path(image).stem for image, _ in train + test})
-    read = functools.partial(read_mask, classes=len(VOC_CLASSES))
+    read = MaskValues(len(VOC_CLASSES)).read
     return Source(*(FilePairs(samples, read, channels) for samples in (train, test)), list(VOC_CLASSES))
 
 
@@ -157,25 +173,6 @@ def depths(path: str, channels: int = 3) -> Source:
     return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [], tuple(walk.told(root)))
 
 
-def read_mask(path: str, classes: int) -> Tensor:
-    """The (H, W) int64 classes of a PNG file of one channel or a palette, or of one of SBD's .mat files.
-
-    Raises:
-        UnreadableImage: not there, another kind of file, or a class that there is not.
-    """
-    if path.endswith(".mat"):
-        mask = _segmentation(path)
-    else:
-        with _image(path) as image:
-            if image.mode not in ("L", "P", "1"):
-                raise UnreadableImage(f"{path}: a {image.mode} image; a mask holds one class number per pixel (8 bits)")
-            mask = np.array(image).astype(np.uint8)
-    unknown = sorted(set(np.unique(mask).tolist()) - {IGNORE} - set(range(classes)))
-    if unknown:
-        raise UnreadableImage(f"{path}: class {unknown[0]} is unknown; there are 0 to {classes - 1}, and 255 to ignore")
-    return torch.from_numpy(mask).long()
-
-
 def read_depth(path: str) -> Tensor:
     """The (H, W) float32 metres of a 16-bit PNG file in millimetres or a .npy file in metres; 0 where not measured.
 
@@ -191,21 +188,11 @@ def read_depth(path: str) -> Tensor:
             told = f"an array of shape {depth.shape} of {depth.dtype}"
             raise UnreadableImage(f"{path}: {told}; it must be (H, W) metres as floating-point numbers")
     else:
-        with _image(path) as image:
+        with open_png(path) as image:
             if not image.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"{path}: a {image.mode} image; depth holds 16 bits per pixel, in millimetres")
             depth = np.array(image).astype(np.float32) / MILLIMETRES
     return measured(depth)
-
-
-def _image(path: str) -> Image.Image:
-    try:
-        image = Image.open(path, formats=("PNG",))
-        image.load()
-        return image
-    except Exception as error:  # decoders fail in many ways on broken files
-        reason = getattr(error, "strerror", None) or "not a PNG file that can be read"
-        raise UnreadableImage(f"{path}: {reason}") from error
 
 
 def _root(path: str, kind: str, what: str) -> Path:
@@ -269,20 +256,6 @@ def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
     return [(str(image), str(mask)) for image, mask in samples]
 
 
-def _segmentation(path: str) -> np.ndarray:
-    """The mask in a .mat file of SBD, (H, W) uint8."""
-    try:
-        mask = np.asarray(matlab(path)["GTcls"]["Segmentation"][0, 0])
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the file holds
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"{path}: no mask of SBD (GTcls.Segmentation): {reason}") from error
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise UnreadableImage(f"{path}: an array of shape {mask.shape} of {mask.dtype}; a mask is (H, W) uint8")
-    return mask
-
-
 def _names(file: Path) -> list[str]:
     """The class names of a file, which has one per line in the order of their numbers."""
     try:
@@ -305,7 +278,7 @@ def _largest(samples: list[tuple[str, str]]) -> int:
     largest = 0
     for _, path in samples:
         try:
-            mask = read_mask(path, IGNORE)
+            mask = MaskValues(IGNORE).read(path)
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
         largest = max(largest, int(mask[mask != IGNORE].max()) if (mask != IGNORE).any() else 0)

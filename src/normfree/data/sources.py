@@ -30,12 +30,17 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Two splits and the names of their classes, in the order of the labels; ``told`` is what a user should know."""
+    """Two splits and the names of their classes, in the order of the labels.
+
+    ``numbers`` are what the files call the classes, where that is a number other than its place (COCO's categories).
+    ``told`` is what a user should know.
+    """
 
     train: Split
     test: Split
     classes: list[str]
     told: tuple[str, ...] = ()
+    numbers: list[int] | None = None
 
 
 @dataclass(frozen=True)

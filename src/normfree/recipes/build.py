@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import Share, Source, open_source
 from ..data.coco import open_objects
+from ..data.masks import listed
 from ..data.pairs import open_pairs
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
@@ -26,9 +27,10 @@ def is_dense(recipe: Recipe) -> bool:
     return recipe.task.name in DENSE
 
 
-def describe(recipe: Recipe, classes: list[str]) -> dict[str, Any]:
-    """What a checkpoint says about itself, so that it can be used alone."""
-    return dict(recipe=dataclasses.asdict(recipe), classes=classes)
+def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself, so that it can be used alone; ``numbers`` as of :class:`.data.Source`."""
+    about = dict(recipe=dataclasses.asdict(recipe), classes=classes)
+    return about if numbers is None else about | dict(numbers=numbers)
 
 
 def open_images(recipe: Recipe, source: str | None = None) -> Source:
@@ -37,11 +39,14 @@ def open_images(recipe: Recipe, source: str | None = None) -> Source:
     Raises:
         UsageError: they cannot be had, or are for another task.
     """
-    source = recipe.data.source if source is None else source
+    data, task = recipe.data, recipe.task.name
+    source = data.source if source is None else source
+    if task != "segmentation" and data.mask_values is not None:
+        raise UsageError(f"data.mask_values (={listed(data.mask_values)}) is for segmentation; task.name is {task}")
     if recipe.task.name == "detection":
         return open_objects(source, recipe.data.channels, masks=recipe.task.masks)
     if is_dense(recipe):
-        return open_pairs(source, recipe.task.name, recipe.data.channels)
+        return open_pairs(source, recipe.task.name, data.channels, data.mask_values, data.mask_ignored)
     if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth", "coco"):
         other = "detection" if source.startswith("coco") else "segmentation or depth"
         raise UsageError(f"data.source (={source!r}) is for {other}; task.name is {recipe.task.name}")

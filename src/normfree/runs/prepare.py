@@ -63,7 +63,7 @@ def prepare(
         task,
         Run(
             folder,
-            describe(recipe, source.classes),
+            describe(recipe, source.classes, source.numbers),
             recipe.train.keep_every,
             tensorboard=recipe.train.tensorboard and replicas.main,
         ),

@@ -1,0 +1,160 @@
+"""Masks: files that say the class of each pixel, and which of their values is which class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UsageError
+from .decode import UnreadableImage
+from .dense import IGNORE
+from .nyu import matlab
+
+MOST_VALUE = 2**16 - 1
+Value = int | tuple[int, ...]  # of a pixel: a number, or red, green and blue
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """Which value of a mask is which class.
+
+    Args:
+        classes: their number.
+        values: of each class, numbers or colours (red, green, blue); None: the class's own number.
+        ignored: the value of pixels that count for nothing; None: 255 unless it is among ``values``, of colours none.
+    """
+
+    classes: int
+    values: tuple[Value, ...] | None = None
+    ignored: Value | None = None
+
+    @property
+    def colours(self) -> bool:
+        return self.values is not None and not isinstance(self.values[0], int)
+
+    def read(self, path: str) -> Tensor:
+        """The (H, W) int64 classes of a mask's file, IGNORE where a pixel counts for nothing.
+
+        Raises:
+            UnreadableImage: see :func:`read_values`; or a value that is of no class.
+        """
+        pixels = read_values(path, colours=self.colours, most=MOST_VALUE if self.values else IGNORE)
+        known = list(range(self.classes)) if self.values is None else [_packed(value) for value in self.values]
+        ignored = _packed(self.ignored) if self.ignored is not None else None if self.colours else IGNORE
+        if ignored is not None and ignored not in known:
+            known.append(ignored)
+        if self.colours:
+            order = np.argsort(known)
+            classes = order[np.searchsorted(known, pixels, sorter=order).clip(max=len(known) - 1)]
+            wrong = np.asarray(known)[classes] != pixels
+        else:
+            table = np.full(MOST_VALUE + 1, -1, np.int64)
+            table[known] = range(len(known))
+            classes = table[pixels]
+            wrong = classes < 0
+        if wrong.any():
+            raise UnreadableImage(f"{path}: {self._unknown(int(pixels[wrong].min()))}")
+        return torch.from_numpy(np.where(classes < self.classes, classes, IGNORE))
+
+    def image(self, classes: Tensor) -> Image.Image:
+        """An image of the values of (H, W) classes, as :meth:`read` reads it: 8 or 16 bits, or colours."""
+        values = np.array(range(self.classes) if self.values is None else self.values)
+        kind = np.uint16 if values.max() > 255 else np.uint8
+        return Image.fromarray(values.astype(kind)[classes.numpy()])
+
+    def _unknown(self, value: int) -> str:
+        if self.values is None:
+            return f"class {value} is unknown; there are 0 to {self.classes - 1}, and 255 to ignore"
+        shown = list(_unpacked(value)) if self.colours else value
+        return f"the value {shown} is not among data.mask_values (={listed(self.values)}), nor ignored"
+
+
+def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.ndarray:
+    """The (H, W) values of a PNG file of one channel or a palette, or of one of SBD's .mat files.
+
+    Args:
+        colours: they are colours, packed into 0xRRGGBB.
+        most: the largest value that may be there: beyond 255, images of 16 bits may be read.
+
+    Raises:
+        UnreadableImage: not there, or another kind of file.
+    """
+    if path.endswith(".mat"):
+        return _segmentation(path)
+    with open_png(path) as image:
+        if colours:
+            if image.mode not in ("RGB", "P", "L", "1"):
+                raise UnreadableImage(f"{path}: a {image.mode} image; data.mask_values are colours: red, green, blue")
+            return np.array(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+        deep = most > 255 and image.mode.startswith("I")
+        if image.mode not in ("L", "P", "1") and not deep:
+            told = "a mask holds one class number per pixel (8 bits)"
+            more = "; for colours, or 16 bits, see data.mask_values" if image.mode.startswith(("RGB", "I")) else ""
+            raise UnreadableImage(f"{path}: a {image.mode} image; {told}{more}")
+        return np.array(image).astype(np.uint16 if deep else np.uint8)
+
+
+def check_values(values: Sequence[Value] | None, ignored: Value | None) -> None:
+    """What a recipe says about masks.
+
+    Raises:
+        UsageError: values that are neither all numbers nor all colours, out of range, or not distinct.
+    """
+    if values is None:
+        if ignored is not None:
+            raise UsageError(f"data.mask_ignored (={listed([ignored])}) needs data.mask_values, too")
+        return
+    every = [*values, *([] if ignored is None else [ignored])]
+    numbers = all(isinstance(value, int) and 0 <= value <= MOST_VALUE for value in every)
+    colours = all(
+        not isinstance(value, int) and len(value) == 3 and all(0 <= part <= 255 for part in value) for value in every
+    )
+    if not numbers and not colours:
+        raise UsageError(
+            f"data.mask_values (={listed(values)}) must be numbers from 0 to {MOST_VALUE}, or colours [red, green, "
+            "blue]; data.mask_ignored likewise"
+        )
+    if not 2 <= len(values) < IGNORE or len(set(map(_packed, values))) < len(values):
+        raise UsageError(f"data.mask_values (={listed(values)}) must be 2 to {IGNORE - 1} values, each once")
+
+
+def listed(values: Sequence[Value]) -> str:
+    """Values in a message."""
+    shown = [str(value if isinstance(value, int) else list(value)) for value in values[:8]]
+    return f"[{', '.join(shown + ['...'] * (len(values) > 8))}]"
+
+
+def _packed(value: Value) -> int:
+    return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
+
+
+def _unpacked(value: int) -> tuple[int, int, int]:
+    return value >> 16, value >> 8 & 255, value & 255
+
+
+def open_png(path: str) -> Image.Image:
+    """A PNG file, loaded; UnreadableImage where it is none."""
+    try:
+        image = Image.open(path, formats=("PNG",))
+        image.load()
+        return image
+    except Exception as error:  # decoders fail in many ways on broken files
+        reason = getattr(error, "strerror", None) or "not a PNG file that can be read"
+        raise UnreadableImage(f"{path}: {reason}") from error
+
+
+def _segmentation(path: str) -> np.ndarray:
+    """The mask in a .mat file of SBD, (H, W) uint8."""
+    try:
+        mask = np.asarray(matlab(path)["GTcls"]["Segmentation"][0, 0])
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the file holds
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"{path}: no mask of SBD (GTcls.Segmentation): {reason}") from error
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise UnreadableImage(f"{path}: an array of shape {mask.shape} of {mask.dtype}; a mask is (H, W) uint8")
+    return mask
