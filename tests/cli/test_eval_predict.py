@@ -129,7 +129,7 @@ def test_images_of_other_classes(normfree, trained, tmp_path):
 
 def test_classes_in_another_order(normfree, trained, monkeypatch):
     source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))], told=())
-    monkeypatch.setattr("normfree.cli.eval.open_images", lambda *_: source)
+    monkeypatch.setattr("normfree.recipes.build.open_test", lambda *_, **__: source)
     result = normfree("eval", trained)
     assert result.code == 2
     assert "differ: class 0 is 1 there, 0 here, class 1 is 0 there, 1 here" in result.error

@@ -9,7 +9,8 @@ from sklearn import metrics as peer
 from tiny_runs import classification
 
 from normfree.data import Batch
-from normfree.tasks.confusion import ClassScores, Confusion, majority_result
+from normfree.tasks.confusion import ClassScores, Confusion
+from normfree.tasks.majority import majority_result
 
 
 def batch_of(labels: torch.Tensor) -> Batch:

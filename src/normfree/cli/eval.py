@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..data import Loader
 from ..data.config import MOST_PIXELS, MOST_WORKERS
 from ..errors import RunFailed, UsageError
-from ..recipes import open_images
+from ..recipes import open_test_images
 from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors
 from ..tasks.detection import AveragePrecision
@@ -52,17 +52,10 @@ def run(argv: Sequence[str]) -> int:
     data = trained.recipe.data
     if options.size:
         data.test_size, data.test_width = options.size, None
-    source = open_images(trained.recipe, options.data)
+    about = trained.classes, trained.source, options.data, trained.held_out
+    source = open_test_images(trained.recipe, *about)
     for line in source.told:
         print(line, file=sys.stderr)
-    if list(source.classes) != trained.classes:
-        differing = sorted(set(source.classes) ^ set(trained.classes))
-        sided = [f"{name} (only in the {'images' if name in source.classes else 'network'})" for name in differing]
-        pairs = enumerate(zip(source.classes, trained.classes, strict=False))
-        sided = sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]
-        raise UsageError(
-            f"classes of {options.data or data.source} and of {trained.source} differ: {', '.join(sided[:8])}"
-        )
     device = pick_device(options.device)
     transform, dense = evaluation_transform(trained), trained.dense
     loader = Loader(source.test, transform, options.batch_size, workers=options.workers, pairs=dense)

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import Loader, Source, Split, UnreadableImage
+from ..data import HeldOut, Loader, Source, Split, UnreadableImage
 from ..errors import UsageError
-from ..recipes import Recipe, field_paths, load_recipe, open_images
+from ..recipes import Recipe, field_paths, load_recipe, open_images, open_test_images
 from ..report import (
     About,
     Confusion,
@@ -126,8 +126,8 @@ class Found:
     def __init__(self, files: RunFiles, device: torch.device):
         self.files, self.device = files, device
         self.recipe = _attempt(lambda: load_recipe(str(files.folder / RECIPE)))
-        self.source = _attempt(lambda: _open(_needed(self.recipe)))
         self.trained = _attempt(lambda: _load(files.folder, device))
+        self.source = _attempt(lambda: _open(_needed(self.recipe), files.folder, self.trained))
         self.about = _about(self)
 
     def weights(self) -> str:
@@ -136,8 +136,14 @@ class Found:
         return f"{kind} weights" + ("" if self.about.saved is None else f" of step {self.about.saved:,}")
 
 
-def _open(recipe: Recipe) -> Source:
-    return open_images(recipe)
+def _open(recipe: Recipe, folder: Path, trained: Trained | Missing) -> Source:
+    """The images; those to test with where the others are gone."""
+    try:
+        return open_images(recipe, held_out=HeldOut.read(folder))
+    except UsageError:
+        if isinstance(trained, Missing):
+            raise
+        return open_test_images(recipe, trained.classes, trained.source, held_out=trained.held_out)
 
 
 def _load(folder: Path, device: torch.device) -> Trained:
@@ -151,7 +157,7 @@ def _about(found: Found) -> About:
     if not isinstance(found.trained, Missing):
         about.parameters = sum(p.numel() for p in found.trained.model.parameters())
         about.classes = len(found.trained.classes) or None
-    if not isinstance(found.source, Missing):
+    if not isinstance(found.source, Missing) and len(found.source.train):
         about.images = len(found.source.train), len(found.source.test)
         about.classes = len(found.source.classes) or None
     if not isinstance(recipe, Missing):
@@ -170,13 +176,14 @@ def _about(found: Found) -> About:
 
 def _steps_per_epoch(found: Found, recipe: Recipe) -> Fraction | int | None:
     """From the lines of the run, which say both; within the first epoch they are too rounded, and the images say it."""
-    if recipe.train.across_epochs and not isinstance(found.source, Missing):
+    known = not isinstance(found.source, Missing) and len(found.source.train)
+    if recipe.train.across_epochs and known:
         return Fraction(len(found.source.train), recipe.train.batch_size)
     for line in found.files.train[-1:] + found.files.evals[-1:]:
         epoch = line.get("epoch")
         if isinstance(epoch, int | float) and epoch >= 1:
             return round(line["step"] / epoch)
-    if isinstance(found.source, Missing):
+    if not known:
         return None
     return max(1, len(found.source.train) // recipe.train.batch_size)
 

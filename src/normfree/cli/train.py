@@ -135,6 +135,8 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
         + f", best {summary.best[key]:.2%} at epoch {summary.best['epoch']:g}",
         f"{summary.steps} steps in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
     ]
+    if remark := trainer.task.remark(last[key]):
+        lines.insert(1, remark)
     if summary.unreadable:
         lines.append(f"{len(summary.unreadable)} unreadable images were skipped")
     plot_curves(folder, score)

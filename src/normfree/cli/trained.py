@@ -4,11 +4,12 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import EvalTransform
+from ..data import EvalTransform, HeldOut
 from ..data.dense import DenseTransform
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
@@ -26,7 +27,8 @@ class Trained:
     """A network in evaluation mode and what it needs: class names, recipe, where it came from.
 
     ``classes`` are folder names; ``names`` say the same to a reader, where the file has such. ``numbers`` are what the
-    files of the training data called them (COCO's categories), else they count from 1.
+    files of the training data called them (COCO's categories), else they count from 1. ``held_out`` says which images
+    were held out for testing, where the source has no test split.
     """
 
     model: ResidualNet | DenseNet | DetectionNet
@@ -35,6 +37,7 @@ class Trained:
     source: str
     names: list[str]
     numbers: list[int]
+    held_out: HeldOut | None = None
 
     @property
     def dense(self) -> bool:
@@ -78,7 +81,16 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"{file}: {reason}") from error
     model = build_network(recipe, classes)
     load_weights(model, state, str(file))
-    return Trained(model.eval(), recipe, classes, str(file), names, numbers)
+    held_out = _held_out(path, recipe, description)
+    return Trained(model.eval(), recipe, classes, str(file), names, numbers, held_out)
+
+
+def _held_out(path: str, recipe: Recipe, description: Mapping[str, Any]) -> HeldOut | None:
+    """Which images were held out: a run folder has the list, a file alone its fingerprint."""
+    if recipe.data.val_fraction is None:
+        return None
+    listed = HeldOut.read(Path(path)) if Path(path).is_dir() else None
+    return listed or HeldOut(recipe.data.val_fraction, recipe.data.val_seed, expected=str(description.get("held_out")))
 
 
 def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor], file: str) -> None:

@@ -2,18 +2,21 @@
 
 from .config import DataConfig
 from .decode import UnreadableImage, decode_image
+from .folders import image_folder, open_source, open_test
 from .loader import Batch, Loader, Share
 from .mixing import Mixing, soft_labels
 from .objects import ObjectList, Objects
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, resize_bicubic
-from .sources import Source, Split, digits, find_images, image_folder, open_source
+from .sources import Source, Split, digits, find_images
+from .split import HeldOut
 from .transforms import EvalTransform, TrainTransform
 
 __all__ = [
     "Batch",
     "DataConfig",
     "EvalTransform",
+    "HeldOut",
     "Loader",
     "Mixing",
     "ObjectList",
@@ -32,6 +35,7 @@ __all__ = [
     "image_folder",
     "normalize",
     "open_source",
+    "open_test",
     "resize_bicubic",
     "soft_labels",
 ]

@@ -17,7 +17,8 @@ class DataConfig:
 
     Args:
         source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
-            val/CLASS/*; "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with. For
+            val/CLASS/*, or CLASS/*, or labels.csv; "csv:FILE" or "csv:TRAIN_FILE,VAL_FILE", tables of files and labels;
+            "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "synthetic:N", noise to measure speed with. For
             segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH"; for depth "scenes:N", "nyu:FILE.mat",
             "depth:PATH"; for detection "scenes:N", "coco:PATH".
         image_size: side of the training images in pixels; null takes the model's.
@@ -48,6 +49,9 @@ class DataConfig:
         channels: 3 (RGB) or 1 (grey).
         mean: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
         std: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
+        val_fraction: of the images of each class, so many are held out for testing, where the source has no test split
+            (imagefolder:, csv:); they are listed in the run's held_out.json.
+        val_seed: of the choice of images that are held out.
         sampler: "shuffled", every training image once an epoch; "balanced", as many images an epoch, but all classes
             equally often (classification).
         mask_values: the value of each class in the masks of "masks:PATH", in the order of the classes: [0, 255], or
@@ -79,6 +83,8 @@ class DataConfig:
     channels: Literal[1, 3] = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    val_fraction: float | None = None
+    val_seed: int = 0
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     mask_values: tuple[int | tuple[int, ...], ...] | None = None
     mask_ignored: int | tuple[int, ...] | None = None
@@ -103,6 +109,8 @@ class DataConfig:
         if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
         check_values(self.mask_values, self.mask_ignored)
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise UsageError(f"data.val_fraction (={self.val_fraction}) must be above 0 and below 1")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and len(value) != self.channels:

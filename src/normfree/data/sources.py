@@ -13,9 +13,13 @@ from torch import Tensor
 from ..errors import UsageError, listed, nearest
 from . import shards
 from .decode import EXTENSIONS, decode_image
+from .split import HeldOut
 from .walk import Walk
 
-KINDS = '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN" or "synthetic:N[,CLASSES]"'
+KINDS = (
+    '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN", "csv:FILE", "csv:TRAIN_FILE,VAL_FILE"'
+    ' or "synthetic:N[,CLASSES]"'
+)
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
 
@@ -33,7 +37,8 @@ class Source:
     """Two splits and the names of their classes, in the order of the labels.
 
     ``numbers`` are what the files call the classes, where that is a number other than its place (COCO's categories).
-    ``told`` is what a user should know.
+    ``told`` is what a user should know. ``held_out`` says which images are for testing where the files have no test
+    split.
     """
 
     train: Split
@@ -41,6 +46,7 @@ class Source:
     classes: list[str]
     told: tuple[str, ...] = ()
     numbers: list[int] | None = None
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,29 @@ class FolderSplit:
 
 
 @dataclass(frozen=True)
+class TargetSplit:
+    """Image files with a vector each, (N, K) float32: 0 or 1 for each class, or numbers."""
+
+    images: FolderSplit
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> Tensor:
+        return self.images.image(index)
+
+    def label(self, index: int) -> int:
+        return 0
+
+    def target(self, index: int) -> Tensor:
+        return self.targets[index]
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+
+@dataclass(frozen=True)
 class NoiseSplit:
     """Noise of a fixed seed, made when asked for: (C, 256, 256) uint8; labels count through the classes."""
 
@@ -107,24 +136,6 @@ class NoiseSplit:
         return f"synthetic/{('train', 'test')[self.part]}[{index}]"
 
 
-def open_source(source: str, channels: int = 3) -> Source:
-    """A source by its description: "digits", "imagefolder:PATH", "wds:..." or "synthetic:N[,CLASSES]".
-
-    Raises:
-        UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`.shards.shards`, :func:`synthetic`.
-    """
-    kind, _, rest = source.partition(":")
-    if kind == "digits" and not rest:
-        return digits(channels)
-    if kind == "imagefolder":
-        return image_folder(rest, channels)
-    if kind == "wds":
-        return Source(*shards.shards(rest, channels))
-    if kind == "synthetic":
-        return synthetic(rest, channels)
-    raise unknown_source(source, ("digits", "imagefolder", "wds", "synthetic"), f"is unknown; it must be {KINDS}")
-
-
 def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
     """The error of a description whose kind is not among ``kinds``, with what was probably meant."""
     kind, colon, rest = source.partition(":")
@@ -139,6 +150,8 @@ def absolute(source: str) -> str:
         rest = str(Path(rest).expanduser().resolve())
     elif kind == "wds":
         rest = shards.absolute(rest)
+    elif kind == "csv":
+        rest = ",".join(str(path.resolve()) for path in csv_paths(rest))
     return f"{kind}{colon}{rest}"
 
 
@@ -175,36 +188,6 @@ def digits(channels: int = 1) -> Source:
     )
 
 
-def image_folder(path: str, channels: int = 3) -> Source:
-    """PATH/train/CLASS/* and PATH/val/CLASS/* (or valid, validation, test).
-
-    Raises:
-        UsageError: a folder is missing or empty, a class has no images, or the classes of the two splits differ.
-    """
-    root = Path(path).expanduser()
-    if not path or not root.is_dir():
-        raise UsageError(
-            f"data.source: {path or 'imagefolder:'} is not a folder; it must hold train/CLASS and val/CLASS"
-        )
-    train = root / "train"
-    test = next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
-    if not train.is_dir() or test is None:
-        lacking = "train" if not train.is_dir() else "val"
-        raise UsageError(
-            f"data.source: {root} has no folder {lacking!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
-        )
-    walk = Walk()
-    classes = _classes(train, walk)
-    differing = sorted(set(classes) ^ set(_classes(test, walk)))
-    if differing:
-        one_sided = [f"{name} (only in {(train if name in classes else test).name})" for name in differing]
-        raise UsageError(f"classes of {train} and {test} differ: {_listed(one_sided)}")
-    if len(classes) == 1:
-        raise UsageError(f"{train} holds one class folder ({classes[0]}); a classifier needs two or more classes")
-    splits = [_folder_split(folder, classes, channels, walk) for folder in (train, test)]
-    return Source(*splits, classes, tuple(walk.told(root)))
-
-
 def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]:
     """Image files among the given files and, recursively and sorted, inside the given folders.
 
@@ -228,22 +211,14 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
     return found
 
 
-def _classes(folder: Path, walk: Walk) -> list[str]:
-    classes = walk.folders(folder)
-    if not classes:
-        raise UsageError(f"{folder} holds no class folders; it must hold one folder of images per class")
-    return classes
+def csv_paths(paths: str) -> list[Path]:
+    """The files of "FILE" or "TRAIN_FILE,VAL_FILE".
 
-
-def _folder_split(folder: Path, classes: list[str], channels: int, walk: Walk) -> FolderSplit:
-    samples = [(path, label) for label, name in enumerate(classes) for path in walk.images(folder / name)]
-    empty = sorted(set(classes) - {classes[label] for _, label in samples})
-    if empty:
-        raise UsageError(
-            f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}" + walk.reason()
-        )
-    return FolderSplit(samples, channels)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    Raises:
+        UsageError: there are none, or more.
+    """
+    found = [Path(part.strip()).expanduser() for part in paths.split(",")]
+    if not 1 <= len(found) <= 2 or not all(path.is_file() for path in found):
+        lacking = next((str(path) for path in found if not path.is_file()), paths)
+        raise UsageError(f"data.source (='csv:{paths}') must be csv:FILE or csv:TRAIN_FILE,VAL_FILE; no file {lacking}")
+    return found

@@ -1,6 +1,6 @@
 """One YAML file per published number, and the schema they follow."""
 
-from .build import build_network, build_task, describe, is_dense, open_images, set_sizes
+from .build import build_network, build_task, describe, is_dense, open_images, open_test_images, set_sizes
 from .recipe import (
     DEFAULT,
     Recipe,
@@ -32,6 +32,7 @@ __all__ = [
     "load_recipe",
     "nearest_fields",
     "open_images",
+    "open_test_images",
     "recipe_header",
     "recipe_text",
     "set_sizes",

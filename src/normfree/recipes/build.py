@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..data import Share, Source, open_source
+from ..data import HeldOut, Share, Source, open_source, open_test
 from ..data.coco import open_objects
 from ..data.masks import listed
 from ..data.pairs import open_pairs
+from ..data.sources import absolute
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
 from ..models.registry import test_crop
@@ -33,8 +34,11 @@ def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = Non
     return about if numbers is None else about | dict(numbers=numbers)
 
 
-def open_images(recipe: Recipe, source: str | None = None) -> Source:
+def open_images(recipe: Recipe, source: str | None = None, held_out: HeldOut | None = None) -> Source:
     """The images of a recipe, or of another source for its task.
+
+    Args:
+        held_out: which images a run that goes on has held out for testing.
 
     Raises:
         UsageError: they cannot be had, or are for another task.
@@ -43,14 +47,69 @@ def open_images(recipe: Recipe, source: str | None = None) -> Source:
     source = data.source if source is None else source
     if task != "segmentation" and data.mask_values is not None:
         raise UsageError(f"data.mask_values (={listed(data.mask_values)}) is for segmentation; task.name is {task}")
+    if is_dense(recipe) and data.val_fraction is not None:
+        raise UsageError(f"data.val_fraction (={data.val_fraction:g}) is for classification and regression")
     if recipe.task.name == "detection":
-        return open_objects(source, recipe.data.channels, masks=recipe.task.masks)
+        return open_objects(source, data.channels, masks=recipe.task.masks)
     if is_dense(recipe):
-        return open_pairs(source, recipe.task.name, data.channels, data.mask_values, data.mask_ignored)
+        return open_pairs(source, task, data.channels, data.mask_values, data.mask_ignored)
+    _check_kind(recipe, source)
+    if held_out is None and data.val_fraction is not None:
+        held_out = HeldOut(data.val_fraction, data.val_seed)
+    return open_source(source, data.channels, answers=answers(recipe), held_out=held_out)
+
+
+def open_test_images(
+    recipe: Recipe,
+    classes: Sequence[str],
+    network: str,
+    source: str | None = None,
+    held_out: HeldOut | None = None,
+) -> Source:
+    """The test images of a recipe, or of another source for its task, to measure a trained network on.
+
+    Other sources than the recipe's need no training images.
+
+    Args:
+        classes: of the network; network: its name, for messages.
+        held_out: which images the run has held out for testing.
+
+    Raises:
+        UsageError: they cannot be had, are for another task, or of other classes than the network's.
+    """
+    own = source is None or absolute(source) == recipe.data.source
+    if is_dense(recipe) or (own and recipe.data.val_fraction is not None):
+        opened = open_images(recipe, source, held_out)
+    else:
+        source = recipe.data.source if source is None else source
+        _check_kind(recipe, source)
+        options = dict(answers=answers(recipe), network=network)
+        opened = open_test(source, list(classes), recipe.data.channels, **options)
+    differing = _differing(list(opened.classes), list(classes))
+    if differing:
+        where = recipe.data.source if source is None else source
+        raise UsageError(f"classes of {where} and of {network} differ: {', '.join(differing[:8])}")
+    return opened
+
+
+def answers(recipe: Recipe) -> str:
+    """What images are labelled with, one of :data:`normfree.data.folders.ANSWERS`."""
+    return "class"
+
+
+def _differing(images: list[str], network: list[str]) -> list[str]:
+    """How the classes of images differ from a network's."""
+    if images == network:
+        return []
+    sided = [f"{n} (only in the {'images' if n in images else 'network'})" for n in sorted(set(images) ^ set(network))]
+    pairs = enumerate(zip(images, network, strict=False))
+    return sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]
+
+
+def _check_kind(recipe: Recipe, source: str) -> None:
     if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth", "coco"):
         other = "detection" if source.startswith("coco") else "segmentation or depth"
         raise UsageError(f"data.source (={source!r}) is for {other}; task.name is {recipe.task.name}")
-    return open_source(source, recipe.data.channels)
 
 
 def build_network(recipe: Recipe, classes: Sequence[str]) -> nn.Module:

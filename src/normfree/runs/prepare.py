@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import Source
+from ..data import HeldOut, Source
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
 from ..errors import UsageError
@@ -43,7 +43,7 @@ def prepare(
     """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
     replicas = replicas or Replicas()
     pick_device(recipe.train.device)
-    source = open_images(recipe)
+    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(Path(resume)))
     say(replicas, *source.told)
     recipe.data.source = absolute(recipe.data.source)  # the run must find its images from any folder
     checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
@@ -57,13 +57,17 @@ def prepare(
         torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
     set_sizes(recipe, model)
     task = build_task(recipe, source, replicas.share)
+    told += task.notes
+    description = describe(recipe, source.classes, source.numbers)
+    if source.held_out is not None:
+        description["held_out"] = source.held_out.fingerprint
     folder = Path(resume) if resume is not None else main_makes_folder(replicas, name, out)
     trainer = Trainer(
         model,
         task,
         Run(
             folder,
-            describe(recipe, source.classes, source.numbers),
+            description,
             recipe.train.keep_every,
             tensorboard=recipe.train.tensorboard and replicas.main,
         ),
@@ -78,6 +82,8 @@ def prepare(
         told.append(f"goes on after step {trainer.at.step} of {trainer.total_steps} ({checkpoint})")
     elif replicas.main:
         (folder / RECIPE).write_text(dump_recipe(recipe))
+        if source.held_out is not None:
+            source.held_out.write(folder)
         write_examples(source, folder / "examples")
     if recipe.train.spp_every is not None and replicas.main:
         trainer.watch = Film(

@@ -1,6 +1,7 @@
 """Image classification."""
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,6 +23,7 @@ from ..data import (
 )
 from ..errors import UsageError
 from .config import TaskConfig
+from .majority import majority_result
 from .statistics import image_statistics
 
 # fields of the data section that are for pixels, as they are left alone
@@ -99,9 +101,13 @@ class Classification:
             if getattr(data, name) != default:
                 raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for segmentation and depth")
         self.label_smoothing, self.kind, self.classes = config.label_smoothing, config.loss, len(source.classes)
-        self.weights = None
+        self.weights, self.notes = None, list[str]()  # the latter is what a user should know
         if config.class_weights is not None:
             self.weights = torch.tensor(resolved_weights(config.class_weights, source))
+            shown = zip(source.classes[:8], self.weights.tolist(), strict=False)
+            more = ", ..." if self.classes > 8 else ""
+            self.notes.append(f"class weights: {', '.join(f'{name} {weight:.4g}' for name, weight in shown)}{more}")
+        self.source = source
         mean, std = image_statistics(data)
         self.train = Loader(
             source.train,
@@ -162,6 +168,14 @@ class Classification:
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.classes)
+
+    def remark(self, accuracy: float) -> str | None:
+        """What must be said about an accuracy on the test images, if anything."""
+        split, names = self.source.test, self.source.classes
+        images = Counter(split.label(index) for index in range(len(split)))
+        if len(images) < 2:
+            return f"all test images are of {names[next(iter(images))]}" if images else None
+        return majority_result(images, names, round(accuracy * images.total()))
 
 
 def resolved_weights(weights: Literal["auto"] | Sequence[float], source: Source) -> tuple[float, ...]:

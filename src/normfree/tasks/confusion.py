@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import Batch
 from .classification import Accuracy
+from .majority import majority_result
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,3 @@ class Confusion(Accuracy):
         if len(images) < 2:
             return None
         return majority_result(images, names, self.top1, next(iter(answers)) if len(answers) == 1 else None)
-
-
-def majority_result(images: Counter[int], names: Sequence[str], right: int, always: int | None = None) -> str | None:
-    """A sentence where an accuracy is no better than always saying the most frequent class, else None.
-
-    Args:
-        images: how many there are of each class.
-        names: of the classes.
-        right: images that the network is right about.
-        always: the class that the network says about every image, if it is one.
-    """
-    most, count = images.most_common(1)[0]
-    share = f"{count / images.total():.2%} of the images"
-    if always == most:
-        return f"majority-class result: all images are said to be {names[most]}, the most frequent class ({share})"
-    if right <= count:
-        what = "" if always is None else f"; all images are said to be {names[always]}"
-        return f"majority-class result: no better than always saying {names[most]} ({share}){what}"
-    return None

@@ -1,5 +1,6 @@
 """Loaders of images with a target for each pixel: what segmentation and depth share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..data import DataConfig, Loader, Share, Source
@@ -46,6 +47,8 @@ class DenseTask:
         across_epochs: whether training batches run across the ends of epochs.
     """
 
+    notes: Sequence[str] = ()  # what a user should know
+
     def __init__(
         self,
         source: Source,
@@ -78,3 +81,7 @@ class DenseTask:
     def transforms(self, data: DataConfig) -> tuple[Any, Any]:
         """Of training and of evaluation."""
         return train_transform(data), test_transform(data)
+
+    def remark(self, score: float) -> str | None:
+        """What must be said about a score, if anything."""
+        return None

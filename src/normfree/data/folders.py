@@ -1,0 +1,285 @@
+"""Opening a source of labelled images: class folders, tables of labels, shards, embedded images, noise."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UsageError
+from . import shards, tables
+from .decode import EXTENSIONS
+from .sources import (
+    KINDS,
+    VALIDATION_NAMES,
+    FolderSplit,
+    Source,
+    Split,
+    TargetSplit,
+    csv_paths,
+    digits,
+    synthetic,
+    unknown_source,
+)
+from .split import HeldOut, hold_out
+from .tables import LABELS, without_images
+from .walk import Walk
+
+ANSWERS = ("class", "classes", "numbers")  # what images are labelled with: one class each, several, or numbers
+
+
+def open_source(source: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+    """A source by its description: "digits", "imagefolder:PATH", "csv:...", "wds:..." or "synthetic:N[,CLASSES]".
+
+    Args:
+        answers: what images are labelled with, one of :data:`ANSWERS`.
+        held_out: which images are for testing, of a source without a test split.
+
+    Raises:
+        UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`csv_files`, :func:`.shards.shards`,
+            :func:`synthetic`; a kind that has other answers, or a test split of its own.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "imagefolder":
+        return image_folder(rest, channels, answers=answers, held_out=held_out)
+    if kind == "csv":
+        return csv_files(rest, channels, answers=answers, held_out=held_out)
+    if kind not in ("digits", "wds", "synthetic") or (kind == "digits" and rest):
+        kinds = ("digits", "imagefolder", "csv", "wds", "synthetic")
+        raise unknown_source(source, kinds, f"is unknown; it must be {KINDS}")
+    if answers != "class":
+        raise UsageError(f"data.source (={source!r}) has one class per image; {answers} need a {LABELS}")
+    if held_out is not None:
+        raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {source} has test images of its own")
+    if kind == "wds":
+        return Source(*shards.shards(rest, channels))
+    return digits(channels) if kind == "digits" else synthetic(rest, channels)
+
+
+def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+    """PATH/train/CLASS/* and PATH/val/CLASS/* (or valid, validation, test); PATH/labels.csv; or PATH/CLASS/*.
+
+    In this order, for one class per image; for other answers PATH/labels.csv, see :func:`csv_files`, or two of them,
+    PATH/train/labels.csv and PATH/val/labels.csv.
+
+    Args:
+        answers, held_out: as of :func:`open_source`.
+
+    Raises:
+        UsageError: a folder is missing or empty, a class has no training images, or there are test images of a class
+            that has none; there is no test split and nothing is held out, or there is one and something is.
+    """
+    root = _root(path)
+    train, test = root / "train", _validation(root)
+    walk = Walk()
+    folder = train if train.is_dir() or test is not None else root
+    by_class = folder != root and folder.is_dir() and bool(walk.folders(folder))
+    listed = [root / LABELS] if (root / LABELS).is_file() or test is None else [train / LABELS, test / LABELS]
+    if all(file.is_file() for file in listed) and (answers != "class" or not by_class):
+        return csv_files(",".join(map(str, listed)), channels, answers=answers, held_out=held_out)
+    if answers != "class":
+        raise UsageError(
+            f"data.source: {root} has no {LABELS}, which {answers} of images are read from: a heading such as file,... "
+            "and a row per image"
+        )
+    if not folder.is_dir() or (test is None and held_out is None):
+        lacking, hint = "train", ""
+        if folder.is_dir():
+            lacking, hint = "val", "; --data.val_fraction 0.1 holds a tenth of the images out instead"
+        raise UsageError(
+            f"data.source: {root} has no folder {lacking!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg{hint}"
+        )
+    walk = Walk()
+    classes = _classes(folder, walk)
+    if len(classes) == 1:
+        raise UsageError(f"{folder} holds one class folder ({classes[0]}); a classifier needs two or more classes")
+    there = [] if test is None else _classes(test, walk)
+    if set(there) - set(classes):
+        differing = sorted(set(classes) ^ set(there))
+        one_sided = [f"{name} (only in {(folder if name in classes else test).name})" for name in differing]
+        raise UsageError(f"classes of {folder} and {test} differ: {_listed(one_sided)}")
+    split = _folder_split(folder, classes, channels, walk)
+    shared = _in_several_classes(split, classes)
+    if test is None:
+        groups = [classes[label] for _, label in split.samples]
+        return _with_held_out(split, classes, root, held_out, groups, [*walk.told(root), *shared])
+    if held_out is not None:
+        raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {root} has test images of its own ({test.name})")
+    tested = _folder_split(test, classes, channels, walk, full=False)
+    told = [*walk.told(root), *shared, *without_images({label for _, label in tested.samples}, classes)]
+    return Source(split, tested, classes, tuple(told))
+
+
+def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+    """Images by a CSV file, see :func:`.tables.read_table`: "FILE", or "TRAIN_FILE,VAL_FILE".
+
+    One file has a column ``split`` of train and val (or valid, validation, test), or images are held out.
+
+    Args:
+        answers, held_out: as of :func:`open_source`.
+
+    Raises:
+        UsageError: a file that cannot be used; no test split and nothing held out, or both; test images of a class that
+            has no training images.
+    """
+    files = csv_paths(paths)
+    found = [tables.read_table(path) for path in files]
+    if len(found) == 1:
+        found = tables.splits_of(found[0], VALIDATION_NAMES)
+    train = tables.labelled(found[0], answers)
+    if len(train.classes) == 1 and answers == "class":
+        raise UsageError(f"{files[0]} has one class ({train.classes[0]}); a classifier needs two or more classes")
+    if len(found) == 1:
+        if held_out is None:
+            raise UsageError(
+                f"data.source: {files[0]} has no test images; --data.val_fraction 0.1 holds a tenth of the images out, "
+                "or a column split says of each image whether it is of train or val"
+            )
+        return _with_held_out(_table_split(train, channels), train.classes, files[0].parent, held_out, train.groups)
+    if held_out is not None:
+        raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {paths} has test images of its own")
+    test = tables.labelled(found[1], answers, train.classes)
+    both = sorted(set(train.files) & set(test.files))
+    if both:
+        raise UsageError(f"{both[0]} is both a training and a test image of {paths}")
+    splits = _table_split(train, channels), _table_split(test, channels)
+    return Source(*splits, train.classes, tuple(test.without_images()))
+
+
+def open_test(
+    source: str, classes: list[str], channels: int = 3, *, answers: str = "class", network: str = "the network"
+) -> Source:
+    """Images to measure a trained network on, which need no training split: ``train`` of the result is empty.
+
+    A folder is taken as it is where it has neither train nor val, and so is a CSV file without a column ``split``.
+    Classes without images are allowed, and said; other kinds are opened as :func:`open_source` does.
+
+    Args:
+        classes: of the network.
+        network: its name, for messages.
+
+    Raises:
+        UsageError: no images, or images of classes that the network does not have.
+    """
+    kind, _, rest = source.partition(":")
+    if kind not in ("imagefolder", "csv"):
+        return open_source(source, channels, answers=answers)
+    walk = Walk()
+    table = csv_paths(rest)[-1] if kind == "csv" else None
+    if kind == "imagefolder":
+        root, folder = _root(rest), _test_folder(rest)
+        there = walk.folders(folder)
+        if folder == root or answers != "class" or not there:
+            table = next((path for path in (folder / LABELS, root / LABELS) if path.is_file()), None)
+    if table is not None:
+        rows = tables.splits_of(tables.read_table(table), VALIDATION_NAMES)[-1]
+        found = tables.labelled(rows, answers, classes)
+        return Source(FolderSplit([], channels), _table_split(found, channels), classes, tuple(found.without_images()))
+    if answers != "class":
+        raise UsageError(f"data.source: {folder} has no {LABELS}, which {answers} of images are read from")
+    _classes(folder, walk)
+    if set(there) - set(classes):
+        differing = sorted(set(there) ^ set(classes))
+        sided = [f"{name} (only in the {'images' if name in there else 'network'})" for name in differing]
+        raise UsageError(f"classes of {source} and of {network} differ: {_listed(sided)}")
+    split = _folder_split(folder, classes, channels, walk, full=False)
+    told = [*walk.told(root), *without_images({label for _, label in split.samples}, classes)]
+    return Source(FolderSplit([], channels), split, classes, tuple(told))
+
+
+def _classes(folder: Path, walk: Walk) -> list[str]:
+    classes = walk.folders(folder)
+    if not classes:
+        raise UsageError(f"{folder} holds no class folders; it must hold one folder of images per class")
+    return classes
+
+
+def _folder_split(folder: Path, classes: list[str], channels: int, walk: Walk, *, full: bool = True) -> FolderSplit:
+    """The images of a folder's class folders; with ``full``, every class must have some."""
+    found = [(path, label) for label, name in enumerate(classes) for path in _inside(walk, folder / name)]
+    empty = sorted(set(classes) - {classes[label] for _, label in found})
+    if empty and (full or not found):
+        raise UsageError(
+            f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}" + walk.reason()
+        )
+    return FolderSplit(found, channels)
+
+
+def _inside(walk: Walk, folder: Path) -> list[str]:
+    return walk.images(folder) if folder.is_dir() else []
+
+
+def _with_held_out(
+    split: Split, classes: list[str], root: Path, held_out: HeldOut, groups: list[str] | None, told: Sequence[str] = ()
+) -> Source:
+    train, test, held_out, more = hold_out(held_out, split, root, groups)
+    return Source(train, test, classes, (*told, *more), held_out)
+
+
+def _in_several_classes(split: FolderSplit, classes: list[str]) -> list[str]:
+    """The sentence about images that lie in several class folders, by links or as copies of one name, if there are."""
+    by_name: dict[tuple[str, int], list[int]] = {}
+    for index, (path, _) in enumerate(split.samples):
+        by_name.setdefault((os.path.basename(path), _size(path)), []).append(index)
+    found = []
+    for indices in by_name.values():
+        labels = {split.samples[index][1] for index in indices}
+        if len(labels) > 1 and len({_content(split.samples[index][0]) for index in indices}) < len(indices):
+            found.append(indices)
+    if not found:
+        return []
+    path, label = split.samples[found[0][0]]
+    other = next(split.samples[index][1] for index in found[0] if split.samples[index][1] != label)
+    count = f"{len(found)} image{'s lie' if len(found) > 1 else ' lies'}"
+    return [
+        f"{count} in several class folders, such as {os.path.basename(path)} in {classes[label]} and {classes[other]}, "
+        f"and counts once for each; for several classes per image: {LABELS} and task.labels multi"
+    ]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return path.encode("utf-8", "surrogatepass")
+
+
+def _table_split(table: tables.Labelled, channels: int) -> FolderSplit | TargetSplit:
+    labels = table.labels or [0] * len(table.files)
+    images = FolderSplit(list(zip(table.files, labels, strict=True)), channels)
+    return images if table.targets is None else TargetSplit(images, table.targets)
+
+
+def _root(path: str) -> Path:
+    root = Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise UsageError(
+            f"data.source: {path or 'imagefolder:'} is not a folder; it must hold train/CLASS and val/CLASS"
+        )
+    return root
+
+
+def _validation(root: Path) -> Path | None:
+    return next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
+
+
+def _test_folder(path: str) -> Path:
+    """Where test images are: in val and the like, or in the folder itself."""
+    root = _root(path)
+    test = _validation(root)
+    if test is None and (root / "train").is_dir() and not (root / LABELS).is_file():
+        raise UsageError(
+            f"data.source: {root} has training images alone; imagefolder:{root / 'train'} measures on these"
+        )
+    return test or root
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,170 @@
+"""Holding some images of a source out for testing, where it has no test split of its own."""
+
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError
+
+HELD_OUT = "held_out.json"  # in a run's folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of a split, in the order of ``indices``."""
+
+    split: Any
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Tensor:
+        return self.split.image(self.indices[index])
+
+    def label(self, index: int) -> int:
+        return self.split.label(self.indices[index])
+
+    def name(self, index: int) -> str:
+        return self.split.name(self.indices[index])
+
+    def target(self, index: int) -> Tensor:
+        return self.split.target(self.indices[index])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which images of a source without a test split are for testing.
+
+    Attributes:
+        fraction: of the images of each class, at least one of each.
+        seed: of the choice; it depends on this and on the names of the images alone, not on their order.
+        names: of the images held out, relative to the source, sorted; None: to be chosen.
+        expected: the fingerprint of the choice, where the names themselves are not known.
+    """
+
+    fraction: float
+    seed: int = 0
+    names: tuple[str, ...] | None = None
+    expected: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the names."""
+        text = "\0".join(self.names or ())
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def chosen(self, names: Sequence[str], groups: Sequence[Hashable], files: Sequence[Hashable]) -> "HeldOut":
+        """The same with names: of each group those whose hash with the seed is smallest.
+
+        Args:
+            names: of all images.
+            groups: class of each.
+            files: what tells files from one another: images of one file are held out together.
+
+        Raises:
+            UsageError: a group has one file alone, which cannot be both for training and for testing.
+        """
+        if self.names is not None:
+            return self
+        first = dict[Hashable, int]()  # of each file
+        for index, file in enumerate(files):
+            first.setdefault(file, index)
+        members = dict[Hashable, list[int]]()
+        for index in first.values():
+            members.setdefault(groups[index], []).append(index)
+        held = set[Hashable]()
+        for group, indices in members.items():
+            if len(indices) < 2:
+                raise UsageError(
+                    f"data.val_fraction (={self.fraction:g}) needs two images of every class, one to train and one to "
+                    f"test; {group} has one"
+                )
+            count = min(len(indices) - 1, max(1, round(self.fraction * len(indices))))
+            ordered = sorted(indices, key=lambda index: (_hash(self.seed, names[index]), names[index]))
+            held |= {files[index] for index in ordered[:count]}
+        chosen = sorted({name for name, file in zip(names, files, strict=True) if file in held})
+        return HeldOut(self.fraction, self.seed, tuple(chosen))
+
+    def write(self, folder: Path) -> None:
+        """Write the list into a run folder."""
+        (folder / HELD_OUT).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "HeldOut | None":
+        """What :meth:`write` wrote; None where there is nothing.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        path = folder / HELD_OUT
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            return cls(float(content["fraction"]), int(content["seed"]), tuple(map(str, content["names"])))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path} cannot be used: {error}") from error
+
+    def divided(self, split: Any, names: Sequence[str]) -> tuple[Part, Part]:
+        """Images to train with, and those held out."""
+        held = set(self.names)
+        train = [index for index, name in enumerate(names) if name not in held]
+        return Part(split, train), Part(split, [index for index, name in enumerate(names) if name in held])
+
+    def gone(self, names: Sequence[str]) -> str | None:
+        """A sentence about images held out that are not there any more, if there are such."""
+        missing = sorted(set(self.names) - set(names))
+        if not missing:
+            return None
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        return f"{len(missing)} of {len(self.names)} images held out for testing are not there any more: {listed}"
+
+
+def hold_out(
+    held_out: HeldOut, split: Any, root: str | os.PathLike[str], groups: Sequence[Hashable] | None = None
+) -> tuple[Part, Part, HeldOut, list[str]]:
+    """Divide a split of files below a folder: to train with, held out, which these are, and what to tell the user.
+
+    Args:
+        groups: class of each image; None takes all images as one.
+
+    Raises:
+        UsageError: see :meth:`HeldOut.chosen`; none of the images held out before is there.
+    """
+    paths = [split.name(index) for index in range(len(split))]
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    drawn, expected = held_out.names is None, held_out.expected
+    held_out = held_out.chosen(names, groups or [str(root)] * len(names), [_identity(path) for path in paths])
+    if drawn and expected is not None and held_out.fingerprint != expected:
+        raise UsageError(
+            f"{root} holds other images than when training began, so which were held out is not known; the run folder "
+            f"has the list ({HELD_OUT})"
+        )
+    train, test = held_out.divided(split, names)
+    if not len(test) or not len(train):
+        which = "test" if not len(test) else "training"
+        raise UsageError(f"{root}: no {which} images are left of those that the run was started with")
+    told = [f"{root} has no test split: {len(test)} of {len(names)} images are held out (seed {held_out.seed})"]
+    if not drawn:
+        told = [sentence] if (sentence := held_out.gone(names)) else []
+    return train, test, held_out, told
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _identity(path: str) -> Hashable:
+    """The same of all links to a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return (status.st_dev, status.st_ino) if status.st_ino else path
