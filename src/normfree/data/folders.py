@@ -212,7 +212,7 @@ def _with_held_out(
     split: Split, classes: list[str], root: Path, held_out: HeldOut, groups: list[str] | None, told: Sequence[str] = ()
 ) -> Source:
     train, test, held_out, more = hold_out(held_out, split, root, groups)
-    return Source(train, test, classes, (*told, *more), held_out)
+    return Source(train, test, classes, (*told, *more), held_out=held_out)
 
 
 def _in_several_classes(split: FolderSplit, classes: list[str]) -> list[str]:
