@@ -281,6 +281,16 @@ def test_a_table_and_a_summary(normfree, found, tmp_path):
     assert cat == dict(name="cat", score=0.9, box=pytest.approx([4, 5, 16, 19], abs=2), pixels=cat["pixels"])
 
 
+@pytest.mark.parametrize(("part", "what"), [("train", "training"), ("val", "test")])
+def test_splits_without_objects_are_refused_before_a_run(normfree, tmp_path, part, what):
+    folder = coco_folder(tmp_path / "data")
+    file = folder / f"{part}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(annotations=[])))
+    result = normfree("train", *SMALL, "--data", f"coco:{folder}", "--data.image_size", "32", "--out", tmp_path / "run")
+    assert (result.code, result.error) == (2, f"data.source: none of the 4 {what} images has an object")
+    assert not (tmp_path / "run").exists()
+
+
 def test_unreadable_images_are_skipped(normfree, tmp_path):
     folder = coco_folder(tmp_path / "data")
     (folder / "train" / "3.png").write_bytes(b"no")

@@ -11,7 +11,7 @@ from typing import Any
 from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors
 from ..tasks.detection import AveragePrecision
-from ..tasks.segmentation import Overlap
+from ..tasks.segmentation import Overlap, only_class
 
 Metrics = Confusion | Overlap | DepthErrors | AveragePrecision
 MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
@@ -119,8 +119,13 @@ def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
             f"rms {scores['rms']:.4f} m   rel {scores['rel']:.4f}   loss {scores['loss']:.4f}",
         ]
         return Measured(lines, scores)
-    line = f"mean IoU {scores['miou']:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
-    return Measured([line], scores, _rows(names, "iou", metrics.per_class()))
+    rows, notes, what, value = _rows(names, "iou", metrics.per_class()), [], "mean IoU", scores["miou"]
+    if len(metrics.present()) == 1:
+        (only,) = metrics.present()
+        what, value = f"IoU of {names[only]!r}", metrics.per_class()[only]
+        notes = [only_class(names[only])]
+    line = f"{what} {value:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
+    return Measured([line], scores, rows, notes=notes)
 
 
 def _classes(metrics: Confusion, scores: dict[str, float], names: Sequence[str]) -> Measured:

@@ -10,7 +10,7 @@ from ..recipes.recipe import load_yaml
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Dotted path to value; values are YAML (numbers, true, null, [1, 2], text).
+    """Dotted path to value; values are YAML (numbers, true, null, [1, 2], text). A list may be without brackets.
 
     Raises:
         UsageError: not an option, an option without a value, or unknown (the nearest one is suggested).
@@ -29,8 +29,11 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
                 raise UsageError(f"option --{name} needs a value")
             text = rest.pop(0)
         try:
-            overrides[name] = load_yaml(text, f"--{name}")
-        except UsageError:
+            value = load_yaml(text, f"--{name}")
+            if isinstance(value, str) and "," in value and "a list" in describe_type(field_paths()[name].type):
+                value = load_yaml(f"[{text}]", f"--{name}")
+            overrides[name] = value
+        except (UsageError, KeyError):  # a key: an option of the model, which is whatever it is
             overrides[name] = text
     return overrides
 

@@ -1,6 +1,7 @@
 """Sources of images with objects: COCO's layout (a JSON file and a folder of images for each split), and scenes."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ class CocoSplit:
 
     def pair(self, index: int) -> tuple[Tensor, Objects]:
         return self.image(index), self.objects(index)
+
+    def counts(self) -> Counter[int]:
+        """How many objects there are of each label, crowds apart."""
+        return Counter(self.labels[a["category_id"]] for some in self.annotations for a in some if not a.get("iscrowd"))
 
     def objects(self, index: int) -> Objects:
         """Without the image."""

@@ -32,7 +32,10 @@ class NYUSplit:
         return image if self.channels == 3 else image.float().mean(0, keepdim=True).to(torch.uint8)
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.image(index), measured(self._read("depths", index)).t().contiguous()
+        return self.image(index), self.target(index)
+
+    def target(self, index: int) -> Tensor:
+        return measured(self._read("depths", index)).t().contiguous()
 
     def name(self, index: int) -> str:
         return f"{self.path}[{self.places[index]}]"

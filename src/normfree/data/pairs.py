@@ -32,12 +32,13 @@ MILLIMETRES = 1000.0  # of a metre: depth in PNG files
 class PairSplit(Protocol):
     """Indexable pairs: ``pair(i)`` is an image (C, H, W) uint8 and its target (H, W), int64 classes or float32 metres.
 
-    ``pair`` and ``image`` may raise UnreadableImage.
+    ``target`` is that of ``pair`` alone. All may raise UnreadableImage.
     """
 
     def __len__(self) -> int: ...
     def pair(self, index: int) -> tuple[Tensor, Tensor]: ...
     def image(self, index: int) -> Tensor: ...
+    def target(self, index: int) -> Tensor: ...
     def name(self, index: int) -> str: ...
 
 
@@ -55,9 +56,12 @@ class FilePairs:
     def image(self, index: int) -> Tensor:
         return decode_image(self.samples[index][0], self.channels)
 
+    def target(self, index: int) -> Tensor:
+        return self.read(self.samples[index][1])
+
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         path = self.samples[index][1]
-        image, target = self.image(index), self.read(path)
+        image, target = self.image(index), self.target(index)
         if image.shape[-2:] != target.shape:
             sizes = [f"{width} x {height}" for height, width in (target.shape, image.shape[-2:])]
             raise UnreadableImage(f"{path}: {sizes[0]} pixels, its image {self.samples[index][0]} has {sizes[1]}")

@@ -61,6 +61,8 @@ def prepare(
     description = describe(recipe, source.classes, source.numbers)
     if source.held_out is not None:
         description["held_out"] = source.held_out.fingerprint
+    if is_dense(recipe):
+        say(replicas, *task.examine(recipe.data))
     folder = Path(resume) if resume is not None else main_makes_folder(replicas, name, out)
     trainer = Trainer(
         model,

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..data import DataConfig, Loader, Share, Source
 from ..data.dense import DenseTransform
+from ..data.scenes import SceneSplit
 from ..errors import UsageError
 from .statistics import image_statistics
 
@@ -63,6 +64,7 @@ class DenseTask:
             raise UsageError(f"data.sampler (={data.sampler!r}) is for classification")
         if data.test_crop is not None:
             raise UsageError(f"data.test_crop (={data.test_crop!r}) is for classification")
+        self.source = source
         transform, view = self.transforms(data)
         options = dict(workers=data.workers, share=share, pairs=True)
         self.train = Loader(
@@ -85,3 +87,15 @@ class DenseTask:
     def remark(self, score: float) -> str | None:
         """What must be said about a score, if anything."""
         return None
+
+    def examine(self, data: DataConfig) -> list[str]:
+        """Look at what is to be learnt and measured; what to tell. Scenes are known to be sound.
+
+        Raises:
+            UsageError: there is nothing to learn or to measure.
+        """
+        return [] if isinstance(self.source.train, SceneSplit) else self.look(data)
+
+    def look(self, data: DataConfig) -> list[str]:
+        """The same of files."""
+        raise NotImplementedError

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batch, DataConfig, Source
+from ..data.contents import check_depths
 from ..data.dense import INVALID
 from .config import TaskConfig
 from .dense import DenseTask
@@ -24,6 +25,9 @@ class Depth(DenseTask):
 
     def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
         super().__init__(source, data, **options)
+
+    def look(self, data: DataConfig) -> list[str]:
+        return check_depths(self.source)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Reverse Huber loss in metres, a mean over images of their means over measured pixels; output (N, 1, H, W)."""

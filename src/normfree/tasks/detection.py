@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import Batch, DataConfig, ObjectList, Objects, Source
 from ..data.coco_masks import mask_tools
+from ..data.contents import check_objects
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
 from ..models.detection import LOSSES, Detections
@@ -62,6 +63,9 @@ class Detection(DenseTask):
         needed_for_ap()
         super().__init__(source, data, **options)
         self.classes, self.masks = len(source.classes), config.masks
+
+    def look(self, data: DataConfig) -> list[str]:
+        return check_objects(self.source)
 
     def transforms(self, data: DataConfig) -> tuple[ObjectTransform, ObjectTransform]:
         """Of training and of evaluation."""

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Batch, DataConfig, Source
+from ..data.contents import check_masks
 from ..data.dense import IGNORE
+from ..data.pairs import VOC_CLASSES
 from .config import TaskConfig
 from .dense import DenseTask
 
@@ -24,6 +26,18 @@ class Segmentation(DenseTask):
     def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
         super().__init__(source, data, **options)
         self.classes, self.label_smoothing = len(source.classes), config.label_smoothing
+        self.only: str | None = None  # the class of all test masks, if it is known
+
+    def look(self, data: DataConfig) -> list[str]:
+        fixed = tuple(self.source.classes) == VOC_CLASSES
+        told, only = check_masks(self.source, fixed=fixed, allow_missing=data.allow_missing_classes)
+        if only is not None:
+            self.only, self.score_label = only, f"test IoU of {only!r}"
+        return told
+
+    def remark(self, score: float) -> str | None:
+        """Where the test masks hold one class: that there is no mean."""
+        return only_class(self.only) if self.only is not None else None
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean over images of their mean cross-entropy over pixels that are not ignored; logits (N, C, H, W).
@@ -72,6 +86,10 @@ class Overlap:
         union = self.confusion.sum(0) + self.confusion.sum(1) - self.confusion.diagonal()
         return torch.where(union > 0, together / union, math.nan).tolist()
 
+    def present(self) -> list[int]:
+        """The classes that are in the masks."""
+        return self.confusion.sum(1).nonzero()[:, 0].tolist()
+
     def compute(self) -> dict[str, float]:
         """Mean over the classes that there are, fraction of pixels right, mean loss, and the number of images."""
         known = [value for value in self.per_class() if not math.isnan(value)]
@@ -82,6 +100,11 @@ class Overlap:
             loss=self.loss / max(1, self.images),
             images=self.images,
         )
+
+
+def only_class(name: str) -> str:
+    """What must be said about a score of one class."""
+    return f"the test masks hold {name!r} alone: there is no mean over classes"
 
 
 def pixel_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
