@@ -17,6 +17,12 @@ def test_sides_alternate_after_the_warm_up():
     assert all(len(some.seconds) + some.disturbed == 3 for some in found.values())
 
 
+def test_rounds_can_be_watched():
+    seen = []
+    alternate({"": lambda: None}, 3, progress=lambda rounds: seen.extend(rounds) or range(3))
+    assert seen == [0, 1, 2]
+
+
 def test_samples_that_got_less_of_the_processor_are_left_out(monkeypatch):
     clock, work = iter([0, 1.0, 0, 5.0, 0, 1.2]), iter([0, 1.0, 0, 1.5, 0, 1.2])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
@@ -32,7 +38,7 @@ def test_median_and_spread():
     assert samples.spread == (1.0, 10.0)
 
 
-@pytest.mark.parametrize("word", ["torch 2.", "normfree ", "threads", "compiled kernels"])
+@pytest.mark.parametrize("word", ["torch 2.", "normfree ", "thread", "compiled kernels"])
 def test_the_machine_is_named(word):
     assert word in machine()
     assert "\n" not in machine()

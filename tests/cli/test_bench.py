@@ -20,6 +20,13 @@ def test_step(normfree):
         assert re.fullmatch(r"\| \w+ \| \d+ \| \d+ to \d+ \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", line)
 
 
+def test_somebody_who_watches_sees_what_is_at_work(normfree, monkeypatch):
+    quiet = normfree("bench", "step", "nf_resnet26_small", *TINY)
+    assert quiet.err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "nf_resnet26_small ...\n" in normfree("bench", "step", "nf_resnet26_small", *TINY).err
+
+
 def test_a_network_that_cannot_train_on_one_image(normfree):
     result = normfree("bench", "step", "bn_resnet50_v1", "--batch", "1", "--size", "32", "--device", "cpu")
     assert result.code == 1

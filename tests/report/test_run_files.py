@@ -23,6 +23,13 @@ def test_a_whole_run(write):
     assert (run.name, run.step, run.notes) == ("my run", 20, [])
 
 
+def test_a_path_may_be_text(write):
+    folder = write(metrics=[train_line(10)])
+    assert read_run(str(folder)) == read_run(folder)
+    with pytest.raises(UsageError, match="runs/absent is no run folder"):
+        read_run("runs/absent")
+
+
 @pytest.mark.parametrize(
     "rest", ['{"kind": "train", "st', '{"kind": "train", "step": 30}garbage', "[1]", '{"step": "x"}']
 )

@@ -1,5 +1,6 @@
 """What record is given by mistake, or by several threads at once."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+import normfree
 from normfree import UsageError
 from normfree.spp import record
 
@@ -22,6 +24,34 @@ def test_one_recording_at_a_time():
     assert results == [expected] * 8
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("batch", [(3, 32, 32), torch.zeros(3, 32, 32), (3,)], ids=["shape", "image", "vector"])
+@pytest.mark.parametrize(
+    "make", [torchvision.models.resnet18, lambda: normfree.create_model("nf_resnet50", depths=(1, 1), widths=(16, 32))]
+)
+def test_a_batch_dimension_is_missing(make, batch):
+    shape = tuple(getattr(batch, "shape", batch))
+    model = make()
+    said = re.escape(f"(of shape {shape}) has no batch dimension; give {(4, *shape)}, for example")
+    with pytest.raises(UsageError, match=said):
+        record(model, batch)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_sequences_have_a_batch_dimension():
+    """Three dimensions are right where convolutions have one."""
+    model = nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), Added(nn.Conv1d(8, 8, 3, padding=1)))
+    assert len(record(model, (4, 3, 16)).rows) == 1
+
+
+class Added(nn.Module):
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ import torch
 from PIL import Image
 
 from normfree import RunFailed, UsageError
-from normfree.training import Run, new_folder, plot_curves, read_checkpoint, read_metrics
+from normfree.training import (
+    Run,
+    damage,
+    describes_itself,
+    find_checkpoint,
+    new_folder,
+    plot_curves,
+    read_checkpoint,
+    read_metrics,
+    read_weights,
+    save_weights,
+)
 
 WEIGHTS, EMA = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
 
@@ -110,3 +121,20 @@ def test_curves_are_a_picture_of_whatever_there_is(tmp_path, lines):
         assert picture.format == "PNG"
         assert min(picture.size) > 400
         assert len(picture.convert("L").getcolors()) > 10
+
+
+def test_paths_may_be_text(tmp_path):
+    folder = str(new_folder("run", str(tmp_path / "run")))
+    run = Run(folder, dict(model="m"))
+    run.log(kind="train", step=1, loss=1.0, accuracy=0.5, lr=0.1, clipped=None)
+    run.checkpoints.save(1, dict(weights=WEIGHTS), {})
+    assert read_metrics(folder)[0]["step"] == 1
+    assert plot_curves(folder).is_file()
+    checkpoint, told = find_checkpoint(f"{folder}/checkpoints")
+    assert (checkpoint.name, told) == ("step-00000001", [])
+    assert damage(str(checkpoint)) is None
+    file = str(checkpoint / "weights.safetensors")
+    assert describes_itself(file)
+    assert read_weights(file)[1]["model"] == "m"
+    save_weights(str(tmp_path / "other.safetensors"), WEIGHTS, {})
+    assert (tmp_path / "other.safetensors").is_file()

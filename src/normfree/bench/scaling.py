@@ -13,7 +13,7 @@ from ..models import create_model
 from ..models.complexity import count_macs
 from ..spp.plot import new_figure
 from .step import Measuring, image_batch, layout, step_memory, training_step
-from .timing import alternate
+from .timing import Progress, alternate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +79,7 @@ def measure(
     device: str = "cpu",
     channels_last: bool = True,
     started: Callable[[str, int, int], None] = lambda *point: None,
+    progress: Progress = iter,
 ) -> Iterator[Point]:
     """Measure the points one after the other.
 
@@ -93,7 +94,7 @@ def measure(
             batch = image_batch(count, size, device=device, channels_last=channels_last)
             kept, most = step_memory(model, batch, precision)
             step = training_step(model, batch, precision=precision)
-            seconds = alternate({"": step}, rounds, device=device, warmup=1)[""].median
+            seconds = alternate({"": step}, rounds, device=device, warmup=1, progress=progress)[""].median
         with torch.device("meta"):
             macs = count * count_macs(create_model(name), (3, size, size))
         params = sum(p.numel() for p in model.parameters())
@@ -150,9 +151,9 @@ def _label(point: Point) -> str:
     ]
 
 
-def write(points: Sequence[Point], path: Path) -> None:
+def write(points: Sequence[Point], path: str | Path) -> None:
     """A CSV file with a row for each point."""
-    with path.open("w", newline="") as file:
+    with Path(path).open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Point)])
         writer.writeheader()
         writer.writerows(asdict(point) for point in points)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..models import create_model, list_models, model_info
 from .step import Measuring, image_batch, layout, training_step
-from .timing import Samples, alternate
+from .timing import Progress, Samples, alternate
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def measure(
     channels_last: bool = True,
     compiled: bool = False,
     started: Callable[[Row], None] = lambda row: None,
+    progress: Progress = iter,
 ) -> Iterator[tuple[Row, Samples, Samples]]:
     """Steps of the networks of each row and of their peers, alternating.
 
@@ -134,5 +135,5 @@ def measure(
                 model = network_of(name).to(device, memory_format=layout(channels_last))
                 settings = dict(clipping=table.clipping, precision=precision, compiled=compiled)
                 sides[name] = measuring(training_step(model, batch, **settings))
-        ours, theirs = alternate(sides, rounds, device=device, warmup=1).values()
+        ours, theirs = alternate(sides, rounds, device=device, warmup=1, progress=progress).values()
         yield row, ours, theirs

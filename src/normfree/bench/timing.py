@@ -4,14 +4,16 @@ import datetime
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from .. import kernels
 from ..version import __version__
+from ..words import counted
 
+Progress = Callable[[Iterable[int]], Iterable[int]]
 DISTURBED = 0.9  # of the usual share of the processors: a sample that got less ran beside something else
 
 
@@ -38,7 +40,12 @@ class Samples:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], object]], rounds: int, *, device: str = "cpu", warmup: int = 2
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    device: str = "cpu",
+    warmup: int = 2,
+    progress: Progress = iter,
 ) -> dict[str, Samples]:
     """Run each side once per round, in turn.
 
@@ -48,13 +55,14 @@ def alternate(
         sides: name to what is timed.
         device: "cuda" waits for the GPU before and after each sample.
         warmup: runs of each side before the first round.
+        progress: shows how the rounds go, as tqdm does.
     """
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for run in sides.values():
         for _ in range(warmup):
             run()
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
+    for _ in progress(range(rounds)):
         for name, run in sides.items():
             wait()
             begun, worked = time.perf_counter(), time.process_time()
@@ -77,6 +85,6 @@ def machine(device: str = "cpu") -> str:
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        where = f"{platform.machine()} ({capability}), {torch.get_num_threads()} threads"
+        where = f"{platform.machine()} ({capability}), {counted(torch.get_num_threads(), 'thread')}"
         where += f", compiled kernels {'off: ' + why if (why := kernels.why_off()) else kernels.variant()}"
     return f"{where}, torch {torch.__version__}, normfree {__version__}, {datetime.date.today()}"

@@ -1,6 +1,7 @@
 """``normfree bench``."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..bench import TABLES, Samples, alternate, image_batch, machine, scaling, step_memory, tables, training_step
 from ..bench.scaling import Point
 from ..bench.step import Measuring, layout
 from ..bench.tables import Row
+from ..bench.timing import Progress
 from ..data import Batch
 from ..data.config import MOST_PIXELS
 from ..errors import UsageError
@@ -55,14 +58,15 @@ def _step(argv: Sequence[str]) -> int:
     device, precision = options.device.type, options.precision
     steps, memory, passes = {}, {}, {}
     for name in dict.fromkeys(options.network):
+        _say(name)
         network, measuring = open_network(name, {}, 0), Measuring(name, options.batch, options.size)
         with measuring:
             model, batch = _prepared(name, network, options)
             memory[name] = step_memory(model, batch, precision)
             steps[name] = measuring(training_step(model, batch, precision=precision, compiled=options.compile))
             passes[name] = measuring(_forward(model, batch.images, precision))
-    measured = alternate(steps, options.rounds, device=device)
-    forward = alternate(passes, options.rounds, device=device, warmup=1)
+    measured = alternate(steps, options.rounds, device=device, progress=_rounds("training steps"))
+    forward = alternate(passes, options.rounds, device=device, warmup=1, progress=_rounds("forward passes"))
     print(f"batch {options.batch}, {options.size} px, {precision}, {_form(options)}; {machine(device)}\n")
     print("| network | ms per step | smallest to largest | images per second | forward, ms | kept, MB per image |")
     print("|---|---|---|---|---|---|")
@@ -132,7 +136,9 @@ def _tables(argv: Sequence[str]) -> int:
         print(f"\n{table.title}\n")
         print("| network | px | ms per step | smallest to largest | beside | ms | ratio | the paper's |")
         print("|---|---|---|---|---|---|---|---|")
-        for row, ours, theirs in tables.measure(table, **settings, compiled=options.compile, started=_say_row):
+        for row, ours, theirs in tables.measure(
+            table, **settings, compiled=options.compile, started=_say_row, progress=_rounds()
+        ):
             paper = ", ".join(f"{value:.2f} ({where})" for where, value in row.paper.items())
             px = options.size or (row.size if row.size == row.peer_size else f"{row.size}, {row.peer_size}")
             print(
@@ -144,9 +150,23 @@ def _tables(argv: Sequence[str]) -> int:
     return 0
 
 
-def _say_row(row: Row) -> None:
+def _say(what: str) -> None:
+    """What is at work, where somebody watches."""
     if sys.stderr.isatty():
-        print(f"{row.network} and {row.peer} ...", file=sys.stderr)
+        print(f"{what} ...", file=sys.stderr)
+
+
+def _say_row(row: Row) -> None:
+    _say(f"{row.network} and {row.peer}")
+
+
+def _say_point(name: str, batch: int, size: int) -> None:
+    _say(f"{name}, batch {batch}, {size} px")
+
+
+def _rounds(what: str = "rounds") -> Progress:
+    """A bar on standard error, where that is a terminal."""
+    return functools.partial(tqdm, desc=what, unit="round", delay=2, leave=False, disable=None)
 
 
 def _scaling(argv: Sequence[str]) -> int:
@@ -208,7 +228,7 @@ def _measure_points(points: list[Point], series: Sequence[str], path: Path, opti
     print("| | network | batch | px | G multiply-adds | ms per step | G per second | kept, MB | most, MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     settings = dict(rounds=options.rounds, precision=options.precision, device=options.device.type)
-    settings |= dict(channels_last=options.channels_last)
+    settings |= dict(channels_last=options.channels_last, started=_say_point, progress=_rounds())
     for name in series:
         grid = scaling.grid(name, options.model, options.batch, options.size)
         for point in scaling.measure(name, grid, **settings):

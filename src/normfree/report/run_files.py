@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,12 +52,13 @@ class RunFiles:
         return max((lines[-1]["step"] for lines in (self.train, self.evals) if lines), default=0)
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run(folder: str | os.PathLike[str]) -> RunFiles:
     """A run's folder.
 
     Raises:
         UsageError: it is none: neither recipe.yaml nor metrics.jsonl is in it.
     """
+    folder = Path(folder)
     if not any((folder / name).is_file() for name in (RECIPE, METRICS)):
         raise UsageError(f"{folder} is no run folder: it has neither {RECIPE} nor {METRICS}")
     run = RunFiles(folder)

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
+from ..nn import SameConv2d
 from .moments import Moments
 from .predict import predict
 from .result import SPP
 from .rows import Row
 from .trace import Frame, Tracer
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv2d)
 _ALONE = threading.Lock()  # hooks, modes and buffers of a model are changed meanwhile
 
 
@@ -47,7 +49,8 @@ def record(
         name: what plots and sentences call the network.
 
     Raises:
-        UsageError: not a module, or one without hooks (TorchScript) or values (meta device); not a tensor or shape; no
+        UsageError: not a module, or one without hooks (TorchScript) or values (meta device); not a tensor or shape, or
+            one without a batch dimension; no
             residual block was found; no module matches ``blocks``; too few inputs for batch statistics.
     """
     model = _recordable(model)
@@ -69,7 +72,7 @@ def record(
         _enough_values(),
     ):
         x = x.clone()  # which the model may change in place
-        with tracer.watching(model, x):
+        with tracer.watching(model, x), _batches_only(model, x.shape):
             model(x)
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
     if not rows:
@@ -156,6 +159,33 @@ def _enough_values() -> Iterator[None]:
         raise UsageError(
             "BatchNorm needs more than one value per channel; give larger inputs or more of them, or batch_stats=False"
         ) from error
+
+
+@contextmanager
+def _batches_only(model: nn.Module, shape: torch.Size) -> Iterator[None]:
+    """The first convolution sees a batch: torch's also take a single image, whose channels would pass for images."""
+    if len(shape) < 2:
+        raise _without_batch(shape)
+
+    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
+        for handle in handles:
+            handle.remove()
+        if args and isinstance(args[0], Tensor) and args[0].ndim < module.weight.ndim:
+            raise _without_batch(shape)
+
+    convolutions = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
+    handles = [module.register_forward_pre_hook(check) for module in convolutions]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _without_batch(shape: Sequence[int]) -> UsageError:
+    return UsageError(
+        f"batch_or_shape (of shape {tuple(shape)}) has no batch dimension; give {(4, *shape)}, for example"
+    )
 
 
 def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int) -> Tensor:

@@ -20,12 +20,13 @@ _KEY = "normfree"  # entry of the file's metadata that holds our description as 
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: str | Path) -> Iterator[Path]:
     """A name to write to, which becomes ``path`` at the end of the block; on an error or Ctrl-C it is removed.
 
     Raises:
         RunFailed: the file cannot be written; what was there before is intact.
     """
+    path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def save_weights(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write tensors and a JSON description; the file appears whole or not at all.
 
     Raises:
@@ -52,7 +53,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], description: Mapping[s
         save_file(tensors, part, metadata={_KEY: json.dumps(description)})
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a file by :func:`save_weights`.
 
     Raises:
@@ -70,12 +71,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path} has a description that is not JSON: {error}") from error
 
 
-def describes_itself(path: Path) -> bool:
+def describes_itself(path: str | Path) -> bool:
     """Whether a .safetensors file is one by :func:`save_weights`; UsageError if it is none at all."""
     return _read(path, tensors=False)[1] is not None
 
 
-def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], str | None]:
+def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], str | None]:
+    path = Path(path)
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} cannot be read as safetensors: it is not a file")  # a pipe would wait
     try:

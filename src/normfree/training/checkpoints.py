@@ -31,8 +31,8 @@ class Checkpoints:
         keep_every: keep the checkpoints of steps that are multiples of it.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any], keep_every: int | None = None):
-        self.folder, self.description, self.keep_every = folder, dict(description), keep_every
+    def __init__(self, folder: str | Path, description: Mapping[str, Any], keep_every: int | None = None):
+        self.folder, self.description, self.keep_every = Path(folder), dict(description), keep_every
         self.saved_step: int | None = None
 
     def save(self, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any], *, best: bool = False) -> Path:
@@ -83,8 +83,9 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def damage(checkpoint: Path) -> str | None:
+def damage(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint's folder, in words; None if every file is as it was written."""
+    checkpoint = Path(checkpoint)
     try:
         files = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
         for name, expected in files.items():
@@ -100,7 +101,7 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def find_checkpoint(folder: Path, which: str = "last") -> tuple[Path, list[str]]:
+def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list[str]]:
     """The checkpoint ``which`` of a run's checkpoints, or if it is damaged the newest good one.
 
     Returns:
@@ -109,6 +110,7 @@ def find_checkpoint(folder: Path, which: str = "last") -> tuple[Path, list[str]]
     Raises:
         UsageError: there is no good one.
     """
+    folder = Path(folder)
     wanted = folder / os.readlink(folder / which) if (folder / which).is_symlink() else None
     others = sorted((p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()), reverse=True)
     candidates = ([wanted] if wanted is not None else []) + [path for path in others if path != wanted]

@@ -6,7 +6,7 @@ from typing import Any
 from .run import CURVES, read_metrics
 
 
-def plot_curves(folder: Path, name: str = "top1") -> Path:
+def plot_curves(folder: str | Path, name: str = "top1") -> Path:
     """Draw loss, the score ``name`` of the evaluations, learning rate and clipped fraction to ``curves.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def plot_curves(folder: Path, name: str = "top1") -> Path:
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
-    path = folder / CURVES
+    path = Path(folder) / CURVES
     figure.savefig(path, dpi=110)
     return path
 

@@ -52,8 +52,13 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, description: Mapping[str, Any], keep_every: int | None = None, tensorboard: bool = False
+        self,
+        folder: str | Path,
+        description: Mapping[str, Any],
+        keep_every: int | None = None,
+        tensorboard: bool = False,
     ):
+        folder = Path(folder)
         self.folder, self.board = folder, _board(folder / BOARD) if tensorboard else None
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, description, keep_every)
 
@@ -124,9 +129,9 @@ def _numbers(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + name, value
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in (Path(folder) / METRICS).read_text().splitlines()]
 
 
 def read_checkpoint(
