@@ -8,8 +8,17 @@ import onnxruntime
 import pytest
 import torch
 
+from normfree.cli.export import _parser, _place
 from normfree.cli.trained import load_trained
 from normfree.export import open_archive, open_onnx
+
+
+def test_a_folder_is_where_the_file_goes(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seen").mkdir()
+    for arguments, file in (([], "run.onnx"), (["--format", "pt2"], "run.pt2")):
+        options = _parser().parse_args([str(trained), "--out", "seen", *arguments])
+        assert str(_place(options)[0]) == f"seen/{file}"
 
 
 def test_an_onnx_file_of_a_run(normfree, trained, tmp_path, monkeypatch):

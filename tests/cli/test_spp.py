@@ -1,6 +1,8 @@
 """`normfree spp`: files, table, diagnosis, and one line for everything that cannot be used."""
 
 import csv
+import json
+import shutil
 import sys
 
 import image_files
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from normfree.cli.trained import evaluation_transform, load_trained
-from normfree.data import decode_image
+from normfree.data import decode_image, digits
 from normfree.spp import record
 
 SHAPE = ["--option", "depths=[1,2]", "--option", "widths=[16,32]", "--option", "stem=3x3"]
@@ -83,6 +85,7 @@ def test_files_of_one_network(normfree, mine, suffix):
     assert start.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
     assert [row["block"] for row in rows(table)] == ["stem", "stages.0.0", "stages.1.0", "stages.1.1"]
     assert "no fault found" in result.out
+    assert "judged by the rules for untrained networks; --rules trained for a trained one" in result.out
     assert "every branch adds nothing yet" in result.out
     assert result.err == ""
 
@@ -90,6 +93,66 @@ def test_files_of_one_network(normfree, mine, suffix):
 def test_a_file_name_for_a_prefix(normfree, mine):
     assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen.png").code == 0
     assert sorted(path.name for path in mine.glob("seen*")) == ["seen.csv", "seen.png"]
+
+
+def test_a_folder_is_where_the_files_go(normfree, mine):
+    (mine / "seen").mkdir()
+    assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen").code == 0
+    assert sorted(path.name for path in (mine / "seen").iterdir()) == ["spp-ready.csv", "spp-ready.png"]
+    assert sorted(path.name for path in mine.glob("s*")) == ["seen"]
+
+
+def test_the_format_is_what_out_ends_in(normfree, mine):
+    assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen.svg").code == 0
+    assert sorted(path.name for path in mine.glob("seen*")) == ["seen.csv", "seen.svg"]
+    result = normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen.svg", "--format", "pdf")
+    assert (result.code, result.error) == (2, "--out seen.svg must end in .pdf for --format pdf")
+
+
+def test_faulty_networks_are_at_hand_everywhere(normfree, mine):
+    """As the README calls them."""
+    result = normfree("spp", "normfree.spp.broken:dead_branch", "--size", 64, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "! dead branch: the branch of layer3.2 varies by" in result.out
+
+
+def test_the_right_rules_are_chosen_and_named(normfree, trained, mine):
+    result = normfree("spp", trained, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "shown 32 test images\n" in result.out
+    assert "  no fault found\n  judged by the rules for trained networks; nothing to compare with: " in result.out
+    result = normfree("spp", trained, "--device", "cpu", "--rules", "untrained", "--noise")
+    assert "shown unit Gaussian noise\n" in result.out
+    assert "judged by the rules for untrained networks" in result.out
+    result = normfree("spp", "my_spp_nets:ready", *QUICK, "--rules", "trained")
+    assert "judged by the rules for trained networks; nothing to compare with\n" in result.out
+
+
+def test_a_run_is_compared_with_its_own_first_record(normfree, trained, mine):
+    shutil.copytree(trained, mine / "died", symlinks=True)
+    network = load_trained(str(trained))
+    images = torch.stack([evaluation_transform(network)(digits(1).test.image(i)) for i in range(32)])
+    first = record(network.model, images)
+    for row in first.rows:
+        row.avg_var *= 1e6
+    line = dict(step=0, spp=first.to_dict(), spectra=[])
+    (mine / "died" / "spp.jsonl").write_text(json.dumps(line) + '\n{"step": 5, "sp')  # cut off by a kill
+    result = normfree("spp", "died", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "  ! drift: the variance at stages.0.0 fell 1e+06-fold since step 0, from " in result.out
+    assert "judged by the rules for trained networks, and spp.jsonl at step 0\n" in result.out
+    result = normfree("spp", "died", "--device", "cpu", "--noise")
+    assert "  no fault found\n" in result.out
+    assert "nothing to compare with: spp.jsonl is of other inputs or blocks" in result.out
+
+
+def test_hints_name_this_commands_options(normfree, mine):
+    result = normfree("spp", "my_spp_nets:straight", *QUICK)
+    assert "name its blocks, for example --blocks '" in result.error
+    result = normfree("spp", "my_spp_nets:ready", *QUICK, "--blocks", "x.*")
+    assert "--blocks (='x.*') matches no module" in result.error
+    result = normfree("spp", "my_spp_nets:ready", "--size", 3, "--batch", 1, "--device", "cpu")
+    assert "give larger inputs (--size) or more of them (--batch), or --running-stats" in result.error
 
 
 def test_what_is_no_run_is_said_so(normfree, mine):
@@ -113,7 +176,7 @@ def test_several_networks_and_the_table(normfree, mine):
     assert [row["network"] for row in rows("both.csv")] == ["Net"] * 4 + ["nf_resnet26_small"] * 9
     assert "\nblock  squared mean   variance  branch var.  expected\n" in result.out
     assert "\nblock       squared mean   variance" in result.out  # as wide as stages.0.0
-    assert "Net: 3 residual blocks in 1 stages" in result.out
+    assert "Net: 3 residual blocks in 1 stage\n" in result.out
 
 
 def test_networks_of_one_name_are_told_apart(normfree, mine):
@@ -233,7 +296,7 @@ def test_blocks_and_batch_statistics(normfree, mine):
         (["my_spp_nets:Net", "--data", "empty"], "empty holds no image"),
         (["my_spp_nets:Net", "--data", "broken"], "--data: broken/bad.png: "),
         (["my_spp_nets:Net", "--out", "nowhere/x"], "--out nowhere/x: folder nowhere does not exist"),
-        (["my_spp_nets:Net", "--out", "empty/"], "--out empty/ must be the beginning of file names"),
+        (["my_spp_nets:Net", "--out", "nowhere/"], "--out nowhere/ must be the beginning of file names"),
         (["my_spp_nets:Net", "--out", "taken"], "cannot write taken.png: Is a directory"),
         (["my_spp_nets:Net", "--out", "x" * 300], "File name too long"),
         (["empty"], "empty/checkpoints has no good checkpoint: there is none"),

@@ -97,6 +97,30 @@ def test_the_clipping_has_the_numbers_of_the_files(finished, page):
     assert "\N{GREEK SMALL LETTER LAMDA} = 0.02" in text
 
 
+def test_one_bias_does_not_lead_the_clipping(finished, write, page):
+    """Of a classifier the bias alone is clipped, one unit: 0 or 100 % in every step, and it says nothing of weights."""
+    stages = dict(clipped_by_stage={"stages.0": 0.02, "head.fc": 1.0}, largest_ratio={"stages.0": 0.03, "head.fc": 0.0})
+    layers = {"stages.0.0": [0.02, 0.03], "stages.0.1": [0.0, 0.01], "head.fc": [1.0, 0.0]}
+    write(metrics=[train_line(s, **stages) for s in (10, 20)], clipping=[dict(step=s, layers=layers) for s in (10, 20)])
+    shown = page(**given())
+    text = plain(shown.sections["clipping"])
+    assert (
+        "Clipped most, over the whole run: stages.0.0 (2.0 %). Of head.fc only the bias is clipped, in 100.0 %" in text
+    )
+    assert "Never, in the steps that were logged: 1 of 3 layers." in text
+    (chart,) = [chart for chart in shown.data("chart") if any(one["name"] == "all" for one in chart["series"])]
+    assert [one["name"] for one in chart["series"]] == ["stages.0", "all"]
+    assert "Without head.fc, whose bias alone is clipped." in plain(shown.sections["curves"])
+
+
+def test_one_of_a_thing_is_not_many(finished, write, page):
+    write(metrics=[train_line(10)], clipping=[dict(step=10, layers={"stem": [0.0, 0.01]})])
+    shown = page(**given(), changed={"optim.lr": "0.1"})
+    assert "Marked: 1 field that differs from the default" in plain(shown.sections["recipe"])
+    assert "1 epoch" in plain(shown.sections["head"])
+    assert "1 epochs" not in plain(shown.sections["head"])
+
+
 def test_the_threshold_is_where_the_colour_turns(finished, write, page):
     """Half of the ratios are above it: cool and warm sides have the same number of pixels."""
     layers = {f"l.{i}": [0.0, 0.02 * 10.0 ** (i - 3.5)] for i in range(8)}
@@ -280,10 +304,26 @@ def test_signal_propagation(finished, page):
 
 def test_what_is_wrong_with_the_signal_is_said(finished, page):
     model = normfree.create_model("nf_resnet26_small", depths=(2, 4), widths=(16, 32), num_classes=10, gamma=0.5)
+    torch.nn.init.constant_(model.stages[1][2].conv1.bias, -100.0)  # its units are off
     spp = record(model, (4, 3, 32, 32))
     shown = page(**given(), recorded=Recorded(spp, ""))
-    assert spp.diagnose()
-    assert all(plain(str(finding)) in plain(shown.sections["signal"]) for finding in spp.diagnose())
+    (finding,) = spp.diagnose(trained=True)
+    assert len(spp.diagnose()) > 1  # by rules that a trained network may break
+    signal = plain(shown.sections["signal"])
+    assert plain(str(finding)) in signal
+    assert "attenuation" not in signal
+    assert "Judged by the rules for trained networks, without a first record to compare with." in signal
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_signal_is_compared_with_the_first_frame_of_the_same_inputs(finished, page, own):
+    model, images = network(), torch.randn(4, 1, 16, 16)
+    Film(model, images, 1, str(finished / "spp.jsonl"))(0)
+    torch.nn.init.constant_(model.stem.conv.gain, 1e3)
+    shown = page(**given(), recorded=Recorded(record(model, images), "", own=own))
+    signal = plain(shown.sections["signal"])
+    assert ("drift: the variance at stages.0.0 grew" in signal) == own
+    assert ("against the record of step 0." in signal) == own
 
 
 def test_a_film_that_is_none(finished, write, page):

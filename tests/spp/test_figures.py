@@ -211,5 +211,5 @@ def test_what_there_is_not(numbers, layers, message):
 
 
 def test_inputs_too_small_for_batch_norm():
-    with pytest.raises(UsageError, match=r"ReLU-BN-Conv: 1 inputs of 32 px are too few or too small"):
+    with pytest.raises(UsageError, match=r"ReLU-BN-Conv: a batch of 1 at 32 px is too small"):
         list(draw_figures([2], layers=50, size=32, batch=1, seed=0))

@@ -1,6 +1,7 @@
 """``normfree export``."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -55,7 +56,11 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("network", metavar="NETWORK", help="run folder, or a .safetensors file of one; or a model's name")
     add("--format", choices=list(SUFFIXES), help="default: what --out ends in, else onnx")
-    add("--out", metavar="FILE", help="default: name of the run or model, in the current folder")
+    add(
+        "--out",
+        metavar="FILE",
+        help="or a folder that is there; default: NAME.onnx of the run or model, in the current folder",
+    )
     add("--size", type=int, metavar="PX", help="side of the images; default: the network's test size")
     add("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     add("--batch", metavar="N", default="dynamic", help="images per call: dynamic or a number; default: dynamic")
@@ -67,6 +72,9 @@ def _parser() -> Parser:
 
 def _place(options: argparse.Namespace) -> tuple[Path, str]:
     """The file and its format."""
+    if options.out and os.path.isdir(options.out):
+        path, kind = _place(argparse.Namespace(**vars(options) | dict(out=None)))
+        return Path(options.out) / path, kind
     suffix = Path(options.out).suffix if options.out else None
     kind = options.format or next((kind for kind, ending in SUFFIXES.items() if ending == suffix), None)
     if kind is None and options.out:

@@ -4,7 +4,7 @@ import ast
 import importlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,17 @@ from ..models import create_model
 from ..models.registry import IMAGENET_MEAN, IMAGENET_STD, test_crop
 from ..recipes import set_sizes
 from ..tasks.statistics import image_statistics
-from .trained import load_trained
+from .trained import Trained, load_trained
 
 
 @dataclass(frozen=True)
 class Named:
-    """A network, what to call it, the shape (C, H, W) of its inputs, and how its images are prepared."""
+    """A network, what to call it, the shape (C, H, W) of its inputs, and how its images are prepared.
+
+    Attributes:
+        run: of a run or a checkpoint file, the rest of it.
+        pretrained: its weights were asked for as trained ones.
+    """
 
     name: str
     model: nn.Module
@@ -30,6 +35,8 @@ class Named:
     std: tuple[float, ...] = IMAGENET_STD
     resize_margin: int = 32
     test_crop: str = "squash"
+    run: Trained | None = None
+    pretrained: bool = False
 
 
 def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
@@ -58,11 +65,11 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         data = network.recipe.data
         shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
         view = data.resize_margin, data.test_crop or "squash"
-        return Named(name, network.model, shape, *image_statistics(data), *view)
+        return Named(name, network.model, shape, *image_statistics(data), *view, network, pretrained=True)
     if not trained and which is not None:
         raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
     if ":" in text:
-        return _as_usual(text.partition(":")[2], _made_by(text))
+        return replace(_as_usual(text.partition(":")[2], _made_by(text)), pretrained=_asks_for_weights(text))
     if os.sep in text:
         raise UsageError(f"{text} does not exist; give a run folder, a model's name or pkg.module:factory")
     try:
@@ -73,7 +80,8 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         reason = " ".join(str(error).split())
         raise UsageError(f"--option {overrides} does not build {text}: {reason}") from error
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
-    return _as_usual(f"{text} ({label})" if label else text, model)
+    named = _as_usual(f"{text} ({label})" if label else text, model)
+    return replace(named, pretrained=bool(overrides.get("pretrained")))
 
 
 def _as_usual(name: str, model: nn.Module) -> Named:
@@ -111,6 +119,12 @@ def _made_by(text: str) -> nn.Module:
     if not isinstance(target, nn.Module):
         raise UsageError(f"{text} gave a {type(target).__name__}; it must be or return a torch.nn.Module")
     return target
+
+
+def _asks_for_weights(text: str) -> bool:
+    """Whether a call like ``timm:create_model('resnet50', pretrained=True)`` asks for trained weights."""
+    kwargs = _parsed(text.partition(":")[2], text)[2]
+    return bool(kwargs.get("pretrained") or kwargs.get("weights"))
 
 
 def _parsed(call: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:

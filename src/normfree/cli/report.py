@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from ..data import HeldOut, Loader, Source, Split, UnreadableImage
@@ -34,17 +33,18 @@ from ..report import (
     read_run,
     write_page,
 )
-from ..runs.prepare import PROBE
-from ..spp import record
+from ..spp import record, spectra
 from ..tasks import Classification, Depth, Detection, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
+from ..words import counted
 from .main import Parser
 from .report_looks import look
 from .report_objects import objects
 from .report_pixels import pixels
+from .shown import shown_to
 from .trained import Trained, evaluation_transform, load_trained
 
 BATCH = 64
@@ -222,29 +222,9 @@ def _changed(recipe: Recipe) -> dict[str, str]:
 def _recorded(found: Found) -> Recorded:
     """The signal on the first test images, as ``train --spp-every`` shows them; on noise where there are none."""
     trained = _needed(found.trained)
-    images = None if isinstance(found.source, Missing) else _first_images(found.source.test, trained)
-    shown = "unit Gaussian noise, for want of test images" if images is None else f"{len(images)} test images"
-    if images is None:
-        view = evaluation_transform(trained)
-        sides = (view.height, view.width) if trained.dense else (view.size, view.size)
-        shape = (PROBE, trained.recipe.data.channels, *sides)
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    spp = record(trained.model, images.to(found.device), name=trained.recipe.model.name)
-    return Recorded(spp, f"{found.weights()}, shown {shown}")
-
-
-def _first_images(split: Split, trained: Trained) -> Tensor | None:
-    """(N, C, H, W) of as many readable ones as are recorded during training; None if there are none."""
-    transform, images = evaluation_transform(trained), []
-    for index in range(min(len(split), 4 * PROBE)):
-        try:
-            image = split.image(index)
-            images.append(transform.view(image) if trained.dense else transform(image))
-        except UnreadableImage:
-            continue
-        if len(images) == PROBE:
-            break
-    return torch.stack(images) if images else None
+    inputs = shown_to(trained, None if isinstance(found.source, Missing) else found.source.test)
+    spp = record(trained.model, inputs.inputs.to(found.device), name=trained.recipe.model.name)
+    return Recorded(spp, f"{found.weights()}, shown {inputs.what}", spectra(trained.model), inputs.own)
 
 
 @dataclass(frozen=True)
@@ -277,8 +257,8 @@ def _look(found: Found, count: int, workers: int) -> Seen:
     wrong, images = measured["wrong"], measured["images"]
     _note(found, unreadable, images)
     examples = [example for one in mistakes.worst if (example := _example(one, source.test, trained.names))]
-    said = f"{wrong:,} of {images:,} test images ({percent(wrong / images)}) are classified wrongly by the "
-    said += f"{found.weights()}."
+    said = f"{wrong:,} of {counted(images, 'test image')} ({percent(wrong / images)}) {'is' if wrong == 1 else 'are'} "
+    said += f"classified wrongly by the {found.weights()}."
     if examples:
         said += (
             f" The {len(examples)} it is surest of: the true class \N{RIGHTWARDS ARROW} what it says, with the "
@@ -296,7 +276,8 @@ def _note(found: Found, unreadable: list[str], images: int) -> None:
     known = found.about.unreadable
     known += [message for message in unreadable if message not in known]
     if not images:
-        raise UsageError(f"none of the {len(unreadable)} test images can be read")
+        many = f"none of the {len(unreadable)} test images can be read"
+        raise UsageError(many if len(unreadable) != 1 else "the only test image cannot be read")
 
 
 def _example(mistake: Mistake, split: Split, names: Sequence[str]) -> Example | None:

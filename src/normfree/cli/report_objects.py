@@ -12,6 +12,7 @@ from ..models import Detections
 from ..report import Colors, Overlay, Overlays, Table, percent
 from ..report.drawing import class_colors, draw_objects, rgb_picture
 from ..tasks.detection import AveragePrecision, share_found
+from ..words import counted
 from .report_looks import Way
 from .trained import Trained, evaluation_transform
 
@@ -61,7 +62,9 @@ def _drawn(
         ("network", draw_objects(image, found.boxes, found.labels, found.masks, palette)),
     ]
     name = split.name(index)
-    detail = f"{len(target)} objects, {len(found)} detections\n" + "/".join(PurePath(name).parts[-2:])
+    detail = f"{counted(len(target), 'object')}, {counted(len(found), 'detection')}\n" + "/".join(
+        PurePath(name).parts[-2:]
+    )
     return Overlay(panels, percent(score, 1), detail, name)
 
 

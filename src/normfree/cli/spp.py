@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..data import EvalTransform, decode_image
+from ..data import EvalTransform, Split, decode_image
 from ..data.decode import UnreadableImage
 from ..errors import UsageError
+from ..recipes import open_images
 from ..recipes.recipe import load_yaml
-from ..spp import SPP, Spectrum, plot, record, spectra
+from ..runs.prepare import FILM, PROBE
+from ..spp import SPP, Frame, Spectrum, plot, read_first, record, spectra
 from ..training import pick_device
+from ..words import counted
 from .images import given_images
 from .main import Parser
 from .networks import Named, open_network
+from .shown import Shown, shown_to
+from .trained import Trained
+
+FORMATS = ("png", "svg", "pdf")
+# arguments of `record`, as its messages have them, and the options that they are here
+FLAGS = {
+    "blocks=": "--blocks ",
+    "blocks (=": "--blocks (=",
+    "batch_stats=False": "--running-stats",
+    "larger inputs or more of them": "larger inputs (--size) or more of them (--batch)",
+    "larger inputs, or more of them": "larger inputs (--size), or more of them (--batch)",
+}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,7 +52,10 @@ def run(argv: Sequence[str]) -> int:
         [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )
     prefix = _prefix(options, networks[0].name)
-    recorded = [_record(network, options, device) for network in networks]
+    first = {text: _first_record(text) for text in options.network}
+    recorded = [
+        _record(network, options, device, first[text]) for network, text in zip(networks, options.network, strict=True)
+    ]
     print(_write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
     if options.spectra:
         print(_write_spectra(networks, prefix))
@@ -66,9 +84,21 @@ def _parser() -> Parser:
         "--option", metavar="KEY=VALUE", action="append", default=[], help="argument of a model by name"
     )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="number of inputs; default: 4")
+    parser.add_argument("--batch", type=int, metavar="N", help="number of inputs; default: 4, of a run 32")
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise; default: 0")
-    parser.add_argument("--data", metavar="FOLDER", help="show images of a folder instead of unit Gaussian noise")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--data", metavar="FOLDER", help="show images of this folder")
+    shown.add_argument(
+        "--noise",
+        action="store_true",
+        help="show unit Gaussian noise; default, but runs are shown their test images",
+    )
+    parser.add_argument(
+        "--rules",
+        choices=["auto", "untrained", "trained"],
+        default="auto",
+        help="by which the signal is judged; auto, the default: runs, checkpoints and pretrained=True are trained",
+    )
     parser.add_argument("--blocks", metavar="PATTERN", help="modules to take as blocks, for example 'features.*'")
     parser.add_argument(
         "--running-stats", action="store_true", help="BatchNorm by running statistics, not by the batch"
@@ -76,8 +106,12 @@ def _parser() -> Parser:
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     parser.add_argument("--spectra", action="store_true", help="singular values of the weights, too")
     parser.add_argument("--table", action="store_true", help="print the numbers of every block")
-    parser.add_argument("--out", metavar="PREFIX", help="files PREFIX.png and PREFIX.csv; default: spp-NETWORK")
-    parser.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="of the picture; default: png")
+    parser.add_argument(
+        "--out",
+        metavar="PREFIX",
+        help="files PREFIX.png and PREFIX.csv, or a folder for them; default: spp-NETWORK in the current folder",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="of the picture; default: what --out ends in, else png")
     parser.add_argument("--scale", choices=["auto", "log", "linear"], default="auto", help="of its axes; default: auto")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     return parser
@@ -105,61 +139,110 @@ def _told_apart(networks: list[Named], texts: Sequence[str]) -> list[Named]:
     return [dataclasses.replace(network, name=name) for network, name in zip(networks, numbered, strict=True)]
 
 
-def _record(network: Named, options: argparse.Namespace, device: torch.device) -> SPP:
+def _record(network: Named, options: argparse.Namespace, device: torch.device, first: Frame | None) -> SPP:
     """Measure a network and report on it."""
-    inputs = _inputs(network, options)
+    shown = _inputs(network, options)
     how = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
     try:
-        spp = record(network.model.to(device), inputs.to(device), **how)
-    except UsageError:
-        raise
+        spp = record(network.model.to(device), shown.inputs.to(device), **how)
+    except UsageError as error:
+        raise UsageError(_as_flags(str(error))) from error
     except Exception as error:  # most often a model that wants another size; it may be the user's code
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{network.name} fails on inputs of shape {tuple(inputs.shape)}: {reason}") from error
-    print(_report(spp, table=options.table))
+        raise UsageError(f"{network.name} fails on inputs of shape {tuple(shown.inputs.shape)}: {reason}") from error
+    trained = options.rules == "trained" or (options.rules == "auto" and network.pretrained)
+    print("\n".join([*_numbers(spp, shown, options.table), *_judged(spp, network, trained, shown, first)]))
     return spp
 
 
-def _inputs(network: Named, options: argparse.Namespace) -> Tensor:
-    """Noise, or images of a folder as the network would be evaluated on them."""
+def _as_flags(message: str) -> str:
+    """A message of :func:`normfree.spp.record` with the names of this command's options."""
+    for argument, flag in FLAGS.items():
+        message = message.replace(argument, flag)
+    return message
+
+
+def _inputs(network: Named, options: argparse.Namespace) -> Shown:
+    """Noise, a run's test images, or images of a folder as the network would be evaluated on them."""
     channels, size = network.shape[0], options.size or network.shape[-1]
+    if network.run is not None and options.size is None and options.data is None and not options.noise:
+        return shown_to(network.run, _test_images(network.run), options.batch or PROBE)
+    count = options.batch or 4
     if options.data is None:
-        shape = (options.batch, channels, size, size)
+        shape = (count, channels, size, size)
         try:
-            return torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
         except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
+        return Shown(noise, "unit Gaussian noise", False)
     if channels not in (1, 3):
         raise UsageError(f"--data: images have 1 or 3 channels, not the {channels} of {network.name}")
-    paths = given_images([options.data])[: options.batch]
+    paths = given_images([options.data])[:count]
     transform = EvalTransform(size, network.resize_margin, network.mean, network.std, network.test_crop)
     try:
-        return torch.stack([transform(decode_image(path, channels)) for path in paths])
+        images = torch.stack([transform(decode_image(path, channels)) for path in paths])
     except UnreadableImage as error:
         raise UsageError(f"--data: {error}") from error
+    return Shown(images, f"{counted(len(images), 'image')} of {options.data}", False)
 
 
-def _report(spp: SPP, *, table: bool) -> str:
-    lines = [str(spp) if table else str(spp).splitlines()[0]]
+def _test_images(run: Trained) -> Split | None:
+    """Of a run; None where its data are not there any more."""
+    try:
+        return open_images(run.recipe).test
+    except (UsageError, OSError):
+        return None
+
+
+def _first_record(text: str) -> Frame | None:
+    """Of a run folder that has a film."""
+    return read_first(Path(text) / FILM) if Path(text).is_dir() else None
+
+
+def _numbers(spp: SPP, shown: Shown, table: bool) -> list[str]:
     first, last = spp.rows[0], spp.rows[-1]
-    lines.append(f"  variance {first.avg_var:.3g} at {first.block}, {last.avg_var:.3g} at {last.block}")
-    findings = spp.diagnose()
-    lines += [f"  ! {finding}" for finding in findings] or ["  no fault found"]
+    return [
+        str(spp) if table else str(spp).splitlines()[0],
+        f"  variance {first.avg_var:.3g} at {first.block}, {last.avg_var:.3g} at {last.block}, shown {shown.what}",
+    ]
+
+
+def _judged(spp: SPP, network: Named, trained: bool, shown: Shown, first: Frame | None) -> list[str]:
+    """What is found, and by which rules."""
+    if not trained:
+        findings = spp.diagnose()
+        rules = "rules for untrained networks; --rules trained for a trained one"
+    elif first is not None and shown.own and first.spp.blocks == spp.blocks:
+        findings = spp.diagnose(trained=True, first=first, spectra=spectra(network.model))
+        rules = f"rules for trained networks, and {FILM} at step {first.step}"
+    else:
+        findings = spp.diagnose(trained=True, spectra=spectra(network.model))
+        rules = "rules for trained networks; nothing to compare with"
+        if network.run is not None and first is None:
+            rules += f": {FILM} comes from train --spp-every N"
+        elif first is not None:
+            rules += f": {FILM} is of other inputs or blocks"
+    lines = [f"  ! {_as_flags(str(finding))}" for finding in findings] or ["  no fault found"]
     branches = [row for row in spp.rows if row.added_var is not None]
     if branches and not any(row.added_var for row in branches):
         lines.append("  every branch adds nothing yet, as some initializations mean it; look again after some steps")
-    return "\n".join(lines)
+    return [*lines, f"  judged by the {rules}"]
 
 
 def _prefix(options: argparse.Namespace, name: str) -> str:
-    """What the files' names begin with, checked before anything is measured."""
-    if options.out and Path(options.out).suffix == f".{options.format}":  # a file name for a prefix
-        options.out = str(Path(options.out).with_suffix(""))
-    prefix = options.out or "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
+    """What the files' names begin with, checked before anything is measured; ``--out x.svg`` is the picture's name."""
+    usual = "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
+    out = Path(options.out or usual)
+    if options.out and out.suffix[1:] in FORMATS:
+        if options.format not in (None, out.suffix[1:]):
+            raise UsageError(f"--out {out} must end in .{options.format} for --format {options.format}")
+        options.format, options.out = out.suffix[1:], str(out.with_suffix(""))
+    options.format = options.format or FORMATS[0]
+    prefix = str(Path(options.out) / usual) if options.out and os.path.isdir(options.out) else options.out or usual
     folder = Path(prefix).parent
     if prefix.endswith("/") or Path(prefix).name in ("", ".."):
-        raise UsageError(f"--out {prefix} must be the beginning of file names, for example {Path(prefix) / 'spp'}")
+        raise UsageError(f"--out {prefix} must be the beginning of file names, or a folder that is there")
     if not folder.is_dir():
         raise UsageError(f"--out {prefix}: folder {folder} does not exist")
     for suffix in (f".{options.format}", ".csv", *(["-spectra.csv"] if options.spectra else [])):
@@ -201,7 +284,7 @@ def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> str:
         for network in networks:
             found = spectra(network.model)
             table.writerows([network.name, *dataclasses.astuple(s)[:-1], "x".join(map(str, s.shape))] for s in found)
-            lines.append(f"{network.name}: worst conditioned of {len(found)} layers")
+            lines.append(f"{network.name}: worst conditioned of {counted(len(found), 'layer')}")
             worst = sorted(found, key=lambda s: -math.inf if math.isnan(s.condition) else -s.condition)[:shown]
             lines += [
                 f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..words import counted
 from .axes import number, percent
 from .head import About
 from .heatmap import Columns, HeatMap, Ramp, columns, draw_map
@@ -37,7 +38,7 @@ def clipping(run: RunFiles, about: About) -> Markup:
     layers = _layers(lines)
     fractions, ratios = _matrix(lines, layers, 0), _matrix(lines, layers, 1)
     steps = [line["step"] for line in lines]
-    parts = [tag("p", _summary(layers, fractions)), _fraction_map(layers, steps, fractions)]
+    parts = [tag("p", _summary(layers, fractions, ratios)), _fraction_map(layers, steps, fractions)]
     if np.isfinite(ratios).any():
         parts.append(_ratio_map(layers, steps, ratios, about))
     return section(identity, title, *parts)
@@ -60,16 +61,26 @@ def _matrix(lines: Sequence[Line], layers: Sequence[str], which: int) -> np.ndar
     return found
 
 
-def _summary(layers: Sequence[str], fractions: np.ndarray) -> str:
+def _summary(layers: Sequence[str], fractions: np.ndarray, ratios: np.ndarray) -> str:
+    """The layers that are clipped most; one whose bias alone is clipped, a single unit, stands behind the others."""
     means = _over_lines(fractions, np.mean)
-    order = sorted((i for i in range(len(layers)) if means[i] > 0), key=lambda i: -means[i])
-    if not order:
+    alone = [i for i in range(len(layers)) if means[i] > 0 and bias_alone(ratios[:, i].tolist())]
+    order = sorted((i for i in range(len(layers)) if means[i] > 0 and i not in alone), key=lambda i: -means[i])
+    if not order and not alone:
         return "No unit of any layer was clipped in the steps that were logged."
     most = ", ".join(f"{layers[i]} ({percent(means[i], 1)})" for i in order[:3])
-    never = len(layers) - len(order)
-    return f"Clipped most, over the whole run: {most}." + (
-        f" Never, in the steps that were logged: {never} of {len(layers)} layers." if never else ""
-    )
+    said = [f"Clipped most, over the whole run: {most}."] if order else []
+    said += [f"Of {layers[i]} only the bias is clipped, in {percent(means[i], 1)} of the logged steps." for i in alone]
+    never = len(layers) - len(order) - len(alone)
+    if never:
+        said.append(f"Never, in the steps that were logged: {never} of {counted(len(layers), 'layer')}.")
+    return " ".join(said)
+
+
+def bias_alone(ratios: Sequence[float]) -> bool:
+    """Whether no weight of a layer is clipped: ratios are those of weights, and 0 in every line."""
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return bool(known) and not any(known)
 
 
 def _over_lines(matrix: np.ndarray, pool: Callable[[np.ndarray], float]) -> np.ndarray:

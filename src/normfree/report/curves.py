@@ -1,9 +1,11 @@
 """What changed over the steps, as charts."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from .charts import BINS, MOST_POINTS, Chart, Series, draw, spans
+from .clipping import bias_alone
 from .head import About
 from .markup import Markup, missing, section, tag
 from .run_files import Line, RunFiles, curve, value
@@ -74,8 +76,11 @@ def _scores(run: RunFiles, about: About) -> list[Chart]:
 
 
 def _clipped(run: RunFiles) -> Chart:
-    """All units in ink, stages in colours."""
+    """All units in ink, stages in colours; of a classifier the bias alone is clipped, which is always 0 or 100 %."""
     stages = list({name: None for line in run.train for name in _stages(line)})
+    ratios = {name: [_stages(line, "largest_ratio").get(name, math.nan) for line in run.train] for name in stages}
+    alone = [name for name in stages if bias_alone(ratios[name])]
+    stages = [name for name in stages if name not in alone]
     series = [
         Series(name, curve([{"step": line["step"], **_stages(line)} for line in run.train], name), color, shaded=False)
         for name, color in zip(stages, COLORS * (len(stages) // len(COLORS) + 1), strict=False)
@@ -83,11 +88,12 @@ def _clipped(run: RunFiles) -> Chart:
     whole = Series(
         "all" if series else "", curve(run.train, "clipped"), "ink" if series else "c0", "thick" if series else ""
     )
-    return Chart("fraction of units clipped", [*series, whole], fraction=True, low=0)
+    note = f"Without {', '.join(alone)}, whose bias alone is clipped." if alone else ""
+    return Chart("fraction of units clipped", [*series, whole], fraction=True, low=0, note=note)
 
 
-def _stages(line: Line) -> dict[str, float]:
-    found = line.get("clipped_by_stage")
+def _stages(line: Line, of: str = "clipped_by_stage") -> dict[str, float]:
+    found = line.get(of)
     return (
         {name: number for name in found if (number := value(found, name)) is not None}
         if isinstance(found, dict)

@@ -105,7 +105,13 @@ def _tiles(run: RunFiles, about: About) -> Markup:
     done = max(run.step, about.saved or 0)
     planned = "" if about.planned is None else f" / {about.planned:,}"
     epochs = value(run.train[-1] if run.train else {}, "epoch")
-    tiles.append((f"{done:,}{planned}", "optimizer steps", None if epochs is None else f"{number(epochs)} epochs"))
+    tiles.append(
+        (
+            f"{done:,}{planned}",
+            "optimizer steps",
+            None if epochs is None else f"{number(epochs)} {'epoch' if epochs == 1 else 'epochs'}",
+        )
+    )
     if about.seconds is not None:
         tiles.append((duration(about.seconds), "training", "without evaluations"))
     if run.train and (speed := value(run.train[-1], "images_per_s")) is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ..words import counted
 from .axes import Scale
 from .charts import below
 from .markup import Markup, tag
@@ -90,7 +91,7 @@ def draw_map(chart: HeatMap) -> Markup:
     starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
     lines = [tag("u", style=f"top:{100 * i / len(groups):.3f}%") for i in starts]
     names = [tag("span", name, title=name) for name in chart.rows]
-    alt = f"{chart.title}: {len(chart.rows)} layers up to step {chart.columns.last}"
+    alt = f"{chart.title}: {counted(len(chart.rows), 'layer')} up to step {chart.columns.last}"
     body = tag(
         "div",
         tag("div", names, class_="rows"),

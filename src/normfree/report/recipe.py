@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from ..words import counted
 from .markup import Markup, Missing, join, missing, section, tag
 from .run_files import RunFiles
 
@@ -20,13 +21,8 @@ def recipe(run: RunFiles, changed: Mapping[str, str] | Missing, unreadable: Sequ
     if isinstance(changed, Missing):
         left.append(missing(changed))
     elif changed:
-        left.append(
-            tag(
-                "p",
-                f"Marked: {len(changed)} fields that differ from their default, which is behind them.",
-                class_="note",
-            )
-        )
+        differ = f"{counted(len(changed), 'field')} that {'differs' if len(changed) == 1 else 'differ'}"
+        left.append(tag("p", f"Marked: {differ} from the default, which is behind.", class_="note"))
     left.append(_marked(run.recipe, {} if isinstance(changed, Missing) else changed))
     return section(
         "recipe",

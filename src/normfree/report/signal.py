@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from ..spp import SPP, Spectrum
-from ..spp.film import FRAMES, Frame
+from ..spp import SPP, Frame, Spectrum
+from ..spp.film import FRAMES, frame_of
 from ..spp.plot import LOG_RANGE, PANELS
 from .axes import Scale, number, scale_of
 from .charts import Chart, Series, draw, drawing, spans
@@ -20,16 +20,24 @@ _NOTHING = 1e-6  # what is below counts as 0 where a scale is chosen
 
 @dataclass(frozen=True)
 class Recorded:
-    """A signal propagation plot, and what was recorded: "averaged weights of step 60, 32 test images"."""
+    """A signal propagation plot, and what was recorded: "averaged weights of step 60, 32 test images".
+
+    Attributes:
+        spectra: of the same weights.
+        own: the inputs are those of spp.jsonl, with whose first record it can be compared.
+    """
 
     spp: SPP
     of: str
+    spectra: Sequence[Spectrum] = ()
+    own: bool = False
 
 
 def signal(recorded: Recorded | Missing, film: Sequence[Line]) -> Markup:
     """The plot of the network now, what is odd about it, and the film strip of the lines of spp.jsonl."""
-    parts = [missing(recorded)] if isinstance(recorded, Missing) else _now(recorded)
     frames = _frames(film)
+    first = None if isinstance(frames, Missing) else frames[0]
+    parts = [missing(recorded)] if isinstance(recorded, Missing) else _now(recorded, first)
     parts.append(tag("h3", "During training"))
     parts.append(missing(frames) if isinstance(frames, Missing) else _strip(frames))
     return section("signal", "Signal propagation", parts)
@@ -39,17 +47,18 @@ def _frames(lines: Sequence[Line]) -> list[Frame] | Missing:
     if not lines:
         return Missing("nothing was recorded; train with --spp-every N")
     try:
-        return [
-            Frame(line["step"], SPP.from_dict(line["spp"]), [Spectrum(**s) for s in line["spectra"]]) for line in lines
-        ]
-    except (UsageError, TypeError, KeyError) as error:
+        return [frame_of(line) for line in lines]
+    except UsageError as error:
         return Missing(f"spp.jsonl is not a file of recorded signal propagation plots: {error}")
 
 
-def _now(recorded: Recorded) -> list[Markup]:
+def _now(recorded: Recorded, first: Frame | None) -> list[Markup]:
     spp = recorded.spp
-    findings = [tag("li", str(finding)) for finding in spp.diagnose()]
-    judged = "These rules say what lets training begin; a trained network may break them."
+    first = first if first is not None and recorded.own and first.spp.blocks == spp.blocks else None
+    findings = [tag("li", str(one)) for one in spp.diagnose(trained=True, first=first, spectra=recorded.spectra)]
+    judged = "Judged by the rules for trained networks" + (
+        ", without a first record to compare with." if first is None else f", against the record of step {first.step}."
+    )
     parts = [
         tag("p", f"Statistics at the end of every residual block: {recorded.of}."),
         tag("ul", findings, class_="findings") if findings else tag("p", "No fault found."),

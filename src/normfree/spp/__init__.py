@@ -4,8 +4,10 @@
 (:meth:`SPP.plot`) and sentences (:meth:`SPP.diagnose`).
 """
 
-from .diagnose import Finding, diagnose
-from .film import Film, plot_film, read_film
+from .diagnose import diagnose
+from .film import Film, plot_film, read_film, read_first
+from .finding import Finding
+from .frame import Frame
 from .plot import plot
 from .record import record
 from .result import SPP
@@ -16,12 +18,14 @@ __all__ = [
     "SPP",
     "Film",
     "Finding",
+    "Frame",
     "Row",
     "Spectrum",
     "diagnose",
     "plot",
     "plot_film",
     "read_film",
+    "read_first",
     "record",
     "spectra",
 ]

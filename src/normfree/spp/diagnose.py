@@ -8,9 +8,15 @@ in the tests.
 import itertools
 import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from ..errors import UsageError
+from ..words import counted
+from .finding import Finding, finite, no_signal, not_finite
+from .frame import Frame
 from .rows import Recording, Row
+from .spectra import Spectrum
+from .trained import trained_findings
 
 WEAK, STRONG = 0.55, 1.9  # branch variance over theory's, median: 0.88 to 1.46 if healthy, 0.33 with sqrt(2) for gamma
 WEAK_BLOCK, STRONG_BLOCK = 0.34, 3.3  # for one block alone: 0.46 to 2.8 in hundreds of narrow ones on 2x2 maps
@@ -24,34 +30,35 @@ TINY = 1e-300  # a signal that is not there
 GROWTH, RISE = 1.3, 10.0  # explosion: variance per block, and in all
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fault: ``str`` of it is a sentence.
+def diagnose(
+    spp: Recording, *, trained: bool = False, first: Frame | None = None, spectra: Sequence[Spectrum] = ()
+) -> list[Finding]:
+    """Faults of a recorded network, the gravest first; none for a healthy one.
 
-    Attributes:
-        kind: "not finite", "no signal", "explosion", "attenuation", "mean shift", "branch variance", "dead branch" or
-            "missing reset".
-        blocks: names of the blocks that show it, the first or worst one first.
-        message: the sentence, with names and numbers.
+    Nothing in a network says whether it was trained. The rules for untrained networks are about the signal at
+    initialization, which lets training begin; a trained network may break them and be well.
+
+    Args:
+        trained: judge by the rules for trained networks instead.
+        first: of a trained one, the first frame of its run's film (:func:`read_film`), to compare with; on the same
+            inputs.
+        spectra: of a trained one, those of its weights now.
+
+    Raises:
+        UsageError: ``first`` is of other blocks; ``first`` or ``spectra`` for an untrained network.
     """
-
-    kind: str
-    blocks: tuple[str, ...]
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
+    if trained:
+        return trained_findings(spp, first, spectra)
+    if first is not None or spectra:
+        raise UsageError("first and spectra are for trained networks; pass trained=True")
+    return _untrained(spp)
 
 
-def diagnose(spp: Recording) -> list[Finding]:
-    """Faults of a recorded network at initialization, the gravest first; none for a healthy one.
-
-    A trained network may rightly break these rules: they say what lets training begin.
-    """
+def _untrained(spp: Recording) -> list[Finding]:
     rows = [row for row in spp.rows if row.res_avg_var is not None and row.values != 1]  # one value does not vary
-    broken = _not_finite(spp) or _no_signal(spp)
+    broken = not_finite(spp) or no_signal(spp)
     if broken or not rows:
-        return broken + _explosion([row for row in rows if _finite(row)])
+        return broken + _explosion([row for row in rows if finite(row)])
     findings = _explosion(rows)
     if not findings:
         findings = _missing_reset(rows) + _attenuation(spp, rows)
@@ -59,33 +66,6 @@ def diagnose(spp: Recording) -> list[Finding]:
     gone = {block for finding in dead for block in finding.blocks}
     outliers = [] if findings else _outliers(spp, rows)  # a fault of all blocks is not one of each
     return findings + _mean_shift(rows) + dead + [finding for finding in outliers if finding.blocks[0] not in gone]
-
-
-def _not_finite(spp: Recording) -> list[Finding]:
-    before = spp.stem
-    for row in spp.rows:
-        if not _finite(row):
-            came = f", having taken a variance of {before.avg_var:.3g}" if before is not None else ""
-            text = f"{row.block} is the first block with a value that is not finite{came}"
-            return [Finding("not finite", (row.block,), text)]
-        before = row
-    return []
-
-
-def _no_signal(spp: Recording) -> list[Finding]:
-    if all(row.values == 1 for row in spp.rows):
-        text = "every channel has a single value, which cannot vary; record larger inputs, or more of them"
-        return [Finding("no signal", (spp.rows[0].block,), text)]
-    for row in spp.rows:
-        if row.avg_var == 0 and row.values != 1:
-            return [
-                Finding("no signal", (row.block,), f"the output of {row.block} does not vary: nothing gets through")
-            ]
-    return []
-
-
-def _finite(row: Row) -> bool:
-    return math.isfinite(row.avg_var) and math.isfinite(row.res_avg_var or 0.0)
 
 
 def _explosion(rows: list[Row]) -> list[Finding]:
@@ -151,7 +131,7 @@ def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
     bare = [row for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
     if bare:
         row = bare[0]
-        more = f" and {len(bare) - 1} more blocks" if len(bare) > 1 else ""
+        more = f" and {counted(len(bare) - 1, 'more block')}" if len(bare) > 1 else ""
         text = (
             f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block}{more}, which leaves "
             f"{row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by "
@@ -200,9 +180,8 @@ def _gamma_hint(row: Row, gain: float) -> str:
             "; the gain of its activation may be too small" if gain < 1 else "; the gain of its activation is too large"
         )
     as_if = row.theory.gamma * gain ** (1 / (2 * row.theory.activations))
-    return (
-        f"; it is as if gamma were {as_if:.3f} instead of {row.theory.gamma:.3f} ({row.theory.activations} activations)"
-    )
+    activations = counted(row.theory.activations, "activation")
+    return f"; it is as if gamma were {as_if:.3f} instead of {row.theory.gamma:.3f} ({activations})"
 
 
 def _lost_signal(spp: Recording, rows: list[Row]) -> list[Finding]:
@@ -225,10 +204,11 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
     if not overtaken:
         return []
     worst = max(overtaken, key=lambda row: row.avg_sq_mean / row.avg_var)
+    some = f"{len(shifted)} of {counted(len(rows), 'branch', 'branches')} {'ends' if len(shifted) == 1 else 'end'}"
     text = (
         f"the squared channel mean is {worst.avg_sq_mean / worst.avg_var:.2g} times the variance at {worst.block} "
-        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {len(shifted)} of {len(rows)} branches end with means that "
-        "exceed their variance; standardize the weights, or center the activation"
+        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {some} with means that exceed the variance; standardize "
+        "the weights, or center the activation"
     )
     return [Finding("mean shift", tuple(row.block for row in [worst, *(r for r in shifted if r is not worst)]), text)]
 
@@ -279,9 +259,8 @@ def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
     if len(pairs) > 2:
         row, due = max(pairs, key=lambda pair: abs(math.log(pair[0].res_avg_var / pair[1])))
         gain = statistics.median(row.res_avg_var / due for row, due in pairs)
-        text = (
-            f"the branches of {row.block} and {len(pairs) - 1} more blocks end with {gain:.2g} of the variance that was"
-        )
+        more = counted(len(pairs) - 1, "more block")
+        text = f"the branches of {row.block} and {more} end with {gain:.2g} of the variance that was"
         text += f" expected ({row.res_avg_var:.3g} instead of {due:.3g} there){_gamma_hint(row, gain)}"
         return [Finding("branch variance", (row.block, *(r.block for r, _ in pairs if r is not row)), text)]
     said = "the branch of {} ends with variance {:.3g} where {:.3g} was expected"

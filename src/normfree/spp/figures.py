@@ -40,7 +40,7 @@ class Network:
         try:
             return record(model, (batch, 3, side, side), seed=seed, name=self.label)
         except ValueError as error:  # of BatchNorm
-            raise UsageError(f"{self.label}: {batch} inputs of {side} px are too few or too small: {error}") from error
+            raise UsageError(f"{self.label}: a batch of {batch} at {side} px is too small: {error}") from error
 
 
 @dataclass(frozen=True)

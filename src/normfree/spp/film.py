@@ -4,13 +4,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError
+from .frame import Frame
 from .plot import COLORS, LOG_RANGE, PANELS, new_figure
 from .record import record
 from .result import SPP
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 FRAMES = 8  # of a strip, chosen evenly from what was recorded
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The signal and the weights' spectra after ``step`` training steps."""
-
-    step: int
-    spp: SPP
-    spectra: list[Spectrum]
-
-
 class Film:
     """Records a network again and again on the same inputs, appending to ``path`` (JSON lines).
 
@@ -40,10 +31,10 @@ class Film:
         every: steps between recordings; the one after step ``last`` is recorded in any case.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: Path, last: int | None = None):
+    def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: str | Path, last: int | None = None):
         if every < 1:
             raise UsageError(f"steps between recordings (={every}) must be at least 1")
-        self.model, self.inputs, self.every, self.path, self.last = model, inputs, every, path, last
+        self.model, self.inputs, self.every, self.path, self.last = model, inputs, every, Path(path), last
 
     def __call__(self, step: int) -> None:
         """Record if it is time to."""
@@ -57,6 +48,18 @@ class Film:
                 raise RunFailed(f"cannot write {self.path}: {error.strerror or error}") from error
 
 
+def frame_of(line: dict[str, Any]) -> Frame:
+    """A line of a film's file.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        return Frame(line["step"], SPP.from_dict(line["spp"]), [Spectrum(**s) for s in line["spectra"]])
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"not a frame of a film: {error}") from error
+
+
 def read_film(path: str | Path) -> list[Frame]:
     """The frames of a file that :class:`Film` wrote.
 
@@ -64,14 +67,20 @@ def read_film(path: str | Path) -> list[Frame]:
         UsageError: not there, or not such a file.
     """
     try:
-        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
-        return [
-            Frame(line["step"], SPP.from_dict(line["spp"]), [Spectrum(**s) for s in line["spectra"]]) for line in lines
-        ]
+        return [frame_of(json.loads(line)) for line in Path(path).read_text().splitlines()]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, UsageError) as error:
         raise UsageError(f"{path} is not a file of recorded signal propagation plots: {error}") from error
+
+
+def read_first(path: str | Path) -> Frame | None:
+    """The first frame of such a file, whatever a kill left behind it; None if there is none."""
+    try:
+        with Path(path).open() as file:
+            return frame_of(json.loads(file.readline()))
+    except (OSError, ValueError, UsageError):
+        return None
 
 
 def plot_film(frames: Sequence[Frame]) -> "Figure":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..words import counted
 from .rows import Recording
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def plot(
     if not plots:
         raise UsageError("plot needs at least one recorded network")
     if labels is not None and len(labels) != len(plots):
-        raise UsageError(f"labels (={list(labels)}) must be as many as the {len(plots)} networks")
+        raise UsageError(f"labels (={list(labels)}) must be as many as the {counted(len(plots), 'network')}")
     names = [_plain(name) for name in ([spp.name for spp in plots] if labels is None else labels)]
     figure = new_figure(15, 4.2)
     for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):

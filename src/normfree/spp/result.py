@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .diagnose import Finding, diagnose
+from ..words import counted
+from .diagnose import diagnose
+from .finding import Finding
 from .plot import plot
 from .rows import Recording
 
@@ -36,12 +38,13 @@ class SPP(Recording):
         """Three panels, other networks overlaid; see :func:`normfree.spp.plot`."""
         return plot(self, *others, **options)
 
-    def diagnose(self) -> list[Finding]:
+    def diagnose(self, **options: Any) -> list[Finding]:
         """What is wrong with the signal, in sentences; see :func:`normfree.spp.diagnose`."""
-        return diagnose(self)
+        return diagnose(self, **options)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {len(self.rows)} residual blocks in {self.rows[-1].stage + 1} stages"]
+        blocks, stages = counted(len(self.rows), "residual block"), counted(self.rows[-1].stage + 1, "stage")
+        lines = [f"{self.name}: {blocks} in {stages}"]
         width = max(len("block"), *(len(row.block) for row in self.rows))
         lines.append(f"{'block':{width}}  squared mean   variance  branch var.  expected")
         for row in ([self.stem] if self.stem else []) + self.rows:

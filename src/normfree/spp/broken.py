@@ -1,10 +1,13 @@
-"""Three networks of others, each with one fault, for the signal propagation plot to find:
+"""Three networks of others, each with one fault, for the signal propagation plot to find.
 
-normfree spp examples.broken:without_normalization
-normfree spp examples.broken:bare_squeeze_excite
-normfree spp examples.broken:dead_branch
+::
+
+    normfree spp normfree.spp.broken:without_normalization
+    normfree spp normfree.spp.broken:bare_squeeze_excite
+    normfree spp normfree.spp.broken:dead_branch
 """
 
+import timm
 import torchvision
 from torch import nn
 
@@ -21,8 +24,6 @@ def without_normalization() -> nn.Module:
 
 def bare_squeeze_excite() -> nn.Module:
     """timm's Normalizer-Free SE-ResNet-50 without the factor 2 behind Squeeze-Excite."""
-    import timm  # the other two do not need it
-
     model = timm.create_model("nf_seresnet50")
     for module in model.modules():
         if hasattr(module, "attn_gain"):

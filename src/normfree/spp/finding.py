@@ -1,0 +1,55 @@
+"""What is said of a signal, and the faults that are faults at any time."""
+
+import math
+from dataclasses import dataclass
+
+from .rows import Recording, Row
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: ``str`` of it is a sentence.
+
+    Attributes:
+        kind: "not finite", "no signal" or "dead branch"; of an untrained network also "explosion", "attenuation",
+            "mean shift", "branch variance" or "missing reset"; of a trained one "constant output", "drift", "spectrum".
+        blocks: names of the blocks (of a spectrum, layers) that show it, the first or worst one first.
+        message: the sentence, with names and numbers.
+    """
+
+    kind: str
+    blocks: tuple[str, ...]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+def not_finite(spp: Recording) -> list[Finding]:
+    """The first block with an infinite value, or one that is not a number."""
+    before = spp.stem
+    for row in spp.rows:
+        if not finite(row):
+            came = f", having taken a variance of {before.avg_var:.3g}" if before is not None else ""
+            text = f"{row.block} is the first block with a value that is not finite{came}"
+            return [Finding("not finite", (row.block,), text)]
+        before = row
+    return []
+
+
+def no_signal(spp: Recording) -> list[Finding]:
+    """Inputs too small to vary, or a block whose output does not."""
+    if all(row.values == 1 for row in spp.rows):
+        text = "every channel has a single value, which cannot vary; record larger inputs, or more of them"
+        return [Finding("no signal", (spp.rows[0].block,), text)]
+    for row in spp.rows:
+        if row.avg_var == 0 and row.values != 1:
+            return [
+                Finding("no signal", (row.block,), f"the output of {row.block} does not vary: nothing gets through")
+            ]
+    return []
+
+
+def finite(row: Row) -> bool:
+    """Whether all of a block's variances are numbers."""
+    return math.isfinite(row.avg_var) and math.isfinite(row.res_avg_var or 0.0)
