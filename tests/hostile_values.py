@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
+from selection import share
 
 from normfree.recipes import field_paths
 
@@ -18,10 +19,10 @@ OBJECT = {"class_path": "os.system", "init_args": {"command": "true"}}  # what a
 
 
 def fuzz(cases: int, **options) -> settings:
-    """The same cases in every run."""
+    """The same cases in every run: so many in a whole one, a share of them by default; mark the test ``scaled``."""
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
     return settings(
-        max_examples=cases, deadline=None, derandomize=True, database=None, suppress_health_check=slow, **options
+        max_examples=share(cases), deadline=None, derandomize=True, database=None, suppress_health_check=slow, **options
     )
 
 

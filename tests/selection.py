@@ -2,7 +2,8 @@
 
 ``@pytest.mark.full`` leaves a test, or one of its parameters, out of the default run. ``@pytest.mark.sample(0.1)``
 keeps a tenth of a test's cases, always the same ones, chosen by a hash of their names; with ``by=("kind",)`` at least
-one for each value of the parameter ``kind``. Nothing is ever lost: what is left out here runs with ``--cases all`` and
+one for each value of the parameter ``kind``. ``@pytest.mark.scaled`` runs in both: with :func:`share` of its examples
+by default, with all of them in the rest. Nothing is ever lost: what is left out here runs with ``--cases all`` and
 ``--cases rest``.
 """
 
@@ -14,6 +15,8 @@ from collections import defaultdict
 import pytest
 
 CHOICES = ("sample", "all", "rest")
+SHARE = 0.2  # of the examples that a test draws itself
+_whole = False
 
 
 def options(parser: pytest.Parser) -> None:
@@ -24,6 +27,11 @@ def options(parser: pytest.Parser) -> None:
     group.addoption(
         "--budget", type=float, metavar="SECONDS", help="start no test after so many seconds, and count those left"
     )
+
+
+def share(examples: int, part: float = SHARE) -> int:
+    """So many of a test's examples, the first ones of a seeded row, are drawn in this run."""
+    return examples if _whole else max(math.ceil(part * examples), min(examples, 3))
 
 
 def _order(item: pytest.Item) -> str:
@@ -53,7 +61,9 @@ class Selection:
     """pytest's plugin in each process; the first one sums up."""
 
     def __init__(self, config: pytest.Config):
+        global _whole
         self.config, self.cases = config, config.getoption("cases")
+        _whole = self.cases != "sample"
         self.began, self.budget = time.monotonic(), config.getoption("budget")
         self.counts = dict(left_out=0, too_late=0)
 
@@ -62,8 +72,11 @@ class Selection:
         if self.cases == "all":
             return
         chosen = sampled(items)
-        gone = [item for item in items if (item.nodeid in chosen) != (self.cases == "sample")]
-        items[:] = [item for item in items if (item.nodeid in chosen) == (self.cases == "sample")]
+        if self.cases == "rest":
+            scaled = {item.nodeid for item in items if item.get_closest_marker("scaled")}
+            chosen = {item.nodeid for item in items} - (chosen - scaled)
+        gone = [item for item in items if item.nodeid not in chosen]
+        items[:] = [item for item in items if item.nodeid in chosen]
         self.counts["left_out"] = len(gone)
         self.config.hook.pytest_deselected(items=gone)
 

@@ -25,13 +25,18 @@ def test_one_long(name):
 
 def test_plain():
     pass
+
+@pytest.mark.scaled
+def test_examples():
+    from selection import share
+    print("drawn", share(100), share(12), share(3))
 """
 
 
 @pytest.fixture
 def run(pytester):
     pytester.makepyfile(test_it=TESTS)
-    pytester.makeini("[pytest]\nmarkers =\n    full\n    sample")
+    pytester.makeini("[pytest]\nmarkers =\n    full\n    sample\n    scaled")
 
     def run(*arguments):
         class Plugin:
@@ -51,9 +56,9 @@ def run(pytester):
 
 def test_sample_and_rest_are_all(run):
     (some, _), (rest, _), (whole, _) = (run("--cases", cases) for cases in ("sample", "rest", "all"))
-    assert len(whole) == 64
+    assert len(whole) == 65
     assert some | rest == whole
-    assert not some & rest
+    assert some & rest == {"test_examples"}  # of which the rest draws more
     assert {"test_long", "test_one_long[long]"} <= rest
     assert {"test_plain", "test_one_long[short]"} <= some
     for kind in "abc":
@@ -64,14 +69,20 @@ def test_sample_and_rest_are_all(run):
 def test_after_the_budget_nothing_starts(run):
     passed, skipped = run("--budget", "-1")
     assert not passed
-    assert skipped == 17
+    assert skipped == 18
+
+
+def test_examples_are_a_share_of_themselves(run, capsys):
+    for cases, drawn in (("sample", "20 3 3"), ("rest", "100 12 3"), ("all", "100 12 3")):
+        run("--cases", cases, "-s", "-k", "examples")
+        assert f"drawn {drawn}\n" in capsys.readouterr().out
 
 
 def test_the_closing_lines_are_true(run, capsys):
     run("--budget", "-1")
     said = capsys.readouterr().out
     assert "a sample: 47 further cases are left to --cases rest" in said
-    assert "17 cases were not run: -1 s were over" in said
+    assert "18 cases were not run: -1 s were over" in said
     run("--cases", "rest")
     assert "the rest: 17 cases of the default run were not run again" in capsys.readouterr().out
     run("--cases", "all")

@@ -175,7 +175,7 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
 
 
 def _process(rank: int, world: int, plans: dict[str, Plan], store: str) -> None:
-    timeout = datetime.timedelta(seconds=120)
+    timeout = datetime.timedelta(hours=1)  # a loaded machine starts processes slowly
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timeout)
     replicas = Replicas(rank, world, rank, dist.new_group(backend="gloo"))
     torch.save({name: train(plan, replicas) for name, plan in plans.items()}, f"{store}.{rank}")

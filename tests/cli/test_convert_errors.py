@@ -5,11 +5,13 @@ import pickle
 
 import pytest
 import torch
-from convertible import FORMS, NFNET
+from convertible import FORMS, NFNET, write_authors, write_theirs
 from safetensors.torch import load_file, save_file
+from unprivileged import public_folder, unprivileged
 
 import normfree as library
 from normfree.cli import convert as verb
+from normfree.cli import main
 from normfree.cli.trained import load_trained
 from normfree.weights import to_timm
 
@@ -67,32 +69,36 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_unusable_input_is_one_line(normfree, theirs, authors, monkeypatch, case):
-    monkeypatch.chdir(theirs.parent)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of every file that cannot be used; no test changes it."""
+    made = tmp_path_factory.mktemp("files")
+    theirs, authors = write_theirs(made), write_authors(made).rename(made / "small.npz")
     state = load_file(theirs)
-    authors.rename("small.npz")
-    save_file({name: tensor for name, tensor in state.items() if name != "head.fc.bias"}, "short.safetensors")
-    save_file(state | {"more": torch.ones(1)}, "long.safetensors")
-    torch.save(state, "cut.pth")
-    for name, whole in (("cut.safetensors", theirs), ("cut.npz", "small.npz"), ("cut.pth", "cut.pth")):
-        with open(whole, "rb") as file:
-            start = file.read()[:-2000]
-        with open(name, "wb") as file:
-            file.write(start)
+    save_file({name: tensor for name, tensor in state.items() if name != "head.fc.bias"}, made / "short.safetensors")
+    save_file(state | {"more": torch.ones(1)}, made / "long.safetensors")
+    torch.save(state, made / "cut.pth")
+    for name, whole in (("cut.safetensors", theirs), ("cut.npz", authors), ("cut.pth", made / "cut.pth")):
+        (made / name).write_bytes(whole.read_bytes()[:-2000])
     for name, options in (("headless", dict(num_classes=0)), ("five", dict(num_classes=10, in_chans=5))):
-        save_file(to_timm(library.create_model("timm_test_nfnet", **options)), f"{name}.safetensors")
-    assert normfree("convert", theirs, "there.safetensors", "--to", "normfree").code == 0
-    os.mkdir("folder.safetensors")
-    open("theirs.onnx", "w").close()
-    os.symlink("theirs.safetensors", "link.safetensors")
+        save_file(to_timm(library.create_model("timm_test_nfnet", **options)), made / f"{name}.safetensors")
+    assert main(["convert", str(theirs), str(made / "there.safetensors"), "--to", "normfree"]) == 0
+    (made / "folder.safetensors").mkdir()
+    (made / "theirs.onnx").touch()
+    (made / "link.safetensors").symlink_to("theirs.safetensors")
+    return made
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_unusable_input_is_one_line(normfree, files, monkeypatch, case):
+    monkeypatch.chdir(files)
     arguments, said = BAD[case]
-    before = {path.name: path.read_bytes() for path in theirs.parent.iterdir() if path.is_file()}
+    before = {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
     result = normfree("convert", *arguments)
     assert result.code == 2
     assert said in result.error
     assert result.out == ""
-    assert {path.name: path.read_bytes() for path in theirs.parent.iterdir() if path.is_file()} == before
+    assert {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
 
 
 def test_overwriting(normfree, theirs):
@@ -128,9 +134,12 @@ def test_a_write_that_does_not_end_leaves_nothing(normfree, authors, monkeypatch
     assert folder(authors.parent) == before
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_must_not_be_written_to(normfree, theirs, tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    result = normfree("convert", theirs, tmp_path / "closed" / "x.safetensors", "--to", "normfree")
+def test_a_folder_that_must_not_be_written_to(normfree):
+    with public_folder() as public:
+        theirs = write_theirs(public)
+        theirs.chmod(0o644)
+        (public / "closed").mkdir(mode=0o555)
+        with unprivileged():
+            result = normfree("convert", theirs, public / "closed" / "x.safetensors", "--to", "normfree")
     assert result.code == 1
     assert "cannot write" in result.error

@@ -151,6 +151,7 @@ def of_train(draw, wrong: float) -> list[str]:
     return arguments
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize(("cases", "wrong"), [(100, 0.05), (200, 0.7)])
 def test_train(capsys, cases, wrong):
     codes = []
@@ -164,6 +165,7 @@ def test_train(capsys, cases, wrong):
     assert set(codes) == {0, 2}
 
 
+@pytest.mark.scaled
 @fuzz(150)
 @given(data=st.data(), path=st.sampled_from(list(FIELDS)), value=st.sampled_from([[], ["1"], ["--quiet"]]))
 def test_a_wrong_letter_in_an_option(capsys, data, path, value):
@@ -172,6 +174,7 @@ def test_a_wrong_letter_in_an_option(capsys, data, path, value):
         assert well_ended(capsys, ["train", f"--{wrong}", *value], (2,)) == 2
 
 
+@pytest.mark.scaled
 @fuzz(100)
 @given(
     flag=st.sampled_from(["--recipe", "--data", "--model", "--out", "--init", "--spp-every", "--resume"]), value=JUNK
@@ -181,6 +184,7 @@ def test_hostile_values_of_the_flags_of_train(capsys, flag, value):
     well_ended(capsys, ["train", *sources, flag, "digit" if value == "digits" else value], (2,))
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("verb", FLAGS)
 def test_other_verbs(capsys, verb):
     """50 cases each: junk, flags without values, values of other types."""
@@ -200,6 +204,7 @@ def test_other_verbs(capsys, verb):
     check()
 
 
+@pytest.mark.scaled
 @fuzz(100)
 @given(
     arguments=st.lists(JUNK | st.sampled_from([verb for verb in VERBS if verb not in ("models", "train")]), max_size=3)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tiny_runs import FLAGS
 from normfree.training import find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_state, read_tensors
 
+SIGNALLED = Path(__file__).parents[1] / "signalled_train.py"
 OPTIONS = [*FLAGS, "--optim.warmup_epochs", "1", "--train.log_every", "1"]
 
 
@@ -28,20 +30,26 @@ def same(a, b) -> bool:
     return all(torch.equal(t, b[n][k]) for n, tensors in a.items() for k, t in tensors.items())
 
 
-def start(*arguments, processes=1, restarts=0, env=None) -> subprocess.Popen:
-    """`python -m normfree train`, by torchrun if there are several processes."""
+def start(*arguments, processes=1, restarts=0, env=None, at=None) -> subprocess.Popen:
+    """`python -m normfree train`, by torchrun if there are several processes.
+
+    ``at``: (step, signal, rank) that the process of this rank sends itself when a step begins, unless it was restarted.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
     launcher += ["--max-restarts", str(restarts)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "normfree", "train", *map(str, arguments)]
+    program = ["-m", "normfree"] if at is None else [str(SIGNALLED)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *program, "train", *map(str, arguments)]
     pipe = subprocess.PIPE
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    if at is not None:
+        environment["NORMFREE_TEST_SIGNAL"] = " ".join(str(int(number)) for number in at)
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def until(condition, process, seconds=60):
+def until(condition, process, seconds=1800):
     """Wait for a condition; the processes' own progress decides, not the clock."""
     for _ in range(seconds * 20):
         if condition() or process.poll() is not None:
@@ -72,13 +80,11 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(tmp_path, whole, asked):
     out = tmp_path / "run"
-    process = start(*OPTIONS, "--train.steps", 60, "--out", out)
-    until(lambda: steps(out) >= 7, process)
-    process.send_signal(asked)
-    said, errors = process.communicate(timeout=60)
+    process = start(*OPTIONS, "--train.steps", 60, "--out", out, at=(8, asked, 0))
+    said, errors = process.communicate()
     assert process.returncode == (0 if asked == signal.SIGTERM else 130), errors
     stopped = checkpoint(out)[1]["step"]
-    assert 7 <= stopped < 60
+    assert stopped in (7, 8)
     if asked == signal.SIGTERM:
         assert f"stopped at step {stopped} and saved it" in said
         assert f"normfree train --resume {out}" in said
@@ -96,7 +102,7 @@ def test_a_signal_to_torchrun(tmp_path):
     process = start(*OPTIONS, "--train.steps", 2000, "--out", out, processes=2)
     until(lambda: steps(out) >= 5, process)
     process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate()
     assert checkpoint(out)[1]["step"] >= 5, errors
     assert checkpoint(out)[1]["world"] == 2
     assert "stopped at step" in said
@@ -108,13 +114,10 @@ def test_a_killed_process_is_restarted_and_the_run_is_the_same(tmp_path):
     outs = [tmp_path / "one", tmp_path / "two"]
     for out in outs:
         options = [*OPTIONS, "--train.steps", 40, "--train.save_every", 5, "--out", out, "--resume"]
-        process = start(*options, processes=2, restarts=1)
-        if out == outs[1]:
-            until(lambda out=out: steps(out) >= 12, process)
-            victims = subprocess.run(["pgrep", "-f", f"normfree train.*{out}"], capture_output=True, text=True).stdout
-            os.kill(max(int(pid) for pid in victims.split() if int(pid) != process.pid), signal.SIGKILL)
-        errors = process.communicate(timeout=120)[1]
+        process = start(*options, processes=2, restarts=1, at=(13, signal.SIGKILL, 1) if out == outs[1] else None)
+        errors = process.communicate()[1]
         assert process.returncode == 0, errors
+        assert ("exitcode  : -9" in errors or "SIGKILL" in errors or "-9" in errors) == (out == outs[1]), errors
     (files, state), (others, other) = map(checkpoint, outs)
     assert state["step"] == other["step"] == 40
     assert same(files, others)

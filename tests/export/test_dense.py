@@ -83,6 +83,7 @@ def test_a_graph_of_plain_convolutions(exported):
     assert [output.name for output in session.get_outputs()] == [written.description.output]
 
 
+@pytest.mark.full
 @torch.no_grad()
 def test_half_precision(model, tmp_path):
     task, network = model
@@ -92,6 +93,7 @@ def test_half_precision(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @torch.no_grad()
 @pytest.mark.parametrize("task", MAKERS)
 def test_networks_of_full_size(tmp_path, task):

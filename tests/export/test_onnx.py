@@ -98,6 +98,7 @@ def test_a_control_keeps_its_batch_normalization(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b1", "nf_resnet50", "timm_nf_ecaresnet50"])
 def test_networks_of_full_size(tmp_path, name):
     model = shake(normfree.create_model(name).eval())

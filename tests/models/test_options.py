@@ -64,6 +64,7 @@ def test_a_wrong_option_is_named(key, value):
         normfree.create_model("nf_resnet26_small", **{key: value})
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_option_of_every_family(name):
     """30 cases of each family: a network, or a message that names the option."""

@@ -9,6 +9,7 @@ import yaml
 from hostile_values import FIELDS, HOSTILE, edits, fuzz, misspelt, of_type
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from selection import share
 
 from normfree import UsageError
 from normfree.recipes import Recipe, dump_recipe, list_recipes, load_recipe
@@ -49,6 +50,7 @@ def contents(draw, wrong: float) -> dict:
     return content
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize(("cases", "wrong"), [(250, 0.0), (400, 0.3)])
 def test_a_recipe_or_one_clear_line(tmp_path, cases, wrong):
     seen = []
@@ -62,9 +64,10 @@ def test_a_recipe_or_one_clear_line(tmp_path, cases, wrong):
             survives(recipe, tmp_path / "r.yaml")
 
     check()
-    assert min(seen.count(True), seen.count(False)) >= cases // 12  # both happen often
+    assert min(seen.count(True), seen.count(False)) >= share(cases) // 12  # both happen often
 
 
+@pytest.mark.scaled
 @fuzz(150)
 @given(content=contents(wrong=0.4))
 def test_a_file_says_the_same_as_its_contents(tmp_path, content):
@@ -78,6 +81,7 @@ def test_a_file_says_the_same_as_its_contents(tmp_path, content):
     assert recipe == outcome(lambda: Recipe.from_dict(read, "here"))
 
 
+@pytest.mark.scaled
 @fuzz(150)
 @given(section=st.sampled_from([None, *SECTIONS]), content=HOSTILE)
 def test_hostile_sections(tmp_path, section, content):
@@ -86,6 +90,7 @@ def test_hostile_sections(tmp_path, section, content):
         survives(recipe, tmp_path / "r.yaml")
 
 
+@pytest.mark.scaled
 @fuzz(150)
 @given(section=st.sampled_from([None, *SECTIONS]), key=st.text(max_size=60) | HOSTILE, value=HOSTILE)
 def test_hostile_keys(section, key, value):
@@ -98,12 +103,14 @@ def test_hostile_keys(section, key, value):
     assert outcome(lambda: Recipe.from_dict({section: content} if section else content, "here")) is None
 
 
+@pytest.mark.scaled
 @fuzz(150)
 @given(path=st.sampled_from(list(FIELDS)), value=HOSTILE)
 def test_hostile_overrides(path, value):
     outcome(lambda: load_recipe("digits", {path: value}))
 
 
+@pytest.mark.scaled
 @fuzz(400)
 @given(data=st.data(), path=st.sampled_from(list(FIELDS)))
 def test_one_wrong_letter_and_the_right_name_is_told(data, path):
@@ -120,6 +127,7 @@ def test_one_wrong_letter_and_the_right_name_is_told(data, path):
         load_recipe("digits", {f"{section}.{wrong}": 1})
 
 
+@pytest.mark.scaled
 @fuzz(100)
 @given(data=st.data(), section=st.sampled_from(SECTIONS))
 def test_one_wrong_letter_in_a_section(data, section):
@@ -167,9 +175,10 @@ def test_hostile_names(name):
     assert outcome(lambda: load_recipe(name)) is None
 
 
+@pytest.mark.scaled
 def test_mutated_text(tmp_path):
     draw, seen = random.Random(1), []
-    for _ in range(200):
+    for _ in range(share(200)):
         text = list(recipe_text(draw.choice(list_recipes())))
         for _ in range(draw.randint(1, 4)):
             at = draw.randrange(len(text))
@@ -181,4 +190,4 @@ def test_mutated_text(tmp_path):
         seen.append(recipe is not None)
         if recipe is not None:
             survives(recipe, tmp_path / "r.yaml")
-    assert min(seen.count(True), seen.count(False)) >= 20  # both happen often
+    assert min(seen.count(True), seen.count(False)) >= share(200) // 10  # both happen often

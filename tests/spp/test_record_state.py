@@ -232,7 +232,16 @@ def test_gradients_and_parameters_are_left_alone():
         assert torch.equal(p, value)
 
 
-def test_no_activation_outlives_its_use():
+@pytest.fixture
+def quick_collection():
+    """What was there before is not looked at: collecting it 14 times takes a minute at the end of a long session."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_no_activation_outlives_its_use(quick_collection):
     """When a block begins, only its input is left of those before: what is kept does not grow with depth."""
     alive, outputs = [], []
 
@@ -255,7 +264,7 @@ def test_no_activation_outlives_its_use():
     assert all(ref() is None for ref in outputs)
 
 
-def test_sums_of_one_function_are_let_go():
+def test_sums_of_one_function_are_let_go(quick_collection):
     alive, sums = [], []
 
     class Inline(nn.Module):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from selection import share
 from tiny_runs import trainer
 
 from normfree import RunFailed, UsageError
@@ -215,10 +216,11 @@ for step in range(1, 10_000_000):
 
 
 @pytest.mark.slow
+@pytest.mark.scaled
 def test_a_kill_at_any_moment_leaves_a_checkpoint(tmp_path):
-    """SIGKILL at 50 random moments: the last acknowledged save, or a later one, is whole."""
+    """SIGKILL at 50 random moments (by default 3): the last acknowledged save, or a later one, is whole."""
     torch.manual_seed(0)
-    for kill in range(50):
+    for kill in range(share(50, 0.06)):  # each starts a process, which takes seconds
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.02 + 0.3 * torch.rand(()).item())

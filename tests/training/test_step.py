@@ -221,6 +221,7 @@ def test_steps_that_are_not_finite_may_be_left_out_up_to_a_limit():
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_step_is_the_same():
     model, data = network(), batches(3)
     plain, compiled = build(copy.deepcopy(model)), build(copy.deepcopy(model), compiled=True)
