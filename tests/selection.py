@@ -4,7 +4,7 @@
 keeps a tenth of a test's cases, always the same ones, chosen by a hash of their names; with ``by=("kind",)`` at least
 one for each value of the parameter ``kind``. ``@pytest.mark.scaled`` runs in both: with :func:`share` of its examples
 by default, with all of them in the rest. Nothing is ever lost: what is left out here runs with ``--cases all`` and
-``--cases rest``.
+``--cases rest``, and a test that is named on the command line (``FILE::TEST``) always runs.
 """
 
 import hashlib
@@ -62,7 +62,8 @@ class Selection:
 
     def __init__(self, config: pytest.Config):
         global _whole
-        self.config, self.cases = config, config.getoption("cases")
+        named = any("::" in argument for argument in config.args)
+        self.config, self.cases = config, "all" if named else config.getoption("cases")
         _whole = self.cases != "sample"
         self.began, self.budget = time.monotonic(), config.getoption("budget")
         self.counts = dict(left_out=0, too_late=0)
@@ -80,6 +81,7 @@ class Selection:
         self.counts["left_out"] = len(gone)
         self.config.hook.pytest_deselected(items=gone)
 
+    @pytest.hookimpl(tryfirst=True)  # before fixtures are made
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.budget is not None and time.monotonic() - self.began > self.budget:
             self.counts["too_late"] += 1

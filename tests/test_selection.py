@@ -34,7 +34,8 @@ def test_examples():
 
 
 @pytest.fixture
-def run(pytester):
+def run(pytester, monkeypatch):
+    monkeypatch.setattr(selection, "_whole", selection._whole)  # each run inside sets it
     pytester.makepyfile(test_it=TESTS)
     pytester.makeini("[pytest]\nmarkers =\n    full\n    sample\n    scaled")
 
@@ -64,6 +65,10 @@ def test_sample_and_rest_are_all(run):
     for kind in "abc":
         assert len([name for name in some if name.startswith(f"test_many[{kind}-")]) == 5
     assert run()[0] == some  # the default, and the same every time
+
+
+def test_a_named_test_runs(run):
+    assert run("test_it.py::test_long")[0] == {"test_long"}
 
 
 def test_after_the_budget_nothing_starts(run):
