@@ -29,6 +29,7 @@ def differ(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)).item()
 
 
+@pytest.mark.sample(0.34, by=("shape", "layout", "dtype"))  # of threads and paths
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 from spp.diagnosed import FIGURES, LINEAR, NORMFREE, SETTINGS, V2_AFTER, findings, network
 
 
+@pytest.mark.sample(0.25, by=("name", "options"))  # one of the sizes each
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", NORMFREE)
 @pytest.mark.parametrize(("size", "batch", "seed"), [(64, 2, 0), (75, 3, 1), (96, 4, 2), (160, 2, 3)])

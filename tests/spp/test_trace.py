@@ -43,6 +43,7 @@ def check(row, x, f, out, factor, dim):
     np.testing.assert_allclose(row.added_var, statistics(f * factor, dim)[1], rtol=2e-5)
 
 
+@pytest.mark.sample(0.5, by=("merge",))
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("merge", MERGES)
 def test_every_notation_in_every_layout(merge, layout):
