@@ -44,6 +44,7 @@ def test_a_run_folder(trained):
         "clipping.jsonl",
         "environment.json",
         "curves.png",
+        "started.json",
     } | files
     with Image.open(trained / "curves.png") as picture:
         picture.load()

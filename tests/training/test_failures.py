@@ -24,7 +24,7 @@ def test_divergence_stops_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(RunFailed) as caught:
         run.fit()
     message, last = str(caught.value), steps_done(tmp_path)
-    assert message.startswith(f"training stopped in step {last + 1} at learning rate {run._lr(last):.4g}: ")
+    assert message.startswith(f"training stopped in step {last + 1} at learning rate {run.lr(last):.4g}: ")
     kept = read_checkpoint(tmp_path)[1]["step"]
     assert message.endswith(f"the checkpoint of step {kept} is kept in {tmp_path}/checkpoints/last")
     assert len(message.splitlines()) == 1

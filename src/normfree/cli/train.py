@@ -1,105 +1,54 @@
 """``normfree train``."""
 
-import argparse
 import contextlib
-import functools
+import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..errors import UsageError
-from ..recipes import DEFAULT, load_recipe
-from ..runs import prepare, resumed_recipe, run_to_go_on_with
-from ..runs.prepare import FILM
+from ..recipes import DEFAULT, Recipe, load_recipe
+from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
+from ..runs.prepare import FILM, on_main, say
 from ..spp import plot_film, read_film
 from ..training import Summary, Trainer, keep_freed_memory, plot_curves, replicas
-from .main import Parser
-from .options import fields_help, parse_overrides
+from ..words import counted
+from .train_options import FOLDER_RECIPE, SAME, parse
 from .trained import initialize
 
 STRIP = "spp.png"  # the picture of the recorded signals
-SAME = "the run of --out"  # --resume without a value
-FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 RECIPE_OF = dict.fromkeys(("imagefolder", "wds", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
 RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train by a recipe into a new run folder."""
-    parser = Parser(
-        "train",
-        description=f"Train a network by a recipe. Without options: recipe {DEFAULT}.",
-        epilog=f"Every field of the recipe is an option (values in YAML):\n{fields_help()}\n\n"
-        "normfree recipes lists the recipes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--recipe", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with other --data)"
-    )
-    parser.add_argument(
-        "--data",
-        metavar="SOURCE",
-        help="digits, imagefolder:PATH with PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar "
-        "shards), synthetic:N; for segmentation and depth scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH; "
-        "for detection scenes:N, coco:PATH",
-    )
-    parser.add_argument("--model", metavar="NAME", help="short for --model.name")
-    parser.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
-    parser.add_argument(
-        "--init",
-        metavar="WEIGHTS",
-        help="start from a run folder, a .safetensors file, the authors' .npz, or pretrained:NAME (published weights)",
-    )
-    parser.add_argument(
-        "--spp-every",
-        type=int,
-        metavar="N",
-        help="record the signal propagation plot every N steps into the run folder, and draw a film strip",
-    )
-    parser.add_argument(
-        "--micro-batch",
-        type=lambda text: int(text) if text.isascii() and text.isdigit() else text,  # the recipe says what is wrong
-        metavar="N|auto",
-        help="images per backward pass; the update is that of the whole batch",
-    )
-    parser.add_argument("--parallel", metavar="ddp|fsdp", help="how several processes share the network")
-    parser.add_argument(
-        "--resume",
-        metavar="RUN",
-        nargs="?",
-        const=SAME,
-        help="go on with a run from its last checkpoint, as if it had not stopped; without RUN, with the one of --out, "
-        "or start it: one command for a scheduler that may restart it",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    options, rest = parser.parse_known_args(list(argv))
+    """Train by a recipe into a new run folder, or go on with a run."""
+    options, overrides = parse(argv)
     keep_freed_memory()
-    overrides = parse_overrides(rest)
-    if options.data is not None:
-        overrides["data.source"] = options.data
-    if options.model is not None:
-        overrides["model.name"] = options.model
-    for name in ("spp_every", "micro_batch", "parallel"):
-        if getattr(options, name) is not None:
-            overrides[f"train.{name}"] = getattr(options, name)
+    told: list[str] = []
     if options.resume in (None, SAME):
         name = options.recipe or _default_recipe(overrides.get("data.source"))
-        recipe = load_recipe(name, overrides)
+        recipe = load_recipe(name, overrides, told.append)
     else:
-        for flag in ("recipe", "out", "init", "model"):
-            if getattr(options, flag) is not None:
-                raise UsageError(f"--{flag} is for new runs; --resume {options.resume} goes on with that run's")
         name, recipe = resumed_recipe(options.resume, overrides)
-    with replicas(recipe.train.device) as group:
-        resume = options.resume
-        if resume == SAME:
-            resume = group.from_main(run_to_go_on_with(options.out, recipe) if group.main else None)
+    with replicas(recipe.train.device) as group, RunLock(say=lambda line: say(group, line)) as lock:
+        say(group, *told)
+        folder = None
+        if options.resume == SAME:
+            earlier = on_main(group, lambda: _start_or_go_on(options.out, recipe, lock))
+            folder, recipe = (None, recipe) if earlier is None else (Path(options.out), earlier)
+        elif options.resume is not None:
+            folder = Path(options.resume)
+            on_main(group, lambda: lock.take(folder))
         trainer, folder = prepare(
             recipe,
             Path(name).stem,
             options.out,
-            init=None if options.init is None else functools.partial(initialize, path=options.init),
-            resume=resume,
+            lock=lock,
+            init=None if options.init is None or folder is not None else partial(initialize, path=options.init),
+            resume=folder,
+            warm_restart=options.warm_restart,
             progress=not options.quiet,
             replicas=group,
         )
@@ -113,9 +62,18 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _start_or_go_on(out: str | None, recipe: Recipe, lock: RunLock) -> Recipe | None:
+    """Lock the folder before what is in it is looked at; how to go on with the run there, if there is one."""
+    if out is None:
+        raise UsageError("--resume without a run needs --out: the run to start or to go on with")
+    if Path(out).is_dir():
+        lock.take(Path(out))
+    return run_to_go_on_with(out, recipe)
+
+
 def stopped(summary: Summary, folder: Path) -> str:
     """The end of a run that was asked to stop."""
-    return f"stopped at step {summary.steps} and saved it\nnext: normfree train --resume {folder}"
+    return f"stopped at step {summary.steps} and saved it\nnext: normfree train --resume {shlex.quote(str(folder))}"
 
 
 def draw_film(folder: Path) -> None:
@@ -133,12 +91,16 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
         f"{trainer.task.score_label} {last[key]:.2%}"
         + (f" with averaged weights ({last[score]:.2%} without)" if averaged else "")
         + f", best {summary.best[key]:.2%} at epoch {summary.best['epoch']:g}",
-        f"{summary.steps} steps in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
+        f"{counted(summary.steps, 'step')} in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
     ]
     if remark := trainer.task.remark(last[key]):
         lines.insert(1, remark)
     if summary.unreadable:
-        lines.append(f"{len(summary.unreadable)} unreadable images were skipped")
+        skipped = "was skipped" if len(summary.unreadable) == 1 else "were skipped"
+        lines.append(f"{counted(len(summary.unreadable), 'unreadable image')} {skipped}")
+    if summary.early:
+        waited = counted(trainer.at.waited, "evaluation")
+        lines.append(f"stopped after {waited} that were no better than the best (train.patience)")
     plot_curves(folder, score)
     places = dict(
         recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights="checkpoints/last, checkpoints/best"

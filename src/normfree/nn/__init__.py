@@ -6,6 +6,7 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 
 from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
+from .batch_norm import batch_norms
 from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
@@ -29,6 +30,7 @@ __all__ = [
     "StochasticDepth",
     "WSConv2d",
     "activated",
+    "batch_norms",
     "explain_roles",
     "gated_merge",
     "parameter_roles",

@@ -25,6 +25,8 @@ class OptimConfig:
             0.9] in the papers' segmentation.
         warmup_epochs: epochs in which the learning rate rises linearly from 0.
         warmup_steps: the same in steps; takes precedence.
+        restarts: steps at which the cosine (or the drops) begins again at the peak, without warm-up, and lasts until
+            the next one or the end (SGDR, arXiv:1608.03983).
         momentum: of SGD.
         nesterov: Nesterov's form of momentum.
         weight_decay: of weights; gains, biases and skip gains are not decayed.
@@ -42,6 +44,7 @@ class OptimConfig:
     lr_drops: tuple[float, ...] = ()
     warmup_epochs: float = 5.0
     warmup_steps: int | None = None
+    restarts: tuple[int, ...] = ()
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 2e-5
@@ -65,6 +68,8 @@ class OptimConfig:
             raise UsageError(f"optim.lr_drops (={list(self.lr_drops)!s:.80}) must be rising numbers between 0 and 1")
         if self.lr_drops and self.lr_end:
             raise UsageError(f"optim.lr_end (={self.lr_end}) is the end of the cosine, which optim.lr_drops replaces")
+        if not all(step > 0 for step in self.restarts) or list(self.restarts) != sorted(set(self.restarts)):
+            raise UsageError(f"optim.restarts (={list(self.restarts)!s:.80}) must be rising steps from 1 on")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -78,8 +83,13 @@ class OptimConfig:
         return self.lr * batch_size / self.lr_reference_batch if self.lr_reference_batch else self.lr
 
     def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: float) -> float:
-        """Learning rate of a step; a warm-up longer than the run is cut to it."""
+        """Learning rate of a step; a warm-up longer than the run is cut to it, or to the first restart."""
         warmup = self.warmup_steps if self.warmup_steps is not None else self.warmup_epochs * steps_per_epoch
+        begun = max((start for start in self.restarts if start <= step), default=0)
+        ends = min((start for start in self.restarts if start > step), default=total_steps)
+        step, total_steps = step - begun, min(ends, total_steps) - begun
+        if begun:
+            warmup = 0
         given = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
         if self.lr_drops:
             return warmup_drops(step, **given, drops=self.lr_drops)

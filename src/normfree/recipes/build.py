@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import HeldOut, Share, Source, open_source, open_test
 from ..data.coco import open_objects
+from ..data.layouts import described
 from ..data.masks import listed
 from ..data.pairs import open_pairs
 from ..data.sources import absolute
@@ -44,7 +45,7 @@ def open_images(recipe: Recipe, source: str | None = None, held_out: HeldOut | N
         UsageError: they cannot be had, or are for another task.
     """
     data, task = recipe.data, recipe.task.name
-    source = data.source if source is None else source
+    source = described(data.source if source is None else source)
     if task != "segmentation" and data.mask_values is not None:
         raise UsageError(f"data.mask_values (={listed(data.mask_values)}) is for segmentation; task.name is {task}")
     if is_dense(recipe) and data.val_fraction is not None:
@@ -77,6 +78,7 @@ def open_test_images(
     Raises:
         UsageError: they cannot be had, are for another task, or of other classes than the network's.
     """
+    source = None if source is None else described(source)
     own = source is None or absolute(source) == recipe.data.source
     if is_dense(recipe) or (own and recipe.data.val_fraction is not None):
         opened = open_images(recipe, source, held_out)

@@ -1,10 +1,11 @@
 """A recipe: every number of a training run, in one YAML file."""
 
+import copy
 import dataclasses
 import functools
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..models.options import shown
 from ..optim import OptimConfig
 from ..tasks import TaskConfig
 from ..training import TrainConfig
+from .override import check_exact, with_consequences
 from .stored import as_it_was, is_of_run
 
 DEFAULT = "digits"
@@ -108,13 +110,18 @@ def recipe_text(name: str) -> str:
     return (_folder() / f"{name}.yaml").read_text()
 
 
-def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    name: str = DEFAULT,
+    overrides: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Recipe:
     """A recipe by name or YAML file, with fields overridden by dotted path.
 
     Of the file in a run folder, fields that its version did not know have the values that it worked with.
 
     Args:
         overrides: for example ``{"optim.lr": 0.2}``.
+        say: told of fields that give way, see :func:`.override.with_consequences`.
 
     Raises:
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
@@ -124,9 +131,15 @@ def load_recipe(name: str = DEFAULT, overrides: Mapping[str, Any] | None = None)
     content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
     content = as_it_was(content) if is_of_run(name) else content
-    for path, value in (overrides or {}).items():
+    before = copy.deepcopy(content)
+    every, told = with_consequences(content, overrides or {})
+    for path, value in every.items():
         set_field(content, path, value)
-    return Recipe.from_dict(content, f"recipe {_printable(name)}")
+    recipe = Recipe.from_dict(content, f"recipe {_printable(name)}")
+    check_exact(recipe, before, overrides or {})
+    for line in told:
+        say(line)
+    return recipe
 
 
 def load_yaml(text: str, source: str) -> Any:

@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..data import HeldOut, Source
+from ..data.layouts import described
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
 from ..optim import freeze
 from ..recipes import Recipe, build_network, build_task, describe, dump_recipe, is_dense, open_images, set_sizes
 from ..recipes.build import Task
@@ -23,11 +25,21 @@ from ..training import (
     find_checkpoint,
     new_folder,
     pick_device,
+    read_description,
     set_checkpointing,
 )
+from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
+from ..words import counted
+from .lock import RunLock
+from .record import as_asked, compare
+from .record import images as images_of
+from .record import read as read_started
+from .record import write as write_started
+from .resume import lengths_changed, write_lengths
 
 FILM, PROBE = "spp.jsonl", 32  # recorded signals; test images that are shown each time
+T = TypeVar("T")
 
 
 def prepare(
@@ -35,22 +47,38 @@ def prepare(
     name: str,
     out: str | None,
     *,
+    lock: RunLock,
     init: Callable[[nn.Module], str] | None = None,
-    resume: str | None = None,
+    resume: Path | None = None,
+    warm_restart: bool = False,
     progress: bool = True,
     replicas: Replicas | None = None,
 ) -> tuple[Trainer, Path]:
-    """Open the images, build the network and the run folder; nothing is written before all of the input is good."""
+    """Open the images, build the network and the run folder; nothing is written before all of the input is good.
+
+    Args:
+        lock: takes the folder; the caller releases it at the end of the run.
+        init: fills the network, and says with what.
+        resume: the run folder to go on with; its recipe is ``recipe``.
+        warm_restart: begin the schedule of the learning rate again where the run goes on.
+    """
     replicas = replicas or Replicas()
     pick_device(recipe.train.device)
-    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(Path(resume)))
-    say(replicas, *source.told)
-    recipe.data.source = absolute(recipe.data.source)  # the run must find its images from any folder
-    checkpoint, told = find_checkpoint(Path(resume) / CHECKPOINTS) if resume is not None else (None, [])
+    asked = as_asked(recipe)
+    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(resume))
+    recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
+    checkpoint, more = find_checkpoint(resume / CHECKPOINTS) if resume is not None else (None, [])
+    told = [*source.told, *more]
+    if checkpoint is None:
+        told += fit_batch(recipe, len(source.train))
+    else:
+        told += on_main(replicas, lambda: compare_images(resume, checkpoint, source, recipe.data.source))
+        if warm_restart:
+            recipe.optim.restarts = tuple(sorted({*recipe.optim.restarts, read_state(checkpoint)["step"]} - {0}))
     torch.manual_seed(recipe.train.seed)
     model = build_network(recipe, source.classes)
     if init is not None:
-        say(replicas, init(model))
+        told.append(init(model))
     freeze(model, recipe.optim.frozen)
     set_checkpointing(model, recipe.train.activation_checkpointing)
     if replicas.world > 1:  # the same weights everywhere, other dropout masks
@@ -62,8 +90,8 @@ def prepare(
     if source.held_out is not None:
         description["held_out"] = source.held_out.fingerprint
     if is_dense(recipe):
-        say(replicas, *task.examine(recipe.data))
-    folder = Path(resume) if resume is not None else main_makes_folder(replicas, name, out)
+        told += task.examine(recipe.data)
+    folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
     trainer = Trainer(
         model,
         task,
@@ -72,6 +100,7 @@ def prepare(
             description,
             recipe.train.keep_every,
             tensorboard=recipe.train.tensorboard and replicas.main,
+            check=lock.check,
         ),
         train=recipe.train,
         optim=recipe.optim,
@@ -81,8 +110,9 @@ def prepare(
     )
     if checkpoint is not None:
         told += trainer.resume(checkpoint)
-        told.append(f"goes on after step {trainer.at.step} of {trainer.total_steps} ({checkpoint})")
+        told += on_main(replicas, lambda: going_on(trainer, folder, recipe, checkpoint, warm_restart))
     elif replicas.main:
+        write_started(folder, asked, images_of(source))
         (folder / RECIPE).write_text(dump_recipe(recipe))
         if source.held_out is not None:
             source.held_out.write(folder)
@@ -91,31 +121,97 @@ def prepare(
         trainer.watch = Film(
             model, probe(task).to(trainer.device), recipe.train.spp_every, folder / FILM, last=trainer.total_steps
         )
-    params = sum(p.numel() for p in model.parameters())
-    processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
-    classes = f" of {len(source.classes)} classes" if source.classes else ""
-    kind = f" for {recipe.task.name}" if is_dense(recipe) else ""
-    told.append(
-        f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
-        f"{len(source.train)} training and {len(source.test)} test images{classes}; "
-        f"{trainer.total_steps} steps of {recipe.train.batch_size} on {trainer.device}{processes}; into {folder}"
-    )
+    told.append(summary(recipe, name, source, trainer))
     say(replicas, *told)
     return trainer, folder
 
 
-def main_makes_folder(replicas: Replicas, name: str, out: str | None) -> Path:
-    """The folder of a new run, which the main process makes for all."""
-    made: Path | UsageError = Path()
+def fit_batch(recipe: Recipe, images: int) -> list[str]:
+    """Make a batch that is larger than the training images as large as they are, with the learning rate for it.
+
+    Returns:
+        What to tell the user.
+    """
+    train, optim = recipe.train, recipe.optim
+    if train.batch_size <= images:
+        return []
+    asked, rate = train.batch_size, optim.peak_lr(train.batch_size)
+    optim.lr_reference_batch, train.batch_size = optim.lr_reference_batch or asked, images
+    return [
+        f"train.batch_size (={asked}) is more than the {counted(images, 'training image')}: batches of {images}, and a "
+        f"peak learning rate of {optim.peak_lr(images):.4g} instead of {rate:.4g}"
+    ]
+
+
+def compare_images(folder: Path, checkpoint: Path, source: Source, where: str) -> list[str]:
+    """What is different about the images of a run that goes on; the new ones are noted.
+
+    Raises:
+        UsageError: they have other classes.
+    """
+    started, now = read_started(folder), images_of(source)
+    before = started.get("images") or dict(classes=read_description(checkpoint / "weights.safetensors")["classes"])
+    told = compare(before, now, where)
+    if told and started:
+        write_started(folder, started["asked"], now)
+    return told
+
+
+def going_on(trainer: Trainer, folder: Path, recipe: Recipe, checkpoint: Path, warm_restart: bool) -> list[str]:
+    """Note a new length of the run, and say where it goes on and by which schedule.
+
+    Raises:
+        UsageError: the run is past its new end.
+    """
+    step, total, told = trainer.at.step, trainer.total_steps, []
+    changed = lengths_changed(folder, recipe)
+    if step > total:
+        raise UsageError(f"the run has done {step} steps already; with this length it would have {total}")
+    if warm_restart and step == total:
+        raise UsageError(f"the run has done its {total} steps; a warm restart needs more: --train.epochs N")
+    if changed:
+        write_lengths(folder, recipe)
+        told.append(", ".join(f"{path} is {_yaml(b)} instead of {_yaml(a)}" for path, (a, b) in changed.items()))
+        if step < total:
+            which = "begins again at its peak" if warm_restart else f"is that of a run of {total} steps from its start"
+            told.append(f"the schedule of the learning rate {which}: {trainer.lr(step):.4g} at step {step}")
+    told.append(f"goes on after step {step} of {total} ({checkpoint})")
+    return told
+
+
+def _yaml(value: float | tuple[int, ...] | None) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+
+
+def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:
+    """What is trained on what, in a line."""
+    replicas = trainer.replicas
+    params = sum(p.numel() for p in trainer.model.parameters())
+    processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
+    classes = f" of {counted(len(source.classes), 'class', 'classes')}" if source.classes else ""
+    kind = f" for {recipe.task.name}" if is_dense(recipe) else ""
+    return (
+        f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
+        f"{len(source.train)} training and {counted(len(source.test), 'test image')}{classes}; "
+        f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}; "
+        f"into {trainer.run.folder}"
+    )
+
+
+def on_main(replicas: Replicas, do: Callable[[], T]) -> T:
+    """What the main process finds, in all of them; its error, too."""
+    found: T | Exception | None = None
     if replicas.main:
         try:
-            made = new_folder(name, out)
-        except UsageError as error:
-            made = error
-    made = replicas.from_main(made)
-    if isinstance(made, UsageError):
-        raise made
-    return made
+            found = do()
+        except (UsageError, RunFailed) as error:
+            found = error
+    found = replicas.from_main(found)
+    if isinstance(found, UsageError | RunFailed):
+        raise found
+    return found
 
 
 def say(replicas: Replicas, *lines: str) -> None:

@@ -3,13 +3,19 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
+from ..data.split import HELD_OUT
 from ..errors import UsageError
-from ..recipes import Recipe, field_paths, load_recipe
-from ..training.run import CHECKPOINTS, METRICS
+from ..recipes import Recipe, dump_recipe, field_paths, load_recipe
+from ..training import whole_file
+from ..training.run import CHECKPOINTS, METRICS, RECIPE, STARTED
+from . import record
 
-# what may change when a run goes on: where and how it is computed, not what
-CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
+# how long the run is, which may change; the run's recipe.yaml is written anew then
+LENGTH = ("train.epochs", "train.steps", "train.patience", "optim.restarts")
+# what may change otherwise: where and how it is computed, not what
+CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable", *LENGTH} | {
     f"train.{name}"
     for name in (
         "device",
@@ -28,32 +34,37 @@ CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable"} | {
 }
 
 
-def run_to_go_on_with(out: str | None, recipe: Recipe) -> str | None:
-    """``out`` if there is a run with a checkpoint; what a run left that was killed before its first one is removed.
+def run_to_go_on_with(out: str, recipe: Recipe) -> Recipe | None:
+    """How to go on with the run in ``out`` if it has a checkpoint; None if there is none to go on with.
+
+    What a run left that was killed before its first checkpoint is removed. The recipe is the run's own, with what may
+    change from ``recipe``; of the length of the run, what is not as it was asked for at the start.
 
     Raises:
-        UsageError: no ``out``, or the run there is by another recipe.
+        UsageError: the run there is by another recipe.
     """
-    if out is None:
-        raise UsageError("--resume without a run needs --out: the run to start or to go on with")
-    folder, written = Path(out), Path(out) / "recipe.yaml"
+    folder, written = Path(out), Path(out) / RECIPE
     saved = [p for p in (folder / CHECKPOINTS).glob("step-*") if p.name.removeprefix("step-").isdigit()]
     if not saved:
         metrics = folder / METRICS
         if metrics.is_file() and not metrics.stat().st_size:  # a run that was killed before its first checkpoint
             for left in (folder / "examples", folder / CHECKPOINTS):
                 shutil.rmtree(left, ignore_errors=True)
-            written.unlink(missing_ok=True)
-            metrics.unlink()
+            for file in (written, folder / STARTED, folder / HELD_OUT, metrics):
+                file.unlink(missing_ok=True)
         return None
-    ours, theirs = (dataclasses.asdict(r) for r in (recipe, load_recipe(str(written), {})))
+    theirs = load_recipe(str(written))
+    asked, ours = record.read(folder).get("asked", {}), record.as_asked(recipe)
+    before = record.as_asked(theirs)
     for path in field_paths():
         section, field = path.split(".")
-        a, b = ours[section][field], theirs[section][field]
-        # what was null or "auto" has been filled in since
-        if path not in CHANGEABLE and a not in (None, "auto") and a != b:
+        a, b = ours[section][field], asked.get(section, {}).get(field, before[section][field])
+        if path in CHANGEABLE:
+            if path not in LENGTH or a != b:
+                set_value(theirs, path, value_at(recipe, path))
+        elif a not in (None, "auto") and a != b:  # what was null or "auto" has been filled in since
             raise UsageError(f"--out {out} is a run with {path} (={b!r}), not {a!r}; name a new folder, or the same")
-    return out
+    return theirs
 
 
 def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]:
@@ -65,7 +76,35 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
     other = sorted(overrides.keys() - CHANGEABLE)
     if other:
         raise UsageError(f"--{other[0]} would make it another run; --resume takes {', '.join(sorted(CHANGEABLE))}")
-    path = Path(run) / "recipe.yaml"
+    path = Path(run) / RECIPE
     if not path.is_file():
         raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
     return Path(run).resolve().name, load_recipe(str(path), overrides)
+
+
+def lengths_changed(folder: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """What a run's recipe.yaml says of its length, and what ``recipe`` says instead."""
+    before = load_recipe(str(folder / RECIPE))
+    pairs = {path: (value_at(before, path), value_at(recipe, path)) for path in LENGTH}
+    return {path: (a, b) for path, (a, b) in pairs.items() if a != b}
+
+
+def write_lengths(folder: Path, recipe: Recipe) -> None:
+    """Write the length of a run that goes on into its recipe.yaml, and nothing else."""
+    written = load_recipe(str(folder / RECIPE))
+    for path in LENGTH:
+        set_value(written, path, value_at(recipe, path))
+    with whole_file(folder / RECIPE) as part:
+        part.write_text(dump_recipe(written))
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    """A field of a recipe by its dotted path."""
+    section, field = path.split(".")
+    return getattr(getattr(recipe, section), field)
+
+
+def set_value(recipe: Recipe, path: str, value: Any) -> None:
+    """Set a field of a recipe by its dotted path; the section is checked anew."""
+    section, field = path.split(".")
+    setattr(recipe, section, dataclasses.replace(getattr(recipe, section), **{field: value}))

@@ -1,6 +1,6 @@
 """Training a network on a task: step, loop, evaluation, checkpoints, curves."""
 
-from .checkpoint import describes_itself, load_weights, read_weights, save_weights, whole_file
+from .checkpoint import describes_itself, load_weights, read_description, read_weights, save_weights, whole_file
 from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
 from .curves import plot_curves
@@ -30,6 +30,7 @@ __all__ = [
     "pick_device",
     "plot_curves",
     "read_checkpoint",
+    "read_description",
     "read_metrics",
     "read_weights",
     "replicas",

@@ -76,6 +76,15 @@ def describes_itself(path: str | Path) -> bool:
     return _read(path, tensors=False)[1] is not None
 
 
+def read_description(path: str | Path) -> dict[str, Any]:
+    """The description of a file by :func:`save_weights`, without its tensors; empty where there is none."""
+    try:
+        content = json.loads(_read(path, tensors=False)[1] or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], str | None]:
     path = Path(path)
     if path.exists() and not path.is_file():

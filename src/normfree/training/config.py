@@ -19,14 +19,16 @@ class TrainConfig:
         across_epochs: cut batches from the epochs one after the other, as the papers' released code: the last batch of
             an epoch is filled up with images of the next, and a run has images * epochs // batch_size steps. false:
             the images that do not fill a batch are left out, other ones each epoch.
-        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another. "auto"
-            measures what fits into the memory that is free. null: whole batches.
+        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another, but for
+            BatchNorm, which normalizes over each piece. "auto" measures what fits into the memory that is free. null:
+            whole batches.
         activation_checkpointing: stages whose blocks keep their input alone for the backward pass and are computed once
             more there, [0, 1] for example, or "all". null: none.
         recompute_weights: compute the standardized weights once more in the backward pass instead of keeping them:
             as much memory as the weights take is spared, for little time.
         compile: by torch.compile, in training.
         eval_every: epochs between evaluations; there is always one at the end.
+        patience: stop after so many evaluations in a row that are no better than the best one. null: never.
         save_every: steps between checkpoints beside those at evaluations. null: none.
         keep_every: keep the checkpoints of steps that are multiples of it. null: the last two and the best.
         log_every: steps between lines of metrics.jsonl.
@@ -54,6 +56,7 @@ class TrainConfig:
     recompute_weights: bool = False
     compile: bool = False
     eval_every: float = 1.0
+    patience: int | None = None
     save_every: int | None = None
     keep_every: int | None = None
     log_every: int = 10
@@ -75,6 +78,7 @@ class TrainConfig:
             "steps",
             "micro_batch",
             "log_every",
+            "patience",
             "threads",
             "spp_every",
             "save_every",

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..data import Batch, Loader
 from ..errors import RunFailed, UsageError
 from ..nn import recompute_weights
 from ..optim import EMA, OptimConfig
+from .batch_norm import seen_by_batch_norm
 from .config import TrainConfig
 from .distributed import Replicas
 from .environment import environment
@@ -39,7 +41,7 @@ class Task(Losses, Protocol):
 @dataclass(frozen=True)
 class Summary:
     """The end of a run: metrics of the last and of the best evaluation, seconds of training without
-    evaluations and in all; and whether a signal ended it before its last step."""
+    evaluations and in all; whether a signal ended it before its last step, or ``train.patience``."""
 
     last: dict[str, Any]
     best: dict[str, Any]
@@ -48,6 +50,7 @@ class Summary:
     seconds: float
     unreadable: list[str]
     stopped: bool = False
+    early: bool = False
 
 
 def pick_device(name: str) -> torch.device:
@@ -140,6 +143,7 @@ class Trainer:
             shown=progress,
             score=task.score,
         )
+        self.told = seen_by_batch_norm(model, train, optim, self.replicas.world)
         self.stop, self.at, self.resumed = StopRequests(), Progress(), False
 
     def resume(self, checkpoint: Path) -> list[str]:
@@ -166,6 +170,8 @@ class Trainer:
         try:
             if self.replicas.main:
                 self.run.describe(environment(self.device, self.replicas.world))
+            if self.told is not None:
+                self.seen.say(self.told)
             if not self.resumed:
                 self._save()
                 self.watch(0)
@@ -181,9 +187,11 @@ class Trainer:
             self._ended("failed", f"{type(error).__name__}: {error}")
             raise
         at, spent = self.at, time.perf_counter() - begun
-        stopped = at.step < self.total_steps
-        self._ended("stopped" if stopped else "finished", "it was asked to stop" if stopped else "")
-        return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped)
+        early = self._waited_enough() and at.step < self.total_steps
+        stopped = at.step < self.total_steps and not early
+        reason = "it was asked to stop" if stopped else f"no better evaluation in {at.waited}" if early else ""
+        self._ended("stopped" if stopped else "finished", reason)
+        return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped, early)
 
     def _train(self) -> None:
         self.model.train()
@@ -193,7 +201,7 @@ class Trainer:
                 result = self._one_step(batch, images)
                 now = time.perf_counter()  # the time of a step includes waiting for its images
                 self.at.seconds += now - since
-                self.seen.after(self.at, self._lr(self.at.step - 1), result, now - since)
+                self.seen.after(self.at, self.lr(self.at.step - 1), result, now - since)
                 self.watch(self.at.step)
                 if self._due(self.config.eval_every * self.steps_per_epoch):
                     self._evaluate()
@@ -206,7 +214,7 @@ class Trainer:
 
         Ends with the last step, or where any process is asked to stop; the state is saved there.
         """
-        while self.at.step < self.total_steps:
+        while not self._finished():
             before, whole = self.at.step, self.at.batch == 0
             self.task.train.set_epoch(self.at.epoch, self.at.batch)
             for batch in self.task.train:
@@ -218,12 +226,19 @@ class Trainer:
                     self._note(message for some in self.replicas.gather(batch.unreadable) for message in some)
                 if images:
                     yield batch.to(self.device, self.layout), images
-                if self.at.step == self.total_steps:
+                if self._finished():
                     return None
             if self.at.step == before and whole and self.at.batch:
                 raise RunFailed(f"no readable image in epoch {self.at.epoch}")
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         return None
+
+    def _finished(self) -> bool:
+        return self.at.step >= self.total_steps or self._waited_enough()
+
+    def _waited_enough(self) -> bool:
+        """Whether the last evaluations were no better than the best one, as many as ``train.patience`` says."""
+        return self.config.patience is not None and self.at.waited >= self.config.patience
 
     def _agree(self, batch: Batch) -> tuple[int, int, bool]:
         """Over all processes: images, unreadable ones, and whether any is asked to stop."""
@@ -237,7 +252,7 @@ class Trainer:
             raise KeyboardInterrupt
 
     def _one_step(self, batch: Batch, images: int) -> StepResult:
-        step, lr, automatic = self.at.step, self._lr(self.at.step), self.step.micro_batch == "auto"
+        step, lr, automatic = self.at.step, self.lr(self.at.step), self.step.micro_batch == "auto"
         try:
             result = self.step(batch, lr, images)
         except RunFailed as error:
@@ -247,7 +262,8 @@ class Trainer:
         self.at.step += 1
         return result
 
-    def _lr(self, step: int) -> float:
+    def lr(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
         return self.optim.lr_at(
             step,
             batch_size=self.config.batch_size,
@@ -272,6 +288,7 @@ class Trainer:
         if not all(math.isfinite(value) for value in measured.values()):
             raise RunFailed(f"the evaluation after step {self.at.step} is not finite")
         better = not self.at.best or measured[score] > self.at.best[score]
+        self.at.waited = 0 if better else self.at.waited + 1
         if better:
             self.at.best = self.at.metrics
         self._save(best=better)
@@ -286,6 +303,7 @@ class Trainer:
         failed = None
         if self.replicas.main:
             try:
+                self.run.check()
                 self.run.checkpoints.save(self.at.step, files, state, best=best)
             except RunFailed as error:
                 failed = str(error)
@@ -314,7 +332,9 @@ class Trainer:
 
     def _interrupted(self) -> KeyboardInterrupt:
         self._ended("stopped", "it was interrupted")
-        return KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}")
+        goes_on = f"; normfree train --resume {shlex.quote(str(self.run.folder))} goes on"
+        saved = self.run.checkpoints.saved_step is not None
+        return KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}{goes_on if saved else ''}")
 
     def _ended(self, state: str, reason: str) -> None:
         """The last line of metrics.jsonl; a full disk must not hide why the run ended."""

@@ -13,29 +13,46 @@ from .checkpoints import Checkpoints, find_checkpoint
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 CLIPPING, ENVIRONMENT, BOARD = "clipping.jsonl", "environment.json", "tensorboard"
+STARTED, LOCK = "started.json", "lock"  # what the run was started with; who writes it now
 
 
-def new_folder(name: str, out: str | None) -> Path:
+def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda folder: None) -> Path:
     """The folder of a new run: ``out``, or the first of runs/NAME, runs/NAME-2, ... that is not there.
+
+    Args:
+        take: locks the folder once it is there.
 
     Raises:
         UsageError: ``out`` is a file or a folder with something in it; it cannot be made.
     """
-    if out is None:
-        folder, number = Path("runs") / name, 1
-        while folder.exists():
-            number += 1
-            folder = Path("runs") / f"{name}-{number}"
-    else:
-        folder = Path(out)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise UsageError(f"--out {folder} exists already; name a new folder (runs are never overwritten)")
+    folder, number = Path("runs") / name if out is None else Path(out), 1
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            while not _made(folder):
+                number += 1
+                folder = Path("runs") / f"{name}-{number}"
+        else:
+            _must_be_empty(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        take(folder)
+        _must_be_empty(folder)  # another process may have been here first
         (folder / METRICS).touch()
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
     return folder
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _must_be_empty(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
+        raise UsageError(f"--out {folder} exists already; name a new folder (runs are never overwritten)")
 
 
 class Run:
@@ -46,6 +63,7 @@ class Run:
         description: what a checkpoint needs to be used alone (model, classes, preprocessing); JSON.
         keep_every: see :class:`Checkpoints`.
         tensorboard: write the metrics for TensorBoard, too.
+        check: called before anything is written; raises RunFailed where the folder is another process's by now.
 
     Raises:
         UsageError: ``tensorboard`` without the package.
@@ -57,8 +75,9 @@ class Run:
         description: Mapping[str, Any],
         keep_every: int | None = None,
         tensorboard: bool = False,
+        check: Callable[[], None] = lambda: None,
     ):
-        folder = Path(folder)
+        self.check, folder = check, Path(folder)
         self.folder, self.board = folder, _board(folder / BOARD) if tensorboard else None
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, description, keep_every)
 
@@ -87,6 +106,7 @@ class Run:
             raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
 
     def _append(self, name: str, fields: Mapping[str, Any]) -> None:
+        self.check()
         try:
             with (self.folder / name).open("a") as file:
                 file.write(json.dumps(fields) + "\n")

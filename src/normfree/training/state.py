@@ -24,6 +24,7 @@ class Progress:
         metrics: of the last evaluation; best: of the best one.
         unreadable: images that could not be read, one message each.
         seconds: of training so far.
+        waited: evaluations since the best one.
         micro_batch: what "auto" found.
     """
 
@@ -34,6 +35,7 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    waited: int = 0
     micro_batch: int | None = None
 
 

@@ -45,8 +45,9 @@ class StepResult:
 class TrainStep:
     """Turns a batch into an update.
 
-    The gradient of a batch is the mean of its micro-batches' gradients, exactly: nothing in the networks depends on
-    other examples. Gradients that are not finite stop the step before parameters, momentum or average change.
+    The gradient of a batch is the mean of its micro-batches' gradients, exactly, where nothing in the network depends
+    on other examples; BatchNorm, which does, normalizes over each micro-batch. Gradients that are not finite stop the
+    step before parameters, momentum or average change.
 
     Args:
         model: in training mode.

@@ -1,0 +1,101 @@
+"""The options of ``normfree train``."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ..data.layouts import described
+from ..errors import UsageError
+from ..recipes import DEFAULT
+from .main import Parser
+from .options import fields_help, parse_overrides, parse_value
+
+SAME = "the run of --out"  # --resume without a value
+FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
+# short options of recipe fields
+SHORT = {
+    "epochs": ("train.epochs", "N", "passes over the training images"),
+    "batch_size": ("train.batch_size", "N", "images per step"),
+    "lr": ("optim.lr", "RATE", "peak learning rate, of the batch optim.lr_reference_batch if the recipe has that"),
+    "micro_batch": ("train.micro_batch", "N|auto", "images per backward pass; the update is that of the whole batch"),
+    "spp_every": ("train.spp_every", "N", "record the signal propagation plot every N steps, and draw a film strip"),
+    "parallel": ("train.parallel", "ddp|fsdp", "how several processes share the network"),
+}
+NEW = ("recipe", "out", "init", "model")  # options of a new run
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The options, and the fields of the recipe that they override.
+
+    Raises:
+        UsageError: an unknown option, or options that do not go together.
+    """
+    options, rest = _parser().parse_known_args(list(argv))
+    overrides = parse_overrides(rest)
+    if options.data is not None:
+        overrides["data.source"] = options.data
+    if isinstance(overrides.get("data.source"), str):
+        overrides["data.source"] = described(overrides["data.source"])
+    if options.model is not None:
+        overrides["model.name"] = options.model
+    for name, (path, _, _) in SHORT.items():
+        text = getattr(options, name)
+        if text is not None:
+            if path in overrides:
+                raise UsageError(f"--{name.replace('_', '-')} and --{path} say the same; give one of them")
+            overrides[path] = parse_value(text, f"--{name.replace('_', '-')}", path)
+    if options.resume not in (None, SAME):
+        for flag in NEW:
+            if getattr(options, flag) is not None:
+                raise UsageError(f"--{flag} is for new runs; --resume {options.resume} goes on with that run's")
+    if options.warm_restart and options.resume in (None, SAME):
+        raise UsageError("--warm-restart needs --resume RUN, the run to go on with, and its new length: --epochs N")
+    return options, overrides
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "train",
+        description=f"Train a network by a recipe. Without options: recipe {DEFAULT}.",
+        epilog="Every field of the recipe is an option. Values are YAML; in brackets: the type, and the value where "
+        f"the recipe says\nnothing.\n{fields_help()}\n\nnormfree recipes lists the recipes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument(
+        "--recipe", metavar="NAME", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with other --data)"
+    )
+    what.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="a folder, or KIND:WHERE (default: the recipe's). Classes: digits, imagefolder:PATH with "
+        "PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar shards), synthetic:N. Segmentation "
+        "and depth: scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH. Detection: scenes:N, coco:PATH. Of a "
+        "folder alone, its layout says which it is",
+    )
+    what.add_argument("--model", metavar="NAME", help="short for --model.name (default: the recipe's)")
+    what.add_argument(
+        "--init",
+        metavar="WEIGHTS",
+        help="start from a run folder, a .safetensors file, the authors' .npz, or pretrained:NAME (published weights)",
+    )
+    how = parser.add_argument_group("how (default: the recipe's)")
+    for name, (path, metavar, text) in SHORT.items():
+        how.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{text}; short for --{path}")
+    where = parser.add_argument_group("where, and going on")
+    where.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
+    where.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const=SAME,
+        help="go on with a run from its last checkpoint, as if it had not stopped; with --epochs N to another length; "
+        "without RUN, with the one of --out, or start it: one command for a scheduler that may restart it",
+    )
+    where.add_argument(
+        "--warm-restart",
+        action="store_true",
+        help="with --resume RUN --epochs N: the schedule of the learning rate begins again at its peak",
+    )
+    where.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser

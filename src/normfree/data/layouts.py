@@ -1,0 +1,39 @@
+"""What a folder or file is, from what lies in it: ``photos`` is short for ``imagefolder:photos``."""
+
+from pathlib import Path
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+def described(source: str) -> str:
+    """The description ``KIND:PATH`` of a source that is given as a bare path, if it is one; else as it is.
+
+    A folder with masks or depths beside its images, COCO's annotations, Pascal VOC or tar shards is that; any other is
+    an image folder. A file is tar shards (.tar) or NYU Depth v2 (.mat).
+    """
+    path = Path(source).expanduser()
+    if not source or source == "digits":
+        return source
+    try:
+        if path.is_dir():
+            return f"{_kind(path)}:{source}"
+        if path.is_file() and path.suffix == ".mat":
+            return f"nyu:{source}"
+    except OSError:  # a name too long for a file
+        pass
+    return source
+
+
+def _kind(folder: Path) -> str:
+    for kind in ("masks", "depths"):
+        if any((folder / split / "images").is_dir() and (folder / split / kind).is_dir() for split in SPLITS):
+            return "depth" if kind == "depths" else "masks"
+    if any(folder.glob("annotations/instances_*.json")) or any(
+        (folder / f"{split}.json").is_file() for split in SPLITS
+    ):
+        return "coco"
+    if any((folder / inner / "SegmentationClass").is_dir() for inner in ("", "VOC2012", "VOCdevkit/VOC2012")):
+        return "voc"
+    if not any(child.is_dir() for child in folder.iterdir()) and any(folder.glob("*.tar")):
+        return "wds"
+    return "imagefolder"

@@ -1,0 +1,101 @@
+"""What a run was started with: its recipe as asked for and its images, to compare when it goes on."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data import Source, Split
+from ..errors import UsageError
+from ..recipes import Recipe
+from ..training import whole_file
+from ..training.run import STARTED
+
+MOST = 8  # differences that are named
+
+
+def images(source: Source) -> dict[str, Any]:
+    """Class names, and of each split the number of its images and a hash of their names and labels."""
+    splits = dict(train=source.train, test=source.test)
+    return dict(
+        classes=[str(name) for name in source.classes],
+        **{name: dict(images=len(split), names_and_labels=_hash(split)) for name, split in splits.items()},
+    )
+
+
+def write(folder: Path, asked: dict[str, Any], found: dict[str, Any]) -> None:
+    """Write what was asked for, and the images that were found.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    with whole_file(folder / STARTED) as part:
+        part.write_text(json.dumps(dict(asked=asked, images=found), indent=1) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What :func:`write` wrote; nothing of a run from before."""
+    try:
+        content = json.loads((folder / STARTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def as_asked(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON, before anything in it is decided by the images or the machine."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def compare(before: dict[str, Any], now: dict[str, Any], source: str) -> list[str]:
+    """What is different about the images of a run that goes on, in lines for the user.
+
+    Args:
+        before, now: of :func:`images`; of a run from before this was written, ``before`` has class names alone.
+
+    Raises:
+        UsageError: other classes, or another order of them: labels would mean something else.
+    """
+    differing = _classes(before["classes"], now["classes"])
+    if differing:
+        more = f" and {len(differing) - MOST} more" if len(differing) > MOST else ""
+        raise UsageError(
+            f"the classes of {source} are not those that the run was started with: {', '.join(differing[:MOST])}{more}"
+        )
+    if "train" not in before:
+        return ["the run does not say which images it was started with; only the classes were compared"]
+    told = []
+    for name, word in (("train", "training"), ("test", "test")):
+        then, here = before[name], now[name]
+        if then["images"] != here["images"]:
+            told.append(f"{word} images of {source}: {here['images']} instead of {then['images']}")
+        elif then != here:
+            told.append(f"{word} images of {source} are others than before: other names, labels or order")
+    return [*told, "the run goes on with these images, and no longer as if it had not stopped"] if told else []
+
+
+def _classes(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    gone, new = set(before) - set(now), set(now) - set(before)
+    told = [f"{name!r} is gone" for name in before if name in gone]
+    told += [f"{name!r} is new" for name in now if name in new]
+    if told or list(before) == list(now):
+        return told
+    pairs = enumerate(zip(before, now, strict=False))
+    told = [f"class {place} was {a!r} and is {b!r}" for place, (a, b) in pairs if a != b]
+    return told or [f"there are {len(now)} instead of {len(before)}"]
+
+
+def _hash(split: Split) -> str:
+    """Of names, below the folder that all share, and labels in their order: the same where the folder was moved."""
+    names = [split.name(index) for index in range(len(split))]
+    folders = Counter(os.path.dirname(name) for name in names)
+    root = os.path.commonpath(folders) if all(folders) else ""
+    label = getattr(split, "label", lambda index: "")
+    found = hashlib.sha256()
+    for index, name in enumerate(names):
+        found.update(f"{name[len(root) :]}\0{label(index)}\n".encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
