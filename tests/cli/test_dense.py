@@ -100,6 +100,18 @@ def test_label_images(normfree, run, tmp_path):
     assert (tmp_path / "p" / "odd_segmentation.png").is_file()
 
 
+def test_a_photo_that_exif_turns(normfree, run, tmp_path):
+    """The label image is for what is shown, and that is said."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((41, 57, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    result = normfree("predict", run / "segmentation", tmp_path / "a.jpg", "--masks", tmp_path / "masks")
+    assert result.code == 0
+    assert result.err == "EXIF turns 1 of the images; what is written is for images as they are shown\n"
+    with Image.open(tmp_path / "masks" / "a.png") as mask:
+        assert mask.size == (41, 57)
+
+
 def test_depth_maps(normfree, run, tmp_path):
     image = run / "depth" / "examples" / "test0.png"
     result = normfree("predict", run / "depth", image, "--depths", tmp_path / "depths", "--json")

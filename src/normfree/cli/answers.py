@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data import UnreadableImage, decode_image
+from ..data.turned import header
 from ..errors import RunFailed, UsageError
 from .images import given_images
 
@@ -88,6 +89,12 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
     if not written:
         raise UsageError(f"none of the {len(paths)} images could be read")
     end = answers.finish()
+    if options.masks or options.depths or options.boxes:
+        turned = sum(header(str(path))[1] != 1 for path in paths)
+        if turned:
+            print(
+                f"EXIF turns {turned} of the images; what is written is for images as they are shown", file=sys.stderr
+            )
     if not options.json and (len(paths) > 1 or any(map(Path.is_dir, map(Path, options.images)))):
         print("\n".join([_count(written, len(unreadable)), *end, *([f"  table {options.csv}"] if options.csv else [])]))
     return 1 if unreadable else 0

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, unknown_source
+from .turned import as_annotated, convention
 
 KINDS = '"scenes:N" or "coco:PATH"'
 MOST_SIDE = 2**16  # pixels
@@ -31,6 +32,7 @@ class CocoSplit:
         images: file, height and width of each.
         annotations: of each image, as they are in the file ``path``; ``labels`` maps their categories.
         masks: whether to draw masks.
+        stored: whether annotations of photos that EXIF turns are for the stored pixels, see :mod:`.turned`.
     """
 
     path: str
@@ -39,6 +41,7 @@ class CocoSplit:
     labels: dict[int, int]
     channels: int
     masks: bool
+    stored: bool = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +51,7 @@ class CocoSplit:
 
     def image(self, index: int) -> Tensor:
         file, height, width = self.images[index]
-        image = decode_image(file, self.channels)
+        image = as_annotated(decode_image(file, self.channels), file, (height, width), self.stored)
         if tuple(image.shape[-2:]) != (height, width):
             found = f"{image.shape[-1]} x {image.shape[-2]}"
             raise UnreadableImage(f"{file}: {found} pixels; {self.path} says {width} x {height}")
@@ -132,13 +135,19 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
         number, name = sorted(ours ^ theirs)[0]
         file = train[0] if (number, name) in ours else test[0]
         raise UsageError(f"data.source: category {number} ({name!r:.40}) is only in {file}")
+    told, splits = [], []
     for split, _ in parts:
+        files, size_of = [image[0] for image in split.images], lambda index, split=split: split.images[index][1:]
+        stored, lines = convention(files, size_of, split.path, default=True)
+        splits.append(replace(split, stored=stored))
+        told += lines
+    for split in splits:
         try:
             split.pair(0)  # a mistake that all files share is better said now than after ten of them
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
     categories = parts[0][1]
-    return Source(parts[0][0], parts[1][0], list(categories.values()), numbers=list(categories))
+    return Source(*splits, list(categories.values()), tuple(told), list(categories))
 
 
 @dataclass(frozen=True)

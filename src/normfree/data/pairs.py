@@ -16,6 +16,7 @@ from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, unknown_source
+from .turned import as_annotated, convention, header
 from .walk import Walk
 
 KINDS = {
@@ -49,6 +50,7 @@ class FilePairs:
     samples: list[tuple[str, str]]
     read: Callable[[str], Tensor]
     channels: int
+    stored: bool = False  # whether targets of photos that EXIF turns are for the stored pixels, see turned.py
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -62,6 +64,7 @@ class FilePairs:
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         path = self.samples[index][1]
         image, target = self.image(index), self.target(index)
+        image = as_annotated(image, self.samples[index][0], tuple(target.shape), self.stored)
         if image.shape[-2:] != target.shape:
             sizes = [f"{width} x {height}" for height, width in (target.shape, image.shape[-2:])]
             raise UnreadableImage(f"{path}: {sizes[0]} pixels, its image {self.samples[index][0]} has {sizes[1]}")
@@ -134,7 +137,7 @@ def masks(path: str, channels: int = 3, values: Sequence[Value] | None = None, i
     else:
         classes = [f"class{i}" for i in range(len(values or ()) or max(2, 1 + _largest(parts[0])))]
     read = MaskValues(len(classes), None if values is None else tuple(values), ignored).read
-    return Source(*(FilePairs(samples, read, channels) for samples in parts), classes, tuple(walk.told(root)))
+    return _opened(root, parts, read, channels, walk, classes)
 
 
 def voc(path: str, channels: int = 3) -> Source:
@@ -174,7 +177,7 @@ def depths(path: str, channels: int = 3) -> Source:
     root = _root(path, "depth", "train/images, train/depths, val/images and val/depths")
     walk = Walk()
     parts = [_matched(root / part, "depths", (".png", ".npy"), walk) for part in ("train", _validation(root))]
-    return Source(*(FilePairs(samples, read_depth, channels) for samples in parts), [], tuple(walk.told(root)))
+    return _opened(root, parts, read_depth, channels, walk, [])
 
 
 def read_depth(path: str) -> Tensor:
@@ -208,6 +211,29 @@ def _root(path: str, kind: str, what: str) -> Path:
 
 def _validation(root: Path) -> str:
     return next((name for name in VALIDATION_NAMES if (root / name).is_dir()), "val")
+
+
+def _opened(
+    root: Path,
+    parts: list[list[tuple[str, str]]],
+    read: Callable[[str], Tensor],
+    channels: int,
+    walk: Walk,
+    classes: list[str],
+) -> Source:
+    """The splits, with what to tell: files that were left out, photos that EXIF turns."""
+    splits, told = [], walk.told(root)
+    for samples in parts:
+        files, where = [image for image, _ in samples], str(Path(samples[0][0]).parent)
+        size_of = functools.partial(_target_size, samples)
+        stored, lines = convention(files, size_of, where, default=False)
+        splits.append(FilePairs(samples, read, channels, stored))
+        told += lines
+    return Source(*splits, classes, tuple(told))
+
+
+def _target_size(samples: list[tuple[str, str]], index: int) -> tuple[int, int]:
+    return header(samples[index][1])[0]  # of a .npy file (0, 0)
 
 
 def _matched(folder: Path, kind: str, suffixes: tuple[str, ...], walk: Walk) -> list[tuple[str, str]]:

@@ -1,0 +1,92 @@
+"""Photos that their EXIF turns: whether annotations are for the pixels as they are stored, or as the photo is shown.
+
+Tools differ: some load the stored pixels, others the photo as it is shown, and annotations do not say which. Where a
+quarter turn swaps the sides, their size says it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+ORIENTATION = 0x0112  # EXIF tag: 1 is upright
+QUARTERS = (5, 6, 7, 8)  # orientations that swap the sides
+LOOKED_AT = 1000  # photos of a split whose headers are read at the start
+Size = tuple[int, int]  # height, width
+
+
+def header(file: str) -> tuple[Size, int]:
+    """Size of an image as it is stored, and its EXIF orientation, 1 to 8; ((0, 0), 1) where they cannot be read."""
+    try:
+        with Image.open(file) as image:
+            turn = image.getexif().get(ORIENTATION, 1)
+            return (image.height, image.width), turn if turn in range(1, 9) else 1
+    except Exception:  # decoders fail in many ways on broken files, which decoding names
+        return (0, 0), 1
+
+
+def as_stored(image: Tensor, turn: int) -> Tensor:
+    """The stored pixels of an image (C, H, W) that was turned by an EXIF orientation."""
+    if turn in (5, 7):
+        image = image.transpose(1, 2)
+    turned = {2: (2,), 3: (1, 2), 4: (1,), 7: (1, 2)}
+    if turn in turned:
+        image = image.flip(turned[turn])
+    return torch.rot90(image, {6: 1, 8: -1}.get(turn, 0), (1, 2)).contiguous()
+
+
+def as_annotated(image: Tensor, file: str, size: Size, stored: bool) -> Tensor:
+    """An upright image (C, H, W) as its annotations see it.
+
+    Args:
+        size: that the annotations are for.
+        stored: whether they are for the stored pixels, where the size does not say it.
+    """
+    shown = tuple(image.shape[-2:])
+    if shown == size and not stored:
+        return image
+    turn = header(file)[1]
+    if turn == 1:
+        return image
+    kept = shown[::-1] if turn in QUARTERS else shown
+    if kept == shown:
+        return as_stored(image, turn) if stored else image
+    return as_stored(image, turn) if size == kept else image
+
+
+def convention(
+    files: Sequence[str], size_of: Callable[[int], Size], what: str, default: bool
+) -> tuple[bool, list[str]]:
+    """Whether annotations are for stored pixels where sizes do not say it, as they are where sizes do; what to tell.
+
+    Args:
+        size_of: from a place among the files to the size that annotations are for.
+        what: names the annotations.
+        default: the answer where no size says it.
+    """
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:LOOKED_AT].tolist()
+    stored = shown = unknown = 0
+    for index in order:
+        size, turn = header(files[index])
+        if turn == 1:
+            continue
+        if turn not in QUARTERS or size[0] == size[1]:
+            unknown += 1
+        elif (annotated := size_of(index)) in (size, size[::-1]):
+            stored += annotated == size
+            shown += annotated != size
+    decided = stored > shown if stored != shown else default
+    of, words = f"of {len(order)} photos of {what}", ("as they are shown", "as they are stored")
+    told = [
+        f"EXIF turns {count} {of}, which by their size are annotated {words[kind]}"
+        for kind, count in ((True, stored), (False, shown))
+        if count
+    ]
+    if unknown:
+        why = "like the others" if stored != shown else "if that is wrong, write them without EXIF"
+        told.append(
+            f"EXIF turns {unknown} {of} whose size does not say whether they are annotated as they are stored or "
+            f"shown; taken to be {words[decided]}: {why}"
+        )
+    return decided, told
