@@ -340,6 +340,22 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("layout", ["masks", "depth"])
+def test_measuring_needs_no_training_images(normfree, run, layout, tmp_path):
+    """Neither PATH/train, nor more than the folder of the test images."""
+    make, task = LAYOUTS[layout]
+    make(tmp_path)
+    (tmp_path / "classes.txt").unlink(missing_ok=True)
+    (tmp_path / "train").rename(tmp_path / "other")
+    numbers = []
+    for path in (tmp_path, tmp_path / "val"):
+        result = normfree("eval", run / task, "--data", f"{layout}:{path}")
+        assert result.code == 0, result.err
+        numbers.append(result.out.splitlines()[1:])
+    assert numbers[0] == numbers[1]
+    assert "train/images is missing" in normfree("train", "--data", f"{layout}:{tmp_path}", *SMALL, "--out", "x").error
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_folders_of_each_layout(normfree, layout, tmp_path):
     make, task = LAYOUTS[layout]

@@ -196,6 +196,16 @@ def found(taught, monkeypatch):
     return taught
 
 
+@pytest.mark.parametrize("official", [False, True])
+def test_measuring_needs_no_training_images(normfree, taught, tmp_path, official):
+    folder = coco_folder(tmp_path, official=official)
+    for path in (folder / "annotations" / "instances_train2017.json", folder / "train.json"):
+        path.unlink(missing_ok=True)
+    result = normfree("eval", taught[1], "--data", f"coco:{folder}")
+    assert (result.code, result.err) == (0, "")
+    assert "4 images" in result.out
+
+
 def test_a_file_of_boxes_is_what_cocos_tools_read(normfree, found, tmp_path):
     """Their average precision of it is that of `normfree eval`."""
     from pycocotools.coco import COCO

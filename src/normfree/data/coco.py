@@ -87,11 +87,12 @@ class CocoSplit:
         )
 
 
-def open_objects(source: str, channels: int = 3, *, masks: bool = True) -> Source:
+def open_objects(source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False) -> Source:
     """A source of images with objects by its description; ``classes`` are without a background.
 
     Args:
         masks: whether masks are needed.
+        test_only: open the test images of a folder alone; ``train`` is empty then.
 
     Raises:
         UsageError: unknown kind, or what :func:`coco` refuses.
@@ -102,10 +103,10 @@ def open_objects(source: str, channels: int = 3, *, masks: bool = True) -> Sourc
         return Source(*splits, list(CLASSES[1:]))
     if kind != "coco":
         raise unknown_source(source, ("scenes", "coco"), f"must be {KINDS} for detection")
-    return coco(rest, channels, masks=masks)
+    return coco(rest, channels, masks=masks, test_only=test_only)
 
 
-def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
+def coco(path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False) -> Source:
     """COCO's folders, or one's own in its format.
 
     PATH/annotations/instances_train2017.json with PATH/train2017, and the same of val2017; or PATH/train.json with
@@ -115,6 +116,7 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
 
     Args:
         masks: whether every annotation must have a segmentation (polygons, or run lengths of both kinds).
+        test_only: read nothing of the training images.
 
     Raises:
         UsageError: a file or folder is missing, a file is not of this format, an annotation does not fit its image or
@@ -129,8 +131,8 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
     if masks:
         mask_tools()
     train, test = _places(root)
-    parts = [_read(file, folder, channels, masks) for file, folder in (train, test)]
-    if parts[0][1] != parts[1][1]:
+    parts = [_read(file, folder, channels, masks) for file, folder in ((test,) if test_only else (train, test))]
+    if parts[0][1] != parts[-1][1]:
         ours, theirs = (set(names.items()) for _, names in parts)
         number, name = sorted(ours ^ theirs)[0]
         file = train[0] if (number, name) in ours else test[0]
@@ -146,6 +148,8 @@ def coco(path: str, channels: int = 3, *, masks: bool = True) -> Source:
             split.pair(0)  # a mistake that all files share is better said now than after ten of them
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
+    if test_only:
+        splits.insert(0, replace(splits[0], images=[], annotations=[]))
     categories = parts[0][1]
     return Source(*splits, list(categories.values()), tuple(told), list(categories))
 
@@ -206,8 +210,9 @@ class CocoIds:
 
 def _places(root: Path) -> list[tuple[Path, Path]]:
     """Annotations and images of the two splits."""
-    official = root / "annotations" / "instances_train2017.json"
-    if official.is_file():
+    folder = root / "annotations"
+    official = folder / "instances_train2017.json"
+    if official.is_file() or (folder / "instances_val2017.json").is_file():
         return [(official.with_name(f"instances_{part}2017.json"), root / f"{part}2017") for part in ("train", "val")]
     other = next((name for name in VALIDATION_NAMES if (root / f"{name}.json").is_file()), "val")
     return [(root / f"{part}.json", root / part) for part in ("train", other)]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,11 +80,14 @@ def open_pairs(
     channels: int = 3,
     values: Sequence[Value] | None = None,
     ignored: Value | None = None,
+    known: Sequence[str] | None = None,
 ) -> Source:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
 
     Args:
         values, ignored: of "masks:PATH", see :class:`.masks.MaskValues`.
+        known: classes of a network that is measured: of folders the test images alone are opened then, and ``train`` is
+            empty.
 
     Raises:
         UsageError: unknown kind, a missing file or folder, or a first or last pair that does not fit together.
@@ -93,8 +96,8 @@ def open_pairs(
     if values is not None and (task, kind) != ("segmentation", "masks"):
         raise UsageError(f'data.mask_values (={listed(values)}) is for "masks:PATH"; data.source is {source!r}')
     openers = {
-        "segmentation": dict(voc=voc, masks=functools.partial(masks, values=values, ignored=ignored)),
-        "depth": dict(nyu=nyu, depth=depths),
+        "segmentation": dict(voc=voc, masks=functools.partial(masks, values=values, ignored=ignored, known=known)),
+        "depth": dict(nyu=nyu, depth=functools.partial(depths, test_only=known is not None)),
     }[task]
     if kind == "scenes":
         target = "mask" if task == "segmentation" else "depth"
@@ -104,17 +107,20 @@ def open_pairs(
     opened = openers[kind](rest, channels)
     for split in (opened.train, opened.test):
         try:
-            for index in {
-                0,
-                len(split) - 1,
-            }:  # a mistake that all files share is better said now than after ten of them
+            for index in {0, len(split) - 1} if len(split) else ():  # a mistake of all files is better said now
                 split.pair(index)
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
     return opened
 
 
-def masks(path: str, channels: int = 3, values: Sequence[Value] | None = None, ignored: Value | None = None) -> Source:
+def masks(
+    path: str,
+    channels: int = 3,
+    values: Sequence[Value] | None = None,
+    ignored: Value | None = None,
+    known: Sequence[str] | None = None,
+) -> Source:
     """PATH/train/images/*, PATH/train/masks/NAME.png, the same in PATH/val; PATH/classes.txt may have a name per line.
 
     A mask holds the number of the class at each pixel, counted from 0 (one channel or a palette); 255 is ignored.
@@ -122,18 +128,21 @@ def masks(path: str, channels: int = 3, values: Sequence[Value] | None = None, i
 
     Args:
         values, ignored: of a mask, where they are no such numbers; see :class:`.masks.MaskValues`.
+        known: the classes where there are no names; nothing is read of PATH/train then, and PATH may be PATH/val.
 
     Raises:
         UsageError: a folder, an image's mask or the names are missing, or there are more names than values, or fewer.
     """
     root = _root(path, "masks", "train/images, train/masks, val/images and val/masks")
     names, walk = root / "classes.txt", Walk()
-    parts = [_matched(root / part, "masks", (".png",), walk) for part in ("train", _validation(root))]
+    parts = [_matched(root / part, "masks", (".png",), walk) for part in _parts(root, known is not None)]
     if names.is_file():
         classes = _names(names)
         if values is not None and len(values) != len(classes):
             told = f"data.mask_values (={listed(values)}) are {len(values)}"
             raise UsageError(f"{told}, {names} names {len(classes)} classes; each class has one value")
+    elif known is not None:
+        classes = list(known)
     else:
         classes = [f"class{i}" for i in range(len(values or ()) or max(2, 1 + _largest(parts[0])))]
     read = MaskValues(len(classes), None if values is None else tuple(values), ignored).read
@@ -166,17 +175,17 @@ def voc(path: str, channels: int = 3) -> Source:
     return Source(*(FilePairs(samples, read, channels) for samples in (train, test)), list(VOC_CLASSES))
 
 
-def depths(path: str, channels: int = 3) -> Source:
+def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source:
     """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
 
-    What :func:`.dense.measured` says counts as not measured.
+    What :func:`.dense.measured` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
 
     Raises:
         UsageError: a folder or an image's depth is missing.
     """
     root = _root(path, "depth", "train/images, train/depths, val/images and val/depths")
     walk = Walk()
-    parts = [_matched(root / part, "depths", (".png", ".npy"), walk) for part in ("train", _validation(root))]
+    parts = [_matched(root / part, "depths", (".png", ".npy"), walk) for part in _parts(root, test_only)]
     return _opened(root, parts, read_depth, channels, walk, [])
 
 
@@ -209,6 +218,14 @@ def _root(path: str, kind: str, what: str) -> Path:
     return root
 
 
+def _parts(root: Path, test_only: bool) -> tuple[str, ...]:
+    """The folders of the splits."""
+    if not test_only:
+        return "train", _validation(root)
+    part = _validation(root)
+    return (part if (root / part).is_dir() or not (root / "images").is_dir() else ".",)
+
+
 def _validation(root: Path) -> str:
     return next((name for name in VALIDATION_NAMES if (root / name).is_dir()), "val")
 
@@ -229,6 +246,8 @@ def _opened(
         stored, lines = convention(files, size_of, where, default=False)
         splits.append(FilePairs(samples, read, channels, stored))
         told += lines
+    if len(splits) == 1:  # test images alone
+        splits.insert(0, replace(splits[0], samples=[]))
     return Source(*splits, classes, tuple(told))
 
 

@@ -35,11 +35,17 @@ def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = Non
     return about if numbers is None else about | dict(numbers=numbers)
 
 
-def open_images(recipe: Recipe, source: str | None = None, held_out: HeldOut | None = None) -> Source:
+def open_images(
+    recipe: Recipe,
+    source: str | None = None,
+    held_out: HeldOut | None = None,
+    known: Sequence[str] | None = None,
+) -> Source:
     """The images of a recipe, or of another source for its task.
 
     Args:
         held_out: which images a run that goes on has held out for testing.
+        known: classes of a network for places that is measured: it needs no training images.
 
     Raises:
         UsageError: they cannot be had, or are for another task.
@@ -51,9 +57,9 @@ def open_images(recipe: Recipe, source: str | None = None, held_out: HeldOut | N
     if is_dense(recipe) and data.val_fraction is not None:
         raise UsageError(f"data.val_fraction (={data.val_fraction:g}) is for classification and regression")
     if recipe.task.name == "detection":
-        return open_objects(source, data.channels, masks=recipe.task.masks)
+        return open_objects(source, data.channels, masks=recipe.task.masks, test_only=known is not None)
     if is_dense(recipe):
-        return open_pairs(source, task, data.channels, data.mask_values, data.mask_ignored)
+        return open_pairs(source, task, data.channels, data.mask_values, data.mask_ignored, known)
     _check_kind(recipe, source)
     if held_out is None and data.val_fraction is not None:
         held_out = HeldOut(data.val_fraction, data.val_seed)
@@ -81,7 +87,7 @@ def open_test_images(
     source = None if source is None else described(source)
     own = source is None or absolute(source) == recipe.data.source
     if is_dense(recipe) or (own and recipe.data.val_fraction is not None):
-        opened = open_images(recipe, source, held_out)
+        opened = open_images(recipe, source, held_out, classes if is_dense(recipe) else None)
     else:
         source = recipe.data.source if source is None else source
         _check_kind(recipe, source)
