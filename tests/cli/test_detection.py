@@ -337,10 +337,11 @@ def test_a_control_with_batch_norm(normfree, tmp_path):
     result = normfree("train", "--recipe", "nf_resnet50_mask_rcnn", *small, *SIZES, *flags, "--out", tmp_path / "run")
     assert result.code == 0, result.err
     assert "bn_resnet50 for detection" in result.err
-    refused = normfree(*DEMO, "--model", "bn_resnet50", "--out", tmp_path / "no")
-    assert "option 'skip_gain' is unknown for bn_resnet50" in refused.error
-    taken = normfree(*DEMO, "--model", "bn_resnet50", "--model.options", "{skip_gain: null}", "--out", tmp_path / "yes")
-    assert taken.code == 0, taken.err
+    typed = normfree(*DEMO, "--model", "bn_resnet50", "--model.options.skip_gain", "1.0", "--out", tmp_path / "no")
+    assert "option 'skip_gain' is unknown for bn_resnet50" in typed.err.splitlines()[-1]
+    left_out = normfree(*DEMO, "--model", "bn_resnet50", "--out", tmp_path / "yes")
+    assert left_out.code == 0, left_out.err
+    assert "skip_gain: 1.0) are for nf_resnet26_small; bn_resnet50 is built without them" in left_out.err
 
 
 def weights(folder):

@@ -243,7 +243,15 @@ def _measure_points(points: list[Point], series: Sequence[str], path: Path, opti
 
 
 def _add_common(parser: Parser, *, batch: int, size: int | None, rounds: int, compile_too: bool = True) -> None:
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help=f"images per step; default: {batch}")
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        dest="batch",
+        type=int,
+        default=batch,
+        metavar="N",
+        help=f"images per step; default: {batch}",
+    )
     text = "the table's" if size is None else size
     parser.add_argument("--size", type=int, default=size, metavar="PX", help=f"side of the images; default: {text}")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"samples of each; default: {rounds}")

@@ -63,7 +63,14 @@ def _parser() -> Parser:
     )
     add("--size", type=int, metavar="PX", help="side of the images; default: the network's test size")
     add("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
-    add("--batch", metavar="N", default="dynamic", help="images per call: dynamic or a number; default: dynamic")
+    add(
+        "--batch-size",
+        "--batch",
+        dest="batch",
+        metavar="N",
+        default="dynamic",
+        help="images per call: dynamic or a number; default: dynamic",
+    )
     add("--precision", choices=PRECISIONS, default="float32", help="of weights and arithmetic; default: float32")
     add("--opset", type=int, metavar="N", help=f"ONNX operator set; default: {OPSET}")
     add("--random", action="store_true", help="a model by name with fresh weights, to measure its speed")

@@ -29,7 +29,9 @@ def run(argv: Sequence[str]) -> int:
         "--layers", type=int, default=600, help="50, 101, 152, 200, 288 or 600 (the paper's); default: 600"
     )
     parser.add_argument("--size", type=int, default=512, metavar="PX", help="side of the Gaussian inputs; default: 512")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="number of inputs; default: 2")
+    parser.add_argument(
+        "--batch-size", "--batch", dest="batch", type=int, default=2, metavar="N", help="number of inputs; default: 2"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs; default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(list(argv))

@@ -84,7 +84,9 @@ def _parser() -> Parser:
         "--option", metavar="KEY=VALUE", action="append", default=[], help="argument of a model by name"
     )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
-    parser.add_argument("--batch", type=int, metavar="N", help="number of inputs; default: 4, of a run 32")
+    parser.add_argument(
+        "--batch-size", "--batch", dest="batch", type=int, metavar="N", help="number of inputs; default: 4, of a run 32"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise; default: 0")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--data", metavar="FOLDER", help="show images of this folder")

@@ -59,7 +59,8 @@ class DataConfig:
         mask_ignored: the value of pixels that count for nothing; null: 255 where it is not the value of a class, of
             colours none.
         allow_missing_classes: train although a class occurs in no training mask, or one class alone in the test masks.
-        workers: processes that decode images; 0 decodes in the main process.
+        workers: processes that decode images; 0 decodes in the main process. null: one for each core, up to 8; none for
+            fewer than 100 images, or where there is nothing to decode. They change nothing but the time it takes.
         max_unreadable: so many unreadable images are named and skipped before the run stops.
     """
 
@@ -89,7 +90,7 @@ class DataConfig:
     mask_values: tuple[int | tuple[int, ...], ...] | None = None
     mask_ignored: int | tuple[int, ...] | None = None
     allow_missing_classes: bool = False
-    workers: int = 0
+    workers: int | None = None
     max_unreadable: int = 10
 
     def __post_init__(self) -> None:

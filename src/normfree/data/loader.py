@@ -231,7 +231,7 @@ class Loader:
         balanced: bool = False,
         drop_last: bool = False,
         across: bool = False,
-        workers: int = 0,
+        workers: int | None = 0,
         share: Share = Share(),
         mixing: Mixing | None = None,
         pairs: bool = False,
@@ -245,8 +245,8 @@ class Loader:
             (_TransformedPairs if pairs else _Transformed)(split, transform, mixing),
             batch_sampler=self.batches,
             collate_fn=_Collate(shape, mixing is not None, pairs),
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            num_workers=workers or 0,
+            persistent_workers=bool(workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each iterator takes a number from the global one
         )

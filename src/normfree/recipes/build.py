@@ -12,6 +12,7 @@ from ..data.layouts import described
 from ..data.masks import listed
 from ..data.pairs import open_pairs
 from ..data.sources import absolute
+from ..data.workers import workers_for
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
 from ..models.registry import test_crop
@@ -155,6 +156,7 @@ def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task: 
     if recipe.task.class_weights is not None:
         recipe.task.class_weights = resolved_weights(recipe.task.class_weights, source)
     data, train = recipe.data, recipe.train
+    data = dataclasses.replace(data, workers=workers_for(source) if data.workers is None else data.workers)
     options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
     if recipe.task.name == "detection" and recipe.train.compile:
         raise UsageError("train.compile (=True) is not for detection: the number of regions changes")

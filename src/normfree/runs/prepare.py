@@ -108,6 +108,9 @@ def prepare(
         progress=progress,
         replicas=replicas,
     )
+    workers = task.train.loader.num_workers
+    if workers and recipe.data.workers is None:
+        told.append(f"{counted(workers, 'process', 'processes')} for decoding images (--data.workers N changes it)")
     if checkpoint is not None:
         told += trainer.resume(checkpoint)
         told += on_main(replicas, lambda: going_on(trainer, folder, recipe, checkpoint, warm_restart))

@@ -1,0 +1,21 @@
+"""How many processes decode images where nobody says."""
+
+import os
+
+from .scenes import SceneSplit
+from .sources import ArraySplit, NoiseSplit, Source
+
+MOST, FEW = 8, 100  # processes; images, below which it is not worth starting them
+COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
+
+
+def workers_for(source: Source) -> int:
+    """One for each core that this process may use, up to 8; none for few images, or where nothing is decoded.
+
+    Several processes of a run on one machine share its cores.
+    """
+    if isinstance(source.train, COMPUTED) or len(source.train) < FEW:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(cores, MOST) if cores > 1 else 0
