@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -85,7 +86,8 @@ for module in pkgutil.walk_packages(normfree.__path__, "normfree."):
         importlib.import_module(module.name)
 print(normfree.kernels.why_off())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    environment = os.environ | dict(NORMFREE_KERNELS="1")
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"torch {torch.__version__} has no torch.")
 

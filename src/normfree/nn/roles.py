@@ -45,12 +45,14 @@ class ParameterRole(NamedTuple):
 
 # Roles of torch's own layers. A transposed convolution's weight is left out: its units are not its first dimension.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORM = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORM = (*_BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a gate's unit
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     (*_CONV, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
     (nn.Embedding, nn.EmbeddingBag): {"weight": Role.WEIGHT},
-    (nn.modules.conv._ConvTransposeNd,): {"bias": Role.BIAS},
+    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d): {"bias": Role.BIAS},
     (nn.MultiheadAttention,): {f"{part}_proj_weight": Role.WEIGHT for part in ("in", "q", "k", "v")}
     | {name: Role.BIAS for name in ("in_proj_bias", "bias_k", "bias_v")},
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
