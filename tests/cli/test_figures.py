@@ -54,7 +54,7 @@ def test_the_page(gallery):
 def test_what_it_says(normfree, tmp_path):
     result = normfree("figures", 10, *SMALL[:-1], "--out", tmp_path / "out")
     assert result.code == 0
-    assert re.fullmatch(rf"1 figures in \d+ s; gallery {re.escape(str(tmp_path))}/out/README.md\n", result.out)
+    assert re.fullmatch(rf"1 figure in \d+ s; gallery {re.escape(str(tmp_path))}/out/README.md\n", result.out)
     assert "1/1" in result.err  # the bar
 
 
@@ -79,7 +79,7 @@ def test_numbers_are_of_the_seed(normfree, tmp_path):
         (["10", "--seed", "9" * 30], "must be from -9223372036854775808 to 9223372036854775807"),
         (["10", "--batch", "-2"], "--batch (=-2) must be from 1 to 1024"),
         (["10", "--batch", "9" * 30], "must be from 1 to 1024"),
-        (["1", *SMALL[:2], "--size", "32", "--batch", "1"], "too few or too small"),
+        (["1", *SMALL[:2], "--size", "32", "--batch", "1"], "a batch of 1 at 32 px is too small"),
     ],
 )
 def test_unusable_arguments(normfree, tmp_path, arguments, message):

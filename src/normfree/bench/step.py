@@ -1,5 +1,6 @@
 """The training step of any network, to be timed, and the memory that it takes."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def training_step(
             declares none nothing is clipped and weights of several dimensions are decayed.
     """
     try:
-        groups = param_groups(model, weight_decay=DECAY, clipping=clipping)
+        with warnings.catch_warnings():  # which layer is the classifier is of no weight for its time
+            warnings.simplefilter("ignore")
+            groups = param_groups(model, weight_decay=DECAY, clipping=clipping)
     except UsageError:
         groups = [
             dict(params=[p for p in model.parameters() if (p.ndim > 1) == wide], weight_decay=decay, clipping=None)
