@@ -5,10 +5,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from normfree import UsageError, activation_gain
-from normfree.gain import RELEASED_GAINS, activation_function, activation_names, he_gain, model_gain
-from normfree.nn import Activation, ScaledActivation
+from normfree.gain import (
+    RELEASED_GAINS,
+    activation_function,
+    activation_names,
+    he_gain,
+    model_gain,
+    variance_behind,
+)
+from normfree.nn import Activation, ScaledActivation, SqueezeExcite
 
 # docs/facts.md, to its ten decimals: name -> (exact, released)
 TABLE = {
@@ -222,3 +230,35 @@ def test_gains_do_not_depend_on_the_default_device(gain, device):
 def test_he_gain_refuses_what_gamma_refuses(activation, message):
     with pytest.raises(UsageError, match=message):
         he_gain(activation)
+
+
+@pytest.mark.parametrize("function", [activation_gain, he_gain, lambda f: variance_behind(f, 2.0), Activation])
+@pytest.mark.parametrize(
+    ("activation", "named"),
+    [
+        (SqueezeExcite(16), r"SqueezeExcite fails on a tensor of shape \(52, 16\); it must be elementwise"),
+        (nn.Conv2d(3, 3, 1), r"Conv2d\(3, 3, .* fails on a tensor of shape \(52, 16\)"),
+        (nn.BatchNorm1d(16), r"BatchNorm1d\(16, .* fails on a tensor of shape \(832,\)"),
+        (nn.Softmax(1), r"Softmax\(dim=1\) fails on a tensor of shape \(832,\)"),
+        (nn.GLU(), r"GLU\(dim=-1\) maps shape \(52, 16\) to \(52, 8\)"),
+        (nn.Flatten(0), r"Flatten\(.*\) maps shape"),
+        (lambda x, y: x + y, r"fails on a tensor .*missing 1 required positional argument"),
+        (nn.ReLU, r"activation \(=ReLU\) is a class; pass an object of it, ReLU\(\)"),
+        (None, r"activation \(=None\) is unknown"),
+        ([1], r"activation \(=\[1\]\) is unknown"),
+    ],
+    ids=str,
+)
+def test_what_is_no_activation_is_named(function, activation, named):
+    with pytest.raises(UsageError, match=named) as caught:
+        function(activation)
+    assert "\n" not in str(caught.value)
+
+
+def test_activations_with_parameters_of_their_own():
+    act = nn.PReLU(init=0.01)
+    # 0.01 in float32 is off by 2e-8 of itself
+    assert activation_gain(act) == pytest.approx(activation_gain("leaky_relu"), rel=1e-8)
+    assert act.weight.dtype is torch.float32  # the caller's own is as it was
+    assert variance_behind(act, 4.0) == pytest.approx(variance_behind("leaky_relu", 4.0), rel=1e-8)
+    assert activation_gain(act.half()) == pytest.approx(activation_gain("leaky_relu"), rel=1e-5)

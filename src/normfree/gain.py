@@ -5,6 +5,7 @@ quadrature. :data:`RELEASED_GAINS` are the authors' Monte-Carlo estimates, about
 weights were trained; models use them by default for the names listed there.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -70,11 +71,15 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
     """The elementwise function of a name, or the callable itself, without gamma.
 
     Raises:
-        UsageError: the name is unknown (the nearest ones are suggested).
+        UsageError: the name is unknown (the nearest ones are suggested); a class instead of an object of it.
     """
+    if isinstance(activation, type):
+        raise UsageError(
+            f"activation (={activation.__name__}) is a class; pass an object of it, {activation.__name__}()"
+        )
     if callable(activation):
         return activation
-    name = _ALIASES.get(activation, activation)
+    name = _ALIASES.get(activation, activation) if isinstance(activation, str) else repr(activation)
     if name not in _FUNCTIONS:
         hint = did_you_mean(str(name), _FUNCTIONS, f"there are {', '.join(activation_names())}.")
         raise UsageError(f"activation (={activation!r}) is unknown; {hint} Or pass a callable")
@@ -88,13 +93,14 @@ def activation_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
 
     Args:
         activation: a name (see :func:`activation_names`) or a callable from a float64 tensor to one of the same shape.
+            A module is measured as it is, in float64.
 
     Raises:
-        UsageError: unknown name; the callable changes the shape, is not finite, or is constant.
+        UsageError: unknown name; the callable is not elementwise, fails, is not finite, or is constant.
     """
     if isinstance(activation, str):
         return _named_gain(activation)
-    return _quadrature_gain(activation, repr(activation))
+    return _quadrature_gain(activation_function(activation), _in_words(activation))
 
 
 def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
@@ -102,7 +108,7 @@ def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
 
     It keeps the second moment; with a positive mean, the variance then falls. Raises as :func:`activation_gain`.
     """
-    return _normal_moments(activation_function(activation), repr(activation))[1] ** -0.5
+    return _normal_moments(activation_function(activation), _in_words(activation))[1] ** -0.5
 
 
 def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: float) -> float:
@@ -110,8 +116,8 @@ def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: floa
 
     Smooth activations lose more of a small signal than of one of variance 1.
     """
-    function, name = activation_function(activation), repr(activation)
-    mean, second = _normal_moments(lambda x: function(x * variance**0.5), name)
+    function = _in_float64(activation_function(activation))
+    mean, second = _normal_moments(lambda x: function(x * variance**0.5), _in_words(activation))
     return activation_gain(activation) ** 2 * (second - mean**2)
 
 
@@ -134,20 +140,42 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
     return (second - mean**2) ** -0.5
 
 
+def _in_words(activation: str | Callable[[Tensor], Tensor]) -> str:
+    """An activation for an error message: of a module that contains others, its class."""
+    text = repr(activation)
+    return text if "\n" not in text else type(activation).__name__
+
+
+def _in_float64(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A module with parameters (PReLU) computes in their type; the caller's own stays as it is."""
+    return copy.deepcopy(function).double().cpu() if isinstance(function, torch.nn.Module) else function
+
+
 @torch.no_grad()
 def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[float, float]:
     """E[g(x)] and E[g(x)^2] for x ~ N(0, 1); g must be elementwise, finite and not constant."""
+    function = _in_float64(function)
+
+    def values(x: Tensor) -> Tensor:
+        try:
+            return function(x.clone())  # a clone: an in-place activation must not move the nodes
+        except Exception as error:  # whatever somebody's function does with a shape that it does not expect
+            reason = (str(error).splitlines() or [""])[0]
+            raise UsageError(
+                f"activation {name} fails on a tensor of shape {tuple(x.shape)}; it must be elementwise, for any shape "
+                f"({type(error).__name__}: {reason})"
+            ) from error
 
     def moments(left: Tensor, right: Tensor) -> Tensor:
         """(panels, 2) integrals of g and g**2 against the normal density over each panel."""
         half = (right - left) / 2
         x = (left + right)[:, None] / 2 + half[:, None] * _NODES
-        y = function(x.clone())  # a clone: an in-place activation must not move the nodes
+        y = values(x)
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
-        flat = function(x.flatten().clone()).view_as(y)
-        if not torch.allclose(flat, y, rtol=1e-9, atol=1e-12, equal_nan=True):
+        flat = values(x.flatten())
+        if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
             raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
         if not torch.isfinite(y).all():
             raise UsageError(f"activation {name} is not finite between -{_CUT:g} and {_CUT:g}; gamma needs it to be")

@@ -148,10 +148,20 @@ def test_no_readable_image_at_all(tmp_path):
 def test_devices_by_name():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("gpu", "cuda:99", "", "meta"):
+    absent = ["gpu", "cuda:99", "", "meta", "vulkan", "hpu"] + ["mps"] * (not torch.backends.mps.is_available())
+    for name in absent:
         with pytest.raises(UsageError, match=rf"device \(='{name}'\) is not available") as caught:
             pick_device(name)
         assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 200
+        assert "; use auto, cpu" in str(caught.value) or "; use auto or cpu" in str(caught.value)
+
+
+def test_a_device_without_float64_does_not_train(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"device \(='mps'\) has no float64, in which sums are taken here; use cpu or cuda"
+    ):
+        trainer(tmp_path, train=dict(device="mps"))
 
 
 def test_a_step_left_out_is_said_and_logged(tmp_path, capsys):

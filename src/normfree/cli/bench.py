@@ -267,7 +267,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
-    options.device = pick_device(options.device)
+    options.device = pick_device(options.device, float64=True)
     keep_freed_memory()  # as in training
     options.channels_last = not options.contiguous
     options.compile = getattr(options, "compile", False)

@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     for name, value in dict(batch=options.batch, size=options.size).items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
-    overrides, device = _overrides(options.option), pick_device(options.device)
+    overrides, device = _overrides(options.option), pick_device(options.device, float64=True)
     networks = _told_apart(
         [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )

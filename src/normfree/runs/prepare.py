@@ -63,7 +63,7 @@ def prepare(
         warm_restart: begin the schedule of the learning rate again where the run goes on.
     """
     replicas = replicas or Replicas()
-    pick_device(recipe.train.device)
+    pick_device(recipe.train.device, float64=True)
     asked = as_asked(recipe)
     source = open_images(recipe, held_out=None if resume is None else HeldOut.read(resume))
     recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder

@@ -53,24 +53,37 @@ class Summary:
     early: bool = False
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, float64: bool = False) -> torch.device:
     """A device by name; "auto" is CUDA where there is one, else the CPU.
 
+    Args:
+        float64: whether sums are taken in float64 there, as in training.
+
     Raises:
-        UsageError: no such device here.
+        UsageError: no such device here, or one without float64.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "mps" and float64:
+            raise UsageError(f"device (={name!r}) has no float64, in which sums are taken here; use cpu or cuda")
         torch.empty(0, device=device)
         if device.type == "meta":
             raise RuntimeError("it has no memory")
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device (={name!r}) is not available: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = f" ({str(error).splitlines()[0].partition('. ')[0]})" if name.startswith("cuda") else ""
+        raise UsageError(f"device (={name!r}) is not available{reason}; use {_devices()}") from error
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # one of several processes has chosen its own
     return device
+
+
+def _devices() -> str:
+    """Names of the devices that are here, for an error message."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ["auto", "cpu", *(f"cuda:{index}" for index in range(count))]
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 def layout_of(train: TrainConfig, device: torch.device) -> torch.memory_format:
@@ -108,7 +121,7 @@ class Trainer:
         self.replicas = replicas or Replicas()
         if train.threads is not None:
             torch.set_num_threads(train.threads)
-        self.device = pick_device(train.device)
+        self.device = pick_device(train.device, float64=True)
         self.layout = layout_of(train, self.device)
         self.model = model.to(self.device, memory_format=self.layout)
         set_checkpointing(model, train.activation_checkpointing)
@@ -146,7 +159,7 @@ class Trainer:
         self.told = seen_by_batch_norm(model, train, optim, self.replicas.world)
         self.stop, self.at, self.resumed = StopRequests(), Progress(), False
 
-    def resume(self, checkpoint: Path) -> list[str]:
+    def resume(self, checkpoint: str | Path) -> list[str]:
         """Go on from a checkpoint of this run; what to tell the user.
 
         Raises:
