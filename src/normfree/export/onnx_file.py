@@ -94,6 +94,9 @@ def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
     program.model.metadata_props[KEY] = job.description.to_json()
     for node in program.model.graph:
         node.metadata_props.clear()  # stack traces, which hold this computer's paths
+    for weight in program.model.graph.initializers.values():
+        weight.type = weight.shape = weight.doc_string = None  # the tensor says it; a quantizer changes that alone
+        weight.metadata_props.clear()
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.network.state_dict().values())
     program.save(part, external_data=size > EXTERNAL_ABOVE)
 

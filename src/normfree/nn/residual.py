@@ -28,11 +28,24 @@ class SkipInit(nn.Module):
             self.parameter_roles = {"skip_gain": Role.SKIP_GAIN}
 
     def scale(self) -> Tensor:
-        """``alpha * skip_gain``, shape (1,)."""
+        """``alpha * skip_gain``, shape (1,), for whoever folds it into another layer.
+
+        Raises:
+            UsageError: a backward hook is registered, as by Opacus' GradSampleModule; it would never be called.
+        """
+        if not torch.compiler.is_compiling() and self._backward_hooks:
+            raise UsageError(
+                "a backward hook of SkipInit is not called where a network folds skip_gain into its convolutions, so "
+                "that hooks per layer (GradSampleModule of Opacus) miss its gradient; for the gradient of each example "
+                "use torch.func, see docs/building.md"
+            )
+        return self._scale()
+
+    def _scale(self) -> Tensor:
         return self.alpha * self.skip_gain
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale()
+        return x * self._scale()
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
