@@ -56,8 +56,16 @@ def test_colours_of_a_palette(tmp_path):
     ("values", "array", "told"),
     [
         (None, np.uint8([[7, 9]]), "class 7 is unknown; there are 0 to 1, and 255 to ignore"),
-        ((0, 255), np.uint8([[0, 9]]), r"the value 9 is not among data.mask_values \(=\[0, 255\]\), nor ignored"),
-        (((0, 0, 0), (9, 9, 9)), np.uint8([[(0, 0, 255)]]), r"the value \[0, 0, 255\] is not among"),  # blue is not 255
+        (
+            (0, 255),
+            np.uint8([[0, 9]]),
+            r"the value 9 is neither among data.mask_values \(=\[0, 255\]\) nor data.mask_ignored",
+        ),
+        (
+            ((0, 0, 0), (9, 9, 9)),
+            np.uint8([[(0, 0, 255)]]),
+            r"the value \[0, 0, 255\] is neither among",
+        ),  # blue is not 255
         ((0, 255), np.uint8([[(0, 0, 255)]]), "a RGB image; a mask holds one class number .* see data.mask_values"),
         (None, np.uint16([[1]]), "a I;16 image; a mask holds one class number per pixel .* see data.mask_values"),
     ],
@@ -77,7 +85,11 @@ def test_values_that_are_of_no_class(tmp_path, values, array, told):
         (dict(mask_values=(0, (1, 2, 3))), r"\(=\[0, \[1, 2, 3\]\]\) must be numbers"),
         (dict(mask_values=((0, 0, 0), (1, 2, 256))), "must be numbers"),
         (dict(mask_values=(0, 255), mask_ignored=(1, 2, 3)), "mask_ignored likewise"),
-        (dict(mask_ignored=3), r"data\.mask_ignored \(=\[3\]\) needs data\.mask_values"),
+        (dict(mask_ignored=3), r"data\.mask_ignored \(=3\) needs data\.mask_values"),
+        (
+            dict(mask_values=(0, 255), mask_ignored=255),
+            r"mask_ignored \(=255\) is among data\.mask_values \(=\[0, 255\]\)",
+        ),
     ],
 )
 def test_recipes_that_say_nothing_about_masks(fields, told):

@@ -69,7 +69,7 @@ class MaskValues:
         if self.values is None:
             return f"class {value} is unknown; there are 0 to {self.classes - 1}, and 255 to ignore"
         shown = list(_unpacked(value)) if self.colours else value
-        return f"the value {shown} is not among data.mask_values (={listed(self.values)}), nor ignored"
+        return f"the value {shown} is neither among data.mask_values (={listed(self.values)}) nor data.mask_ignored"
 
 
 def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.ndarray:
@@ -105,7 +105,7 @@ def check_values(values: Sequence[Value] | None, ignored: Value | None) -> None:
     """
     if values is None:
         if ignored is not None:
-            raise UsageError(f"data.mask_ignored (={listed([ignored])}) needs data.mask_values, too")
+            raise UsageError(f"data.mask_ignored (={listed([ignored])[1:-1]}) needs data.mask_values, too")
         return
     every = [*values, *([] if ignored is None else [ignored])]
     numbers = all(isinstance(value, int) and 0 <= value <= MOST_VALUE for value in every)
@@ -116,6 +116,10 @@ def check_values(values: Sequence[Value] | None, ignored: Value | None) -> None:
         raise UsageError(
             f"data.mask_values (={listed(values)}) must be numbers from 0 to {MOST_VALUE}, or colours [red, green, "
             "blue]; data.mask_ignored likewise"
+        )
+    if ignored is not None and _packed(ignored) in map(_packed, values):
+        raise UsageError(
+            f"data.mask_ignored (={listed([ignored])[1:-1]}) is among data.mask_values (={listed(values)})"
         )
     if not 2 <= len(values) < IGNORE or len(set(map(_packed, values))) < len(values):
         raise UsageError(f"data.mask_values (={listed(values)}) must be 2 to {IGNORE - 1} values, each once")
