@@ -135,3 +135,16 @@ def test_errors_are_one_line(normfree, photo, options, message):
 def test_a_missing_image_is_named(normfree, tmp_path):
     result = normfree("augment", tmp_path / "none.png", "--out", tmp_path / "a.png")
     assert (result.code, result.error) == (2, f"{tmp_path / 'none.png'} does not exist")
+
+
+def test_classes_take_turns(normfree, tmp_path):
+    """The first files of a folder of classes are all of one class."""
+    tiles = {}
+    for level, name in enumerate(("cat", "dog", "emu")):
+        tiles[name] = np.full((96, 96, 3), 60 + 60 * level, dtype=np.uint8)
+        for i in range(5):
+            image_files.write(tmp_path / "photos" / name / f"{i}.png", tiles[name])
+    out = tmp_path / "a.png"
+    assert normfree("augment", tmp_path / "photos", "--out", out, *SMALL[:2], "--count", 3).code == 0
+    sheet = pixels(out)
+    assert all(holds(sheet, tile) for tile in tiles.values())

@@ -173,13 +173,15 @@ def test_classes_without_names_are_numbers(normfree, tmp_path):
     assert sorted(int(line.split()[-1]) for line in out.splitlines()[1:]) == list(range(10))
 
 
-def test_images_that_files_do_not_hold(normfree, tmp_path):
+def test_images_of_other_channels(normfree, tmp_path):
     view = Preprocessing(8, 2, (0.5,) * 2, (0.5,) * 2)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 3)).eval()
     to_archive(model, tmp_path / "a.pt2", preprocessing=view)
     result = normfree("predict", tmp_path / "a.pt2", image_files.write(tmp_path / "a.png"))
     assert result.code == 2
-    assert "takes images of 2 channels; files are decoded to 1 or 3" in result.error
+    assert "a.png: 3 channels; 2 are needed" in result.err
+    np.save(tmp_path / "b.npy", image_files.pixels(9, 11)[:, :, :2])
+    assert normfree("predict", tmp_path / "a.pt2", tmp_path / "b.npy").code == 0
 
 
 def foreign(path):
@@ -241,3 +243,19 @@ def test_the_guides_code_predicts_the_same(normfree, files, monkeypatch, name):
     exec(third, names)
     assert names["logits"].shape == (5, 10)
     assert names["extra"]["normfree"] == open_archive("digits.pt2").description.to_json()
+
+
+def test_the_guides_network_of_ones_own(normfree, tmp_path, monkeypatch):
+    """docs/building.md: its block, deployed with a Preprocessing of its own."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.with_name("building.md").read_text(), re.DOTALL)
+    (deploy,) = [block for block in blocks if "Preprocessing" in block]
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(blocks[0] + deploy, names)
+    path = image_files.write(tmp_path / "photo.png", image_files.pixels(90, 130))
+    (found,) = read(normfree("predict", "mine.onnx", path, "--json").out).values()
+    seen = normalize(centre_view(decode_image(path), 64, 8), MEAN, STD)
+    with torch.no_grad():
+        expected = names["network"](seen[None]).softmax(1)[0].tolist()
+    assert found == pytest.approx(dict(zip(["cat", "dog"], expected, strict=True)), abs=1e-5)

@@ -309,7 +309,7 @@ def test_blocks_and_batch_statistics(normfree, mine):
         (["nf_resnet50", "--option", "alpha=much"], "option alpha (='much') must be a number"),
         (["nf_resnet50", "--option", "depths=3"], "option depths (=3) must be a list of integers"),
         (["nf_resnet50", "--option", "name=x"], "does not build nf_resnet50"),
-        (["nf_resnet50", "--option", "in_chans=4", "--data", "photos"], "1 or 3 channels, not the 4"),
+        (["nf_resnet50", "--option", "in_chans=4", "--data", "photos"], "3 channels; 4 are needed"),
         ([], "the following arguments are required: NETWORK"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",

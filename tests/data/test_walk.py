@@ -195,7 +195,7 @@ def test_every_verb_says_what_it_skipped(tmp_path, capsys):
         f"{root}: skipped 1 file that is no image: .txt 1",
         f"{root}: skipped 1 link to a folder that holds it: {root / 'train' / 'cat' / 'up'}",
     ]
-    assert capsys.readouterr().err.splitlines()[:2] == told
+    assert set(told) <= set(capsys.readouterr().err.splitlines())
     assert main(["eval", run]) == 0
     assert capsys.readouterr().err.splitlines() == told[:1]  # it does not look at training images
     assert main(["predict", run, str(root)]) == 0

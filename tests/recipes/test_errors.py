@@ -65,7 +65,7 @@ WRONG = [
     ("data.color", 1, r"=1\) must be true or false"),
     ("task.name", "tracking", r"='tracking'\) must be one of classification, segmentation, depth, detection"),
     ("task.head_width", 0, r"=0\) must be at least 1"),
-    ("data.channels", 4, r"=4\) must be one of 1, 3"),
+    ("data.channels", 0, r"=0\) must be from 1 to 1024"),
     ("data.mean", [0.5, 0.5], r"=\[0\.5, 0\.5\]\) must have data\.channels \(=1\) entries"),
     ("data.std", [0.0], r"=\[0\.0\]\) must be above 0"),
     ("data.mean", ["x"], r"must be a list.* number"),

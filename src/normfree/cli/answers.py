@@ -32,11 +32,12 @@ class Answers:
     """What a network says about images, and the files that are written about it; a subclass per task.
 
     Attributes:
-        channels: that images are decoded to.
+        channels, value_range: that images are decoded to, see :func:`normfree.data.decode_image`.
         columns: of the CSV file, after the image's path; known when the first image was asked about.
     """
 
     channels: int = 3
+    value_range: tuple[float, ...] | None = None
     columns: Sequence[str] = ()
 
     def begin(self, paths: Sequence[Path]) -> None:
@@ -125,7 +126,7 @@ def _batches(
     batch: list[tuple[Asked, Tensor]] = []
     for path in paths:
         try:
-            image = decode_image(path, answers.channels)
+            image = decode_image(path, answers.channels, value_range=answers.value_range)
         except UnreadableImage as error:
             print(f"skipped unreadable image {error}", file=sys.stderr)
             unreadable.append(path)

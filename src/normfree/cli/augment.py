@@ -1,6 +1,7 @@
 """``normfree augment``."""
 
 import argparse
+import itertools
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,12 +12,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from ..data import TrainTransform, UnreadableImage, decode_image
+from ..data import Source, TrainTransform, UnreadableImage
 from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
+from ..data.sources import FolderSplit
+from ..data.values import ValueRange, fitted
 from ..errors import UsageError
 from ..models.registry import default_cfg
 from ..recipes import is_dense, load_recipe
+from ..report.drawing import rgb_picture
 from .images import given_images
 from .main import Parser
 
@@ -35,6 +39,7 @@ class Augmentation:
     mixing: Mixing
     randaugment: RandAugment
     channels: int
+    value_range: ValueRange
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--layers (={options.layers}) must be at most 100")
     augmentation, path = _augmentation(options), _writable(Path(options.out))
     paths = given_images(options.images)
-    images, unreadable = _read(paths[: 1 if options.ops else options.count], augmentation.channels)
+    images, unreadable = _read(_spread(paths)[: 1 if options.ops else options.count], augmentation)
     if options.ops:
         rows, what = _operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"
     else:
@@ -94,10 +99,10 @@ def _augmentation(options: argparse.Namespace) -> Augmentation:
     magnitude = data.randaugment_magnitude if options.magnitude is None else options.magnitude
     # this mean and standard deviation leave values on the 0..255 scale
     crop = TrainTransform(size, data.crop, data.flip, (0.0,) * data.channels, (1 / 255,) * data.channels)
-    mixing = Mixing(data.mixup, data.cutmix)
-    return Augmentation(
-        crop, mixing, RandAugment(layers, magnitude, "sane" if options.sane else "released"), data.channels
-    )
+    if (layers or options.ops) and data.channels not in (1, 3):
+        raise UsageError(f"RandAugment is for 1 or 3 channels; images of {options.recipe} have {data.channels}")
+    how = RandAugment(layers, magnitude, "sane" if options.sane else "released")
+    return Augmentation(crop, Mixing(data.mixup, data.cutmix), how, data.channels, data.value_range)
 
 
 def _steps(augmentation: Augmentation) -> str:
@@ -121,12 +126,24 @@ def _writable(path: Path) -> Path:
     return path
 
 
-def _read(paths: list[Path], channels: int) -> tuple[list[Tensor], int]:
-    """Images, and how many files were none."""
-    images = []
+def _spread(paths: list[Path]) -> list[Path]:
+    """The same files with folders taking turns: the first of each, the second of each, and so on."""
+    folders: dict[Path, list[Path]] = {}
     for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    turns = itertools.zip_longest(*folders.values())
+    return [path for turn in turns for path in turn if path is not None]
+
+
+def _read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], int]:
+    """Images, and how many files were none."""
+    images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
+    source, _ = fitted(Source(files, files, []), augmentation.value_range)
+    for line in source.told:
+        print(line, file=sys.stderr)
+    for index in range(len(paths)):
         try:
-            images.append(decode_image(path, channels))
+            images.append(to_uint8(source.train.image(index)))
         except UnreadableImage as error:
             print(f"skipped unreadable image {error}", file=sys.stderr)
     if not images:
@@ -174,14 +191,10 @@ def _operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
 
 def _fitted(image: Tensor, size: int) -> Tensor:
     """The middle square of an image, shrunk with antialiasing: for looking at."""
-    picture = ImageOps.fit(_picture(image), (size, size), Image.Resampling.LANCZOS)
+    picture = ImageOps.fit(rgb_picture(image), (size, size), Image.Resampling.LANCZOS)
     if len(image) == 1:
         picture = picture.convert("L")
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(size, size, -1).permute(2, 0, 1)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
 
 
 def _sheet(rows: list[list[Group]], size: int) -> Image.Image:
@@ -202,7 +215,7 @@ def _sheet(rows: list[list[Group]], size: int) -> Image.Image:
             draw.text((left, top), title, INK, font)
             for (image, _), note in zip(tiles, below, strict=True):
                 how = Image.Resampling.LANCZOS if size > side else Image.Resampling.NEAREST
-                sheet.paste(_picture(image).resize((side, side), how), (left, top + heading))
+                sheet.paste(rgb_picture(image).resize((side, side), how), (left, top + heading))
                 for i, text in enumerate(note):
                     draw.text((left, top + heading + side + 2 + i * line), text, PALE, font)
                 left += side + GAP

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UsageError
 from .answers import Answers, Asked
 from .classifier import Classifier, view_of
 
@@ -27,8 +26,7 @@ class Classes(Answers):
 
     def __init__(self, network: Classifier, text: str, top: int = 5, *, antialias: bool = False):
         self.network, self.channels = network, network.preprocessing.channels
-        if self.channels not in (1, 3):
-            raise UsageError(f"{text} takes images of {self.channels} channels; files are decoded to 1 or 3")
+        self.value_range = network.preprocessing.value_range
         self.view_of = view_of(network.preprocessing, antialias=antialias)
         self.top, self.counts = top, Counter()
 

@@ -117,10 +117,11 @@ def open_network(
 
 def _preprocessing(trained: Trained) -> Preprocessing:
     """What its test images go through, in the words of an exported file."""
-    view, channels = evaluation_transform(trained), trained.recipe.data.channels
+    view, data = evaluation_transform(trained), trained.recipe.data
+    channels, value_range = data.channels, dict(value_range=data.value_range)
     if not isinstance(view, DenseTransform):
-        return Preprocessing(view.size, channels, view.mean, view.std, view.margin, resize=view.crop)
-    how = dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
+        return Preprocessing(view.size, channels, view.mean, view.std, view.margin, resize=view.crop, **value_range)
+    how = value_range | dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
     return Preprocessing(view.height, channels, view.mean, view.std, 0, view.width, **how)
 
 

@@ -200,11 +200,8 @@ def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]
     """What makes the file a checkpoint: the papers' evaluation of this network, and names of its classes."""
     model = opened.model
     channels, train = model.in_chans, model.default_cfg["input_size"][-1]
-    if channels not in (1, 3) or not model.num_classes:
-        raise UsageError(
-            f"{opened.file} has {channels} input channels and {model.num_classes} classes; a normfree file is of a "
-            "classifier of images with 1 or 3 channels"
-        )
+    if not model.num_classes:
+        raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
     size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
     statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
     data = {"data.source": "imagefolder:imagenet", "data.channels": channels} | size | statistics

@@ -37,6 +37,7 @@ class Named:
     test_crop: str = "squash"
     run: Trained | None = None
     pretrained: bool = False
+    value_range: tuple[float, ...] | None = None
 
 
 def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
@@ -65,7 +66,8 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         data = network.recipe.data
         shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
         view = data.resize_margin, data.test_crop or "squash"
-        return Named(name, network.model, shape, *image_statistics(data), *view, network, pretrained=True)
+        about = dict(run=network, pretrained=True, value_range=data.value_range)
+        return Named(name, network.model, shape, *image_statistics(data), *view, **about)
     if not trained and which is not None:
         raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
     if ":" in text:

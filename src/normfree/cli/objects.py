@@ -40,6 +40,7 @@ class ObjectAnswers(Answers):
 
     def __init__(self, trained: Trained, options: argparse.Namespace):
         self.names, self.channels = trained.names, trained.recipe.data.channels
+        self.value_range = trained.recipe.data.value_range
         self.place = pick_device(options.device)
         self.model, self.transform = trained.model.to(self.place), evaluation_transform(trained)
         self.least = LEAST if options.score is None else options.score

@@ -36,7 +36,7 @@ class Pixels:
 
     Attributes:
         task: "segmentation" or "depth"; names: of its classes, or none.
-        channels: of the images.
+        channels, value_range: of the images.
         view: what the network sees of an image (C, H, W) uint8.
         look: from a batch of views and their images to what is drawn of each, (C, H, W) uint8, and maps (outputs, H, W)
             of that.
@@ -47,6 +47,7 @@ class Pixels:
     channels: int
     view: Callable[[Tensor], Tensor]
     look: Callable[[Tensor, Sequence[Tensor]], list[tuple[Tensor, Tensor]]]
+    value_range: tuple[float, ...] | None = None
 
 
 def trained_pixels(trained: Trained, device: str) -> Pixels:
@@ -63,7 +64,8 @@ def trained_pixels(trained: Trained, device: str) -> Pixels:
             (image, F.interpolate(one, size, mode="bilinear", align_corners=False)[0]) for image, one, size in pairs
         ]
 
-    return Pixels(trained.recipe.task.name, trained.names, trained.recipe.data.channels, view.whole, look)
+    data = trained.recipe.data
+    return Pixels(trained.recipe.task.name, trained.names, data.channels, view.whole, look, data.value_range)
 
 
 def exported_pixels(file: Classifier) -> Pixels:
@@ -74,7 +76,7 @@ def exported_pixels(file: Classifier) -> Pixels:
         drawn = [pixels_of(one, about.mean, about.std) for one in seen]
         return list(zip(drawn, file.run(seen), strict=True))
 
-    return Pixels(file.task, list(file.classes or ()), about.channels, view.view, look)
+    return Pixels(file.task, list(file.classes or ()), about.channels, view.view, look, about.value_range)
 
 
 class Pictures:
@@ -122,7 +124,7 @@ class MaskAnswers(Answers):
 
     def __init__(self, network: Pixels, values: MaskValues, options: argparse.Namespace):
         self.network, self.values, self.channels = network, values, network.channels
-        self.names, self.counts = network.names, Counter()
+        self.value_range, self.names, self.counts = network.value_range, network.names, Counter()
         self.pictures = Pictures(network.task, options)
         self.folder = options.masks and make_folder("masks", options.masks)
 
@@ -169,7 +171,7 @@ class DepthAnswers(Answers):
 
     def __init__(self, network: Pixels, options: argparse.Namespace):
         self.network, self.channels, self.range = network, network.channels, (float("inf"), 0.0)
-        self.pictures = Pictures(network.task, options)
+        self.value_range, self.pictures = network.value_range, Pictures(network.task, options)
         self.folder = options.depths and make_folder("depths", options.depths)
 
     def view(self, image: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ..data import HeldOut, Loader, Source, Split, UnreadableImage
@@ -33,6 +32,7 @@ from ..report import (
     read_run,
     write_page,
 )
+from ..report.drawing import rgb_picture
 from ..spp import record, spectra
 from ..tasks import Classification, Depth, Detection, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
@@ -283,13 +283,13 @@ def _note(found: Found, unreadable: list[str], images: int) -> None:
 def _example(mistake: Mistake, split: Split, names: Sequence[str]) -> Example | None:
     """A mistake with its picture, as it is stored; None if it cannot be read any more."""
     try:
-        pixels = split.image(mistake.index).permute(1, 2, 0).numpy()
+        image = split.image(mistake.index)
     except UnreadableImage:
         return None
     name = split.name(mistake.index)
     probability, of_truth = percent(mistake.probability, 1), percent(mistake.of_truth, 1)
     return Example(
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels),
+        rgb_picture(image).convert("L") if len(image) == 1 else rgb_picture(image),
         f"{names[mistake.true]} \N{RIGHTWARDS ARROW} {names[mistake.said]}",
         f"{probability}, truth {of_truth}\n{'/'.join(PurePath(name).parts[-2:])}",
         name,

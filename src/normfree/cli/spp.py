@@ -178,12 +178,12 @@ def _inputs(network: Named, options: argparse.Namespace) -> Shown:
             reason = str(error).splitlines()[0]
             raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
         return Shown(noise, "unit Gaussian noise", False)
-    if channels not in (1, 3):
-        raise UsageError(f"--data: images have 1 or 3 channels, not the {channels} of {network.name}")
     paths = given_images([options.data])[:count]
     transform = EvalTransform(size, network.resize_margin, network.mean, network.std, network.test_crop)
     try:
-        images = torch.stack([transform(decode_image(path, channels)) for path in paths])
+        images = torch.stack(
+            [transform(decode_image(path, channels, value_range=network.value_range)) for path in paths]
+        )
     except UnreadableImage as error:
         raise UsageError(f"--data: {error}") from error
     return Shown(images, f"{counted(len(images), 'image')} of {options.data}", False)

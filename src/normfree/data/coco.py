@@ -16,8 +16,9 @@ from .coco_masks import drawn_mask, is_number, mask_tools
 from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
-from .sources import VALIDATION_NAMES, Source, unknown_source
+from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .turned import as_annotated, convention
+from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
 MOST_SIDE = 2**16  # pixels
@@ -42,6 +43,7 @@ class CocoSplit:
     channels: int
     masks: bool
     stored: bool = True
+    value_range: tuple[float, ...] | None = None  # of images, see decode_image
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,9 +51,13 @@ class CocoSplit:
     def name(self, index: int) -> str:
         return self.images[index][0]
 
+    def file(self, index: int) -> str:
+        return self.images[index][0]
+
     def image(self, index: int) -> Tensor:
         file, height, width = self.images[index]
-        image = as_annotated(decode_image(file, self.channels), file, (height, width), self.stored)
+        image = decode_image(file, self.channels, value_range=self.value_range)
+        image = as_annotated(image, file, (height, width), self.stored)
         if tuple(image.shape[-2:]) != (height, width):
             found = f"{image.shape[-1]} x {image.shape[-2]}"
             raise UnreadableImage(f"{file}: {found} pixels; {self.path} says {width} x {height}")
@@ -87,7 +93,9 @@ class CocoSplit:
         )
 
 
-def open_objects(source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False) -> Source:
+def open_objects(
+    source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
+) -> Source:
     """A source of images with objects by its description; ``classes`` are without a background.
 
     Args:
@@ -98,15 +106,18 @@ def open_objects(source: str, channels: int = 3, *, masks: bool = True, test_onl
         UsageError: unknown kind, or what :func:`coco` refuses.
     """
     kind, _, rest = source.partition(":")
+    check_channels(kind, channels)
     if kind == "scenes":
         splits = scenes(rest, "masks" if masks else "boxes", channels, SceneObjects)
         return Source(*splits, list(CLASSES[1:]))
     if kind != "coco":
         raise unknown_source(source, ("scenes", "coco"), f"must be {KINDS} for detection")
-    return coco(rest, channels, masks=masks, test_only=test_only)
+    return coco(rest, channels, masks=masks, test_only=test_only, value_range=value_range)
 
 
-def coco(path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False) -> Source:
+def coco(
+    path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
+) -> Source:
     """COCO's folders, or one's own in its format.
 
     PATH/annotations/instances_train2017.json with PATH/train2017, and the same of val2017; or PATH/train.json with
@@ -117,6 +128,7 @@ def coco(path: str, channels: int = 3, *, masks: bool = True, test_only: bool = 
     Args:
         masks: whether every annotation must have a segmentation (polygons, or run lengths of both kinds).
         test_only: read nothing of the training images.
+        value_range: of images, see :func:`.decode_image`.
 
     Raises:
         UsageError: a file or folder is missing, a file is not of this format, an annotation does not fit its image or
@@ -141,7 +153,7 @@ def coco(path: str, channels: int = 3, *, masks: bool = True, test_only: bool = 
     for split, _ in parts:
         files, size_of = [image[0] for image in split.images], lambda index, split=split: split.images[index][1:]
         stored, lines = convention(files, size_of, split.path, default=True)
-        splits.append(replace(split, stored=stored))
+        splits.append(replace(split, stored=stored, value_range=value_range))
         told += lines
     for split in splits:
         try:

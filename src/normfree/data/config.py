@@ -9,6 +9,7 @@ from .masks import check_values
 
 MOST_PIXELS = 4096  # side of an image; the largest network of the papers takes 608
 MOST_WORKERS = 1024
+MOST_CHANNELS = 1024
 
 
 @dataclass
@@ -46,9 +47,14 @@ class DataConfig:
         randaugment_layers: operations of RandAugment on every training image; 4 in the second paper, 0: none.
         randaugment_magnitude: their strength, 0 to 30; in the second paper 5 to 15.
         randaugment_ops: "released" for operations as the published networks saw them, "sane" without their oddities.
-        channels: 3 (RGB) or 1 (grey).
-        mean: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
-        std: per channel, on the 0..1 scale; null takes ImageNet's (0.5 for one channel).
+        channels: 3 (RGB), 1 (grey), or as many as the images have: bands of a TIFF file, channels of a NumPy array
+            (.npy) or of a PNG file with transparency.
+        value_range: values that become black and white where images are not of 8 bits: [a, b] maps a to 0 and b to 255.
+            auto takes the number of bits of integers, and 0..1, 0..255 or their own range of numbers with a point, by a
+            sample of the training images; the run stores the two numbers. null is what versions without this field
+            did: 16 bits become 8 by their upper half, all else is taken for 0..255.
+        mean: per channel, on the 0..1 scale; null takes ImageNet's, or 0.5 where channels are not 3.
+        std: per channel, on the 0..1 scale; null takes ImageNet's, or 0.5 where channels are not 3.
         val_fraction: of the images of each class, so many are held out for testing, where the source has no test split
             (imagefolder:, csv:); they are listed in the run's held_out.json.
         val_seed: of the choice of images that are held out.
@@ -81,7 +87,8 @@ class DataConfig:
     randaugment_layers: int = 0
     randaugment_magnitude: float = 5.0
     randaugment_ops: Literal["released", "sane"] = "released"
-    channels: Literal[1, 3] = 3
+    channels: int = 3
+    value_range: Literal["auto"] | tuple[float, ...] | None = "auto"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
@@ -107,6 +114,13 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and not value <= most:
                 raise UsageError(f"data.{name} (={value}) must be at most {most:g}")
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise UsageError(f"data.channels (={self.channels}) must be from 1 to {MOST_CHANNELS}")
+        for name in ("randaugment_layers", "color"):
+            if getattr(self, name) and self.channels not in (1, 3):
+                value, whose = getattr(self, name), "images of 1 or 3 channels (data.channels)"
+                raise UsageError(f"data.{name} (={value}) is for {whose}, not for {self.channels}")
+        _check_range(self.value_range)
         if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
         check_values(self.mask_values, self.mask_ignored)
@@ -122,3 +136,12 @@ class DataConfig:
                 raise UsageError(f"data.{name} (={list(value)}) must be finite")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise UsageError(f"data.std (={list(self.std)}) must be above 0")
+
+
+def _check_range(value: object) -> None:
+    if value in (None, "auto"):
+        return
+    if len(value) != 2 or not all(map(math.isfinite, value)) or not value[0] < value[1]:
+        raise UsageError(
+            f"data.value_range (={list(value)!s:.80}) must be auto or two finite numbers, the smaller first"
+        )

@@ -1,5 +1,6 @@
 """Reading image files."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -7,12 +8,16 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
+
+from . import arrays
 
 # what a file may be, whatever it is called: pictures of pixels. PIL would hand an EPS to another program
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000", "HEIF")
@@ -28,6 +33,7 @@ _SUFFIXES = dict(
     JPEG2000=(".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
     HEIF=(".heic", ".heif", ".hif"),
     DIB=(".dib",),
+    NumPy=(".npy",),
 )
 _NEEDED = dict(
     HEIF='needs pillow-heif; pip install "normfree[heic]"',
@@ -35,6 +41,8 @@ _NEEDED = dict(
     JPEG2000="needs a Pillow with OpenJPEG",
     WEBP="needs a Pillow with WebP",
 )
+_MODES = {2: "LA", 4: "RGBA"}  # pictures that have so many channels
+LEVELS, FEWEST, MOST_PER_LEVEL = 256, 4, 16  # an image is refused if it keeps fewer levels, each of more values
 # how files of these formats begin, behind four bytes
 _BRANDS = dict(HEIF=(b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypheim"), AVIF=(b"ftypavif", b"ftypavis"))
 _ORIENTATION = 0x0112  # EXIF tag
@@ -53,36 +61,151 @@ class UnreadableImage(Exception):
     """An image file that cannot be decoded; the message is ``PATH: reason``."""
 
 
-def decode_image(file: str | Path | bytes, channels: int = 3, name: str | None = None) -> Tensor:
-    """An image file as (channels, H, W) uint8, upright by its EXIF orientation; the first frame of an animation.
+def decode_image(
+    file: str | Path | bytes,
+    channels: int = 3,
+    name: str | None = None,
+    value_range: tuple[float, ...] | Literal["auto"] | None = None,
+) -> Tensor:
+    """An image file as (channels, H, W) on the 0..255 scale, upright by its EXIF orientation; the first frame of many.
+
+    Images of 8 bits are exact, as uint8. Others are mapped by ``value_range`` to float32, so that no level is lost.
 
     Args:
-        file: a path, or the content of a file.
-        channels: 3 (RGB) or 1 (grey); 16 bits become 8, transparency is dropped.
+        file: a path, or the content of a file: a picture, or a NumPy array (H, W), (H, W, C) or (C, H, W).
+        channels: 3 (RGB), 1 (grey) or what the file has; of RGB and grey, transparency is dropped.
         name: what messages call the image; None: its path.
+        value_range: the values of other images than those of 8 bits that become 0 and 255; values beyond are clipped.
+            None: 16 bits become 8 (uint8) by their upper half, all else is taken for 0..255. "auto": by this file.
 
     Raises:
-        UnreadableImage: not there, not an image, truncated, or absurdly large.
+        UnreadableImage: not there, not an image, truncated, absurdly large, of another number of channels, with values
+            that are not finite, or such that nearly all of its levels would be lost.
     """
+    with _named(file, name):
+        deep, picture = _opened(file, channels, all_bits=value_range is not None)
+        if deep is None:
+            pixels = picture
+        elif value_range is None:
+            pixels = _as_bytes(deep)
+        else:
+            _check_finite(deep)
+            low, high = (deep.min(), deep.max()) if value_range == "auto" else value_range
+            pixels = to_levels(deep, (float(low), float(high) if high > low else float(low) + 1))
+            _check_levels(deep, pixels)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+def raw_values(file: str | Path | bytes, channels: int = 3, name: str | None = None) -> np.ndarray | None:
+    """The values of an image as they are stored, (H, W, channels); None of one of 8 bits, which is only opened.
+
+    Raises:
+        UnreadableImage: as :func:`decode_image`.
+    """
+    with _named(file, name):
+        deep, _ = _opened(file, channels, load=False)
+        if deep is not None:
+            _check_finite(deep)
+    return deep
+
+
+def to_levels(values: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
+    """Values on the 0..255 scale, float32: the range becomes 0 to 255, values beyond it are clipped."""
+    low, high = value_range
+    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    return scaled.clip(0, 255).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _named(file: str | Path | bytes, name: str | None) -> Iterator[None]:
+    """Whatever goes wrong with a file names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = io.BytesIO(file) if isinstance(file, bytes) else file
-            with Image.open(opened, formats=_known_formats()) as image:
-                pixels = _pixels(image, "RGB" if channels == 3 else "L")
+            yield
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
         name = name or ("image" if isinstance(file, bytes) else file)
         raise UnreadableImage(f"{name}: {_reason(error, file)}") from error
-    return torch.from_numpy(pixels).view(*pixels.shape[:2], channels).permute(2, 0, 1)
+
+
+def _opened(
+    file: str | Path | bytes, channels: int, all_bits: bool = True, load: bool = True
+) -> tuple[np.ndarray, None] | tuple[None, np.ndarray | None]:
+    """The stored values of an image of more than 8 bits, (H, W, channels); or those of one of 8 bits.
+
+    Args:
+        all_bits: of RGB, too; else these are read with 8.
+        load: whether those of 8 bits are wanted at all.
+    """
+    beginning = file[:6] if isinstance(file, bytes) else _beginning(file)[:6]
+    upright = None
+    if beginning == arrays.NUMPY:
+        pixels = arrays.read_numpy(file)
+    else:
+        try:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_known_formats()) as image:
+                if image.format == "TIFF" and channels not in (1, 3):  # PIL knows only some numbers of bands
+                    pixels = arrays.read_tiff(file)
+                elif arrays.is_deep(image) and (all_bits or len(image.getbands()) == 1):
+                    upright = _upright(image)
+                    pixels = arrays.read_deep(image, file)
+                elif channels in (1, 3):
+                    return None, _pixels(image, "RGB" if channels == 3 else "L") if load else None
+                elif _MODES.get(channels) == image.mode:
+                    return None, _pixels(image, image.mode) if load else None
+                else:
+                    count = len(image.getbands())
+                    raise ValueError(f"{count} channel{'' if count == 1 else 's'}; {channels} are needed")
+        except UnidentifiedImageError:
+            if beginning[:4] not in arrays.TIFFS:
+                raise
+            pixels = arrays.read_tiff(file)
+    pixels = arrays.with_channels(pixels, channels)
+    if upright is not None:
+        pixels = _turned(pixels, upright)
+    if pixels.dtype == bool or pixels.dtype == np.uint8:
+        return None, pixels.astype(np.uint8) * (255 if pixels.dtype == bool else 1)
+    return pixels, None
+
+
+def _turned(pixels: np.ndarray, upright: Image.Transpose) -> np.ndarray:
+    """An array (H, W, C) turned as PIL would."""
+    height, width = pixels.shape[:2]
+    places = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    return pixels.reshape(height * width, -1)[np.asarray(Image.fromarray(places).transpose(upright))]
+
+
+def _as_bytes(deep: np.ndarray) -> np.ndarray:
+    """16 bits by their upper half; all else is taken for 0..255."""
+    if deep.dtype.kind == "u" and deep.dtype.itemsize == 2:
+        return (deep >> 8).astype(np.uint8)
+    _check_finite(deep)
+    pixels = deep.clip(0, 255).astype(np.uint8)
+    _check_levels(deep, pixels)
+    return pixels
+
+
+def _check_finite(values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and not (fine := np.isfinite(values)).all():
+        raise ValueError(f"{int((~fine).sum()):,} of its {values.size:,} values are not finite")
+
+
+def _check_levels(values: np.ndarray, pixels: np.ndarray) -> None:
+    """An image of many values must not become one of two or three levels."""
+    left = np.count_nonzero(np.bincount(pixels.round().astype(np.uint8).reshape(-1), minlength=LEVELS))
+    if left < FEWEST and (count := len(np.unique(values))) > MOST_PER_LEVEL * left:
+        low, high = values.min(), values.max()
+        raise ValueError(
+            f"its {count:,} different values ({low:g} to {high:g}) would become {left} of {LEVELS} levels; "
+            "give data.value_range, the values of black and white"
+        )
 
 
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:
-    """(H, W, 3) or (H, W) uint8, the caller's to change."""
+    """(H, W, C) or (H, W) uint8, the caller's to change."""
     image.load()
     upright = _upright(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip to 255
     if image.mode != mode:
         image = image.convert(mode)
     return np.array(image if upright is None else image.transpose(upright))

@@ -15,6 +15,7 @@ from .sources import (
     Source,
     Split,
     TargetSplit,
+    check_channels,
     csv_paths,
     digits,
     synthetic,
@@ -39,6 +40,7 @@ def open_source(source: str, channels: int = 3, *, answers: str = "class", held_
             :func:`synthetic`; a kind that has other answers, or a test split of its own.
     """
     kind, _, rest = source.partition(":")
+    check_channels(kind, channels)
     if kind == "imagefolder":
         return image_folder(rest, channels, answers=answers, held_out=held_out)
     if kind == "csv":

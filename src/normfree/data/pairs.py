@@ -15,8 +15,9 @@ from .dense import IGNORE, measured
 from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
 from .scenes import CLASSES, scenes
-from .sources import VALIDATION_NAMES, Source, unknown_source
+from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .turned import as_annotated, convention, header
+from .values import ValueRange, ranged
 from .walk import Walk
 
 KINDS = {
@@ -51,12 +52,16 @@ class FilePairs:
     read: Callable[[str], Tensor]
     channels: int
     stored: bool = False  # whether targets of photos that EXIF turns are for the stored pixels, see turned.py
+    value_range: tuple[float, ...] | None = None  # of images, see decode_image
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def file(self, index: int) -> str:
+        return self.samples[index][0]
+
     def image(self, index: int) -> Tensor:
-        return decode_image(self.samples[index][0], self.channels)
+        return decode_image(self.file(index), self.channels, value_range=self.value_range)
 
     def target(self, index: int) -> Tensor:
         return self.read(self.samples[index][1])
@@ -81,6 +86,7 @@ def open_pairs(
     values: Sequence[Value] | None = None,
     ignored: Value | None = None,
     known: Sequence[str] | None = None,
+    value_range: ValueRange = None,
 ) -> Source:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
 
@@ -88,6 +94,7 @@ def open_pairs(
         values, ignored: of "masks:PATH", see :class:`.masks.MaskValues`.
         known: classes of a network that is measured: of folders the test images alone are opened then, and ``train`` is
             empty.
+        value_range: of images, see :func:`.decode_image`.
 
     Raises:
         UsageError: unknown kind, a missing file or folder, or a first or last pair that does not fit together.
@@ -99,12 +106,13 @@ def open_pairs(
         "segmentation": dict(voc=voc, masks=functools.partial(masks, values=values, ignored=ignored, known=known)),
         "depth": dict(nyu=nyu, depth=functools.partial(depths, test_only=known is not None)),
     }[task]
+    check_channels(kind, channels)
     if kind == "scenes":
         target = "mask" if task == "segmentation" else "depth"
         return Source(*scenes(rest, target, channels), list(CLASSES) if task == "segmentation" else [])
     if kind not in openers:
         raise unknown_source(source, ("scenes", *openers), f"must be {KINDS[task]} for {task}")
-    opened = openers[kind](rest, channels)
+    opened = ranged(openers[kind](rest, channels), value_range)
     for split in (opened.train, opened.test):
         try:
             for index in {0, len(split) - 1} if len(split) else ():  # a mistake of all files is better said now

@@ -33,7 +33,7 @@ CLASSES = "classes.txt"
 MAX_LABEL = 999_999  # a label beyond is a mistake that would name a million classes
 MAX_LABEL_BYTES = 1 << 20
 MAX_SHARDS = 1_000_000
-_FORMAT = 1  # of the cached tables
+_FORMAT = 2  # of the cached tables
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,23 @@ class ShardSplit:
     shards: np.ndarray  # (N,) int32: which of paths
     table: Table
     channels: int
+    value_range: tuple[float, ...] | None = None  # see decode_image
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def image(self, index: int) -> Tensor:
+        return decode_image(self.file(index), self.channels, self.name(index), self.value_range)
+
+    def file(self, index: int) -> bytes:
+        """The content of an image's file."""
         path, name = self.paths[self.shards[index]], self.name(index)
         offset, size = int(self.table.offsets[index]), int(self.table.sizes[index])
         try:
             with open(path, "rb", buffering=0) as file:
-                content = os.pread(file.fileno(), size, offset)
+                return os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise UnreadableImage(f"{name}: {error.strerror}") from error
-        return decode_image(content, self.channels, name)
 
     def label(self, index: int) -> int:
         return int(self.table.labels[index])
@@ -163,8 +167,8 @@ def _scan(path: str) -> Table:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, extension = _key(member.name)
-                kind = "image" if f".{extension}" in EXTENSIONS else extension
-                if not member.isreg() or member.issparse() or not key or kind not in ("image", "cls", "json"):
+                kind = extension if extension == "npy" else "image" if f".{extension}" in EXTENSIONS else extension
+                if not member.isreg() or member.issparse() or not key or kind not in ("image", "npy", "cls", "json"):
                     continue
                 sample = samples.setdefault(key, {})
                 if kind in sample:
@@ -196,7 +200,7 @@ def _check_end(path: str, block: bytes, place: int) -> None:
 
 def _row(path: str, key: str, sample: dict[str, tarfile.TarInfo], file: int) -> tuple[bytes, int, int, int]:
     """Key, place and size of the image, and label."""
-    image, told = sample.get("image"), sample.get("cls") or sample.get("json")
+    image, told = sample.get("image") or sample.get("npy"), sample.get("cls") or sample.get("json")
     if image is None:
         raise UsageError(f"{path}:{key} has no image ({', '.join(EXTENSIONS)})")
     if told is None:

@@ -24,7 +24,10 @@ VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
 
 class Split(Protocol):
-    """Indexable images: ``image(i)`` is (C, H, W) uint8 and may raise UnreadableImage; ``label(i)`` and ``name(i)``."""
+    """Indexable images: ``image(i)`` is (C, H, W) on the 0..255 scale, ``label(i)`` and ``name(i)``.
+
+    ``image`` may raise UnreadableImage. Splits of files have ``file(i)``, a path or the content, and a ``value_range``.
+    """
 
     def __len__(self) -> int: ...
     def image(self, index: int) -> Tensor: ...
@@ -76,12 +79,16 @@ class FolderSplit:
 
     samples: list[tuple[str, int]]
     channels: int
+    value_range: tuple[float, ...] | None = None  # see decode_image
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def file(self, index: int) -> str:
+        return self.samples[index][0]
+
     def image(self, index: int) -> Tensor:
-        return decode_image(self.samples[index][0], self.channels)
+        return decode_image(self.file(index), self.channels, value_range=self.value_range)
 
     def label(self, index: int) -> int:
         return self.samples[index][1]
@@ -141,6 +148,12 @@ def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
     kind, colon, rest = source.partition(":")
     near = [f"{one}{colon}{rest}" for one in nearest(kind, kinds)]
     return UsageError(f"data.source (={source!r}) {wrong}{f'; did you mean {listed(near)}?' if near else ''}")
+
+
+def check_channels(kind: str, channels: int) -> None:
+    """Images that are made here, or are photographs by definition, have 1 or 3 channels; else UsageError."""
+    if kind in ("digits", "scenes", "voc", "nyu") and channels not in (1, 3):
+        raise UsageError(f"data.channels (={channels}) must be 1 or 3 for {kind}, whose images are grey or RGB")
 
 
 def absolute(source: str) -> str:

@@ -38,8 +38,10 @@ class Preprocessing:
 
     Args:
         size: height of the network's input in pixels, and its width unless ``width`` says otherwise.
-        channels: 3 for red, green, blue; 1 for grey.
+        channels: 3 for red, green, blue; 1 for grey; else what images have.
         resize_margin: of "squash" and "centre".
+        value_range: of images that do not have 8 bits, the values that become 0 and 255; None: 16 bits become 8 by
+            their upper half.
 
     Raises:
         UsageError: a number out of range; mean or std of another number of channels; an unknown resize, or one that
@@ -54,6 +56,7 @@ class Preprocessing:
     width: int | None = None
     resize: str = "squash"
     short_side: int | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
@@ -76,6 +79,10 @@ class Preprocessing:
                 raise UsageError(
                     f"{name} (={getattr(self, name)}) must have a number for each of {self.channels} channels"
                 )
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
+            if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+                raise UsageError(f"value_range (={self.value_range}) must be two numbers, the smaller first")
         if min(self.std) <= 0:
             raise UsageError(f"std (={self.std}) must be above 0")
 

@@ -12,6 +12,7 @@ from ..data.layouts import described
 from ..data.masks import listed
 from ..data.pairs import open_pairs
 from ..data.sources import absolute
+from ..data.values import fitted
 from ..data.workers import workers_for
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
@@ -44,6 +45,8 @@ def open_images(
 ) -> Source:
     """The images of a recipe, or of another source for its task.
 
+    A ``data.value_range`` of "auto" becomes numbers in the recipe.
+
     Args:
         held_out: which images a run that goes on has held out for testing.
         known: classes of a network for places that is measured: it needs no training images.
@@ -51,6 +54,13 @@ def open_images(
     Raises:
         UsageError: they cannot be had, or are for another task.
     """
+    part = "train" if source is None and known is None else "test"
+    opened = _opened(recipe, source, held_out, known)
+    opened, recipe.data.value_range = fitted(opened, recipe.data.value_range, part)
+    return opened
+
+
+def _opened(recipe: Recipe, source: str | None, held_out: HeldOut | None, known: Sequence[str] | None) -> Source:
     data, task = recipe.data, recipe.task.name
     source = described(data.source if source is None else source)
     if task != "segmentation" and data.mask_values is not None:
@@ -58,9 +68,11 @@ def open_images(
     if is_dense(recipe) and data.val_fraction is not None:
         raise UsageError(f"data.val_fraction (={data.val_fraction:g}) is for classification and regression")
     if recipe.task.name == "detection":
-        return open_objects(source, data.channels, masks=recipe.task.masks, test_only=known is not None)
+        options = dict(masks=recipe.task.masks, test_only=known is not None, value_range=data.value_range)
+        return open_objects(source, data.channels, **options)
     if is_dense(recipe):
-        return open_pairs(source, task, data.channels, data.mask_values, data.mask_ignored, known)
+        options = dict(known=known, value_range=data.value_range)
+        return open_pairs(source, task, data.channels, data.mask_values, data.mask_ignored, **options)
     _check_kind(recipe, source)
     if held_out is None and data.val_fraction is not None:
         held_out = HeldOut(data.val_fraction, data.val_seed)
@@ -94,6 +106,7 @@ def open_test_images(
         _check_kind(recipe, source)
         options = dict(answers=answers(recipe), network=network)
         opened = open_test(source, list(classes), recipe.data.channels, **options)
+        opened, recipe.data.value_range = fitted(opened, recipe.data.value_range, "test")
     differing = _differing(list(opened.classes), list(classes))
     if differing:
         where = recipe.data.source if source is None else source

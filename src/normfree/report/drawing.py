@@ -29,7 +29,10 @@ def depth_colors() -> np.ndarray:
 
 
 def rgb(image: Tensor) -> np.ndarray:
-    """A (C, H, W) uint8 image of 1 or 3 channels as (H, W, 3)."""
+    """A (C, H, W) image on the 0..255 scale as (H, W, 3) uint8; of 2 channels the first, of more the first three."""
+    image = image[: 3 if len(image) > 2 else 1]
+    if image.is_floating_point():
+        image = image.round().clamp(0, 255).byte()
     return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
