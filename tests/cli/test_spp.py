@@ -152,7 +152,7 @@ def test_hints_name_this_commands_options(normfree, mine):
     result = normfree("spp", "my_spp_nets:ready", *QUICK, "--blocks", "x.*")
     assert "--blocks (='x.*') matches no module" in result.error
     result = normfree("spp", "my_spp_nets:ready", "--size", 3, "--batch", 1, "--device", "cpu")
-    assert "give larger inputs (--size) or more of them (--batch), or --running-stats" in result.error
+    assert "give larger inputs (--size) or more of them (--batch-size), or --running-stats" in result.error
 
 
 def test_what_is_no_run_is_said_so(normfree, mine):

@@ -36,8 +36,8 @@ FLAGS = {
     "blocks=": "--blocks ",
     "blocks (=": "--blocks (=",
     "batch_stats=False": "--running-stats",
-    "larger inputs or more of them": "larger inputs (--size) or more of them (--batch)",
-    "larger inputs, or more of them": "larger inputs (--size), or more of them (--batch)",
+    "larger inputs or more of them": "larger inputs (--size) or more of them (--batch-size)",
+    "larger inputs, or more of them": "larger inputs (--size), or more of them (--batch-size)",
 }
 
 
