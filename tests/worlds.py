@@ -18,10 +18,11 @@ from normfree.data import DataConfig, Source
 from normfree.data.decode import UnreadableImage
 from normfree.data.objects import SceneObjects
 from normfree.data.scenes import CLASSES, SceneSplit
+from normfree.data.sources import ArraySplit
 from normfree.models import depth_estimator, detector, segmenter
 from normfree.optim import OptimConfig
 from normfree.optim.sharded import whole
-from normfree.tasks import Classification, Depth, Detection, Segmentation, TaskConfig
+from normfree.tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
 from normfree.training.state import capture
@@ -96,13 +97,29 @@ def bad_gradient(model: torch.nn.Module, there: bool) -> Iterator[None]:
             handle.remove()
 
 
+class WithVectors(ArraySplit):
+    """Digits with two numbers, or with the classes 0 and 1, each of which an image may have."""
+
+    def target(self, index):
+        label = self.label(index)
+        return torch.tensor([float(label % 2), float(label > 4)])
+
+
 def digits_task(plan: Plan, options: dict[str, Any]) -> tuple[torch.nn.Module, Any, Source]:
     """A small network, and its task on a few digits."""
-    model = shake(normfree.create_model("nf_resnet26_small", num_classes=10, in_chans=1, **OPTIONS))
+    classes = 10 if plan.task == "classification" else 2
+    model = shake(normfree.create_model("nf_resnet26_small", num_classes=classes, in_chans=1, **OPTIONS))
     source = few_digits(*plan.images)
-    source = Source(Damaged(source.train, plan.unreadable), source.test, source.classes)
     data = DataConfig(**{"channels": 1, "resize_margin": 0, "crop": "shift", "flip": False, **plan.data})
     sizes = dict(image_size=8, test_size=8)
+    if classes == 2:
+        splits = (WithVectors(split.images, split.labels, split.prefix) for split in (source.train, source.test))
+        source = Source(*splits, ["odd", "large"])
+        made, config = dict(
+            multi=(MultiLabel, TaskConfig(labels="multi")), numbers=(Regression, TaskConfig("regression"))
+        )[plan.task]
+        return model, made(source, config, data, **sizes, **options), source
+    source = Source(Damaged(source.train, plan.unreadable), source.test, source.classes)
     return model, Classification(source, TaskConfig(label_smoothing=0.1), data, **sizes, **options), source
 
 
@@ -139,7 +156,9 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     optim = OptimConfig(**{"lr": 0.1, "warmup_epochs": 1, "clipping": 0.02, "ema_decay": 0.9, **plan.optim})
     torch.manual_seed(0)
     options = dict(batch_size=config.batch_size, share=replicas.share)
-    model, task, source = (digits_task if plan.task == "classification" else scenes_task)(plan, options)
+    model, task, source = (scenes_task if plan.task in ("segmentation", "depth", "detection") else digits_task)(
+        plan, options
+    )
     model.to(plan.dtype).register_forward_pre_hook(lambda module, args: (args[0].to(plan.dtype), *args[1:]))
     folder = Path(plan.folder)
     folder.mkdir(parents=True, exist_ok=True)

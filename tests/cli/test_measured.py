@@ -29,24 +29,26 @@ def test_text_of_an_evaluation(normfree, trained):
     assert f"{np.trace(rows) / 360:.2%}" in lines[1]
 
 
-def test_json_and_csv_say_the_same(normfree, trained):
+def test_json_and_csv_say_the_same(normfree, trained, tmp_path):
     told = json.loads(normfree("eval", trained, "--json").out)
     assert (told["images"], told["task"], told["data"]) == (360, "classification", "digits")
     matrix = np.array(told["confusion_matrix"])
     assert told["top1"] == pytest.approx(np.trace(matrix) / 360)
     recall = np.diagonal(matrix) / matrix.sum(1)
     assert told["balanced_accuracy"] == pytest.approx(recall.mean())
-    rows = list(csv.DictReader(io.StringIO(normfree("eval", trained, "--csv").out)))
+    table = tmp_path / "classes.csv"
+    assert normfree("eval", trained, "--csv", table).out == normfree("eval", trained).out
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [row["name"] for row in rows] == [one["name"] for one in told["classes"]] == list("0123456789")
     for row, one, right in zip(rows, told["classes"], recall, strict=True):
         assert float(row["recall"]) == pytest.approx(one["recall"]) == pytest.approx(right)
         assert int(row["images"]) == one["images"]
 
 
-def test_one_form_at_a_time(normfree, trained):
-    result = normfree("eval", trained, "--csv", "--json")
-    assert result.code == 2
-    assert "--json" in result.error
+def test_a_table_that_cannot_be_written(normfree, trained, tmp_path):
+    result = normfree("eval", trained, "--csv", tmp_path / "nowhere" / "a.csv")
+    assert result.code == 1
+    assert "nowhere/a.csv cannot be written: No such file" in result.error
 
 
 def counted(classes: int) -> Confusion:
@@ -64,7 +66,7 @@ def test_many_classes_are_shortened_in_text_alone():
     found = measured(counted(classes), [f"c{i}" for i in range(classes)])
     lines = found.as_text().splitlines()
     assert lines[3].split()[0] == "c0"  # the worst one is first
-    assert f"  ({MOST_ROWS} of {classes} classes, the worst ones first; --csv prints all)" in lines
+    assert f"  ({MOST_ROWS} of {classes} classes, the worst ones first; --csv FILE writes all)" in lines
     assert lines[-2:] == ["confused most:", "       1  c0 is said to be c1"]
     assert len(found.as_csv().splitlines()) == classes + 1
     assert np.shape(json.loads(found.as_json())["confusion_matrix"]) == (classes, classes)
@@ -85,7 +87,9 @@ def test_other_tasks_have_json_and_tables_too(normfree, tmp_path):
         assert normfree("train", *FLAGS[:3], "--recipe", f"demo_{task}", *flags, "--out", out).code == 0
         told = json.loads(normfree("eval", out, "--json").out)
         assert told["task"] == task
-        rows = list(csv.DictReader(io.StringIO(normfree("eval", out, "--csv").out)))
+        table = tmp_path / f"{task}.csv"
+        assert normfree("eval", out, "--csv", table).code == 0
+        rows = list(csv.DictReader(io.StringIO(table.read_text())))
         assert column in rows[0]
         assert len(rows) == len(told.get("classes", [1]))
 

@@ -40,14 +40,22 @@ class Classes(Answers):
         return logits
 
     def tell(self, asked: Asked, answer: Tensor) -> dict[str, Any]:
-        top = answer.softmax(0)
+        top = self.probabilities(answer)
         top = top.topk(min(self.top, len(top)))
         found = [
             dict(name=self.network.label(index), index=index, probability=probability)
             for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
-        self.counts[found[0]["name"]] += 1
+        self.count(found)
         return dict(classes=found)
+
+    def probabilities(self, answer: Tensor) -> Tensor:
+        """Of each class, (K,), from logits (K,)."""
+        return answer.softmax(0)
+
+    def count(self, found: Sequence[dict[str, Any]]) -> None:
+        """Note for the summary what is said about an image."""
+        self.counts[found[0]["name"]] += 1
 
     def lines(self, told: dict[str, Any]) -> str:
         return "\n".join([told["path"], *(f"  {c['probability']:7.2%}  {c['name']}" for c in told["classes"])])

@@ -107,7 +107,7 @@ def open_network(
         if trained.recipe.task.name == "detection":
             raise UsageError(f"{text} is a network for detection; this takes one whose answer is one tensor")
         about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
-        return Network(trained.model, *about, trained.recipe.task.name)
+        return Network(trained.model, *about, trained.task)
     torch.manual_seed(0)
     model = (create_untrained(text) if random else create_model(text, pretrained=True)).eval()
     classes = None if random else imagenet_classes(model.num_classes)

@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from ..data import Loader
 from ..data.config import MOST_PIXELS, MOST_WORKERS
@@ -10,6 +13,8 @@ from ..recipes import open_test_images
 from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors
 from ..tasks.detection import AveragePrecision
+from ..tasks.multilabel import LabelPrecision
+from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from .main import Parser
@@ -22,8 +27,9 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser(
         "eval",
         description="Measure a trained network on the test split: top-1, top-5, loss and balanced accuracy, precision, "
-        "recall and F1 of each class, and the confusion matrix; for segmentation the mean IoU and that of each class; "
-        "for depth five metrics; for detection COCO's average precision.",
+        "recall and F1 of each class, and the confusion matrix; for several classes per image the mean average "
+        "precision; for regression R2 and the mean absolute error; for segmentation the mean IoU and that of each "
+        "class; for depth five metrics; for detection COCO's average precision.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
     parser.add_argument(
@@ -37,9 +43,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images; default: 0")
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print everything as one line of JSON")
-    form.add_argument("--csv", action="store_true", help="print a table: a row per class, or the scores in one row")
+    parser.add_argument("--json", action="store_true", help="print everything as one line of JSON, in UTF-8")
+    parser.add_argument("--csv", metavar="FILE", help="write a table: a row per class, or the scores in one row")
     options = parser.parse_args(list(argv))
     if options.batch_size < 1 or not 0 <= options.workers <= MOST_WORKERS:
         raise UsageError(
@@ -58,7 +63,8 @@ def run(argv: Sequence[str]) -> int:
         print(line, file=sys.stderr)
     device = pick_device(options.device)
     transform, dense = evaluation_transform(trained), trained.dense
-    loader = Loader(source.test, transform, options.batch_size, workers=options.workers, pairs=dense)
+    kind = dict(pairs=dense, vectors=trained.task in ("multi-label", "regression"))
+    loader = Loader(source.test, transform, options.batch_size, workers=options.workers, **kind)
     metrics = metrics_of(trained)
     scores, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
     for message in unreadable:
@@ -71,13 +77,16 @@ def run(argv: Sequence[str]) -> int:
         raise RunFailed(f"none of the {scores['images']} test images of {options.data or data.source} has {missing}")
     found, images = measured(metrics, trained.names), options.data or data.source
     if options.json:
-        about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.recipe.task.name)
+        about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task)
         print(found.as_json(**about, data=images))
-    elif options.csv:
-        print(found.as_csv())
     else:
         print(f"{trained.source}: {trained.recipe.model.name} on {images}, {scores['images']} images")
         print(found.as_text())
+    if options.csv:
+        try:
+            Path(options.csv).write_text(found.as_csv(), encoding="utf-8")
+        except OSError as error:
+            raise RunFailed(f"{options.csv} cannot be written: {error.strerror or error}") from error
     return 0
 
 
@@ -87,6 +96,11 @@ def metrics_of(trained: Trained) -> Metrics:
         return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
     if trained.recipe.task.name == "segmentation":
         return Overlap(len(trained.classes))
+    if trained.task == "multi-label":
+        return LabelPrecision(len(trained.classes))
+    if trained.task == "regression":
+        task = trained.recipe.task
+        return RegressionErrors(torch.tensor(task.target_mean), torch.tensor(task.target_std), in_units=True)
     return DepthErrors() if trained.recipe.task.name == "depth" else Confusion(len(trained.classes))
 
 
@@ -96,4 +110,6 @@ def _without(metrics: Metrics) -> str | None:
         return None if sum(metrics.objects()) else "an object"
     if isinstance(metrics, DepthErrors):
         return None if metrics.pixels else "a pixel whose depth is known"
+    if isinstance(metrics, LabelPrecision):
+        return None if any(metrics.images()) else "a class"
     return "a pixel of a class" if isinstance(metrics, Overlap) and not metrics.confusion.any() else None

@@ -11,11 +11,14 @@ from typing import Any
 from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors
 from ..tasks.detection import AveragePrecision
+from ..tasks.multilabel import LabelPrecision
+from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap, only_class
 
-Metrics = Confusion | Overlap | DepthErrors | AveragePrecision
+Metrics = Confusion | LabelPrecision | RegressionErrors | Overlap | DepthErrors | AveragePrecision
 MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
 LARGEST_JSON = 2000  # classes of a confusion matrix in JSON: 4 million numbers
+NUMBERS = ("mae", "r2")  # columns that are no fractions
 LETTERS = 8  # of a class name above a column of the matrix
 
 
@@ -29,6 +32,7 @@ class Measured:
         rows: of each class, or each output, its ``name`` and scores; None where there is none.
         confusion: of a classifier, which classes it takes for which.
         notes: sentences about the numbers.
+        of: what the rows are of: "classes", or "numbers" of a regression.
     """
 
     lines: list[str]
@@ -36,16 +40,18 @@ class Measured:
     rows: list[dict[str, Any]] = field(default_factory=list)
     confusion: Confusion | None = None
     notes: list[str] = field(default_factory=list)
+    of: str = "classes"
 
     def as_text(self) -> str:
         """Scores, a line per class, the confusion matrix of up to twenty classes, notes."""
         return "\n".join([*self.lines, *self._table(), *self._confusions(), *self.notes])
 
     def as_json(self, **about: Any) -> str:
-        """One line: ``about``, the scores, ``classes``, ``confusion_matrix`` and ``notes``, where there are."""
+        """One line: ``about``, the scores, ``notes``, and where there are, ``classes`` or ``numbers`` and
+        ``confusion_matrix``."""
         told = about | self.scores
         if self.rows:
-            told["classes"] = self.rows
+            told[self.of] = self.rows
         if self.confusion is not None and len(self.rows) <= LARGEST_JSON:
             told["confusion_matrix"] = self.confusion.matrix().tolist()
         return json.dumps(told | dict(notes=self.notes), ensure_ascii=False)
@@ -57,7 +63,7 @@ class Measured:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue().rstrip("\n")
+        return text.getvalue()
 
     def _table(self) -> list[str]:
         """Of many classes, the worst ones."""
@@ -69,11 +75,11 @@ class Measured:
             shown = sorted(shown, key=lambda row: math.inf if row[columns[-1]] is None else row[columns[-1]])[
                 :MOST_ROWS
             ]
-            left = [f"  ({MOST_ROWS} of {len(self.rows)} classes, the worst ones first; --csv prints all)"]
+            left = [f"  ({MOST_ROWS} of {len(self.rows)} classes, the worst ones first; --csv FILE writes all)"]
         width = max(len(row["name"]) for row in shown)
         heading = [f"  {'':{width}}" + "".join(f"  {column:>9}" for column in columns)] if len(columns) > 1 else []
         none = "-" if heading else "not there"
-        cells = ["".join(f"  {_cell(row[column], none)}" for column in columns) for row in shown]
+        cells = ["".join(f"  {_cell(column, row[column], none)}" for column in columns) for row in shown]
         lines = [f"  {row['name']:{width}}{cell}" for row, cell in zip(shown, cells, strict=True)]
         return heading + lines + left
 
@@ -95,10 +101,12 @@ class Measured:
         return ["confused most:", *lines] if lines else []
 
 
-def _cell(value: float | None, none: str) -> str:
+def _cell(column: str, value: float | None, none: str) -> str:
     if value is None:
         return f"{none:>9}"
-    return f"{value:9}" if isinstance(value, int) else f"{value:9.2%}"
+    if isinstance(value, int):
+        return f"{value:9}"
+    return f"{value:9.2%}" if column not in NUMBERS else f"{value:9.5g}"
 
 
 def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
@@ -110,6 +118,20 @@ def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
     scores = metrics.compute()
     if isinstance(metrics, Confusion):
         return _classes(metrics, scores, names)
+    if isinstance(metrics, LabelPrecision):
+        line = f"mean average precision {scores['map']:.2%}   loss {scores['loss']:.4f}"
+        images = metrics.images()
+        rows = zip(_rows(names, "ap", metrics.per_class()), images, strict=True)
+        missing = [name for name, count in zip(names, images, strict=True) if not count]
+        notes = [note] if (note := over_classes(missing, len(names))) else []
+        rows = [dict(name=row["name"], images=count, ap=row["ap"]) for row, count in rows]
+        return Measured([line], scores, rows, notes=notes)
+    if isinstance(metrics, RegressionErrors):
+        mean = "" if len(names) == 1 else f" (mean of {len(names)})"
+        error = f"   mean absolute error {scores['mae']:.5g}" if len(names) == 1 else ""  # else units differ
+        line = f"R2 {scores['r2']:.4f}{mean}{error}   loss {scores['loss']:.4f}"
+        rows = [dict(name=n) | found for n, found in zip(names, metrics.per_number(), strict=True)]
+        return Measured([line], scores, rows, of="numbers")
     if isinstance(metrics, AveragePrecision):
         return Measured(_precision(metrics, scores), scores, _rows(names, "ap", metrics.per_class()))
     if isinstance(metrics, DepthErrors):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..data.config import MOST_PIXELS
 from ..data.masks import MaskValues
 from ..errors import UsageError
+from ..export.description import VECTORS
 from .answers import Answers, predict
 from .classes import Classes
 from .classifier import open_classifier, open_trained
@@ -14,9 +15,10 @@ from .main import Parser
 from .objects import ObjectAnswers
 from .overlays import answers_for, exported_pixels, trained_pixels
 from .trained import Trained
+from .vectors import Labels, Numbers
 
 # options that are for some tasks alone
-FOR = dict.fromkeys(("top", "antialias"), "classification") | dict.fromkeys(
+FOR = dict(top="classification, multi-label", antialias="classification, multi-label, regression") | dict.fromkeys(
     ("score", "boxes", "annotations"), "detection"
 )
 FOR |= dict(masks="segmentation", depths="depth", out="segmentation, depth or detection")
@@ -39,7 +41,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "predict",
-        description="Classify images: the five likeliest classes with their probabilities. A network for segmentation, "
+        description="Classify images: the five likeliest classes with their probabilities; of a network for regression "
+        "its numbers. A network for segmentation, "
         "depth or detection draws what it makes of each image beside it, as a PNG file.",
     )
     parser.add_argument(
@@ -126,12 +129,13 @@ def _answers(options: argparse.Namespace) -> Answers:
                 shape = " x ".join(map(str, network.preprocessing.shape[1:]))
                 told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
                 raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
-    if network.task != "classification":
+    if network.task not in VECTORS:
         return answers_for(exported_pixels(network), MaskValues(len(network.classes or ())), options)
     if options.size:
         view = dataclasses.replace(network.preprocessing, size=options.size)
         network = dataclasses.replace(network, preprocessing=view)
-    return Classes(network, options.network, options.top or 5, antialias=options.antialias)
+    made = {"multi-label": Labels, "regression": Numbers}.get(network.task, Classes)
+    return made(network, options.network, options.top or 5, antialias=options.antialias)
 
 
 def _resize(trained: Trained, size: int | None) -> None:
@@ -146,8 +150,8 @@ def _resize(trained: Trained, size: int | None) -> None:
 
 def _check(options: argparse.Namespace, task: str) -> None:
     """No option that is for other tasks alone."""
-    this = "classifies images" if task == "classification" else f"is for {task}"
+    this = "classifies images" if task in ("classification", "multi-label") else f"is for {task}"
     for name, tasks in FOR.items():
         if task not in tasks and getattr(options, name) not in (None, False):
-            those = "that classify images" if tasks == "classification" else f"for {tasks}"
+            those = "that classify images" if "classification" in tasks else f"for {tasks}"
             raise UsageError(f"--{name} is for networks {those}; {options.network} {this}")

@@ -34,7 +34,7 @@ from ..report import (
 )
 from ..report.drawing import rgb_picture
 from ..spp import record, spectra
-from ..tasks import Classification, Depth, Detection, Segmentation
+from ..tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation
 from ..training import evaluate, find_checkpoint, pick_device, whole_file
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
@@ -44,13 +44,16 @@ from .main import Parser
 from .report_looks import look
 from .report_objects import objects
 from .report_pixels import pixels
+from .report_vectors import Far, furthest
 from .shown import shown_to
 from .trained import Trained, evaluation_transform, load_trained
 
 BATCH = 64
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)
-TASKS = dict(classification=Classification, segmentation=Segmentation, depth=Depth, detection=Detection)
+TASKS = dict(
+    classification=Classification, regression=Regression, segmentation=Segmentation, depth=Depth, detection=Detection
+)
 # of the tasks whose answers are pictures: how test images are looked at, by its name
 WAYS = dict(segmentation=pixels, depth=pixels, detection=objects)
 T = TypeVar("T")
@@ -162,7 +165,7 @@ def _about(found: Found) -> About:
         about.classes = len(found.source.classes) or None
     if not isinstance(recipe, Missing):
         about.model, about.data = recipe.model.name, recipe.data.source
-        about.score = TASKS[recipe.task.name].score
+        about.score = (MultiLabel if recipe.task.labels == "multi" else TASKS[recipe.task.name]).score
         about.clips, about.save_every = recipe.optim.clipping is not None, recipe.train.save_every
         about.clipping, about.clipping_eps = recipe.optim.clipping, recipe.optim.clipping_eps
         per_epoch = _steps_per_epoch(found, recipe)
@@ -251,6 +254,8 @@ def _look(found: Found, count: int, workers: int) -> Seen:
         looked = look(trained, source.test, found.device, count, workers, bar, way)
         _note(found, looked.unreadable, looked.images)
         return Seen(looked.shown, looked.introduction)
+    if trained.task in ("multi-label", "regression"):
+        return _look_at_vectors(found, count, workers, bar)
     mistakes = Mistakes(count)
     loader = Loader(source.test, evaluation_transform(trained), BATCH, workers=workers)
     measured, unreadable = evaluate(trained.model, bar(loader), mistakes, found.device)
@@ -265,6 +270,34 @@ def _look(found: Found, count: int, workers: int) -> Seen:
             "probability it gives that, and the one it gives the truth."
         )
     return Seen(examples, said, Confusion(trained.names, mistakes.confusions))
+
+
+def _look_at_vectors(found: Found, count: int, workers: int, bar: Callable) -> Seen:
+    """The test images whose answers are furthest from the truth."""
+    trained, split = _needed(found.trained), _needed(found.source).test
+    metric, what = furthest(trained, count)
+    loader = Loader(split, evaluation_transform(trained), BATCH, workers=workers, vectors=True)
+    measured, unreadable = evaluate(trained.model, bar(loader), metric, found.device)
+    _note(found, unreadable, measured["images"])
+    shown = [example for one in metric.worst if (example := _far(one, split))]
+    said = (
+        f"Of {measured['images']:,} test images, the {len(shown)} that the {found.weights()} are furthest from, {what}"
+    )
+    return Seen(shown, said if shown else "")
+
+
+def _far(one: Far, split: Split) -> Example | None:
+    """An image with its picture; None if it cannot be read any more."""
+    try:
+        picture = _picture(split.image(one.index))
+    except UnreadableImage:
+        return None
+    name = split.name(one.index)
+    return Example(picture, f"{one.true} \N{RIGHTWARDS ARROW} {one.said}", "/".join(PurePath(name).parts[-2:]), name)
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    return rgb_picture(image).convert("L") if len(image) == 1 else rgb_picture(image)
 
 
 def _note(found: Found, unreadable: list[str], images: int) -> None:
@@ -283,13 +316,13 @@ def _note(found: Found, unreadable: list[str], images: int) -> None:
 def _example(mistake: Mistake, split: Split, names: Sequence[str]) -> Example | None:
     """A mistake with its picture, as it is stored; None if it cannot be read any more."""
     try:
-        image = split.image(mistake.index)
+        picture = _picture(split.image(mistake.index))
     except UnreadableImage:
         return None
     name = split.name(mistake.index)
     probability, of_truth = percent(mistake.probability, 1), percent(mistake.of_truth, 1)
     return Example(
-        rgb_picture(image).convert("L") if len(image) == 1 else rgb_picture(image),
+        picture,
         f"{names[mistake.true]} \N{RIGHTWARDS ARROW} {names[mistake.said]}",
         f"{probability}, truth {of_truth}\n{'/'.join(PurePath(name).parts[-2:])}",
         name,

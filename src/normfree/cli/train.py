@@ -17,7 +17,7 @@ from .train_options import FOLDER_RECIPE, SAME, parse
 from .trained import initialize
 
 STRIP = "spp.png"  # the picture of the recorded signals
-RECIPE_OF = dict.fromkeys(("imagefolder", "wds", "synthetic"), FOLDER_RECIPE)
+RECIPE_OF = dict.fromkeys(("imagefolder", "csv", "wds", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
 RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
 
@@ -28,6 +28,8 @@ def run(argv: Sequence[str]) -> int:
     keep_freed_memory()
     told: list[str] = []
     if options.resume in (None, SAME):
+        if overrides.get("task.name") == "regression":  # a recipe for classes smooths their labels
+            overrides.setdefault("task.label_smoothing", 0.0)
         name = options.recipe or _default_recipe(overrides.get("data.source"))
         recipe = load_recipe(name, overrides, told.append)
     else:
@@ -84,13 +86,13 @@ def draw_film(folder: Path) -> None:
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
     """The end of a run in a few lines."""
-    last, score = summary.last, trainer.task.score
+    last, score, form = summary.last, trainer.task.score, trainer.task.score_format
     averaged = f"ema_{score}" in last
     key = f"ema_{score}" if averaged else score
     lines = [
-        f"{trainer.task.score_label} {last[key]:.2%}"
-        + (f" with averaged weights ({last[score]:.2%} without)" if averaged else "")
-        + f", best {summary.best[key]:.2%} at epoch {summary.best['epoch']:g}",
+        f"{trainer.task.score_label} {last[key]:{form}}"
+        + (f" with averaged weights ({last[score]:{form}} without)" if averaged else "")
+        + f", best {summary.best[key]:{form}} at epoch {summary.best['epoch']:g}",
         f"{counted(summary.steps, 'step')} in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
     ]
     if remark := trainer.task.remark(last[key]):

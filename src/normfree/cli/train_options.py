@@ -69,7 +69,7 @@ def _parser() -> Parser:
         "--data",
         metavar="SOURCE",
         help="a folder, or KIND:WHERE (default: the recipe's). Classes: digits, imagefolder:PATH with "
-        "PATH/train/CLASS/* and PATH/val/CLASS/*, wds:FOLDER or wds:TRAIN,VAL (tar shards), synthetic:N. Segmentation "
+        "PATH/train/CLASS/* and PATH/val/CLASS/*, csv:FILE (a row per image), wds:FOLDER or wds:TRAIN,VAL (tar shards), synthetic:N. Segmentation "
         "and depth: scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH. Detection: scenes:N, coco:PATH. Of a "
         "folder alone, its layout says which it is",
     )

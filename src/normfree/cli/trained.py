@@ -17,6 +17,7 @@ from ..models import DenseNet, DetectionNet, ResidualNet
 from ..models.dense import OnBackbone
 from ..recipes import Recipe, as_it_was, build_network, is_dense, set_sizes
 from ..tasks import dense, detection
+from ..tasks.regression import in_units
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
 from ..weights import load_haiku, load_pretrained, read_arrays
@@ -38,6 +39,11 @@ class Trained:
     names: list[str]
     numbers: list[int]
     held_out: HeldOut | None = None
+
+    @property
+    def task(self) -> str:
+        """What it is for, as exported files call it: "multi-label" is classification with several classes per image."""
+        return "multi-label" if self.recipe.task.labels == "multi" else self.recipe.task.name
 
     @property
     def dense(self) -> bool:
@@ -81,6 +87,11 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"{file}: {reason}") from error
     model = build_network(recipe, classes)
     load_weights(model, state, str(file))
+    if recipe.task.name == "regression":
+        mean, std = recipe.task.target_mean, recipe.task.target_std
+        if mean is None or len(mean) != len(classes):
+            raise UsageError(f"{file}: task.target_mean (={mean!s:.60}) must have {len(classes)} numbers")
+        in_units(model.get_classifier(), torch.tensor(mean), torch.tensor(std))
     held_out = _held_out(path, recipe, description)
     return Trained(model.eval(), recipe, classes, str(file), names, numbers, held_out)
 

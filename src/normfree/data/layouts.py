@@ -9,7 +9,7 @@ def described(source: str) -> str:
     """The description ``KIND:PATH`` of a source that is given as a bare path, if it is one; else as it is.
 
     A folder with masks or depths beside its images, COCO's annotations, Pascal VOC or tar shards is that; any other is
-    an image folder. A file is tar shards (.tar) or NYU Depth v2 (.mat).
+    an image folder. A file is a table of labels (.csv) or NYU Depth v2 (.mat).
     """
     path = Path(source).expanduser()
     if not source or source == "digits":
@@ -19,6 +19,8 @@ def described(source: str) -> str:
             return f"{_kind(path)}:{source}"
         if path.is_file() and path.suffix == ".mat":
             return f"nyu:{source}"
+        if path.is_file() and path.suffix == ".csv":
+            return f"csv:{source}"
     except OSError:  # a name too long for a file
         pass
     return source

@@ -22,7 +22,7 @@ class Batch:
 
     Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
     of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
-    Where images hold objects, ``targets`` are these.
+    Where images hold objects, ``targets`` are these; where an image has a vector, they are (N, K) float32.
     """
 
     images: Tensor
@@ -110,6 +110,19 @@ class _Transformed(Dataset):
         mixed, ratio = self.mixing(*views, key.position, key.batch_size, generator)
         labels = self.split.label(key.index), self.split.label(key.partner)
         return _Sample(self.transform.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
+
+
+class _TransformedVectors(_Transformed):
+    """The same with a vector for each image; of mixed images the vectors are mixed."""
+
+    def __getitem__(self, key: _Key) -> _Sample:
+        sample = super().__getitem__(key)
+        if sample.image is None:
+            return sample
+        target = self.split.target(key.index)
+        if key.partner is not None:
+            target = torch.lerp(self.split.target(key.partner), target, sample.ratio)
+        return replace(sample, target=target)
 
 
 class _TransformedPairs(_Transformed):
@@ -217,6 +230,7 @@ class Loader:
         share: which part of each batch to load.
         mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
         pairs: ``split`` has ``pair(index)``, an image and what each pixel is, or its objects; ``transform`` takes both.
+        vectors: ``split`` has ``target(index)``, (K,) float32.
     """
 
     def __init__(
@@ -235,16 +249,18 @@ class Loader:
         share: Share = Share(),
         mixing: Mixing | None = None,
         pairs: bool = False,
+        vectors: bool = False,
     ):
         labels = torch.tensor([split.label(i) for i in range(len(split))]) if balanced else None
         dropped = drop_last and not across
         self.batches = _SeededBatches(
             len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
         )
+        made = _TransformedPairs if pairs else _TransformedVectors if vectors else _Transformed
         self.loader = DataLoader(
-            (_TransformedPairs if pairs else _Transformed)(split, transform, mixing),
+            made(split, transform, mixing),
             batch_sampler=self.batches,
-            collate_fn=_Collate(shape, mixing is not None, pairs),
+            collate_fn=_Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors)),
             num_workers=workers or 0,
             persistent_workers=bool(workers),
             pin_memory=torch.cuda.is_available(),
@@ -273,7 +289,7 @@ class Loader:
 class _Collate:
     shape: tuple[int, ...]
     mixed: bool
-    pairs: bool = False
+    target_shape: tuple[int, ...] | None = None  # of images with targets
 
     def __call__(self, samples: list[_Sample]) -> Batch:
         read = [sample for sample in samples if sample.image is not None]
@@ -281,11 +297,17 @@ class _Collate:
         columns = {name: torch.tensor([getattr(s, name) for s in read]) for name in ("label", "index", "partner")}
         labels, indices, partners = (column.long() for column in columns.values())
         batch = Batch(images, labels, indices, [sample.error for sample in samples if sample.error is not None])
-        if self.pairs:
+        if self.target_shape is not None:
             targets = [sample.target for sample in read]
             if read and isinstance(targets[0], Objects):
                 return replace(batch, targets=ObjectList(targets))
-            return replace(batch, targets=torch.stack(targets) if read else torch.empty(0, *self.shape[1:]))
+            return replace(batch, targets=torch.stack(targets) if read else torch.empty(0, *self.target_shape))
         if not self.mixed:
             return batch
         return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))
+
+
+def _target_shape(split: Split, shape: tuple[int, ...], pairs: bool, vectors: bool) -> tuple[int, ...] | None:
+    if vectors and len(split):
+        return tuple(split.target(0).shape)
+    return shape[1:] if pairs or vectors else None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError
 from ..version import __version__
-from .description import OUTPUTS, PRECISIONS, Deployed, Description, Preprocessing, check_classes
+from .description import OUTPUTS, PRECISIONS, VECTORS, Deployed, Description, Preprocessing, check_classes
 from .fold import fold
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative; float32 networks measure below 3e-6
@@ -106,7 +106,7 @@ def prepare(
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the network does not take images of {' x '.join(map(str, shape))}: {reason}") from error
-    wanted = () if task == "classification" else shape[1:]
+    wanted = () if task in VECTORS else shape[1:]
     if not all(isinstance(output, Tensor) and output.ndim > 1 and output.shape[2:] == wanted for output in outputs):
         form = ", ".join(map(str, ("N", "outputs", *wanted)))
         raise UsageError(
@@ -154,7 +154,7 @@ def write_checked(
             reason = _first_line(error).replace(str(part), path.name)
             raise RunFailed(f"{path} cannot be run and is not kept: {reason}") from error
         limit, worst = TOLERANCE[job.description.precision], max(differences)
-        limit = limit if job.description.task == "classification" else max(limit, MAPS)
+        limit = limit if job.description.task in VECTORS else max(limit, MAPS)
         if not all(difference <= limit for difference in differences):  # NaN is no good either
             raise RunFailed(
                 f"{path} is not kept: it differs from the network by {worst:.2g} relative, allowed are {limit:g}"

@@ -21,7 +21,8 @@ RESIZE = dict(
     none=dict(outside="mean"),
 )
 # what a network's output is called; the rest of its shape behind (N, outputs)
-OUTPUTS = dict(classification="logits", segmentation="logits", depth="metres")
+VECTORS = {"classification": "logits", "multi-label": "logits", "regression": "numbers"}
+OUTPUTS = VECTORS | dict(segmentation="logits", depth="metres")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -120,8 +121,10 @@ class Description:
         batch: images per call where that is fixed.
         opset: of an ONNX file.
         normfree, torch: versions that wrote the file.
-        task: "classification"; "segmentation" or "depth", whose output is of each pixel.
-        output: what the output is called: "logits", the largest one's place is the class number, or "metres".
+        task: "classification"; "multi-label", whose logits are for a sigmoid each; "regression"; "segmentation" or
+            "depth", whose output is of each pixel.
+        output: what the output is called: "logits", the largest one's place is the class number, "numbers", or
+            "metres".
         shape: of the output for one image: (outputs,) or (outputs, H, W).
     """
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import HeldOut, Share, Source, open_source, open_test
 from ..data.coco import open_objects
+from ..data.folders import ANSWERS
 from ..data.layouts import described
 from ..data.masks import listed
 from ..data.pairs import open_pairs
@@ -17,12 +18,13 @@ from ..data.workers import workers_for
 from ..errors import UsageError
 from ..models import depth_estimator, detector, segmenter
 from ..models.registry import test_crop
-from ..tasks import Classification, Depth, Detection, Segmentation
+from ..tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation
 from ..tasks.classification import resolved_weights
 from ..tasks.config import DETECTION
+from ..tasks.regression import resolved_units
 from .recipe import Recipe
 
-Task = Classification | Segmentation | Depth | Detection
+Task = Classification | MultiLabel | Regression | Segmentation | Depth | Detection
 DENSE = dict(segmentation=Segmentation, depth=Depth, detection=Detection)  # tasks that are about places in images
 
 
@@ -115,8 +117,10 @@ def open_test_images(
 
 
 def answers(recipe: Recipe) -> str:
-    """What images are labelled with, one of :data:`normfree.data.folders.ANSWERS`."""
-    return "class"
+    """What images are labelled with, one of :data:`.data.folders.ANSWERS`."""
+    if recipe.task.name == "regression":
+        return "numbers"
+    return "classes" if recipe.task.labels == "multi" else "class"
 
 
 def _differing(images: list[str], network: list[str]) -> list[str]:
@@ -168,6 +172,8 @@ def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task: 
     """
     if recipe.task.class_weights is not None:
         recipe.task.class_weights = resolved_weights(recipe.task.class_weights, source)
+    if recipe.task.name == "regression":
+        recipe.task.target_mean, recipe.task.target_std = resolved_units(recipe.task, source)
     data, train = recipe.data, recipe.train
     data = dataclasses.replace(data, workers=workers_for(source) if data.workers is None else data.workers)
     options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
@@ -175,4 +181,5 @@ def build_task(recipe: Recipe, source: Source, share: Share = Share()) -> Task: 
         raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
     if is_dense(recipe):
         return DENSE[recipe.task.name](source, recipe.task, data, **options)
-    return Classification(source, recipe.task, data, image_size=data.image_size, test_size=data.test_size, **options)
+    task = dict(zip(ANSWERS, (Classification, MultiLabel, Regression), strict=True))[answers(recipe)]
+    return task(source, recipe.task, data, image_size=data.image_size, test_size=data.test_size, **options)

@@ -15,7 +15,9 @@ MOST_SCORES = 6  # charts of scores
 COLORS = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
 TRAIN, TEST, AVERAGED = "c7", "c0", "c1"  # the same in all charts
 # the score that accuracy in training is, where it is not the one that decides; of detection it is none
-TAUGHT = {"miou": "pixel_accuracy", "ap": None}
+TAUGHT = {"miou": "pixel_accuracy", "ap": None, "map": None, "r2": None}
+UNTAUGHT = {"ap": "regions whose class is right", "map": "classes that are right"}  # what it is then
+UNTAUGHT |= {"r2": "numbers within half a standard deviation"}
 
 
 def curves(run: RunFiles, about: About) -> Markup:
@@ -71,7 +73,7 @@ def _scores(run: RunFiles, about: About) -> list[Chart]:
         charts.append(Chart(label(name), series, fraction=name in FRACTIONS, note=note))
     if taught is None:
         series = [Series("training, augmented", curve(run.train, "accuracy"), TRAIN, "thin")]
-        charts.append(Chart("regions whose class is right", series, fraction=True))
+        charts.append(Chart(UNTAUGHT[about.score], series, fraction=True))
     return charts
 
 

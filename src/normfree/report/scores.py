@@ -32,8 +32,10 @@ NAMES = {
     "delta3": "within a factor of 1.25³",
     "rms": "root of the mean squared error, metres",
     "rel": "mean relative error",
+    "r2": "R²",
+    "mae": "mean absolute error",
 }
-FRACTIONS = NAMES.keys() - {"loss", "rms", "rel"}
+FRACTIONS = NAMES.keys() - {"loss", "rms", "rel", "r2", "mae"}
 EMA = "ema_"  # in front of a score: measured with averaged weights
 _OTHER = ("kind", "step", "epoch", "images")
 

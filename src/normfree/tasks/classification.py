@@ -81,6 +81,8 @@ class Classification:
 
     score = "top1"  # the metric a better network has more of
     score_label = "test accuracy"
+    score_format = ".2%"
+    vectors = False  # whether images have a vector each instead of a label
 
     def __init__(
         self,
@@ -107,6 +109,8 @@ class Classification:
             shown = zip(source.classes[:8], self.weights.tolist(), strict=False)
             more = ", ..." if self.classes > 8 else ""
             self.notes.append(f"class weights: {', '.join(f'{name} {weight:.4g}' for name, weight in shown)}{more}")
+        if self.vectors and data.sampler != "shuffled":
+            raise UsageError(f"data.sampler (={data.sampler!r}) is for classification with one class per image")
         self.source = source
         mean, std = image_statistics(data)
         self.train = Loader(
@@ -121,6 +125,7 @@ class Classification:
             across=across_epochs,
             workers=data.workers,
             share=share,
+            vectors=self.vectors,
             mixing=Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None,
         )
         self.test = Loader(
@@ -130,6 +135,7 @@ class Classification:
             shape=(data.channels, test_size, test_size),
             workers=data.workers,
             share=share,
+            vectors=self.vectors,
         )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:

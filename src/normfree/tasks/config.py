@@ -17,14 +17,18 @@ class TaskConfig:
     """What the network is trained for.
 
     Args:
-        name: "classification"; "segmentation", a class for each pixel; "depth", metres for each pixel; "detection",
-            boxes and masks of objects.
+        name: "classification"; "regression", numbers of each image, from a labels.csv; "segmentation", a class for each
+            pixel; "depth", metres for each pixel; "detection", boxes and masks of objects.
+        labels: of classification, "single": one class per image; "multi": several or none, from a labels.csv, each
+            asked about by itself (binary cross-entropy, summed over classes).
         label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers' classification.
         loss: "softmax" is cross-entropy between classes; "sigmoid" asks about each class by itself (binary
             cross-entropy, summed over classes), for many classes that overlap; classification only.
         class_weights: how much the training loss of an image counts, by its class: "auto" is the inverse of the number
             of training images of the class, times a constant that makes the mean over training images 1; or a number
             per class, in the order of the classes; null: all 1. Evaluation does not weight. Classification only.
+        target_mean: of regression, mean of each number over the training images; null: computed, and stored in the run.
+        target_std: of regression, their standard deviations; the network learns (number - mean) / std.
         head_width: channels of the head of segmentation (null: 256), of depth (null: half of the network's), of the
             pyramid and heads of detection (null: 256).
         masks: of detection, whether it draws the mask of each object, too (Mask R-CNN), or boxes alone (Faster R-CNN).
@@ -34,10 +38,13 @@ class TaskConfig:
         regions: of detection, how many of them are drawn per image in training.
     """
 
-    name: Literal["classification", "segmentation", "depth", "detection"] = "classification"
+    name: Literal["classification", "segmentation", "depth", "detection", "regression"] = "classification"
+    labels: Literal["single", "multi"] = "single"
     label_smoothing: float = 0.0
     loss: Literal["softmax", "sigmoid"] = "softmax"
     class_weights: Literal["auto"] | tuple[float, ...] | None = None
+    target_mean: tuple[float, ...] | None = None
+    target_std: tuple[float, ...] | None = None
     head_width: int | None = None
     masks: bool = True
     anchor_scale: float = 8.0
@@ -52,9 +59,12 @@ class TaskConfig:
             raise UsageError(f"task.head_width (={self.head_width}) must be at least 1 and at most {MOST_WIDTH}")
         if self.loss != "softmax" and self.name != "classification":
             raise UsageError(f"task.loss (={self.loss!r}) is for classification; task.name is {self.name}")
-        if self.label_smoothing and self.name in ("depth", "detection"):
+        if self.label_smoothing and self.name in ("regression", "depth", "detection"):
             raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be 0 for {self.name}")
+        if self.labels != "single" and self.name != "classification":
+            raise UsageError(f"task.labels (={self.labels!r}) is for classification; task.name is {self.name}")
         self._check_class_weights()
+        self._check_targets()
         self._check_detection()
 
     def _check_class_weights(self) -> None:
@@ -63,8 +73,23 @@ class TaskConfig:
             return
         if self.name != "classification":
             raise UsageError(f"task.class_weights (={weights!s:.80}) is for classification; task.name is {self.name}")
+        if self.labels != "single":
+            raise UsageError(f"task.class_weights (={weights!s:.80}) is for one class per image; task.labels is multi")
         if weights != "auto" and not all(0 < weight < math.inf for weight in weights):
             raise UsageError(f"task.class_weights (={list(weights)!s:.80}) must be numbers above 0")
+
+    def _check_targets(self) -> None:
+        mean, std = self.target_mean, self.target_std
+        if (mean is None) != (std is None):
+            raise UsageError("task.target_mean and task.target_std go together; one of them is null")
+        if mean is None:
+            return
+        if self.name != "regression":
+            raise UsageError(f"task.target_mean (={list(mean)!s:.80}) is for regression; task.name is {self.name}")
+        if len(mean) != len(std) or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
+            raise UsageError(
+                f"task.target_std (={list(std)!s:.80}) must be numbers above 0, as many as task.target_mean has"
+            )
 
     def _check_detection(self) -> None:
         for name in ("proposals", "regions"):

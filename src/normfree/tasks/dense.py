@@ -48,6 +48,7 @@ class DenseTask:
         across_epochs: whether training batches run across the ends of epochs.
     """
 
+    score_format = ".2%"
     notes: Sequence[str] = ()  # what a user should know
 
     def __init__(

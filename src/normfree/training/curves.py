@@ -25,7 +25,7 @@ def plot_curves(folder: str | Path, name: str = "top1") -> Path:
         _curve(score, train, "accuracy", "training, augmented", alpha=0.5)
     _curve(score, evals, name, "test")
     _curve(score, evals, f"ema_{name}", "test, averaged weights")
-    score.set(title="top-1 accuracy" if name == "top1" else name, ylim=(0, 1.01))
+    score.set(title="top-1 accuracy" if name == "top1" else name, ylim=(None, 1.01) if name == "r2" else (0, 1.01))
     _curve(lr, train, "lr", "learning rate")
     lr.set(title="learning rate")
     _curve(clipped, train, "clipped", "all units")
