@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 import torch
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data import HeldOut, Loader, Source, Split, UnreadableImage
@@ -296,7 +298,7 @@ def _far(one: Far, split: Split) -> Example | None:
     return Example(picture, f"{one.true} \N{RIGHTWARDS ARROW} {one.said}", "/".join(PurePath(name).parts[-2:]), name)
 
 
-def _picture(image: torch.Tensor) -> Image.Image:
+def _picture(image: Tensor) -> Image.Image:
     return rgb_picture(image).convert("L") if len(image) == 1 else rgb_picture(image)
 
 
