@@ -221,3 +221,12 @@ def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
     assert read_metrics(tmp_path)[-1] == dict(kind="end", step=steps, state=state, reason=reason)
     run.run.forget_after(9)  # as a resumed run does
     assert "end" not in {line["kind"] for line in read_metrics(tmp_path)}
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "a run"
+    run = trainer(folder)
+    run.watch = lambda step: setattr(run.stop, "asked", signal.SIGINT if step == 3 else None)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the checkpoint of step 3 is kept") as stopped:
+        run.fit()
+    assert str(stopped.value).endswith(f"; normfree train --resume '{folder}' goes on")
