@@ -175,3 +175,12 @@ def test_processes_compute_the_update_of_one(tmp_path):
         for name, value in one[task][0]["parameters"].items():
             torch.testing.assert_close(two[task][0]["parameters"][name], value, rtol=1e-9, atol=1e-12)
         assert two[task][0]["summary"].last == pytest.approx(one[task][0]["summary"].last, rel=1e-6)
+
+
+def test_other_labels_are_said_when_a_run_goes_on(normfree, runs, photos, tmp_path):
+    shutil.copytree(runs / "numbers", tmp_path / "run", symlinks=True)
+    shutil.copytree(photos, tmp_path / "photos")
+    table = tmp_path / "photos" / "numbers.csv"
+    table.write_text(table.read_text().replace(",0.1", ",0.9"))
+    result = normfree("train", "--resume", tmp_path / "run", "--quiet", "--data", f"csv:{table}")
+    assert "are others than before: other names, labels or order" in result.err

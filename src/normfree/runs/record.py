@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Source, Split
+from ..data.sources import TargetSplit
+from ..data.split import Part
 from ..errors import UsageError
 from ..recipes import Recipe
 from ..training import whole_file
@@ -95,6 +97,8 @@ def _hash(split: Split) -> str:
     folders = Counter(os.path.dirname(name) for name in names)
     root = os.path.commonpath(folders) if all(folders) else ""
     label = getattr(split, "label", lambda index: "")
+    if isinstance(split.split if isinstance(split, Part) else split, TargetSplit):
+        label = lambda index: split.target(index).tolist()  # noqa: E731
     found = hashlib.sha256()
     for index, name in enumerate(names):
         found.update(f"{name[len(root) :]}\0{label(index)}\n".encode("utf-8", "surrogatepass"))
