@@ -108,11 +108,11 @@ def open_test_images(
         _check_kind(recipe, source)
         options = dict(answers=answers(recipe), network=network)
         opened = open_test(source, list(classes), recipe.data.channels, **options)
-        opened, recipe.data.value_range = fitted(opened, recipe.data.value_range, "test")
     differing = _differing(list(opened.classes), list(classes))
     if differing:
         where = recipe.data.source if source is None else source
         raise UsageError(f"classes of {where} and of {network} differ: {', '.join(differing[:8])}")
+    opened, recipe.data.value_range = fitted(opened, recipe.data.value_range, "test")
     return opened
 
 
