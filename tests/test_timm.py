@@ -125,8 +125,71 @@ def test_a_saved_model_comes_back(tmp_path):
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
-    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=1)
+    with pytest.warns(UserWarning, match="adapted to 1 channel instead of 3, with a new classifier .3 classes"):
+        other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=1)
     assert other.head.fc.weight.shape == (3, 192)
+
+
+def written(folder, form: str, **options):
+    """A file of timm's smallest network, and the network."""
+    torch.manual_seed(0)
+    model = shake(normfree.create_model(SMALL[9:], **options))
+    state = dict(model.state_dict()) if form == "ours" else to_timm(model)
+    path = folder / f"{form}.pth.tar"
+    torch.save(dict(state_dict={f"module.{name}": value for name, value in state.items()}, epoch=1), path)
+    return path, model
+
+
+def by_overlay(path, **options):
+    return timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **options)
+
+
+def by_checkpoint(path, **options):
+    return timm.create_model(SMALL, checkpoint_path=str(path), **options)
+
+
+@pytest.mark.parametrize("form", ["ours", "timms"])
+@pytest.mark.parametrize("load", [by_overlay, by_checkpoint])
+def test_a_file_says_how_many_classes(load, form, tmp_path):
+    path, model = written(tmp_path, form, num_classes=10)
+    again = load(path)
+    assert (again.num_classes, again.pretrained_cfg["num_classes"]) == (10, 10)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.warns(UserWarning, match="with a new classifier .5 classes instead of 10.$"):
+        other = load(path, num_classes=5)
+    assert other.num_classes == 5
+    assert torch.equal(other.stem.conv0.weight, model.stem.conv0.weight)
+    assert load(path, num_classes=0).num_classes == 0  # nothing is new, nothing is said
+    assert again.pretrained_cfg["first_conv"] == "stem.conv0"
+    assert "state_dict" not in again.pretrained_cfg  # tensors that nobody needs any more
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("load", [by_overlay, by_checkpoint])
+def test_a_file_of_other_channels(load, tmp_path):
+    path, model = written(tmp_path, "ours")
+    with pytest.warns(UserWarning, match="first convolution adapted to 1 channel instead of 3$"):
+        grey = load(path, in_chans=1).eval()
+    x = torch.randn(1, 1, 64, 64)
+    expected = model.eval()(x.expand(-1, 3, -1, -1))
+    assert ((grey(x) - expected).abs().max() / expected.abs().max()).item() < 1e-5
+
+
+def test_a_file_of_one_channel_and_features(tmp_path):
+    path, model = written(tmp_path, "ours", in_chans=1, num_classes=7)
+    grey = by_overlay(path)
+    assert (grey.in_chans, grey.num_classes, grey.pretrained_cfg["mean"]) == (1, 7, (0.5,))
+    features = by_overlay(path, features_only=True)
+    assert torch.equal(features.state_dict()["model.stem.conv0.weight"], model.stem.conv0.weight)
+
+
+def test_timms_own_models_load_as_before(tmp_path):
+    plain = timm.create_model("test_nfnet", num_classes=3)
+    torch.save(plain.state_dict(), tmp_path / "a.pth")
+    again = timm.create_model("test_nfnet", num_classes=3, checkpoint_path=str(tmp_path / "a.pth"))
+    assert torch.equal(again.head.fc.weight, plain.head.fc.weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        timm.create_model("test_nfnet", checkpoint_path=str(tmp_path / "a.pth"))
 
 
 def test_weights_with_timms_names_are_converted(tmp_path):

@@ -4,16 +4,20 @@ The names are ours behind ``normfree_``; timm's own ``nfnet_f0`` is another func
 """
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import _factory, build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
 from .models import ResidualNet, list_models, registry
 from .nn import AvgPoolSame, MaxPoolSame, PaddedConv2d, SameConv2d, WSConv2d
-from .weights.timm import timm_names
+from .weights.carry import NO_CLASSIFIER, fitted, told
+from .weights.file import Weights, form_of, read_weights_file
+from .weights.pretrained import sizes_of
+from .weights.state_dict import find_state
 
 PREFIX = "normfree_"
 __all__: list[str] = []  # register_model adds the entry points
@@ -51,29 +55,82 @@ def _build(name: str) -> Callable[..., ResidualNet]:
     return build
 
 
-def _as_ours(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint with our names; one with timm's is renamed and reshaped."""
-    state = state.get("state_dict", state)
-    own = model.state_dict()
-    if model.family not in ("nfnet", "timm") or own.keys() <= state.keys():
-        return state
-    return {
-        ours: state[theirs].reshape(own[ours].shape) for ours, theirs in timm_names(model).items() if theirs in state
-    }
+def _weights(state: Mapping[str, Any]) -> Weights:
+    found, _ = find_state(state, Tensor, "the state dict")
+    return Weights(found, form_of(found), "a state dict")
+
+
+def _fitted(model: ResidualNet, weights: Weights) -> dict[str, Tensor]:
+    state, notes = fitted(model, weights)
+    if notes and notes != [NO_CLASSIFIER]:
+        warnings.warn(told(weights, notes), stacklevel=2)
+    return model.state_dict() | state
+
+
+def _source(cfg: Any) -> dict[str, Any]:
+    """File and state dict of a configuration, where it has some."""
+    cfg = cfg if isinstance(cfg, dict) else {} if isinstance(cfg, str) else vars(cfg or object) if cfg else {}
+    return {key: cfg[key] for key in ("file", "state_dict", "source") if cfg.get(key)}
 
 
 def _register(name: str) -> None:
     levels = len(registry.lookup(name)[1]["widths"]) + 1
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+        given, weights = _source(kwargs.get("pretrained_cfg")) | _source(overlay), None
+        if pretrained and given.get("source") != "local-dir" and given:
+            weights = _weights(given["state_dict"]) if "state_dict" in given else read_weights_file(given["file"])
+            overlay = _sizes(name, weights, kwargs) | overlay | dict(state_dict=dict(weights.tensors))
         feature_cfg = dict(feature_cls="getter", out_indices=tuple(range(levels)), flatten_sequential=True)
-        options = dict(feature_cfg=feature_cfg, pretrained_filter_fn=_as_ours)
-        return build_model_with_cfg(_build(name), PREFIX + name, pretrained, **options, **kwargs)
+        model = build_model_with_cfg(
+            _build(name),
+            PREFIX + name,
+            pretrained,
+            feature_cfg=feature_cfg,
+            pretrained_filter_fn=lambda state, model: _fitted(model, weights or _weights(state)),
+            pretrained_cfg_overlay=overlay | dict(first_conv=None),  # channels are adapted here, not by timm
+            **kwargs,
+        )
+        model.pretrained_cfg["first_conv"] = registry.default_cfg(name)["first_conv"]
+        model.pretrained_cfg.pop("state_dict", None)  # it would keep the tensors
+        model.asked_for = frozenset(kwargs)
+        return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
     entrypoint.__doc__ = f"``normfree.create_model({name!r})`` through timm."
     globals()[entrypoint.__name__] = register_model(entrypoint)
 
+
+def _sizes(name: str, weights: Weights, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says of weights in a file: classes, channels and their statistics."""
+    allowed = inspect.signature(registry.lookup(name)[0].__init__).parameters.keys() - {"num_classes", "global_pool"}
+    with torch.device("meta"):
+        plain = registry.create_model(name, **{key: value for key, value in kwargs.items() if key in allowed})
+    classes, channels = sizes_of(plain, weights)
+    size = registry.default_cfg(name)["input_size"][1:]
+    sizes = dict(num_classes=classes, input_size=(channels, *size))
+    return sizes if channels == 3 else sizes | dict(mean=(0.5,) * channels, std=(0.5,) * channels)
+
+
+def _load_checkpoint(model: nn.Module, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+    """What ``timm.create_model(checkpoint_path=)`` calls: timm's own, but for models from here.
+
+    Of these timm would load names, classes and channels as they are in the file, or fail.
+    """
+    if not isinstance(model, ResidualNet):
+        return _timms_load_checkpoint(model, checkpoint_path, *args, **options)
+    weights = read_weights_file(checkpoint_path)
+    classes, _ = sizes_of(model, weights) if model.num_classes else (0, 0)
+    if "num_classes" not in getattr(model, "asked_for", ()) and classes not in (0, model.num_classes):
+        model.reset_classifier(classes)
+        model.pretrained_cfg["num_classes"] = classes
+    model.load_state_dict(_fitted(model, weights))
+    return None
+
+
+_timms_load_checkpoint = _factory.load_checkpoint
+_factory.load_checkpoint = _load_checkpoint
 
 for _name in list_models():
     _register(_name)

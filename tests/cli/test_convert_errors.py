@@ -24,8 +24,11 @@ BAD = {
     "no form": (["theirs.safetensors", "x.safetensors"], "x.safetensors may hold two forms; say --to timm or --to"),
     "wrong ending": (["theirs.safetensors", "x.npz", "--to", "normfree"], "normfree's form is a .safetensors file"),
     "unknown ending": (["theirs.safetensors", "x.onnx"], "ending '.onnx'; give it .npz or .safetensors"),
-    "no source": (["nowhere.npz", "x.safetensors", "--to", "timm"], "SOURCE (=nowhere.npz) does not exist"),
-    "what source": (["theirs.onnx", "x.npz"], "ending '.onnx'; it must be .npz"),
+    "no source": (["nowhere.npz", "x.safetensors", "--to", "timm"], "nowhere.npz does not exist; give a run folder"),
+    "what source": (
+        ["theirs.onnx", "x.npz"],
+        "theirs.onnx is an exported file, whose weights are folded; give the run",
+    ),
     "no folder": (["theirs.safetensors", "a/x.safetensors", "--to", "normfree"], "folder a does not exist"),
     "a folder": (["theirs.safetensors", "folder.safetensors", "--to", "normfree"], "is there and not a file"),
     "exists": (["theirs.safetensors", "there.safetensors", "--to", "normfree"], "exists already; --overwrite"),

@@ -110,7 +110,7 @@ def test_what_cannot_be_done_with_a_run(normfree, trained, tmp_path, monkeypatch
         (["a.safetensors"], "a.safetensors does not exist"),
         (["nfnet_f00", "--random"], "model 'nfnet_f00' is unknown; did you mean nfnet_f0"),
         (["nfnet_f0", "--random", "--checkpoint", "best"], "--checkpoint chooses among a run folder's files"),
-        (["a.onnx"], "a.onnx is an exported file; give the run"),
+        (["a.onnx"], "a.onnx is an exported file, whose weights are folded; give the run"),
         ([], "the following arguments are required: NETWORK"),
     ],
 )

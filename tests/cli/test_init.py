@@ -11,7 +11,7 @@ from small_models import shake, small
 
 import normfree
 from normfree import UsageError
-from normfree.cli.trained import initialize
+from normfree.cli.initialize import initialize
 from normfree.models import depth_estimator, segmenter
 from normfree.training.checkpoint import save_weights
 from normfree.weights import pretrained, to_haiku, to_timm
@@ -83,7 +83,10 @@ def test_published_weights(task, tmp_path, monkeypatch):
     for stride in STRIDES[:2]:
         model = MAKERS[task](normfree.create_model("timm_test_nfnet", num_classes=0, output_stride=stride)).eval()
         said = initialize(model, "pretrained:timm_test_nfnet")
-        assert said == "published weights of timm_test_nfnet, into the backbone; what stands behind it is new"
+        assert said == (
+            "published weights of timm_test_nfnet, without their classifier, into the backbone; "
+            "what stands behind it is new"
+        )
         same = normfree.create_model("timm_test_nfnet", output_stride=stride).eval()
         same.load_state_dict(plain.state_dict())
         assert torch.equal(model.backbone.forward_features(x), same.forward_features(x))
@@ -92,7 +95,7 @@ def test_published_weights(task, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("other.npz", "weights do not fit nf_resnet50: .* missing"),
+        ("other.npz", "other.npz has weights of another architecture than nf_resnet50: .* missing"),
         ("other.safetensors", "other.safetensors"),
         ("nowhere.npz", "nowhere.npz"),
         ("nowhere.safetensors", "nowhere.safetensors"),

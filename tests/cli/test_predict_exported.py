@@ -197,8 +197,14 @@ def foreign(path):
         (["nowhere.pt2"], "nowhere.pt2 does not exist"),
         (["foreign.onnx"], "foreign.onnx does not say how its images are prepared; it was not written by normfree"),
         (["free.onnx", "--device", "cuda"], "--device cuda: ONNX files are run on the cpu"),
-        (["free.onnx", "--checkpoint", "best"], "--checkpoint chooses among a run folder's files; free.onnx is one"),
-        (["free.pt2", "--checkpoint", "best"], "--checkpoint chooses among a run folder's files; free.pt2 is one"),
+        (
+            ["free.onnx", "--checkpoint", "best"],
+            "--checkpoint chooses among a run folder's files; free.onnx is no run folder",
+        ),
+        (
+            ["free.pt2", "--checkpoint", "best"],
+            "--checkpoint chooses among a run folder's files; free.pt2 is no run folder",
+        ),
         (["free.pt2", "--device", "warp"], "(='warp') is not available"),
         (["nf_resnet49"], "model 'nf_resnet49' is unknown; did you mean nf_resnet"),
         (["nf_resnet50", "--checkpoint", "best"], "nf_resnet50 is no run folder"),

@@ -1,6 +1,5 @@
 """A network that is deployed: by name with published weights, a trained one, or an exported file."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from ..data import EvalTransform, normalize
 from ..data.dense import DenseTransform
 from ..data.resize import centre_crop, padded_centre_window
 from ..errors import UsageError
-from ..export import Deployed, Preprocessing, open_archive, open_onnx
+from ..export import Deployed, Preprocessing
 from ..models import create_model as create_untrained
 from ..training import pick_device
 from ..weights import create_model
+from .exported import ONNX, open_exported
+from .named import PREFIX, Kind, check_choice, kind_of, other_wanted
 from .trained import Trained, evaluation_transform, load_trained
-
-ONNX, ARCHIVE = ".onnx", ".pt2"
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,20 @@ class AntialiasedTransform(EvalTransform):
 
 
 def open_trained(text: str, which: str | None = None) -> Trained | None:
-    """The network of a run folder or .safetensors file; None where the text names something else.
+    """The network of a run folder or a file of weights; None where the text names something else.
 
     Raises:
-        UsageError: it cannot be used, or is a file of another kind.
+        UsageError: it cannot be used.
     """
-    if Path(text).suffix in (ONNX, ARCHIVE) or text.endswith((".npz", ".pth", ".bin")):
-        return None
-    if not (os.path.exists(text) or os.sep in text or text.endswith(".safetensors")):
-        return None
-    return load_trained(text, which)
+    kind = kind_of(text)
+    check_choice(text, kind, which)
+    return load_trained(text, which) if kind in (Kind.RUN, Kind.CHECKPOINT, Kind.WEIGHTS) else None
 
 
 def open_network(
     text: str, which: str | None = None, *, random: bool = False, trained: Trained | None = None
 ) -> Network:
-    """A model by name with its published weights, or a run folder or .safetensors file.
+    """What a text names (see :mod:`.named`), but for exported files; a model by name with its published weights.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
@@ -91,28 +88,24 @@ def open_network(
     Raises:
         UsageError: unknown, unusable, or a choice that there is none of.
     """
-    if Path(text).suffix in (ONNX, ARCHIVE):
-        raise UsageError(f"{text} is an exported file; give the run, the checkpoint or the model that it is from")
-    if text.endswith((".npz", ".pth", ".bin")):
-        raise UsageError(
-            f"{text} is not in this library's form; `normfree convert {text} FILE --to normfree` makes it so"
-        )
-    named = not (os.path.exists(text) or os.sep in text or text.endswith(".safetensors"))
-    if named and which is not None:
-        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
-    if random and not named:
-        raise UsageError(f"--random is for models by name; {text} is a trained network")
-    if not named:
+    kind = kind_of(text)
+    check_choice(text, kind, which)
+    if random and kind is not Kind.MODEL:
+        raise UsageError(f"--random is for models by name; {text} is {kind}")
+    if kind in (Kind.EXPORTED, Kind.FUNCTION):
+        raise other_wanted(text, kind)
+    if kind not in (Kind.MODEL, Kind.PUBLISHED):
         trained = trained or load_trained(text, which)
         if trained.recipe.task.name == "detection":
             raise UsageError(f"{text} is a network for detection; this takes one whose answer is one tensor")
         about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
         return Network(trained.model, *about, trained.task)
     torch.manual_seed(0)
-    model = (create_untrained(text) if random else create_model(text, pretrained=True)).eval()
+    name = text.removeprefix(PREFIX)
+    model = (create_untrained(name) if random else create_model(name, pretrained=True)).eval()
     classes = None if random else imagenet_classes(model.num_classes)
     origin = "fresh weights of seed 0" if random else "published weights"
-    return Network(model, text, Preprocessing.of(model), classes, origin)
+    return Network(model, name, Preprocessing.of(model), classes, origin)
 
 
 def _preprocessing(trained: Trained) -> Preprocessing:
@@ -133,15 +126,12 @@ def open_classifier(
     Raises:
         UsageError: unknown or unusable; a device that is not there, or another than the CPU for an ONNX file.
     """
-    exported = Path(text).suffix in (ONNX, ARCHIVE)
-    if exported and which is not None:
-        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is one file")
-    if Path(text).suffix == ONNX:
-        if device not in ("auto", "cpu"):
+    kind = kind_of(text)
+    check_choice(text, kind, which)
+    if kind is Kind.EXPORTED:
+        if Path(text).suffix == ONNX and device not in ("auto", "cpu"):
             raise UsageError(f"--device {device}: ONNX files are run on the cpu")
-        return _deployed(open_onnx(text))
-    if exported:
-        return _deployed(open_archive(text, pick_device(device)))
+        return _deployed(open_exported(text, pick_device(device)))
     network = open_network(text, which, trained=trained)
     place = pick_device(device)
     model = network.model.to(place)

@@ -4,7 +4,6 @@ import argparse
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,17 @@ from safetensors.torch import save_file
 from ..errors import RunFailed, UsageError
 from ..models import ResidualNet
 from ..models.config import ModelConfig
-from ..recipes import Recipe, describe
-from ..training import describes_itself, save_weights, whole_file
+from ..recipes import describe
+from ..training import save_weights, whole_file
 from ..weights import convert as weights
-from ..weights import read_arrays
-from ..weights.timm import read_timm
-from ..weights.torch_file import SUFFIXES
+from .foreign import Opened, class_names, open_foreign, read_named, recipe_from, recipe_of
 from .main import Parser
+from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
 from .options import parse_overrides
 from .trained import load_trained
 
 FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
 SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Weights of one form in a model: names and shapes as in their file, and what is to be said about them."""
-
-    form: str
-    file: Path
-    model: ResidualNet
-    config: ModelConfig
-    shapes: dict[str, tuple[int, ...]]
-    notes: tuple[str, ...] = ()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -51,9 +37,9 @@ def run(argv: Sequence[str]) -> int:
         overrides["model.name"] = options.model
     dest, form = _destination(options)
     opened = _open(options.source, overrides, options.checkpoint, options.weights)
-    if opened.form == form:
+    if opened.form == form and not (form == "normfree" and kind_of(options.source) is Kind.WEIGHTS):
         raise UsageError(f"{options.source} is in {FORMS[form]} already; --to must name another one")
-    if dest.exists() and dest.samefile(opened.file):
+    if dest.exists() and opened.file.exists() and dest.samefile(opened.file):
         raise UsageError(f"SOURCE and DEST are the same file, {dest}")
     overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
     tensors = weights.convert(opened.model, form)
@@ -82,13 +68,15 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="the authors' .npz; timm's .safetensors or .pth; a run folder or file of ours"
+        "source",
+        metavar="SOURCE",
+        help="the authors' .npz; timm's .safetensors, .pth, .ckpt, ...; a run folder or file of ours; pretrained:NAME",
     )
     parser.add_argument("dest", metavar="DEST", help="new file: .npz for the authors' form, else .safetensors")
     parser.add_argument("--to", choices=FORMS, help="form of DEST; default: haiku for .npz, needed for .safetensors")
     parser.add_argument("--model", metavar="NAME", help="which network, where the tensors leave a choice")
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
-    parser.add_argument("--weights", choices=["ema", "raw"], help="of a run folder; default: averaged where there are")
+    parser.add_argument("--weights", choices=["ema", "raw"], help="where there are both; default: averaged")
     parser.add_argument("--verify", action="store_true", help="read DEST back; compare logits with timm's network")
     parser.add_argument("--overwrite", action="store_true", help="replace DEST if it exists")
     parser.add_argument("--quiet", action="store_true", help="only the summary, not a line per tensor")
@@ -120,65 +108,18 @@ def _destination(options: argparse.Namespace) -> tuple[Path, str]:
 
 def _open(source: str, overrides: Mapping[str, Any], which: str | None = None, kind: str | None = None) -> Opened:
     """The weights of a file of any form, in a model."""
-    path = Path(source)
-    form = _form_of(path)
-    if form == "normfree":
+    what = kind_of(source)
+    check_choice(source, what, which)
+    if what not in TRAINED:
+        raise other_wanted(source, what)
+    if what in (Kind.RUN, Kind.CHECKPOINT):
         if given := [key for key in overrides if key.startswith("model.")]:
             raise UsageError(f"{source} says which network it is; --{given[0].replace('.name', '')} is for other files")
         trained = load_trained(source, which, kind)
-        shapes = weights.shapes_of(trained.model.state_dict(), form)
-        return Opened(form, Path(trained.source), trained.model, trained.recipe.model, shapes)
-    for flag, value in (("checkpoint", which), ("weights", kind)):
-        if value:
-            raise UsageError(f"--{flag} chooses among a run folder's files; {source} is one file")
-    tensors = read_arrays(path) if form == "haiku" else read_timm(path)
-    shapes, notes = weights.shapes_of(tensors, form), []
-    config = _recipe({key: value for key, value in overrides.items() if key.startswith("model.")}).model
-    if not config.name:
-        config.name, others = weights.choose_model(shapes, form, source)
-        also = f" ({', '.join(others)}, timm's function, as well: --model)" if others else ""
-        notes.append(f"the tensors are those of {config.name}{also}")
-    model = weights.load(config, tensors, form, source)
-    types = {str(t.dtype) for t in _leaves(tensors)} - {"torch.float32", "float32"}
-    if types:
-        notes.append(f"numbers of type {', '.join(sorted(types)).replace('torch.', '')} became float32")
-    stateful = [name for name, _ in model.named_buffers() if name.endswith("running_mean")]
-    if stateful and not any(name.endswith("/average") for name in shapes):
-        notes.append("no running statistics of BatchNorm in it: they are mean 0 and variance 1 now")
-    return Opened(form, path, model, config, shapes, tuple(notes))
-
-
-def _form_of(path: Path) -> str:
-    if path.is_dir():
-        return "normfree"
-    if not os.path.lexists(path):
-        raise UsageError(f"SOURCE (={path}) does not exist")
-    if path.suffix == ".npz":
-        return "haiku"
-    if path.suffix in SUFFIXES:
-        return "timm"
-    if path.suffix == ".safetensors":
-        return "normfree" if describes_itself(path) else "timm"
-    raise UsageError(
-        f"SOURCE (={path}) has the ending {path.suffix!r}; it must be .npz (the authors'), .safetensors, "
-        f"{', '.join(SUFFIXES)} (timm's) or a run folder"
-    )
-
-
-def _leaves(tensors: Mapping[str, Any]) -> list[Any]:
-    return [leaf for value in tensors.values() for leaf in (value.values() if isinstance(value, Mapping) else [value])]
-
-
-def _recipe(overrides: Mapping[str, Any], **fields: Any) -> Recipe:
-    """A recipe with sections model and data of dotted paths."""
-    content: dict[str, Any] = {}
-    for path, value in (fields | dict(overrides)).items():
-        *sections, name = path.split(".")
-        inner = content
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[name] = value
-    return Recipe.from_dict(content, "the command line")
+        shapes = weights.shapes_of(trained.model.state_dict(), "normfree")
+        return Opened("normfree", Path(trained.source), trained.model, trained.recipe.model, shapes)
+    config = recipe_from({key: value for key, value in overrides.items() if key.startswith("model.")}).model
+    return open_foreign(source, config, kind)
 
 
 def _write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, overrides: Mapping[str, Any]) -> None:
@@ -198,33 +139,9 @@ def _write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, ov
 
 def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the file a checkpoint: the papers' evaluation of this network, and names of its classes."""
-    model = opened.model
-    channels, train = model.in_chans, model.default_cfg["input_size"][-1]
-    if not model.num_classes:
-        raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
-    size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
-    statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
-    data = {"data.source": "imagefolder:imagenet", "data.channels": channels} | size | statistics
-    recipe = _recipe(overrides, **data)
-    recipe.model = opened.config
-    classes, names = class_names(model.num_classes)
+    recipe = recipe_of(opened, overrides)
+    classes, names = class_names(opened.model.num_classes)
     return describe(recipe, classes) | dict(names=names, converted_from=opened.form)
-
-
-def class_names(count: int) -> tuple[list[str], list[str]]:
-    """Names of the classes' folders, which sort in the order of the labels, and what they are called.
-
-    1000 classes are ImageNet's (WordNet's identifiers and words), others are numbers.
-    """
-    numbers = [f"{i:0{len(str(count - 1))}d}" for i in range(count)]
-    if count != 1000:
-        return numbers, numbers
-    try:
-        from timm.data import ImageNetInfo
-    except ImportError:
-        return numbers, numbers
-    info = ImageNetInfo()
-    return info.label_names(), info.label_descriptions()
 
 
 def _table(rows: Sequence[weights.Row], before: str, after: str) -> str:
@@ -279,7 +196,7 @@ def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> str:
         import timm
     except ImportError:
         return "timm is not installed: its logits cannot be compared"
-    state, channels = read_timm(file), model.in_chans
+    state, channels = read_named(str(file)).tensors, model.in_chans
     if config.options or name not in timm.list_models():
         return f"timm has no {name}{' with these options' if config.options else ''}: there are no logits to compare"
     theirs = timm.create_model(name, num_classes=model.num_classes, in_chans=channels).eval()

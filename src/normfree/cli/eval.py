@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         "precision; for regression R2 and the mean absolute error; for segmentation the mean IoU and that of each "
         "class; for depth five metrics; for detection COCO's average precision.",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder, or a .safetensors file of one")
+    parser.add_argument("run", metavar="RUN", help="run folder, file of weights, exported file, or pretrained:NAME")
     parser.add_argument(
         "--data",
         metavar="SOURCE",
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         )
     if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
-    trained = load_trained(options.run, options.checkpoint, options.weights)
+    trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
     data = trained.recipe.data
     if options.size:
         data.test_size, data.test_width = options.size, None

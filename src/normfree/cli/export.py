@@ -14,7 +14,8 @@ from ..export import Written, to_archive, to_onnx
 from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
-from .classifier import ARCHIVE, ONNX, open_network
+from .classifier import open_network
+from .exported import ARCHIVE, ONNX
 from .main import Parser
 
 MOST_IMAGES = 4096  # of a call
@@ -54,7 +55,7 @@ def _parser() -> Parser:
         "is put in place.",
     )
     add = parser.add_argument
-    add("network", metavar="NETWORK", help="run folder, or a .safetensors file of one; or a model's name")
+    add("network", metavar="NETWORK", help="run folder, file of weights, or a model's name")
     add("--format", choices=list(SUFFIXES), help="default: what --out ends in, else onnx")
     add(
         "--out",

@@ -16,6 +16,7 @@ from ..models import create_model
 from ..models.registry import IMAGENET_MEAN, IMAGENET_STD, test_crop
 from ..recipes import set_sizes
 from ..tasks.statistics import image_statistics
+from .named import Kind, check_choice, kind_of
 from .trained import Trained, load_trained
 
 
@@ -41,7 +42,7 @@ class Named:
 
 
 def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
-    """``MODEL``, ``RUN`` (a run folder or .safetensors file), ``pkg.module:factory`` or ``pkg.module:factory(...)``.
+    """What a text names (see :mod:`.named`), but for exported files, which show nothing of what happens inside.
 
     Args:
         overrides: arguments of a model by name, for example ``{"alpha": 1.0}``.
@@ -55,12 +56,12 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         torch.manual_seed(seed)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--seed (={seed}) must fit into 64 bits") from error
-    trained = os.path.exists(text)
-    if overrides and (trained or ":" in text):
-        raise UsageError(
-            f"--option is for models by name; {text} is {'a trained network' if trained else 'a function'}"
-        )
-    if trained:
+    kind = kind_of(text)
+    if overrides and kind is not Kind.MODEL:
+        what = kind if kind is Kind.FUNCTION else "a trained network"
+        raise UsageError(f"--option is for models by name; {text} is {what}")
+    check_choice(text, kind, which)
+    if kind not in (Kind.FUNCTION, Kind.MODEL):
         network = load_trained(text, which)
         set_sizes(network.recipe, network.model)
         data = network.recipe.data
@@ -68,12 +69,8 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         view = data.resize_margin, data.test_crop or "squash"
         about = dict(run=network, pretrained=True, value_range=data.value_range)
         return Named(name, network.model, shape, *image_statistics(data), *view, **about)
-    if not trained and which is not None:
-        raise UsageError(f"--checkpoint chooses among a run folder's files; {text} is no run folder")
-    if ":" in text:
+    if kind is Kind.FUNCTION:
         return replace(_as_usual(text.partition(":")[2], _made_by(text)), pretrained=_asks_for_weights(text))
-    if os.sep in text:
-        raise UsageError(f"{text} does not exist; give a run folder, a model's name or pkg.module:factory")
     try:
         model = create_model(text, **overrides)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:

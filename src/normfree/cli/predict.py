@@ -48,8 +48,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "network",
         metavar="NETWORK",
-        help="run folder, or a .safetensors file of one; an .onnx or .pt2 file of normfree export; or the name of a "
-        "model, for its published weights",
+        help="run folder or file of weights; an .onnx or .pt2 file of normfree export; or the name of a model, for its "
+        "published weights",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--top", type=int, help="classes per image; default: 5")

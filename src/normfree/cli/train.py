@@ -13,8 +13,8 @@ from ..runs.prepare import FILM, on_main, say
 from ..spp import plot_film, read_film
 from ..training import Summary, Trainer, keep_freed_memory, plot_curves, replicas
 from ..words import counted
+from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse
-from .trained import initialize
 
 STRIP = "spp.png"  # the picture of the recorded signals
 RECIPE_OF = dict.fromkeys(("imagefolder", "csv", "wds", "synthetic"), FOLDER_RECIPE)
@@ -43,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
         elif options.resume is not None:
             folder = Path(options.resume)
             on_main(group, lambda: lock.take(folder))
+        if options.init is not None and folder is None and "model.name" not in overrides:
+            say(group, *filter(None, [adopt(recipe, options.init, overrides)]))
         trainer, folder = prepare(
             recipe,
             Path(name).stem,

@@ -77,7 +77,8 @@ def _parser() -> Parser:
     what.add_argument(
         "--init",
         metavar="WEIGHTS",
-        help="start from a run folder, a .safetensors file, the authors' .npz, or pretrained:NAME (published weights)",
+        help="start from a run folder, a file of weights (.safetensors, .pth, .ckpt, .npz, ...), or pretrained:NAME "
+        "(published weights); without --model their network is built",
     )
     how = parser.add_argument_group("how (default: the recipe's)")
     for name, (path, metavar, text) in SHORT.items():

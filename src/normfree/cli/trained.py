@@ -1,6 +1,5 @@
 """A trained network from a run folder or a checkpoint file."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,14 @@ from ..data.dense import DenseTransform
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
 from ..models import DenseNet, DetectionNet, ResidualNet
-from ..models.dense import OnBackbone
 from ..recipes import Recipe, as_it_was, build_network, is_dense, set_sizes
 from ..tasks import dense, detection
 from ..tasks.regression import in_units
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
-from ..weights import load_haiku, load_pretrained, read_arrays
+from .exported import ExportedNet, exported_recipe
+from .foreign import class_names, open_foreign, recipe_of
+from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trained:
     were held out for testing, where the source has no test split.
     """
 
-    model: ResidualNet | DenseNet | DetectionNet
+    model: ResidualNet | DenseNet | DetectionNet | ExportedNet
     recipe: Recipe
     classes: list[str]
     source: str
@@ -51,19 +51,33 @@ class Trained:
         return is_dense(self.recipe)
 
 
-def load_trained(path: str, which: str | None = None, weights: str | None = None) -> Trained:
-    """The network of a run folder or a .safetensors file.
+def load_trained(path: str, which: str | None = None, weights: str | None = None, *, exported: bool = False) -> Trained:
+    """The network of a run folder, of a file of weights, or of ``pretrained:NAME``.
+
+    Weights that do not say which network they are of are known by their tensors, and evaluated as in the papers.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
-        weights: its "ema" or "raw" weights; None takes the average where there is one.
+        weights: "ema" or "raw" of a run folder, or of a file that has both; None takes the average where there is one.
+        exported: take a file of ``normfree export``, too.
 
     Raises:
         UsageError: nothing there, unreadable, tensors of another architecture, or a choice where there is one file.
     """
-    for flag, value in (("checkpoint", which), ("weights", weights)):
-        if value and Path(path).is_file():
-            raise UsageError(f"--{flag} chooses among a run folder's files; {path} is one file")
+    what = kind_of(path)
+    check_choice(path, what, which)
+    if what is Kind.EXPORTED and exported:
+        network = ExportedNet(path)
+        recipe, classes, names = exported_recipe(network)
+        return Trained(network.eval(), recipe, classes, path, names, list(range(1, 1 + len(classes))))
+    if what not in TRAINED:
+        raise other_wanted(path, what)
+    if what is Kind.CHECKPOINT and weights:
+        raise UsageError(f"--weights chooses among a run folder's files; {path} is one file")
+    if what in (Kind.WEIGHTS, Kind.PUBLISHED):
+        opened = open_foreign(path, kind=weights)
+        recipe, (classes, names) = recipe_of(opened, {}), class_names(opened.model.num_classes)
+        return Trained(opened.model, recipe, classes, path, names, list(range(1, 1 + len(classes))))
     kind = {"raw": "weights", "ema": "ema", None: None}[weights]
     state, description, file = read_checkpoint(path, which or "last", kind)
     try:
@@ -119,69 +133,6 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
     except Exception as error:  # options are whatever the file says
         raise UsageError(f"model.options do not build {recipe.model.name}: {error}") from error
     load_weights(model, state, file)
-
-
-def initialize(model: ResidualNet | DenseNet | DetectionNet, path: str) -> str:
-    """Start from other weights: a run folder, a .safetensors file of one, the authors' .npz, or ``pretrained:NAME``.
-
-    Where the number of classes differs, the classifier stays freshly initialized. Of a network that answers for places
-    the backbone is filled, and the head as well where the weights are of one for the same task and classes.
-
-    Returns:
-        What was done, in one sentence.
-
-    Raises:
-        UsageError: nothing there, unreadable, or weights of another architecture.
-    """
-    if isinstance(model, OnBackbone):
-        return _initialize_dense(model, path)
-    if path.startswith("pretrained:"):
-        load_pretrained(model, path.partition(":")[2])
-        return f"published weights of {path.partition(':')[2]}" + (
-            ""
-            if model.num_classes in (0, 1000)
-            else f", with a new classifier ({model.num_classes} classes instead of 1000)"
-        )
-    if path.endswith(".npz"):
-        source, file = read_arrays(path), path
-        # ROOT/~/linear; gates have a linear layer further down
-        linear = (p for module, p in source.items() if module.split("/")[1:] == ["~", "linear"])
-        head = next((p["w"].shape for p in linear if "w" in p), ())
-        head, load = head[::-1], load_haiku
-    else:
-        source, _, file = read_checkpoint(path)
-        source = backbone_of(source)
-        head = tuple(source["head.fc.weight"].shape) if "head.fc.weight" in source else ()
-        load = functools.partial(load_weights, origin=str(file))
-    wanted = model.num_classes
-    classes = head[0] if head[1:] == (model.num_features,) else None  # else the file does not hold so many numbers
-    if classes in (None, wanted):
-        load(model, source)
-        return f"weights from {file}"
-    model.reset_classifier(classes)
-    load(model, source)
-    model.reset_classifier(wanted)
-    if not wanted:
-        return f"weights from {file}, without their classifier"
-    return f"weights from {file}, with a new classifier ({wanted} classes instead of {classes})"
-
-
-def _initialize_dense(model: OnBackbone, path: str) -> str:
-    if not path.startswith("pretrained:") and not path.endswith(".npz"):
-        source, _, file = read_checkpoint(path)
-        own = {name: value.shape for name, value in model.state_dict().items()}
-        if own == {name: value.shape for name, value in source.items()}:
-            load_weights(model, source, str(file))
-            return f"weights from {file}"
-    return f"{initialize(model.backbone, path)}, into the backbone; what stands behind it is new"
-
-
-def backbone_of(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The weights of the backbone of a network that answers for places; those of another network as they are."""
-    prefix = "backbone."
-    if not any(name.startswith(prefix) for name in state):
-        return state
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform | ObjectTransform:

@@ -100,7 +100,12 @@ class ResidualNet(FeatureMaps):
     @property
     def in_chans(self) -> int:
         """Channels of the images."""
-        return next(module.in_channels for module in self.stem.modules() if hasattr(module, "in_channels"))
+        return self.get_submodule(self.first_conv).in_channels
+
+    @property
+    def first_conv(self) -> str:
+        """Name of the convolution that sees the images."""
+        return next(f"stem.{name}" for name, module in self.stem.named_modules() if hasattr(module, "in_channels"))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, as the classifier pools it: (N, num_features, H', W')."""

@@ -1,6 +1,6 @@
 """Training a network on a task: step, loop, evaluation, checkpoints, curves."""
 
-from .checkpoint import describes_itself, load_weights, read_description, read_weights, save_weights, whole_file
+from .checkpoint import load_weights, read_description, read_weights, save_weights, whole_file
 from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
 from .curves import plot_curves
@@ -21,7 +21,6 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "damage",
-    "describes_itself",
     "evaluate",
     "find_checkpoint",
     "keep_freed_memory",

@@ -71,11 +71,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(f"{path} has a description that is not JSON: {error}") from error
 
 
-def describes_itself(path: str | Path) -> bool:
-    """Whether a .safetensors file is one by :func:`save_weights`; UsageError if it is none at all."""
-    return _read(path, tensors=False)[1] is not None
-
-
 def read_description(path: str | Path) -> dict[str, Any]:
     """The description of a file by :func:`save_weights`, without its tensors; empty where there is none."""
     try:
@@ -95,7 +90,7 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], st
             odd = [name for name in names if not name.isprintable() or len(name) > 200]
             if odd:
                 raise UsageError(f"{path}: {odd[0]!r:.60} is no name of a tensor")
-            return {name: file.get_tensor(name) for name in names if tensors}, (file.metadata() or {}).get(_KEY)
+            return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(_KEY)
     except (OSError, SafetensorError) as error:
         reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:300])
         raise UsageError(f"{path} cannot be read as safetensors: {reason}") from error

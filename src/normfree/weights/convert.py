@@ -12,7 +12,9 @@ from ..errors import UsageError
 from ..models import ResidualNet, list_models
 from ..models.config import ModelConfig
 from ..models.registry import lookup
-from .haiku import _FAMILIES, _haiku_shape, _state_names, haiku_names, load_haiku, to_haiku
+from .carry import carry
+from .file import Weights
+from .haiku import _FAMILIES, _haiku_shape, haiku_names, haiku_state_names, load_haiku, to_haiku
 from .timm import _FAMILIES as _TIMM_FAMILIES
 from .timm import load_timm, timm_names, to_timm
 
@@ -48,7 +50,7 @@ def tensor_names(model: ResidualNet, form: str) -> dict[str, str]:
     if form == "timm":
         return timm_names(model)
     names = haiku_names(model)
-    return {ours: "/".join(key) for ours, key in (names | _state_names(model, names)).items()}
+    return {ours: "/".join(key) for ours, key in (names | haiku_state_names(model, names)).items()}
 
 
 def empty_model(config: ModelConfig, shapes: Shapes, form: str) -> ResidualNet:
@@ -59,9 +61,19 @@ def empty_model(config: ModelConfig, shapes: Shapes, form: str) -> ResidualNet:
     """
     with torch.device("meta"):
         model = config.build(num_classes=1000, in_chans=3)
+    classes, channels = sizes_in(model, shapes, form)
+    with torch.device("meta"):
+        return config.build(num_classes=classes, in_chans=channels)
+
+
+def sizes_in(model: ResidualNet, shapes: Shapes, form: str) -> tuple[int, int]:
+    """Classes (0: no classifier) and channels that tensors of such a model have.
+
+    A size counts only where the rest of the shape is the model's: a file must not ask for more than it holds.
+    """
     own, names = model.state_dict(), tensor_names(model, form)
     sizes = []
-    for ours, dim, absent in (("head.fc.weight", 0, 0), (f"{model.default_cfg['first_conv']}.weight", 1, 3)):
+    for ours, dim, absent in (("head.fc.weight", 0, 0), (f"{model.first_conv}.weight", 1, 3)):
         given = shapes.get(names.get(ours, ours))
         if given is None:
             sizes.append(absent)
@@ -71,15 +83,14 @@ def empty_model(config: ModelConfig, shapes: Shapes, form: str) -> ResidualNet:
         expected = list(own[ours].shape)
         expected[dim : dim + 1] = given[dim : dim + 1]
         sizes.append(given[dim] if tuple(expected) == given else own[ours].shape[dim])
-    with torch.device("meta"):
-        return config.build(num_classes=sizes[0], in_chans=sizes[1])
+    return sizes[0], sizes[1]
 
 
 def fits(model: ResidualNet, shapes: Shapes, form: str) -> bool:
     """Whether the tensors are exactly the model's, by name and shape; BatchNorm's statistics may be missing."""
     names, own = tensor_names(model, form), model.state_dict()
-    if form == "timm":
-        expected = shapes_of(to_timm(model), form)
+    if form != "haiku":
+        expected = shapes_of(to_timm(model) if form == "timm" else own, form)
     else:
         expected = {theirs: _haiku_shape(theirs.rpartition("/")[2], own[ours]) for ours, theirs in names.items()}
         if not any(map(_is_state, shapes)):
@@ -97,8 +108,8 @@ def fitting_models(shapes: Shapes, form: str) -> list[str]:
 
     Only variants with as many blocks and of a family with such names are built, on the meta device.
     """
-    if form == "timm":
-        families = _TIMM_FAMILIES
+    if form != "haiku":
+        families = _TIMM_FAMILIES if form == "timm" else None
         blocks = len({tuple(name.split(".")[:3]) for name in shapes if name.startswith("stages.")})
     else:
         roots = {name.partition("/")[0] for name in shapes}
@@ -108,7 +119,7 @@ def fitting_models(shapes: Shapes, form: str) -> list[str]:
     found = []
     for name in list_models():
         cls, variant = lookup(name)
-        if cls.family in families and sum(variant["depths"]) == blocks:
+        if (families is None or cls.family in families) and sum(variant["depths"]) == blocks:
             model = empty_model(ModelConfig(name), shapes, form)
             found += [name] if fits(model, shapes, form) else []
     return sorted(found, key=lambda name: name.startswith("timm_"))
@@ -134,14 +145,14 @@ def choose_model(shapes: Shapes, form: str, source: str) -> tuple[str, list[str]
 
 @torch.no_grad()
 def load(config: ModelConfig, weights: Mapping[str, Any], form: str, source: str) -> ResidualNet:
-    """The model with weights of the authors' or of timm's, in evaluation mode.
+    """The model with weights in any form, in evaluation mode.
 
     Raises:
         UsageError: the weights do not fit, by name of the tensors; ``source`` says where they are from.
     """
     shapes = shapes_of(weights, form)
     model = empty_model(config, shapes, form)
-    fill = load_haiku if form == "haiku" else load_timm
+    fill = dict(haiku=load_haiku, timm=load_timm, normfree=_load_ours)[form]
     if not fits(model, shapes, form):
         if others := fitting_models(shapes, form):
             raise UsageError(f"{source} has the tensors of {', '.join(others)}, not of {config.name}")
@@ -151,6 +162,11 @@ def load(config: ModelConfig, weights: Mapping[str, Any], form: str, source: str
     for buffer, value in model.named_buffers():  # BatchNorm's, where the file has none
         value.fill_(1 if buffer.endswith("running_var") else 0)
     return _quoting(source, fill, model, weights).eval()
+
+
+def _load_ours(model: ResidualNet, weights: Mapping[str, Tensor]) -> ResidualNet:
+    carry(model, Weights(weights, "normfree", "the state dict"))
+    return model
 
 
 def _quoting(source: str, fill: Callable, model: ResidualNet, weights: Mapping[str, Any]) -> ResidualNet:

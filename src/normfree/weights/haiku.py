@@ -72,7 +72,7 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
     return names
 
 
-def _state_names(model: ResidualNet, names: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def haiku_state_names(model: ResidualNet, names: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Haiku's (module, name) of BatchNorm's running statistics, which it keeps apart from the parameters."""
     buffers = [name.rpartition(".") for name, _ in model.named_buffers()]
     return {
@@ -103,7 +103,7 @@ def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
     names, parameters = haiku_names(model), dict(model.named_parameters()) | dict(model.named_buffers())
     averages = {key for key in given if key[0].endswith(tuple(_STATE.values()))}
     if averages:
-        names |= _state_names(model, names)
+        names |= haiku_state_names(model, names)
         given = {key: given[key] for key in given.keys() - averages | {key for key in averages if key[1] == "average"}}
     missing = [key for key in names.values() if key not in given]
     extra = sorted(given.keys() - set(names.values()))
@@ -113,7 +113,7 @@ def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
         )
     wrong = []
     for ours, key in names.items():
-        expected, array = _haiku_shape(key[1], parameters[ours]), _as_array(given[key])
+        expected, array = _haiku_shape(key[1], parameters[ours]), as_array(given[key])
         if array.shape != expected:
             wrong.append(f"{'/'.join(key)} has shape {array.shape}, {_describe(model)} needs {expected}")
         elif array.dtype.kind not in "fiu":
@@ -123,7 +123,7 @@ def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
     with torch.no_grad():
         for ours, key in names.items():
             parameter = parameters[ours]
-            parameter.copy_(_from_haiku(_as_array(given[key]), parameter))
+            parameter.copy_(_from_haiku(as_array(given[key]), parameter))
     return model
 
 
@@ -134,7 +134,7 @@ def to_haiku(model: ResidualNet, *, state: bool = False) -> dict[str, dict[str, 
     """
     parameters, names = dict(model.named_parameters()) | dict(model.named_buffers()), haiku_names(model)
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for ours, (module, name) in (names | (_state_names(model, names) if state else {})).items():
+    for ours, (module, name) in (names | (haiku_state_names(model, names) if state else {})).items():
         parameter = parameters[ours].detach().cpu()
         if parameter.dtype == torch.bfloat16:
             parameter = parameter.float()  # numpy has no bfloat16
@@ -162,7 +162,7 @@ def _haiku_shape(name: str, parameter: Tensor) -> tuple[int, ...]:
     return tuple(parameter.shape[i] for i in _TO_HAIKU[parameter.ndim])
 
 
-def _as_array(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
     """An array in the machine's byte order; lists of unequal length become an array of objects, which is refused."""
     try:
         array = np.asarray(value)

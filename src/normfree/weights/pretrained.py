@@ -1,28 +1,28 @@
 """Published weights: how they reach a model."""
 
-import functools
 import socket
 import urllib.parse
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, did_you_mean
 from ..models import ResidualNet, registry
 from ..models.published import PUBLISHED, Published
-from .haiku import load_haiku
-from .timm import load_timm, read_timm
-from .unpickle import read_arrays
+from .carry import NO_CLASSIFIER, carry, told
+from .convert import shapes_of, sizes_in
+from .file import PUBLISHED_OF, Weights, read_weights_file
 
 
 def create_model(
     name: str,
     *,
     pretrained: bool | str | Path | None = False,
-    num_classes: int = 1000,
-    in_chans: int = 3,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
     drop_rate: float | None = None,
     stochdepth_rate: float | None = None,
     **overrides: Any,
@@ -32,12 +32,15 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         pretrained: False or None: none. True fetches the weights that timm publishes on the Hugging Face hub (into
-            huggingface_hub's cache, which checks their hash) and converts them; a path takes them from that file
-            instead, which may also be the authors' ``.npz`` or one of ours.
-        num_classes: 0 gives pooled features instead of logits. Other than 1000, a pretrained model's classifier is
-            freshly initialized.
-        in_chans: channels of the images. Other than 3, a pretrained first convolution is adapted as timm does: one
-            channel takes the sum of the three, more repeat them.
+            huggingface_hub's cache, which checks their hash) and converts them; a path takes them from a file of
+            anyone's instead: ``.safetensors``, ``torch.save`` (.pth, .pth.tar, .pt, .bin, .ckpt), the authors'
+            ``.npz``. Where it has averaged weights, these are taken.
+        num_classes: None takes the number of the pretrained weights, or 1000 without any. 0 gives pooled features
+            instead of logits. Where pretrained weights have another number, the classifier is new, and a warning says
+            so.
+        in_chans: channels of the images; None takes the number of the pretrained weights, or 3 without any. Where
+            pretrained weights have another number, the first convolution is adapted such that images whose channels
+            are equal give the same output, and a warning says so.
         drop_rate, stochdepth_rate: None takes the variant's.
         overrides: further arguments of the family's class, for example ``activation="silu"``, ``depths=(1, 1, 1, 1)``,
             ``output_stride=8``.
@@ -46,25 +49,56 @@ def create_model(
         UsageError: unknown name or override (the nearest ones are suggested), a value out of range, no published
             weights of this name, or none to be had (it says what to download and where to put it).
     """
-    options = dict(num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
-    model = registry.create_model(name, **options, **overrides)
-    if not pretrained:
-        return model
-    return load_pretrained(model, name) if pretrained is True else _load(model, pretrained)
+    rates = dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
+    weights, classes, channels = None, 1000, 3
+    if pretrained:
+        with torch.device("meta"):
+            plain = registry.create_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
+        weights = published_weights(name) if pretrained is True else read_weights_file(pretrained)
+        classes, channels = sizes_of(plain, weights)
+    classes, channels = (
+        given if asked is None else asked for asked, given in ((num_classes, classes), (in_chans, channels))
+    )
+    model = registry.create_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
+    return model if weights is None else _carried(model, weights)
 
 
 def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
-    """Fill a model with the published weights of ``name``, adapting classifier and first convolution.
+    """Fill a model with the published weights of ``name``; a warning says where classifier or stem are not theirs.
 
     Raises:
         UsageError: none are published or to be had, or they are of another architecture.
     """
-    return _load(model, _fetched(_published(name)))
+    return _carried(model, published_weights(name))
+
+
+def published_weights(name: str) -> Weights:
+    """The published weights of a model by name, downloaded if they are not there.
+
+    Raises:
+        UsageError: none are published or to be had.
+    """
+    weights = read_weights_file(_fetched(_published(name)))
+    return Weights(weights.tensors, weights.form, f"{PUBLISHED_OF}{name}")
+
+
+def sizes_of(model: ResidualNet, weights: Weights) -> tuple[int, int]:
+    """Classes (0: no classifier) and channels of weights for such a model."""
+    return sizes_in(model, shapes_of(weights.tensors, weights.form), weights.form)
+
+
+def _carried(model: ResidualNet, weights: Weights) -> ResidualNet:
+    notes = carry(model, weights)
+    if notes and notes != [NO_CLASSIFIER]:
+        warnings.warn(told(weights, notes), stacklevel=3)
+    return model
 
 
 def _published(name: str) -> Published:
     if name not in PUBLISHED:
-        raise UsageError(f"no weights of {name} are published; there are some of {', '.join(PUBLISHED)}")
+        some = f"there are some of {', '.join(PUBLISHED)}"
+        hint = some if name in registry.list_models() else did_you_mean(name, PUBLISHED, some)
+        raise UsageError(f"no weights of {name} are published; {hint}")
     return PUBLISHED[name]
 
 
@@ -97,42 +131,3 @@ def _reach(endpoint: str) -> None:
     if not urllib.request.getproxies() and address.hostname:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname, port), timeout=10).close()
-
-
-def _load(model: ResidualNet, path: str | Path) -> ResidualNet:
-    """Fill a model from a file of the authors', timm's or ours, adapting classifier and first convolution."""
-    wanted, pool, channels = model.num_classes, model.head.global_pool, model.in_chans
-    if str(path).endswith(".npz"):
-        if channels != 3:
-            raise UsageError(f"the authors' weights are of 3 channels, not in_chans (={channels})")
-        source, classes, load = read_arrays(path), 1000, load_haiku
-    else:
-        source = read_timm(path)
-        classes = len(source["head.fc.weight"]) if "head.fc.weight" in source else wanted
-        ours = source.keys() >= dict(model.stages.named_parameters(prefix="stages")).keys()
-        load = functools.partial(_load_ours, path=path) if ours else load_timm
-        source = _adapted(source, channels)
-    if classes != wanted:
-        model.reset_classifier(classes, "avg")
-    load(model, source)
-    if classes != wanted:
-        model.reset_classifier(wanted, pool)
-    return model
-
-
-def _load_ours(model: ResidualNet, state: dict[str, Tensor], path: str | Path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(f"{path} does not fit: {' '.join(str(error).split())[:300]}") from error
-
-
-def _adapted(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """With a first convolution of so many channels."""
-    firsts = ("stem.conv1.weight", "stem.conv0.weight", "stem.conv.weight")  # timm's and our deep stems, the others
-    first = next((n for n in firsts if n in state and state[n].ndim == 4 and state[n].shape[1] in (1, 3)), None)
-    if first is None or state[first].shape[1] == channels:
-        return state
-    from timm.models import adapt_input_conv  # on demand: it takes seconds
-
-    return state | {first: adapt_input_conv(channels, state[first], base_chans=state[first].shape[1])}

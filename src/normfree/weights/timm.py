@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models import ResidualNet
-from .torch_file import SUFFIXES, check_names, one_line, read_state_dict
+from .file import read_weights_file
 
 _FAMILIES = ("nfnet", "timm")  # the released NFNet has the parameters of timm's dm_nfnet
 _LAYERS = {  # of a block
@@ -64,13 +64,13 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
     """Fill a model with weights of timm's network of the same shape; the model is returned.
 
     Args:
-        source: a state dict of timm's, or the path of a file with it (see :func:`read_timm`).
+        source: a state dict of timm's, or the path of a file with it, as everyone writes them.
 
     Raises:
         UsageError: an unreadable file; parameters missing, extra or misshapen or not numbers, by name. The model is
             unchanged then.
     """
-    given = read_timm(source) if isinstance(source, (str, Path)) else source
+    given = read_weights_file(source).tensors if isinstance(source, (str, Path)) else source
     names, parameters = timm_names(model), dict(model.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in given]
     extra = sorted(given.keys() - set(names.values()))
@@ -101,25 +101,6 @@ def to_timm(model: ResidualNet) -> dict[str, Tensor]:
         theirs: parameters[ours].detach().clone().reshape(_timm_shape(theirs, parameters[ours]))
         for ours, theirs in timm_names(model).items()
     }
-
-
-def read_timm(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a state dict by ``torch.save`` (.pth, .pt, .bin), by name.
-
-    Raises:
-        UsageError: an unreadable file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if str(path).endswith(SUFFIXES):
-        return read_state_dict(path)
-    try:
-        if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(f"{path} is not a file")
-        return check_names(load_file(path), path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} is not a readable .safetensors file: {one_line(error)}") from error
 
 
 def _listed(word: str, names: list[str]) -> str:

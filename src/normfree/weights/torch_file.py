@@ -1,92 +1,280 @@
-"""Files of ``torch.save`` with a state dict: tensors by name, and nothing else.
+"""Files of ``torch.save``: their tensors, and nothing else.
 
-``torch.load(weights_only=True)`` runs no code of a file's, but it makes arrays of whatever size the file asks for. A
-state dict needs less than what it allows, so the file is looked through first: stored without compression, as
-``torch.save`` does, and no name but those below.
+A checkpoint is a pickle that may name any callable of any module: beside the tensors there are options
+(``argparse.Namespace``), optimizers, schedulers, numbers of numpy. torch reads such a file by running it, or with
+``weights_only=True`` refuses it. Here every name but those that tensors consist of stands for a placeholder; nothing is
+imported or run. Tensors are described while the pickle is read, and mapped from the file when they are asked for.
 """
 
+import io
+import mmap
 import pickle
-import pickletools
+import struct
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .pickles import Placeholders, check_opcodes, one_line
 
-SUFFIXES = (".pth", ".pt", ".bin")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # .tar: .pth.tar
 
-_KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"} | {
-    f"torch {kind}Storage" for kind in _KINDS
-}
-_MOST_BYTES, _MOST_OPCODES = 2**24, 200_000  # the largest network takes about 0.2 MB and 50,000
+_TYPES = dict(Double=torch.float64, Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16)
+_TYPES |= dict(Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool)
+_BESIDE = dict(QInt8=torch.qint8, QUInt8=torch.quint8, QInt32=torch.qint32)  # known, but not what weights are made of
+_BESIDE |= dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
+_MOST_BYTES, _MOST_OPCODES = (
+    2**26,
+    800_000,
+)  # the largest network with average and momentum takes about 5 MB and 300,000
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file by torch before 1.6
+MAGIC = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little")
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors on the CPU, mapped from the file; ``{"state_dict": {...}}`` around them is taken off.
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """Numbers in the file: their type (None: one that weights do not have), name, and how many."""
+
+    dtype: torch.dtype | None
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor that is in the file: what the pickle says about it, not checked yet."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+    flags: tuple[Any, ...]
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a tensor is changed after it was made")
+
+
+class _Name:
+    """A type of storage, or a function that makes tensors; a pickle can call it, and cannot change it."""
+
+    __slots__ = ("_function", "dtype")
+
+    def __init__(self, function: Callable | None = None, dtype: torch.dtype | None = None):
+        self._function, self.dtype = function, dtype
+
+    def __call__(self, *args: Any) -> Any:
+        if self._function is None:
+            raise pickle.UnpicklingError("a type of storage is called")
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a name is given a state")
+
+
+class _Mapping(dict[Any, Any]):
+    """An OrderedDict without attributes of its own."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that tensors consist of; all others are placeholders."""
+
+    def __init__(self, file: Any):
+        super().__init__(file)
+        self._names: dict[str, _Name] = {
+            f"torch.{kind}Storage": _Name(dtype=dtype) for kind, dtype in (_TYPES | _BESIDE).items()
+        }
+        self._names["collections.OrderedDict"] = _Name(self._mapping)
+        self._names["torch._utils._rebuild_tensor_v2"] = _Name(_tensor)
+        self._names["torch._utils._rebuild_tensor"] = _Name(_tensor)
+        for name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            self._names[f"torch._utils.{name}"] = _Name(_parameter)
+        self._others, self._copied = Placeholders(), 0
+        self.storages: dict[str, _Storage] = {}
+
+    def _mapping(self, pairs: Any = ()) -> _Mapping:
+        self._copied += len(pairs)
+        if not isinstance(pairs, (list, tuple)) or self._copied > _MOST_OPCODES:
+            raise pickle.UnpicklingError("an OrderedDict is not made of pairs")
+        return _Mapping(pairs)
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        return self._names[full] if full in self._names else self._others[full]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if (
+            not isinstance(pid, tuple)
+            or len(pid) not in (5, 6)
+            or pid[0] != "storage"
+            or (pid[5:] or (None,)) != (None,)
+        ):
+            raise pickle.UnpicklingError("it refers to something that is no tensor's numbers")
+        _, kind, key, _, count = pid[:5]
+        if not isinstance(key, str) or not key.isalnum() or len(key) > 40 or type(count) is not int or count < 0:
+            raise pickle.UnpicklingError("it refers to numbers that cannot be there")
+        return self.storages.setdefault(key, _Storage(getattr(kind, "dtype", None), key, count))
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> Stored:
+    return Stored(storage, offset, size, stride, flags)
+
+
+def _parameter(data: Any, *flags: Any) -> Stored:
+    if not isinstance(data, Stored):
+        raise pickle.UnpicklingError("a parameter is not made of a tensor")
+    return data
+
+
+class TorchFile:
+    """A file of ``torch.save`` that was read.
+
+    Attributes:
+        content: what was saved: dicts, lists, numbers and texts as they were, tensors as :class:`Stored`, all else as
+            :class:`Placeholder`.
+    """
+
+    def __init__(self, path: Path, content: Any, places: dict[str, tuple[int, int]]):
+        self.path, self.content, self._places = path, content, places
+
+    def tensor(self, stored: Stored, name: str) -> Tensor:
+        """A tensor on the CPU, mapped from the file where it is aligned there.
+
+        Raises:
+            UsageError: it is none that the file can hold.
+        """
+        wrong = self._wrong(stored)
+        if wrong is not None:
+            raise UsageError(f"{self.path} is damaged, or no state dict: {name!r:.60} {wrong}")
+        storage = stored.storage
+        if 0 in stored.size:
+            return torch.empty(stored.size, dtype=storage.dtype)
+        start, _ = self._places[storage.key]
+        memory, offset = self._mapped, start
+        if start % storage.dtype.itemsize:
+            memory, offset = bytearray(memory[start : start + storage.count * storage.dtype.itemsize]), 0
+        flat = torch.frombuffer(memory, dtype=storage.dtype, count=storage.count, offset=offset)
+        return flat.as_strided(stored.size, stored.stride, stored.offset)
+
+    @property
+    def _mapped(self) -> mmap.mmap:
+        if not hasattr(self, "_memory"):
+            with self.path.open("rb") as file:
+                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._memory
+
+    def _wrong(self, stored: Stored) -> str | None:
+        """Why a tensor cannot be had; None if it can."""
+        storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
+        if not isinstance(storage, _Storage) or storage.dtype not in _TYPES.values():
+            return "is of numbers that weights are not made of"
+        numbers = all(
+            isinstance(axes, tuple) and all(type(n) is int and 0 <= n < 2**62 for n in axes) for axes in (size, stride)
+        )
+        if not numbers or type(offset) is not int or offset < 0 or not len(size) == len(stride) <= 32:
+            return "has no shape that a tensor can have"
+        if not all(flag is None or isinstance(flag, bool | dict) for flag in stored.flags):
+            return "has something in it that no tensor has"
+        _, held = self._places.get(storage.key, (0, -1))
+        count = 1
+        for n in size:
+            count *= n
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset
+        if held != storage.count * storage.dtype.itemsize or count > storage.count or (count and last >= storage.count):
+            return "claims more or less bytes than the file has of it"
+        return None
+
+
+def read_torch(path: str | Path) -> TorchFile:
+    """Look through a file of ``torch.save``, of any version of torch since 0.2; nothing in it is run.
 
     Raises:
-        UsageError: no such file; truncated; written before torch 1.6; anything but tensors in it.
+        UsageError: no such file; truncated; an archive of another kind, by name.
     """
-    try:
-        sizes = _check(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UsageError:
-        raise
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:  # whose message advises to load without weights_only
-        raise UsageError(f"{path} is no plain state dict of tensors") from error
-    except Exception as error:  # a hostile or broken file can fail in any way; none of it has run
-        raise UsageError(f"{path} is damaged or no state dict: {one_line(error)}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds {type(content).__name__}, not a state dict")
-    for name, tensor in content.items():
-        if not isinstance(tensor, Tensor):
-            raise UsageError(f"{path} is no state dict: entry {name!r:.60} is of type {type(tensor).__name__}")
-        stored = tensor.untyped_storage().nbytes()
-        if stored not in sizes or tensor.nbytes > stored:
-            raise UsageError(f"{path} is damaged: {name!r:.60} claims more or less bytes than the file has of it")
-    return dict(check_names(content, path))
-
-
-def _check(path: str | Path) -> set[int]:
-    """Refuse what is no state dict of ``torch.save``'s before torch looks at it; how many bytes its entries have."""
-    if Path(path).exists() and not Path(path).is_file():
+    path = Path(path)
+    if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
-                raise UsageError(f"{path} is compressed, which torch.save does not do")
-            pickles = [e for e in entries if e.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or pickles[0].file_size > _MOST_BYTES:
-                raise UsageError(f"{path} is not of torch.save: it should hold one data.pkl of at most 16 MB")
-            content = archive.read(pickles[0])
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+            file.seek(0)
+            return _read_legacy(path, file) if start == MAGIC else _read_zip(path, file)
+    except UsageError:
+        raise
     except zipfile.BadZipFile as error:
-        raise UsageError(f"{path} is truncated, or was not written by torch.save of torch 1.6 or later") from error
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if count > _MOST_OPCODES:
-            raise UsageError(f"{path} has a pickle of more than {_MOST_OPCODES} opcodes; it is no state dict")
-        if opcode.name == "GLOBAL" and argument not in _NAMES:
-            raise UsageError(f"{path} names {argument.replace(' ', '.')!r:.100}, which a state dict has no use for")
-    return {entry.file_size for entry in entries}
+        raise UsageError(f"{path} is truncated, or was not written by torch.save") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # a hostile or broken file can fail in any way; none of it has run
+        raise UsageError(f"{path} is damaged, or no file of torch.save: {one_line(error)}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one printable line of bounded length."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _read_zip(path: Path, file: BinaryIO) -> TorchFile:
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise UsageError(f"{path} is a TorchScript archive; save the state_dict() of the network instead")
+        if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
+            raise UsageError(f"{path} is compressed, which torch.save does not do")
+        if len(pickles) != 1 or pickles[0].file_size > _MOST_BYTES:
+            raise UsageError(
+                f"{path} is not of torch.save: it should hold one data.pkl of at most {_MOST_BYTES >> 20} MB"
+            )
+        root = pickles[0].filename.removesuffix("data.pkl")
+        if any(e.filename == f"{root}byteorder" and archive.read(e) != b"little" for e in entries if e.file_size < 10):
+            raise UsageError(f"{path} was written on a big-endian machine; save it again on this one")
+        content = archive.read(pickles[0])
+    check_opcodes(content, _MOST_OPCODES, persistent=True)
+    folder, size, places = f"{root}data/", file.seek(0, io.SEEK_END), {}
+    for entry in entries:
+        start = _start(file, entry)
+        if entry.filename.startswith(folder) and start + entry.file_size <= size:
+            places[entry.filename.removeprefix(folder)] = (start, entry.file_size)
+    return TorchFile(path, _Unpickler(io.BytesIO(content)).load(), places)
 
 
-def check_names(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The same, if its names can be shown: printable text of at most 200 characters; UsageError otherwise."""
-    for name in content:
-        if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
-            raise UsageError(f"{path}: {name!r:.60} is no name of a tensor")
-    return content
+def _start(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored entry begin."""
+    file.seek(entry.header_offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return entry.header_offset + 30 + name + extra
+
+
+def _read_legacy(path: Path, file: BinaryIO) -> TorchFile:
+    """Of torch before 1.6: five pickles, then the numbers of each storage behind their count."""
+    parts: list[Any] = []
+    storages: dict[str, _Storage] = {}
+    for _ in ("magic number", "protocol", "machine", "content", "keys of the storages"):
+        start = file.tell()
+        check_opcodes(file, _MOST_OPCODES, persistent=True)
+        length = file.tell() - start
+        if length > _MOST_BYTES:
+            raise UsageError(f"{path} is no state dict: its pickle has more than {_MOST_BYTES >> 20} MB")
+        file.seek(start)
+        unpickler = _Unpickler(io.BytesIO(file.read(length)))
+        parts.append(unpickler.load())
+        storages |= unpickler.storages
+    _, _, machine, content, keys = parts
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise UsageError(f"{path} was written on a big-endian machine; save it again on this one")
+    at, places = file.tell(), {}
+    size = file.seek(0, io.SEEK_END)
+    for key in keys:
+        storage = storages[key]
+        if storage.dtype is None:
+            raise UsageError(f"{path} holds numbers of a type that weights are not made of")
+        length = storage.count * storage.dtype.itemsize
+        file.seek(at)
+        if at + 8 + length > size or file.read(8) != struct.pack("<q", storage.count):
+            raise UsageError(f"{path} is truncated or damaged: the numbers of its tensors are not all there")
+        places[key] = (at + 8, length)
+        at += 8 + length
+    return TorchFile(path, content, places)

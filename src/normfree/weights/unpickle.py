@@ -7,7 +7,6 @@ keep their arguments, and every other name is refused.
 
 import math
 import pickle
-import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from .torch_file import check_names, one_line
+from .pickles import check_names, check_opcodes, one_line
 
 _KINDS = "fiub"  # float, int, unsigned, bool
-_MOST_OPCODES, _MOST_NESTING = 250_000, 50  # a ResNet-600 with running statistics takes 193,000 and 10
-_REFUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
-_ADDERS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
+_MOST_OPCODES = 250_000  # a ResNet-600 with running statistics takes 193,000
 
 
 class _Dtype:
@@ -112,47 +109,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside of itself")
 
 
-def _check_opcodes(file: Any) -> None:
-    """Refuse, before anything is built, what could exhaust the stack or the memory of the unpickler itself."""
-    stack: list[int | None] = []  # nesting of each object; None is a mark
-    memo: dict[int, int] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        name = opcode.name
-        if name in _REFUSED:
-            raise pickle.UnpicklingError(f"it has opcode {name}, which arrays have no use for")
-        if count > _MOST_OPCODES:
-            raise pickle.UnpicklingError(f"it has more than {_MOST_OPCODES} opcodes")
-        if name == "MARK":
-            stack.append(None)
-        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            index = len(memo) if name == "MEMOIZE" else argument
-            if index > count:
-                raise pickle.UnpicklingError(f"it memoizes at {index}, beyond the objects that it has")
-            memo[index] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "POP_MARK":
-            _pop_to_mark(stack)
-        else:
-            taken = _pop_to_mark(stack) if pickletools.markobject in opcode.stack_before else []
-            plain = [kind for kind in opcode.stack_before if kind.name not in ("mark", "stackslice")]
-            taken = [stack.pop() for _ in plain] + taken
-            inner = max(taken[1:] if name in _ADDERS else taken, default=-1) + 1
-            if name in _ADDERS:
-                inner = max(inner, taken[0])
-            if inner > _MOST_NESTING:
-                raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
-            stack.extend(inner for _ in opcode.stack_after)
-
-
-def _pop_to_mark(stack: list[int | None]) -> list[int]:
-    """What lies above the topmost mark; mark and all are taken off."""
-    taken = []
-    while (item := stack.pop()) is not None:
-        taken.append(item)
-    return taken
-
-
 def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of a pickle ``{module: {name: array}}``: numbers only, read-only views of the file's bytes.
 
@@ -164,7 +120,7 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         raise UsageError(f"{path} is not a file")  # opening a pipe would wait for its other end
     try:
         with path.open("rb") as file:
-            _check_opcodes(file)
+            check_opcodes(file, _MOST_OPCODES)
             file.seek(0)
             content = _ArrayUnpickler(file).load()
     except OSError as error:

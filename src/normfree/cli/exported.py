@@ -1,0 +1,66 @@
+"""Exported files: opening them, and measuring one as the network that it is from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..export import Deployed, open_archive, open_onnx
+from ..recipes import Recipe
+from .foreign import class_names, recipe_from
+
+ONNX, ARCHIVE = ".onnx", ".pt2"
+
+
+def open_exported(path: str, device: torch.device) -> Deployed:
+    """An ONNX file (on the CPU), or an archive of ``torch.export``.
+
+    Raises:
+        UsageError: it cannot be opened, or was not written by ``normfree export``.
+    """
+    return open_onnx(path) if Path(path).suffix == ONNX else open_archive(path, device)
+
+
+class ExportedNet(nn.Module):
+    """An exported file as a module: (N, C, H, W) -> (N, *outputs) in float32, on the images' device."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path, self.file = path, open_exported(path, torch.device("cpu"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        about = self.file.description
+        if tuple(images.shape[1:]) != about.preprocessing.shape:
+            shapes = ("x".join(map(str, shape)) for shape in (about.preprocessing.shape, images.shape[1:]))
+            raise UsageError(f"{self.path} was exported for images of {' pixels, not '.join(shapes)}")
+        step = about.batch or len(images)
+        parts = [self._run(part, step) for part in images.cpu().split(step)]
+        return torch.cat(parts).to(images.device)
+
+    def _run(self, images: Tensor, batch: int) -> Tensor:
+        """A part of the images; of a last one that is too small, the first image is repeated behind it."""
+        lacking = batch - len(images)
+        full = torch.cat([images, images[:1].expand(lacking, *images.shape[1:])]) if lacking else images
+        return self.file.run(full.contiguous())[: len(images)]
+
+
+def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]:
+    """How the file's images are prepared, as a recipe; folders and names of its classes."""
+    about = network.file.description
+    shape = about.preprocessing
+    fields: dict[str, Any] = {"model.name": about.model, "task.name": about.task, "data.crop": "none"}
+    fields |= {"data.source": "imagefolder:imagenet", "data.channels": shape.channels, "data.test_size": shape.size}
+    fields |= {
+        "data.image_size": shape.size,
+        "data.mean": list(shape.mean),
+        "data.std": list(shape.std),
+        "data.resize_margin": shape.resize_margin,
+    }
+    if about.task == "classification":
+        fields["data.test_crop"] = shape.resize
+    else:
+        fields |= {"data.test_width": shape.width, "data.short_side": shape.short_side}
+    folders, names = class_names(about.shape[0]) if about.task != "depth" else ([], [])
+    return recipe_from(fields), folders, list(about.classes or names)

@@ -1,0 +1,113 @@
+"""Weights that do not say which network they are of, as a network: timm's, the authors', everyone's checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..models import ResidualNet
+from ..models.config import ModelConfig
+from ..recipes import Recipe
+from ..weights import convert as weights
+from ..weights.file import Weights, read_weights_file
+from ..weights.pretrained import published_weights
+from .named import PREFIX
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights of one form in a model: names and shapes as in their file, and what is to be said about them."""
+
+    form: str
+    file: Path
+    model: ResidualNet
+    config: ModelConfig
+    shapes: dict[str, tuple[int, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def read_named(text: str, kind: str | None = None) -> Weights:
+    """The weights of a file, or ``pretrained:NAME``; ``kind`` is "ema" or "raw" where the file has both."""
+    if text.startswith(PREFIX):
+        return published_weights(text.removeprefix(PREFIX))
+    return read_weights_file(text, kind)
+
+
+def open_foreign(text: str, config: ModelConfig | None = None, kind: str | None = None) -> Opened:
+    """The network that weights are of.
+
+    Args:
+        text: a file, or ``pretrained:NAME``.
+        config: of the network; None finds it by the tensors.
+
+    Raises:
+        UsageError: unreadable, or of no network, or of several.
+    """
+    read = read_named(text, kind)
+    shapes, notes = weights.shapes_of(read.tensors, read.form), list(read.notes)
+    config = config or ModelConfig()
+    if not config.name and text.startswith(PREFIX):
+        config.name = text.removeprefix(PREFIX)
+    elif not config.name:
+        config.name, others = weights.choose_model(shapes, read.form, text)
+        also = f" ({', '.join(others)}, timm's function, as well: --model)" if others else ""
+        notes.append(f"the tensors are those of {config.name}{also}")
+    model = weights.load(config, read.tensors, read.form, text)
+    types = {str(t.dtype) for t in _leaves(read.tensors)} - {"torch.float32", "float32", "torch.int64"}
+    if types:
+        notes.append(f"numbers of type {', '.join(sorted(types)).replace('torch.', '')} became float32")
+    stateful = [name for name, _ in model.named_buffers() if name.endswith("running_mean")]
+    if read.form == "haiku" and stateful and not any(name.endswith("/average") for name in shapes):
+        notes.append("no running statistics of BatchNorm in it: they are mean 0 and variance 1 now")
+    return Opened(read.form, Path(text), model, config, shapes, tuple(notes))
+
+
+def _leaves(tensors: Mapping[str, Any]) -> list[Any]:
+    return [leaf for value in tensors.values() for leaf in (value.values() if isinstance(value, Mapping) else [value])]
+
+
+def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
+    """The papers' evaluation of the network, with fields by dotted path in their place.
+
+    Raises:
+        UsageError: no classifier; an unknown field.
+    """
+    model = opened.model
+    channels, train = model.in_chans, model.default_cfg["input_size"][-1]
+    if not model.num_classes:
+        raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
+    size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
+    statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
+    data = {"data.source": "imagefolder:imagenet", "data.channels": channels} | size | statistics
+    recipe = recipe_from(data | dict(overrides))
+    recipe.model = opened.config
+    return recipe
+
+
+def recipe_from(fields: Mapping[str, Any]) -> Recipe:
+    """A recipe with sections of dotted paths."""
+    content: dict[str, Any] = {}
+    for path, value in fields.items():
+        *sections, name = path.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return Recipe.from_dict(content, "the command line")
+
+
+def class_names(count: int) -> tuple[list[str], list[str]]:
+    """Names of the classes' folders, which sort in the order of the labels, and what they are called.
+
+    1000 classes are ImageNet's (WordNet's identifiers and words), others are numbers.
+    """
+    numbers = [f"{i:0{len(str(count - 1))}d}" for i in range(count)]
+    if count != 1000:
+        return numbers, numbers
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        return numbers, numbers
+    info = ImageNetInfo()
+    return info.label_names(), info.label_descriptions()

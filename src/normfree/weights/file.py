@@ -1,0 +1,179 @@
+"""What a file is, by its content, and the weights in it, whoever wrote them."""
+
+import enum
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError, listed
+from .pickles import check_names, one_line
+from .state_dict import find_state
+from .torch_file import MAGIC, SUFFIXES, Stored, read_torch
+from .unpickle import read_arrays
+
+DESCRIPTION = "normfree"  # entry of a .safetensors file's metadata by which it describes its network
+
+
+class FileKind(enum.StrEnum):
+    """What a file is, in words."""
+
+    CHECKPOINT = "a checkpoint of normfree"
+    SAFETENSORS = "a .safetensors file of tensors"
+    TORCH = "a file of torch.save"
+    AUTHORS = "a file of the authors of NFNets"
+    ONNX = "an ONNX file"
+    ARCHIVE = "an archive of torch.export"
+
+
+WEIGHTS = (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.AUTHORS)  # that do not say which network they are of
+EXPORTED = (FileKind.ONNX, FileKind.ARCHIVE)
+PUBLISHED_OF = "published weights of "  # begins where these are from
+ENDINGS = {".safetensors": FileKind.SAFETENSORS, ".npz": FileKind.AUTHORS, ".onnx": FileKind.ONNX}
+ENDINGS |= {".pt2": FileKind.ARCHIVE} | dict.fromkeys(SUFFIXES, FileKind.TORCH)
+_OTHERS = {  # how files begin that are downloaded or named by mistake
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; `git lfs pull` fetches it",
+    b"<!doctype html": "a web page, not the file itself; download the raw file",
+    b"<html": "a web page, not the file itself; download the raw file",
+    b"\x89hdf": "an HDF5 file; weights of Keras are not read",
+}
+
+
+def file_kind(path: str | Path) -> FileKind:
+    """What a file is: by its first bytes where they tell, else by the ending of its name.
+
+    Raises:
+        UsageError: none of these, by name; it is not there.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        raise UsageError(f"{path} does not exist")
+    by_ending = ENDINGS.get(path.suffix)
+    start = _start(path) if path.is_file() else b""
+    for begin, what in _OTHERS.items():
+        if start.lower().startswith(begin):
+            raise UsageError(f"{path} is {what}")
+    if start.startswith(b"PK\x03\x04") and by_ending is not FileKind.ARCHIVE:
+        return _archive(path)
+    if start.startswith(MAGIC):
+        return FileKind.TORCH
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**30:
+        by_ending = FileKind.SAFETENSORS
+    if by_ending is FileKind.SAFETENSORS and _describes(path):
+        return FileKind.CHECKPOINT
+    if by_ending is not None:
+        return by_ending
+    if start.startswith(b"\x80"):
+        return FileKind.AUTHORS
+    raise UsageError(f"{path} is no file of weights that is known; there are {', '.join(ENDINGS)}, and run folders")
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(32)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _archive(path: Path) -> FileKind:
+    """Which of the kinds that are zip files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return FileKind.TORCH  # whose reader says what is wrong
+    if any(name.endswith("archive_format") for name in names):
+        return FileKind.ARCHIVE
+    if names and all(name.endswith(".npy") for name in names):
+        raise UsageError(f"{path} is a NumPy archive; the authors' files are pickles, named .npz all the same")
+    return FileKind.TORCH
+
+
+def _describes(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return DESCRIPTION in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False  # whose reader says what is wrong
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of one network as their file has them.
+
+    Attributes:
+        tensors: by name; of the authors' form ``{module: {name: array}}``.
+        form: "haiku", "timm" or "normfree": whose names and shapes they are.
+        origin: where they are from, for messages.
+        notes: what is to be said about the choice of them.
+    """
+
+    tensors: Mapping[str, Any]
+    form: str
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
+    """The weights in a file of anyone's; nothing in it is run.
+
+    Args:
+        weights: "ema" or "raw" where the file has both; None takes the average.
+
+    Raises:
+        UsageError: unreadable; an exported file; no weights, or several sets of them.
+    """
+    kind, origin = file_kind(path), str(path)
+    if kind in EXPORTED:
+        raise UsageError(f"{path} is {kind}: its weights are folded; take the run or the checkpoint that it is from")
+    if kind is FileKind.AUTHORS and weights:
+        raise UsageError(f"weights (={weights!r}) chooses among averaged and raw ones; {path} is one file of one kind")
+    if kind is FileKind.AUTHORS:
+        return Weights(read_arrays(path), "haiku", origin)
+    if kind is FileKind.TORCH:
+        file = read_torch(path)
+        found, notes = find_state(file.content, Stored, path, weights)
+        check_names(found, path)
+        state = {name: file.tensor(stored, name) for name, stored in found.items()}
+    else:
+        state, notes = find_state(read_safetensors(path), Tensor, path, weights)
+    return Weights(state, form_of(state), origin, tuple(notes))
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, by name.
+
+    Raises:
+        UsageError: an unreadable file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise UsageError(f"{path} is not a file")
+        return check_names(load_file(path), path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
+
+
+_TIMMS = (".conv3.", ".downsample.", ".attn", "skipinit_gain")
+
+
+def form_of(state: Mapping[str, Any]) -> str:
+    """Whose names a state dict has: "timm" or "normfree"."""
+    return (
+        "timm" if any(part in name for name in state if name.startswith("stages.") for part in _TIMMS) else "normfree"
+    )
+
+
+def known_endings() -> str:
+    """For messages."""
+    return listed(list(ENDINGS))

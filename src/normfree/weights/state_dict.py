@@ -1,0 +1,105 @@
+"""Which tensors of a checkpoint are the network's: those of everyone's training scripts, under their names.
+
+The rules, in this order:
+
+1. Of all dicts of tensors in the file, those count that have at least half as many as the largest.
+2. The moving average is taken where there is one, as by ``normfree eval``; ``weights="raw"`` takes the others.
+3. Among several, the one under a usual name (``state_dict``, ``model``, ...) is taken; else the file is ambiguous.
+4. What wrappers write into names (``_orig_mod``, ...) is taken out, and what stands before ``stages.`` in the names of
+   a network's layers (``module.``, ``model.``, ``backbone.``, ...) is taken off. Tensors elsewhere are left out.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import UsageError
+
+AVERAGES = {"state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "module_ema", "ema", "averaged_model"}
+USUAL = {"state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params", ""}
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+_DEEPEST = 4  # dicts in dicts
+_LAYER = re.compile(r"(?:(.*?)\.)?stages\.\d+\.")
+Found = dict[str, dict[str, Any]]
+
+
+def find_state(content: Any, kind: type, path: Any, weights: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The state dict of a network in what a file holds, without prefixes, and what is to be said about it.
+
+    Args:
+        content: nested mappings of a file.
+        kind: the type of a tensor in them.
+        path: of the file, for messages.
+        weights: "ema" or "raw"; None takes the average where there is one.
+
+    Raises:
+        UsageError: there is none, or there are several and none has a usual name.
+    """
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{path} holds {_called(content)}, not a state dict; save the state_dict() of the network")
+    found = dict(_dicts(content, kind))
+    if not found:
+        others = ", ".join(f"{name!s:.40} ({_called(value)})" for name, value in list(content.items())[:4])
+        raise UsageError(f"{path} holds no state dict of tensors{f', but {others}' if others else ''}")
+    name, notes = _chosen(found, path, weights)
+    state = {_without_wrappers(full): value for full, value in found[name].items()}
+    inside: Found = {}
+    for full, value in state.items():
+        if layer := _LAYER.match(full):
+            inside.setdefault(layer[1] or "", {})[full] = value
+    prefix, more = _chosen(inside, path, weights) if inside else ("", [])
+    average = bool(AVERAGES & {*name.split("."), *prefix.split(".")})
+    if weights is not None and average != (weights == "ema"):
+        raise UsageError(f"{path} has no {'averaged' if weights == 'ema' else 'other than averaged'} weights")
+    begin = f"{prefix}." if prefix else ""
+    left = [full for full in state if not full.startswith(begin)]
+    state = {full.removeprefix(begin): value for full, value in state.items() if full.startswith(begin)}
+    return state, [*notes, *more, *_left(left, begin)]
+
+
+def _without_wrappers(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _left(names: list[str], begin: str) -> list[str]:
+    shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+    return [f"{len(names)} tensors are not under {begin} and are left out ({shown})"] if names else []
+
+
+def _dicts(content: Mapping[Any, Any], kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping that holds tensors by name, with its own place as a dotted name."""
+    tensors = {name: value for name, value in content.items() if isinstance(value, kind) and isinstance(name, str)}
+    if tensors:
+        yield ".".join(path), tensors
+    for name, value in content.items():
+        if isinstance(value, Mapping) and isinstance(name, str) and len(path) < _DEEPEST:
+            yield from _dicts(value, kind, (*path, name))
+
+
+def _chosen(found: Found, path: Any, weights: str | None) -> tuple[str, list[str]]:
+    """The name of the one to take, and what is to be said about it."""
+    most = max(map(len, found.values()))
+    large = [name for name, tensors in found.items() if 2 * len(tensors) >= most]
+    average = [name for name in large if AVERAGES & set(name.split("."))]
+    raw = [name for name in large if name not in average]
+    names = raw if raw and (weights == "raw" or not average) else average
+    usual = [name for name in names if set(name.split(".")) & USUAL]
+    name = names[0] if len(names) == 1 else usual[0] if len(usual) == 1 else None
+    if name is None:
+        raise UsageError(
+            f"{path} holds several sets of weights: {', '.join(map(_shown, names[:6]))}; save one of them alone"
+        )
+    if len(large) == 1:
+        return name, []
+    left = ", ".join(_shown(other) for other in large if other != name)
+    return name, [f"the weights under {_shown(name)} are taken, not those under {left}"]
+
+
+def _shown(name: str) -> str:
+    return f"{name!r:.80}" if name else "no name"
+
+
+def _called(value: Any) -> str:
+    return getattr(value, "stands_for", "") or type(value).__name__
