@@ -58,8 +58,7 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
         "data.std": list(shape.std),
         "data.resize_margin": shape.resize_margin,
     }
-    if shape.value_range is not None:
-        fields["data.value_range"] = list(shape.value_range)
+    fields["data.value_range"] = shape.value_range and list(shape.value_range)
     if about.task == "classification":
         fields["data.test_crop"] = shape.resize
     else:
