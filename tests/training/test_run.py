@@ -10,7 +10,6 @@ from normfree import RunFailed, UsageError
 from normfree.training import (
     Run,
     damage,
-    describes_itself,
     find_checkpoint,
     new_folder,
     plot_curves,
@@ -134,7 +133,6 @@ def test_paths_may_be_text(tmp_path):
     assert (checkpoint.name, told) == ("step-00000001", [])
     assert damage(str(checkpoint)) is None
     file = str(checkpoint / "weights.safetensors")
-    assert describes_itself(file)
     assert read_weights(file)[1]["model"] == "m"
     save_weights(str(tmp_path / "other.safetensors"), WEIGHTS, {})
     assert (tmp_path / "other.safetensors").is_file()
