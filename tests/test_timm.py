@@ -1,5 +1,8 @@
 """Our models through timm's front door: registry, features, hub files, data configuration."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -197,3 +200,12 @@ def test_weights_with_timms_names_are_converted(tmp_path):
     model = shake(timm.create_model(SMALL))
     again = timm.create_model(SMALL, pretrained=True, pretrained_cfg_overlay=dict(state_dict=to_timm(model)))
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_timm_whose_private_loader_is_gone_is_imported():
+    code = (
+        "import timm.models._factory as factory; del factory.load_checkpoint; import normfree.timm, timm; "
+        f"print(type(timm.create_model('{SMALL}')).__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.stdout.split(), run.stderr) == (["TimmNFNet"], "")

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import timm.models
 import torch
-from timm.models import _factory, build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 from torch import Tensor, nn
 
 from .models import ResidualNet, list_models, registry
@@ -129,8 +130,11 @@ def _load_checkpoint(model: nn.Module, checkpoint_path: Any, *args: Any, **optio
     return None
 
 
-_timms_load_checkpoint = _factory.load_checkpoint
-_factory.load_checkpoint = _load_checkpoint
+# private to timm: where it is gone, timm's own reads checkpoint_path=, and refuses other classes by their shape
+_factory = getattr(timm.models, "_factory", None)
+_timms_load_checkpoint = getattr(_factory, "load_checkpoint", None)
+if _timms_load_checkpoint is not None:
+    _factory.load_checkpoint = _load_checkpoint
 
 for _name in list_models():
     _register(_name)
