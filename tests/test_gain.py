@@ -232,7 +232,11 @@ def test_he_gain_refuses_what_gamma_refuses(activation, message):
         he_gain(activation)
 
 
-@pytest.mark.parametrize("function", [activation_gain, he_gain, lambda f: variance_behind(f, 2.0), Activation])
+@pytest.mark.parametrize(
+    "function",
+    [activation_gain, he_gain, lambda f: variance_behind(f, 2.0), Activation],
+    ids=["activation_gain", "he_gain", "variance_behind", "Activation"],
+)
 @pytest.mark.parametrize(
     ("activation", "named"),
     [
@@ -247,7 +251,7 @@ def test_he_gain_refuses_what_gamma_refuses(activation, message):
         (None, r"activation \(=None\) is unknown"),
         ([1], r"activation \(=\[1\]\) is unknown"),
     ],
-    ids=str,
+    ids=["gate", "convolution", "BatchNorm", "softmax", "GLU", "flatten", "two inputs", "class", "None", "list"],
 )
 def test_what_is_no_activation_is_named(function, activation, named):
     with pytest.raises(UsageError, match=named) as caught:
