@@ -18,7 +18,9 @@ from normfree.data.layouts import described
         ("SegmentationClass/ JPEGImages/", "voc"),
         ("VOCdevkit/VOC2012/SegmentationClass/", "voc"),
         ("a-train-0.tar a-val-0.tar", "wds"),
-        ("masks/ images/", "imagefolder"),  # classes of these names
+        ("masks/ images/", "masks"),  # without a split, which its opener says
+        ("images/ depths/", "depth"),
+        ("images/ cat/", "imagefolder"),
     ],
 )
 def test_folders(tmp_path, inside, kind):

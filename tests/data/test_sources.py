@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from normfree import UsageError
 from normfree.data import UnreadableImage, digits, find_images, image_folder, open_source
 from normfree.data.decode import EXTENSIONS
+from normfree.data.split import HeldOut
 
 DIGITS_TEST_CRC = 787577922
 
@@ -271,3 +272,15 @@ def test_a_test_split_must_hold_an_image(tmp_path):
         path.unlink()
     with pytest.raises(UsageError, match=r"val has no images in cat, dog"):
         image_folder(str(root))
+
+
+@pytest.mark.parametrize(("kind", "task"), [("masks", "segmentation"), ("Mask", "segmentation"), ("depths", "depth")])
+@pytest.mark.parametrize("split", ["", "train", "val"])
+def test_masks_and_depths_beside_images_are_no_classes(tmp_path, kind, task, split):
+    for part in ("train", "val") if split else ("",):
+        for name in ("images", kind):
+            image_files.write(tmp_path / part / name / "0.png")
+            image_files.write(tmp_path / part / name / "1.png")
+    held_out = None if split else HeldOut(0.5)
+    with pytest.raises(UsageError, match=f"not classes; for {task} a folder needs train/images, .* and val/"):
+        open_source(f"imagefolder:{tmp_path}", held_out=held_out)

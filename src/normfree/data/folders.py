@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import UsageError
 from . import shards, tables
 from .decode import EXTENSIONS
+from .layouts import targets_beside_images
 from .sources import (
     KINDS,
     VALIDATION_NAMES,
@@ -78,6 +79,7 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
     listed = [root / LABELS] if (root / LABELS).is_file() or test is None else [train / LABELS, test / LABELS]
     if all(file.is_file() for file in listed) and (answers != "class" or not by_class):
         return csv_files(",".join(map(str, listed)), channels, answers=answers, held_out=held_out)
+    _no_targets(folder, root, walk)
     if answers != "class":
         raise UsageError(
             f"data.source: {root} has no {LABELS}, which {answers} of images are read from: a heading such as file,... "
@@ -186,6 +188,19 @@ def open_test(
     split = _folder_split(folder, classes, channels, walk, full=False)
     told = [*walk.told(root), *without_images({label for _, label in split.samples}, classes)]
     return Source(FolderSplit([], channels), split, classes, tuple(told))
+
+
+def _no_targets(folder: Path, root: Path, walk: Walk) -> None:
+    """Refuse masks or depths beside their images, which would be taken for classes."""
+    kind = targets_beside_images(walk.folders(folder)) if folder.is_dir() else None
+    if kind is None:
+        return
+    task = "segmentation" if kind == "masks" else "depth"
+    needed = f"train/images, train/{kind}, val/images and val/{kind}"
+    given = f"; {'masks' if kind == 'masks' else 'depth'}:{root} reads such a folder" if folder != root else ""
+    raise UsageError(
+        f"data.source: {folder} holds images and their {kind}, not classes; for {task} a folder needs {needed}{given}"
+    )
 
 
 def _classes(folder: Path, walk: Walk) -> list[str]:

@@ -1,5 +1,6 @@
 """What a folder or file is, from what lies in it: ``photos`` is short for ``imagefolder:photos``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 SPLITS = ("train", "val", "valid", "validation", "test")
@@ -26,9 +27,15 @@ def described(source: str) -> str:
     return source
 
 
+def targets_beside_images(names: Iterable[str]) -> str | None:
+    """ "masks" or "depths" where folders of such names hold images and their masks or depths, which are no classes."""
+    found = {name.lower().removesuffix("s") for name in names}
+    return next((f"{kind}s" for kind in ("mask", "depth") if {"image", kind} <= found), None)
+
+
 def _kind(folder: Path) -> str:
     for kind in ("masks", "depths"):
-        if any((folder / split / "images").is_dir() and (folder / split / kind).is_dir() for split in SPLITS):
+        if any((folder / split / "images").is_dir() and (folder / split / kind).is_dir() for split in ("", *SPLITS)):
             return "depth" if kind == "depths" else "masks"
     if any(folder.glob("annotations/instances_*.json")) or any(
         (folder / f"{split}.json").is_file() for split in SPLITS

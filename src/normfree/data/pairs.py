@@ -268,7 +268,8 @@ def _matched(folder: Path, kind: str, suffixes: tuple[str, ...], walk: Walk) -> 
     images, targets = folder / "images", folder / kind
     for needed in (images, targets):
         if not needed.is_dir():
-            raise UsageError(f"data.source: folder {needed} is missing")
+            told = f"folder {needed} is missing; train and val need images and {kind} each"
+            raise UsageError(f"data.source: {told}")
     found = list(map(Path, walk.images(images, deep=False)))
     if not found:
         raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())

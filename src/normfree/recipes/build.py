@@ -68,7 +68,10 @@ def _opened(recipe: Recipe, source: str | None, held_out: HeldOut | None, known:
     if task != "segmentation" and data.mask_values is not None:
         raise UsageError(f"data.mask_values (={listed(data.mask_values)}) is for segmentation; task.name is {task}")
     if is_dense(recipe) and data.val_fraction is not None:
-        raise UsageError(f"data.val_fraction (={data.val_fraction:g}) is for classification and regression")
+        raise UsageError(
+            f"data.val_fraction (={data.val_fraction:g}) is for classification and regression; for {task} the source "
+            "needs test images of its own, such as a folder val beside train"
+        )
     if recipe.task.name == "detection":
         options = dict(masks=recipe.task.masks, test_only=known is not None, value_range=data.value_range)
         return open_objects(source, data.channels, **options)
