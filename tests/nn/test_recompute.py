@@ -1,5 +1,8 @@
 """Activations computed again in the backward pass: the same gradients, and fewer bytes kept."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -221,6 +224,92 @@ def test_changed_weights_are_not_standardized_again_in_silence():
         layer.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+def changed_behind_gelu():
+    """The layer is padded, so that what it reads follows from what is computed again."""
+    row = Activated(Activation("gelu"), conv(2))
+    return row, row(torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)), row[1].weight
+
+
+def changed_in_front_of_gelu():
+    x = torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True) * 1.0
+    return None, activated(Activation("gelu"), x, nn.Conv2d(8, 8, 3).double())[0], x
+
+
+def changed_weight():
+    row = Activated(Activation("silu"), nn.Conv2d(8, 8, 3, padding=1).double())
+    return row, row(torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)), row[1].weight
+
+
+def changed_input():
+    layer, x = conv(), torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True) * 1.0
+    recompute_weights(layer)
+    return layer, layer(x), x
+
+
+def changed_scale():
+    layer, scale = conv(), torch.ones(1, dtype=torch.float64)
+    recompute_weights(layer)
+    return layer, layer(torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True), scale), scale
+
+
+@pytest.mark.parametrize(
+    "case", [changed_behind_gelu, changed_in_front_of_gelu, changed_weight, changed_input, changed_scale]
+)
+def test_what_the_backward_pass_needs_must_not_have_been_changed_in_place(case):
+    held, out, read = case()
+    with torch.no_grad():
+        read.mul_(3)
+    with pytest.raises(
+        RuntimeError, match=r"modified by an inplace operation: .* at version \d+; expected version \d+"
+    ):
+        out.square().sum().backward()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_a_step_between_two_backward_passes_of_one_graph(activation):
+    model = normfree.create_model("nf_resnet26_small", num_classes=3, activation=activation).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "skip" in name:
+                parameter.fill_(0.5)
+    optimizer = torch.optim.SGD(model.stages.parameters(), lr=0.05)
+    loss = model(torch.randn(1, 3, 32, 32)).square().sum()
+    loss.backward(retain_graph=True)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_replaced_weights_do_not_change_gradients():
+    layer, x = conv(), torch.randn(1, 8, 4, 4, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    recompute_weights(layer)
+    out = layer(x)
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), x)[0], expected, rtol=0, atol=0)
+
+
+def test_layers_that_change_the_activation_in_place():
+    """What lies there afterwards is no longer the activation."""
+    act, layer = Activation("gelu"), nn.Sequential(nn.ReLU(inplace=True), conv())
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    got, expected = (gradients(function, act, x, layer) for function in (activated, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_the_graph_is_freed_with_its_output():
+    """An operation that keeps its own result must not hold itself through the hooks."""
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64, requires_grad=True)
+    (out,) = activated(Activation("gelu"), x, layer_of(torch.exp))
+    there = weakref.ref(out)
+    gc.disable()
+    try:
+        del out
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_second_derivatives_of_weights_that_are_computed_again():

@@ -239,20 +239,23 @@ class WSConv2d(SameConv2d):
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
-        return self._standardized(scale, _autocast_type(self.weight))
+        return self._standardized(self.weight, self.gain, scale, _autocast_type(self.weight))
 
     effective_weight = standardized_weight
 
-    def _standardized(self, scale: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+    def _standardized(
+        self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
+    ) -> Tensor:
         options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
-        return standardize_weight(self.weight, self.gain, **options, dtype=dtype)
+        return standardize_weight(weight, gain, **options, dtype=dtype)
 
     def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
         if self.weight_kept:
             return super()._apply_weight(function, scale, form)
         weight = form(self.effective_weight(scale))
-        scale, dtype = None if scale is None else scale.detach(), weight.dtype  # the backward pass has no autocast
-        with not_kept(weight, lambda: form(self._standardized(scale, dtype))):
+        dtype = weight.dtype  # the backward pass has no autocast
+        again = lambda *inputs: form(self._standardized(*inputs, dtype))  # noqa: E731
+        with not_kept(weight, again, self.weight, self.gain, scale):
             return function(weight)
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ A convolution keeps its input for the backward pass, and a smooth activation kee
 import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,6 +19,29 @@ from .activation import Activation
 
 _hooks_are_allowed = private("torch._C._autograd._saved_tensors_hooks_is_enabled")
 _innermost_hooks = private("torch._C._autograd._top_saved_tensors_default_hooks")
+
+
+class _Watched:
+    """A tensor as it is: an error where it has been changed in place since, as torch's own saved tensors raise it.
+
+    What hooks keep has no such check by itself.
+    """
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor.detach()  # counts its changes together with the tensor, and holds no graph
+        self.version = None if tensor.is_inference() else tensor._version
+
+    def __call__(self) -> Tensor:
+        tensor = self.tensor
+        if self.version is not None and tensor._version != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                f"[{tensor.type()} {list(tensor.shape)}] is at version {tensor._version}; expected version "
+                f"{self.version} instead"
+            )
+        return tensor
 
 
 class _Again:
@@ -33,7 +56,8 @@ class _Again:
 
     @staticmethod
     def key(tensor: Tensor) -> tuple:
-        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+        version = None if tensor.is_inference() else tensor._version  # changed in place, it is another one
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, version
 
     def add(self, tensor: Tensor, function: Callable[[], Tensor]) -> None:
         self.functions[self.key(tensor)] = function
@@ -43,8 +67,8 @@ class _Again:
         self.functions.clear()
         self.held.clear()
 
-    def pack(self, kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return self.functions.get(self.key(kept), kept)
+    def pack(self, kept: Tensor) -> Callable[[], Tensor]:
+        return self.functions.get(self.key(kept)) or _Watched(kept)
 
 
 _again: contextvars.ContextVar[_Again | None] = contextvars.ContextVar("again", default=None)
@@ -59,27 +83,27 @@ def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -
     out = act(x)
     if _decided(out) or not act.keeps_input:
         return tuple(layer(out) for layer in layers)
-    function, kept = act.function, x.detach()
-    with not_kept(out, lambda: function(kept)):
+    with not_kept(out, act.function, x):
         return tuple(layer(out) for layer in layers)
 
 
 @contextmanager
-def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
-    """Operations inside do not keep ``tensor`` for the backward pass; ``function`` computes it again there.
+def not_kept(tensor: Tensor, function: Callable[..., Tensor], *inputs: Tensor | None) -> Iterator[None]:
+    """Operations inside do not keep ``tensor`` for the backward pass; ``function(*inputs)`` computes it again there.
 
-    Where somebody else decides what is kept, nothing changes, as in :func:`activated`.
+    Where somebody else decides what is kept, nothing changes, as in :func:`activated`. An input that has been changed
+    in place by then is an error.
     """
     again = _current()
     if again is not None:
-        again.add(tensor, function)
+        again.add(tensor, _from(function, inputs))
         yield
         return
     if _decided(tensor) or not (tensor.requires_grad and torch.is_grad_enabled()):
         yield
         return
     again = _Again()
-    again.add(tensor, function)
+    again.add(tensor, _from(function, inputs))
     token = _again.set(again)
     try:
         with saved_tensors_hooks(again.pack, _unpack):
@@ -87,6 +111,11 @@ def not_kept(tensor: Tensor, function: Callable[[], Tensor]) -> Iterator[None]:
     finally:
         _again.reset(token)
         again.clear()  # the graph keeps the hooks
+
+
+def _from(function: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> Callable[[], Tensor]:
+    watched = [None if x is None else _Watched(x) for x in inputs]
+    return lambda: function(*(None if x is None else x() for x in watched))
 
 
 def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -119,8 +148,8 @@ def _say_once() -> None:
 
 
 @torch.no_grad()
-def _unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
-    return kept if isinstance(kept, Tensor) else kept()
+def _unpack(kept: Callable[[], Tensor]) -> Tensor:
+    return kept()
 
 
 class Activated(nn.Sequential):
