@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from normfree.data.turned import ORIENTATION
+
+BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transposition from shown to stored pixels
+
 
 def pixels(height: int = 10, width: int = 12, seed: int = 0) -> np.ndarray:
     """(height, width, 3) uint8 noise."""
@@ -35,3 +39,14 @@ def folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), train: int = 4
                 image = pixels(9 + i, 12, seed=i) // 4 + np.uint8(160 * label // max(1, len(classes) - 1))
                 write(root / split / name / f"{i}.png", image)
     return root
+
+
+def turn(path, orientation, shown=True):
+    """Give a photo an EXIF orientation: what was in the file is ``shown`` then, or stays what is stored."""
+    with Image.open(path) as image:
+        image = image.copy()
+    if shown and BACK[orientation] is not None:
+        image = image.transpose(BACK[orientation])
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.save(path, exif=exif)

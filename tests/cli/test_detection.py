@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from coco_files import coco_folder
+from image_files import turn
 from PIL import Image
 
 from normfree.cli import main
@@ -206,12 +207,15 @@ def test_measuring_needs_no_training_images(normfree, taught, tmp_path, official
     assert "4 images" in result.out
 
 
-def test_a_file_of_boxes_is_what_cocos_tools_read(normfree, found, tmp_path):
-    """Their average precision of it is that of `normfree eval`."""
+@pytest.mark.parametrize(("turns", "shown"), [({}, True), ({50: 6, 52: 8, 53: 3}, False), ({50: 6, 53: 5}, True)])
+def test_a_file_of_boxes_is_what_cocos_tools_read(normfree, found, tmp_path, turns, shown):
+    """Their average precision of it is that of `normfree eval`, also of photos that EXIF turns."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    folder, run = found
+    folder, run = coco_folder(tmp_path / "data"), found[1]
+    for number, orientation in turns.items():
+        turn(folder / "val" / f"{number}.png", orientation, shown)
     flags = ["--boxes", tmp_path / "a.json", "--annotations", folder / "val.json"]
     result = normfree("predict", run, folder / "val", *flags)
     assert result.code == 0, result.err
@@ -225,7 +229,7 @@ def test_a_file_of_boxes_is_what_cocos_tools_read(normfree, found, tmp_path):
         one["id"] += 1  # COCOeval takes 0 for none
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     truth = COCO(str(tmp_path / "truth.json"))
-    evaluated = normfree("eval", run).out
+    evaluated = normfree("eval", run, "--data", f"coco:{folder}").out
     for kind, words in (("bbox", "boxes"), ("segm", "masks")):
         judge = COCOeval(truth, truth.loadRes(str(tmp_path / "a.json")), kind)
         judge.evaluate()
@@ -310,7 +314,7 @@ def test_unreadable_images_are_skipped(normfree, tmp_path):
     )
     assert result.code == 0
     assert "skipped unreadable image" in result.err
-    assert "1 unreadable images were skipped" in result.out
+    assert "1 unreadable image was skipped" in result.out
 
 
 def test_weights_of_a_classifier_start_the_backbone(normfree, trained, run, tmp_path):

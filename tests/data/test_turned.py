@@ -6,27 +6,16 @@ import numpy as np
 import pytest
 import torch
 from coco_files import coco_folder
+from image_files import turn
 from pair_files import masks_folder
 from PIL import Image
 
 from normfree.data import decode_image
 from normfree.data.coco import coco
 from normfree.data.pairs import open_pairs
-from normfree.data.turned import ORIENTATION, as_stored
+from normfree.data.turned import as_stored
 
 TURNS = range(1, 9)
-BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transposition from shown to stored pixels
-
-
-def turn(path, orientation, shown=True):
-    """Give a photo an EXIF orientation: what was in the file is ``shown`` then, or stays what is stored."""
-    with Image.open(path) as image:
-        image = image.copy()
-    if shown and BACK[orientation] is not None:
-        image = image.transpose(BACK[orientation])
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    image.save(path, exif=exif)
 
 
 @pytest.mark.parametrize("orientation", TURNS)

@@ -43,6 +43,14 @@ class Answers:
     def begin(self, paths: Sequence[Path]) -> None:
         """The start: all images that are asked about."""
 
+    def placed(self, path: Path, image: Tensor) -> Tensor:
+        """An upright image as answers are to be about it.
+
+        Raises:
+            UnreadableImage: it is not the image that they are to be about.
+        """
+        return image
+
     def view(self, image: Tensor) -> Tensor:
         """What the network sees of an image (C, H, W) uint8: (C, H', W') float32."""
         raise NotImplementedError
@@ -90,7 +98,7 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
     if not written:
         raise UsageError(f"none of the {len(paths)} images could be read")
     end = answers.finish()
-    if options.masks or options.depths or options.boxes:
+    if options.masks or options.depths or (options.boxes and not options.annotations):
         turned = sum(header(str(path))[1] != 1 for path in paths)
         if turned:
             print(
@@ -126,7 +134,7 @@ def _batches(
     batch: list[tuple[Asked, Tensor]] = []
     for path in paths:
         try:
-            image = decode_image(path, answers.channels, value_range=answers.value_range)
+            image = answers.placed(path, decode_image(path, answers.channels, value_range=answers.value_range))
         except UnreadableImage as error:
             print(f"skipped unreadable image {error}", file=sys.stderr)
             unreadable.append(path)

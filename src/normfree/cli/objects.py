@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ class ObjectAnswers(Answers):
         if self.boxes:
             self.boxes.begin(paths)
 
+    def placed(self, path: Path, image: Tensor) -> Tensor:
+        return self.boxes.placed(path, image) if self.boxes else image
+
     def view(self, image: Tensor) -> Tensor:
         return self.transform.view(image)
 
@@ -95,7 +99,7 @@ class BoxFile:
 
     The numbers of images and categories are those of an annotation file, where one is given. Else an image is counted
     from 1 unless all files are named by numbers, as COCO's are; and categories have the numbers that the training
-    data gave them.
+    data gave them. With an annotation file, a photo that EXIF turns is taken as it is annotated there.
 
     Args:
         path: of the file.
@@ -124,6 +128,9 @@ class BoxFile:
         """
         if self.ids:
             numbers, self.told = self.ids.of(paths), []
+            self.stored, told = self.ids.convention(paths)
+            for line in told:
+                print(line, file=sys.stderr)
         else:
             named = all(path.stem.isascii() and path.stem.isdigit() for path in paths)
             numbers = [int(path.stem) for path in paths] if named else range(1, 1 + len(paths))
@@ -131,6 +138,10 @@ class BoxFile:
             categories = ", ".join(map(str, self.categories[:8])) + (", ..." if len(self.categories) > 8 else "")
             self.told = [f"  images are numbered {how}, categories are {categories}; --annotations FILE gives others"]
         self.numbers = dict(zip(paths, numbers, strict=True))
+
+    def placed(self, path: Path, image: Tensor) -> Tensor:
+        """An upright image as the annotations see it."""
+        return self.ids.as_annotated(image, path, self.numbers[path], self.stored) if self.ids else image
 
     def add(self, asked: Asked, found: Detections, size: tuple[int, int]) -> None:
         """Take what was found in an image of (height, width) as it lies in what the network saw."""

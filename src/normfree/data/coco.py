@@ -17,7 +17,7 @@ from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
-from .turned import as_annotated, convention
+from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
@@ -59,8 +59,7 @@ class CocoSplit:
         image = decode_image(file, self.channels, value_range=self.value_range)
         image = as_annotated(image, file, (height, width), self.stored)
         if tuple(image.shape[-2:]) != (height, width):
-            found = f"{image.shape[-1]} x {image.shape[-2]}"
-            raise UnreadableImage(f"{file}: {found} pixels; {self.path} says {width} x {height}")
+            raise UnreadableImage(_other_size(file, image, self.path, (height, width)))
         return image
 
     def pair(self, index: int) -> tuple[Tensor, Objects]:
@@ -174,11 +173,13 @@ class CocoIds:
         path: of the file.
         images: file and number of each.
         categories: number of each class, in the order of the network's.
+        sizes: height and width by an image's number, of which the file says them.
     """
 
     path: str
     images: list[tuple[Path, int]]
     categories: list[int]
+    sizes: dict[int, Size]
 
     @classmethod
     def read(cls, path: str, classes: Sequence[str]) -> "CocoIds":
@@ -198,7 +199,9 @@ class CocoIds:
         lacking = [name for name in classes if name not in names]
         if lacking:
             raise UsageError(f"{file} has no category {lacking[0]!r:.60}, which the network knows")
-        return cls(path, files, [names[name] for name in classes])
+        sides = {number: (item.get("height"), item.get("width")) for number, item in images.items()}
+        sizes = {number: both for number, both in sides.items() if all(type(side) is int for side in both)}
+        return cls(path, files, [names[name] for name in classes], sizes)
 
     def of(self, paths: Sequence[Path]) -> list[int]:
         """The number of each image file: of the entry whose file name the path ends with.
@@ -212,12 +215,50 @@ class CocoIds:
         numbers = []
         for path in paths:
             known = by_name.get(path.name, [])
-            ends = [entry for entry in known if path.parts[-len(entry[0].parts) :] == entry[0].parts]
+            ends = [entry for entry in known if _ends(path, entry[0])]
             found = ends if ends else known  # the folder in the file may be another one
             if len(found) != 1:
                 raise UsageError(f"{self.path} has {len(found) or 'no'} images named {path.name}; {path} needs one")
             numbers.append(found[0][1])
         return numbers
+
+    def convention(self, paths: Sequence[Path]) -> tuple[bool, list[str]]:
+        """See :func:`.turned.convention`; all images of the file that lie beside the given ones have a say."""
+        above = {path.parents[len(name.parts) - 1] for path in paths for name, _ in self.images if _ends(path, name)}
+        known = {
+            folder / name: self.sizes[number]
+            for folder in above
+            for name, number in self.images
+            if number in self.sizes and (folder / name).is_file()
+        }
+        files = list(map(str, known))
+        return convention(files, list(known.values()).__getitem__, self.path, default=True)
+
+    def as_annotated(self, image: Tensor, path: Path, number: int, stored: bool) -> Tensor:
+        """An upright image as the file's annotations see it.
+
+        Args:
+            stored: what :meth:`convention` said.
+
+        Raises:
+            UnreadableImage: it is of another size than the file says.
+        """
+        size = self.sizes.get(number)
+        if size is None:
+            return image
+        image = as_annotated(image, str(path), size, stored)
+        if tuple(image.shape[-2:]) != size:
+            raise UnreadableImage(_other_size(str(path), image, self.path, size))
+        return image
+
+
+def _ends(path: Path, name: Path) -> bool:
+    return path.parts[-len(name.parts) :] == name.parts
+
+
+def _other_size(file: str, image: Tensor, annotations: str, size: Size) -> str:
+    found, said = ((f"{width} x {height}") for height, width in (image.shape[-2:], size))
+    return f"{file}: {found} pixels; {annotations} says {said}"
 
 
 def _places(root: Path) -> list[tuple[Path, Path]]:
