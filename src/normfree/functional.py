@@ -139,15 +139,19 @@ def unitwise_norm(x: Tensor) -> Tensor:
     """L2 norm of each unit (NFNets, eq. 3), broadcastable to ``x``.
 
     A unit is one output channel of a convolution (over its whole fan-in) or one output row of a linear layer: every
-    dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit.
+    dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit. Of half types the norm
+    is float32: theirs would overflow, or be off by its rounding.
     """
     dims = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-    return torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
+    return torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=dtype)
 
 
 def clip_coefficient(param_norm: Tensor, grad_norm: Tensor, clipping: float, eps: float = 1e-3) -> Tensor:
     """Factor of Adaptive Gradient Clipping per unit: ``min(1, clipping * max(|W|, eps) / |G|)`` (NFNets, eq. 3).
 
-    Norms of any one shape; a unit without gradient gets 1; a gradient that is not finite stays so.
+    Norms of any one shape; a unit without gradient gets 1. A gradient whose norm is not finite gets NaN: it stays not
+    finite, where a factor of 0 would make finite elements 0.
     """
-    return (param_norm.clamp(min=eps) * clipping / grad_norm).clamp(max=1.0)
+    bounded = (param_norm.clamp(min=eps) * clipping / grad_norm).clamp(max=1.0)
+    return torch.where(grad_norm.isfinite(), bounded, torch.nan)

@@ -8,7 +8,7 @@ from small_models import SMALL, small
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
-from normfree import UsageError
+from normfree import RunFailed, UsageError
 from normfree.optim import agc_, param_groups
 
 SHAPES = [(6, 3, 3, 3), (8, 1, 5, 5), (5, 7), (4, 2, 3)]
@@ -224,3 +224,53 @@ def test_sparse_gradients_are_refused_by_the_groups_name():
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(UsageError, match="'table' has sparse"):
         agc_([dict(params=[embedding.weight], clipping=0.01, name="table")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_types_are_float32(dtype):
+    """Norm 2000 * sqrt(40000) = 4e5, beyond float16."""
+    p = nn.Parameter(torch.ones(2, 40000, dtype=dtype))
+    p.grad = torch.full_like(p, 2000.0)
+    statistics = agc_([p], 0.01)
+    assert statistics.total_fraction == 1
+    wanted = torch.tensor(0.01).to(dtype)  # the bound 0.01 * sqrt(40000), spread over 40000 elements
+    torch.testing.assert_close(p.grad, wanted.expand_as(p), rtol=torch.finfo(dtype).eps, atol=0)
+    (_, its), = statistics.by_tensor()  # fmt: skip
+    assert its.largest_ratio == pytest.approx(2000, rel=1e-4)  # a sum of 40000 in float32
+
+
+def test_a_norm_beyond_float32_is_not_finite_and_never_0():
+    p = parameter(3, 4, dtype=torch.float32)
+    p.grad[1] = 1e30
+    with pytest.raises(RunFailed, match="not finite"):
+        agc_([p], 0.01, error_if_nonfinite=True)
+    assert p.grad[1, 0] == 1e30
+    agc_([p], 0.01)
+    assert p.grad[1].isnan().all()
+    assert p.grad[[0, 2]].isfinite().all()
+
+
+def test_names_beside_parameters_are_refused():
+    with pytest.raises(UsageError, match=r"parameters are needed, not tuple; model.parameters\(\)"):
+        agc_(nn.Linear(2, 2).named_parameters(), 0.01)
+    with pytest.raises(UsageError, match="not tuple"):
+        agc_([dict(params=list(nn.Linear(2, 2).named_parameters()), clipping=0.01)])
+
+
+@pytest.mark.parametrize("clipping", ["0.1", [0.1], True, 1j, math.nan])
+def test_a_threshold_that_is_no_number_is_refused(clipping):
+    p = parameter(2, 2)
+    for call in (
+        lambda: agc_([p], clipping),
+        lambda: agc_([dict(params=[p], clipping=clipping)]),
+        lambda: param_groups(nn.Linear(2, 2), clipping=clipping),
+    ):
+        with pytest.raises(UsageError, match=r"clipping \(=.*must be (a number )?above 0, or None for no clipping"):
+            call()
+
+
+def test_groups_may_hold_what_can_be_gone_through_once_or_one_parameter():
+    for make in (lambda p: (q for q in [p]), lambda p: p):
+        p = parameter(4, 3)
+        assert agc_([dict(params=make(p), clipping=0.01)]).units == dict(params=4)
+        assert (norms(p.grad) <= bounds(p, 0.01) * (1 + 1e-12)).all()  # rounding

@@ -394,7 +394,7 @@ def test_a_copy_clips_as_the_original(how, name):
     assert clipped_like(optimizer, twin, twin_reference, twin_plain)
     assert not parameters_equal(model, twin)  # the original stays, and goes on
     assert clipped_like(agc.optimizer, model, reference, plain)
-    again, optimizer = by_optimizer(twin, AGC(optimizer)) if how is by_pickle else copy.deepcopy((twin, optimizer))
+    again, optimizer = copy.deepcopy((twin, optimizer))
     assert clipped_like(optimizer, again, *copy.deepcopy((twin_reference, twin_plain)))  # a copy of the copy
 
 
@@ -516,3 +516,55 @@ def test_statistics_print_in_a_line():
     assert repr(statistics.groups) == (
         f"[ClippedGroup('weight', {weight} of 4 units clipped), ClippedGroup('bias', {bias} of 2 units clipped)]"
     )
+
+
+def test_a_second_agc_replaces_the_first():
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = AGC(optimizer, 1e-3)
+    with pytest.warns(UserWarning, match="the optimizer had an AGC already; the new one replaces it") as said:
+        second = AGC(optimizer, 0.1)
+    assert said[0].filename == __file__  # the caller's line
+    bound = 0.1 * model.weight.detach().norm(dim=1)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 100.0)
+    assert second.step().fraction == dict(params=1.0)
+    torch.testing.assert_close(model.weight.grad.norm(dim=1), bound, rtol=1e-5, atol=0)  # float32
+    assert not first.statistics.units
+    first.remove()  # has nothing left to take off
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    copy.deepcopy(optimizer).step()
+    assert second.step().clipped_units["params"] > 0
+    second.remove()
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    for stepped in (copy.deepcopy(optimizer), optimizer):
+        stepped.step()
+    assert (model.weight.grad == 100).all()  # both unclipped
+
+
+def test_copies_of_a_replaced_agc_belong_together():
+    model = network()
+    optimizer = OPTIMIZERS["SGD"](groups(model))
+    first = AGC(optimizer, eps=1e-3)
+    with pytest.warns(UserWarning, match="replaces"):
+        second = AGC(optimizer, eps=0.5)
+    again, one, two = copy.deepcopy((optimizer, first, second))
+    assert one.optimizer is two.optimizer is again
+    loss_of(model, 0).backward()
+    for p, q in zip(optimizer.param_groups[0]["params"], again.param_groups[0]["params"], strict=True):
+        q.grad = p.grad.clone()
+    again.step()
+    assert two.statistics.units
+    assert not one.statistics.units
+
+
+@pytest.mark.parametrize("first", ["load", "wrap"])
+def test_thresholds_are_kept_where_the_state_is_loaded_after_wrapping(first):
+    """As docs/building.md and AGC say: before, it is torch that loads."""
+    old, new = (torch.optim.SGD(param_groups(nn.Linear(4, 4), clipping=c), lr=0.1) for c in (0.01, None))
+    if first == "wrap":
+        AGC(new)
+    new.load_state_dict(old.state_dict())
+    if first == "load":
+        AGC(new)
+    assert {g["clipping"] for g in new.param_groups} == {None if first == "wrap" else 0.01}

@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import EMA, OptimConfig, ema_decay, warmup_cosine, warmup_drops
+from normfree.optim import EMA, FusedStep, OptimConfig, ema_decay, warmup_cosine, warmup_drops
 
 EXACT = dict(rel=1e-12, abs=1e-15)  # float64 rounding
 
@@ -268,3 +268,64 @@ def test_bad_decay_is_quoted(decay):
 def test_an_average_of_no_network_is_refused():
     with pytest.raises(UsageError, match=r"EMA takes a network \(torch.nn.Module\), not generator"):
         EMA(nn.Linear(2, 2).parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_averages_of_half_types_are_float32(dtype):
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    model.weight.data.fill_(1.0)
+    ema = EMA(model, 0.999, warmup=False)
+    model.weight.data.fill_(2.0)
+    for _ in range(2000):
+        ema.update()
+    expected = 2 - 0.999**2000
+    assert ema.average["weight"].item() == pytest.approx(expected, rel=1e-4)  # float32, 2000 roundings
+    exact = ema.average["weight"].clone()
+    for _ in range(2):  # nothing is lost on the way
+        with ema.applied():
+            assert model.weight.dtype is dtype
+            assert model.weight.item() == exact.to(dtype).item()
+        assert model.weight.item() == 2
+        assert torch.equal(ema.average["weight"], exact)
+    other = EMA(nn.Linear(1, 1, bias=False).to(dtype))
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.average["weight"], exact)
+
+
+def test_averages_of_half_types_move_in_a_fused_step():
+    model = nn.Linear(3, 2).bfloat16()
+    ema = EMA(model, 0.5, warmup=False)
+    fused = FusedStep(torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9), ema, clipping=1.0)
+    before = model.weight.detach().float()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    fused.step()
+    torch.testing.assert_close(ema.average["weight"], (before + model.weight.detach().float()) / 2)
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return dict(seen=3)
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_what_is_no_tensor_is_not_averaged():
+    model = nn.Sequential(Extra(2, 2))
+    ema = EMA(model, 0.5, warmup=False)
+    before = model[0].weight.detach().clone()
+    model[0].weight.data += 1
+    ema.update()
+    assert ema.average.keys() == {"0.weight", "0.bias"}
+    with ema.applied():
+        torch.testing.assert_close(model[0].weight.detach(), before + 0.5)
+
+
+def test_complex_parameters_are_averaged():
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    ema = EMA(model, 0.5, warmup=False)
+    before = model.weight.detach().clone()
+    model.weight.data += 1j
+    ema.update()
+    torch.testing.assert_close(ema.average["weight"], before + 0.5j)

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 
 #include "parallel.h"
 
@@ -111,6 +112,7 @@ NF_INLINE float clip(const Parameter& parameter, const Squares& squares, double 
   const double its = norm / bound;
   if (!(its <= *ratio)) *ratio = its;
   if (parameter.clipping == 0) return 1.0f;
+  if (!std::isfinite(norm)) return std::numeric_limits<float>::quiet_NaN();
   const float coefficient = bound * static_cast<float>(parameter.clipping) / norm;
   *clipped += coefficient < 1.0f;
   return coefficient > 1.0f ? 1.0f : coefficient;

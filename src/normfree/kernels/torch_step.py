@@ -95,7 +95,7 @@ def portable(params, grads, buffers, averages, columns, settings) -> Update:
                 g = g.mul_(coefficient) if settings["write_grads"] else g * coefficient
             _portable_sgd(p, g, None if buffers is None else buffers[i], its, settings)
         if averages is not None and averages[i] is not None:
-            averages[i].lerp_(p, 1.0 - settings["ema_decay"])
+            averages[i].lerp_(p.to(averages[i].dtype), 1.0 - settings["ema_decay"])
     return Update(clipped, clipped_units(params, grads, columns["clipping"]), ratio)
 
 

@@ -141,6 +141,7 @@ def step_all(
         bound = tl.where(bound < eps, eps, bound)  # a NaN stays, as with torch's clamp
         threshold = tl.load(numbers + CLIPPING).to(tl.float32)
         wanted = tl.div_rn(bound * threshold, norm)
+        wanted = tl.where(norm < float("inf"), wanted, float("nan"))  # not 0, where a norm is too large for float32
         down = (threshold > 0) & (wanted < 1)
         coefficient = tl.where((threshold > 0) & ~(wanted > 1), wanted, 1.0)
         tl.store(ratios + unit, tl.div_rn(norm, bound))

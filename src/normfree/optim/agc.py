@@ -1,8 +1,10 @@
 """Adaptive Gradient Clipping (NFNets, section 4)."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -148,21 +150,40 @@ def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, A
                 f"group {without[0]} has no 'clipping' (None: not clipped); "
                 "take groups from normfree.optim.param_groups or pass clipping="
             )
-        groups = items
+        groups = [group | dict(params=_listed(group["params"])) for group in items]
     elif clipping is None:
         raise UsageError("parameters were given without clipping=; 0.01 is the papers' value for batch 4096")
     else:
         groups = [dict(params=items)]
+    other = next((p for group in groups for p in group["params"] if not isinstance(p, Tensor)), None)
+    if other is not None:
+        raise UsageError(
+            f"parameters are needed, not {type(other).__name__}; model.parameters() has them without names"
+        )
     for number, group in enumerate(groups):
         _refuse(group.get("name", number), group.get("clipping", clipping), group["params"])
     return groups
 
 
+def _listed(params: Any) -> list[Any]:
+    """As torch's optimizers take them: one parameter, a list, or what can be gone through once."""
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def refuse_clipping(clipping: Any, of: str = "") -> None:
+    """A threshold is a number above 0, or None; a tensor's value is not looked at, which would wait for the device."""
+    if clipping is None or isinstance(clipping, Tensor):
+        return
+    number = isinstance(clipping, Real) and not isinstance(clipping, bool)
+    if not number or not clipping > 0:
+        needed = "above 0" if number else "a number above 0"
+        raise UsageError(f"clipping (={clipping!r}){of} must be {needed}, or None for no clipping")
+
+
 def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> None:
     if clipping is None:
         return
-    if isinstance(clipping, int | float) and not clipping > 0:
-        raise UsageError(f"clipping (={clipping}) of group {name} must be above 0, or None for no clipping")
+    refuse_clipping(clipping, f" of group {name}")
     if any(is_flat(p) for p in params):
         raise UsageError(f"group {name} has {FLAT}")
 
@@ -179,9 +200,13 @@ class AGC:
     is followed: its gradients are clipped, too.
 
     The threshold of a step is ``group["clipping"]``, which may be changed at any time. Only a deliberate change counts:
-    ``optimizer.load_state_dict`` leaves it, and the group's name, as they are here. A deep copy of the optimizer or of
-    this object clips as the original does, and so does this object after pickling. An optimizer that is pickled alone
-    comes back without its hooks; wrap it again.
+    once this object exists, ``optimizer.load_state_dict`` leaves the threshold and the group's name as they are here.
+    Before, torch takes both from the state, as it takes ``lr``: make this object first, then load.
+
+    An optimizer has one AGC. A second one replaces the first, with a warning.
+
+    A deep copy of the optimizer or of this object clips as the original does, and so does this object after pickling.
+    An optimizer that is pickled alone comes back without its hooks; wrap it again.
 
     Args:
         optimizer: its groups name their ``clipping``, see :func:`param_groups`. It may be wrapped by something that has
@@ -193,7 +218,7 @@ class AGC:
             (waits for the device once per step).
 
     Attributes:
-        statistics: of the last step.
+        statistics: of the last step that was taken; a step that the GradScaler skips leaves them as they were.
 
     Raises:
         UsageError: not an optimizer; parameters that :func:`agc_` refuses; in ``step``, gradients still multiplied by
@@ -234,7 +259,7 @@ class AGC:
             hook.remove()
         if self._hooks:
             own_optimizer(self.optimizer).__dict__.pop("__deepcopy__", None)
-        self._hooks = []
+        self._hooks, self.statistics = [], ClipStatistics()
 
     def clip(self) -> ClipStatistics:
         """Clip the gradients as they are, without a step."""
@@ -267,6 +292,13 @@ class AGC:
 
     def _attach(self) -> None:
         optimizer = own_optimizer(self.optimizer)
+        before = getattr(optimizer.__dict__.get("__deepcopy__"), "__self__", None)
+        if isinstance(before, AGC):
+            warnings.warn(
+                "the optimizer had an AGC already; the new one replaces it, and the old one no longer clips",
+                stacklevel=3,
+            )
+            before.remove()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), *keep_clipping(optimizer)]
         optimizer.__deepcopy__ = self._copy_optimizer  # torch's copy of an optimizer has no hooks
 

@@ -16,11 +16,25 @@ def ema_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+_EXTRA_STATE = "_extra_state"  # torch's key for what a module's get_extra_state() returns
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A copy, of half types in float32."""
+    narrow = tensor.is_floating_point() and tensor.element_size() < 4
+    return tensor.float() if narrow else tensor.clone()
+
+
+def _moves(average: Tensor) -> bool:
+    return average.is_floating_point() or average.is_complex()
+
+
 class EMA:
     """Moving average of a model's parameters and floating-point buffers (NF-ResNets, appendix C).
 
     ``update`` after each optimizer step: ``average = d * average + (1 - d) * parameter`` with ``d`` of
-    :func:`ema_decay`. In-place, by ``_foreach_lerp_``, without parameter-sized temporaries.
+    :func:`ema_decay`. In-place, by ``_foreach_lerp_``, without parameter-sized temporaries. Averages of half types are
+    float32, since steps of ``1 - d`` are lost in their rounding. What ``get_extra_state`` returns is not averaged.
 
     Args:
         model: averages start at its present values.
@@ -39,12 +53,13 @@ class EMA:
         self.model, self.decay, self.warmup, self.steps = model, decay, warmup, 0
         clones: dict[tuple, Tensor] = {}  # a shared tensor has one average under its several names
         self.average: dict[str, Tensor] = {
-            k: clones.setdefault((local(v).data_ptr() or k, v.shape), v.detach().clone())
+            k: clones.setdefault((local(v).data_ptr() or k, v.shape), _wide(v.detach()))
             for k, v in self._live().items()
         }
 
     def _live(self) -> dict[str, Tensor]:
-        return dict(self.model.state_dict())
+        state = self.model.state_dict()
+        return {k: v for k, v in state.items() if isinstance(v, Tensor) and k.rpartition(".")[2] != _EXTRA_STATE}
 
     def _pairs(self, but: Collection[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
         """Average and present value of each tensor, once; of sharded ones the rows that are here."""
@@ -73,29 +88,35 @@ class EMA:
         """
         decay = self.next_decay()
         pairs = self._pairs(but)
-        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        moving = [(average, live.to(average.dtype)) for average, live in pairs if _moves(average)]
         if moving:
             torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
         for average, live in pairs:
-            if not average.is_floating_point():  # integer buffers (counters) are taken over
+            if not _moves(average):  # integer buffers (counters) are taken over
                 average.copy_(live)
         self.steps += 1
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[nn.Module]:
         """The model with averaged weights inside the ``with`` block; values are exchanged in place, then back."""
-        self._swap()
+        narrow = self._swap()
         try:
             yield self.model
         finally:
-            self._swap()
+            self._swap(narrow)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        for average, live in self._pairs():
-            held = live.clone()
-            live.copy_(average)
-            average.copy_(held)
+    def _swap(self, narrow: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
+        """Exchange values; averages wider than the model stay, and the model's values are returned, and put back."""
+        held = {}
+        for number, (average, live) in enumerate(self._pairs()):
+            before = live.clone()
+            live.copy_(narrow[number] if narrow and number in narrow else average)
+            if average.dtype == live.dtype:
+                average.copy_(before)
+            else:
+                held[number] = before
+        return held
 
     def state_dict(self) -> dict[str, Any]:
         return dict(average=self.average, steps=self.steps, decay=self.decay)

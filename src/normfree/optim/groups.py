@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import UsageError
 from ..nn import ParameterRole, Role, explain_roles
 from ..nn.roles import matching
+from .agc import refuse_clipping
 from .sharded import FLAT, is_flat
 
 _DECAYED = (Role.WEIGHT, Role.CLASSIFIER)
@@ -58,8 +59,7 @@ def param_groups(
     """
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
-    if clipping is not None and not clipping > 0:
-        raise UsageError(f"clipping (={clipping}) must be above 0, or None for no clipping")
+    refuse_clipping(clipping)
     if isinstance(model, nn.Module):
         _refuse_parameters(model)
     found, parameters = explain_roles(model, roles), dict(model.named_parameters())
