@@ -60,7 +60,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
     def interrupted(step, batch, lr, images):
-        if run.seen.recent and not run.stop.asked and len(run.seen.recent) == 2:
+        if run.at.recent and not run.stop.asked and len(run.at.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return call(step, batch, lr, images)
 

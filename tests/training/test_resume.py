@@ -40,6 +40,7 @@ def everything(run):
     files = {name: read_tensors(checkpoint, name) for name in ("weights", "ema", "momentum", "random")}
     state = read_state(checkpoint)
     state.pop("seconds")
+    state["recent"] = [step[:3] for step in state["recent"]]  # without seconds
     return files, state
 
 
@@ -85,9 +86,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, uninterrupted, stop):
     final = again.fit()
     assert (final.steps, final.stopped) == (9, False)
     same(everything(again), everything(uninterrupted))
-    drop = lambda rows: [{k: v for k, v in row.items() if k not in ("loss", "accuracy")} for row in rows]  # noqa: E731
-    # running means start anew, all else is the same line by line
-    assert drop(timeless(folder)) == drop(timeless(uninterrupted.run.folder))
+    assert timeless(folder) == timeless(uninterrupted.run.folder)
 
 
 def test_lines_of_lost_steps_are_written_again(tmp_path, uninterrupted):

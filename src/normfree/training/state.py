@@ -26,6 +26,7 @@ class Progress:
         seconds: of training so far.
         waited: evaluations since the best one.
         micro_batch: what "auto" found.
+        recent: loss, right answers, images and seconds of each of the last steps, which running means are over.
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Progress:
     seconds: float = 0.0
     waited: int = 0
     micro_batch: int | None = None
+    recent: list[list[float]] = field(default_factory=list)
 
 
 def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

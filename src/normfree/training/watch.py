@@ -3,7 +3,6 @@
 import contextlib
 import math
 import sys
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +41,7 @@ class Watch:
     ):
         self.run, self.step, self.replicas, self.score = run, step, replicas, score
         self.total_steps, self.steps_per_epoch, self.log_every = total_steps, steps_per_epoch, log_every
-        self.recent: deque[tuple[StepResult, float]] = deque(maxlen=max(log_every, math.ceil(steps_per_epoch)))
+        self.window = max(log_every, math.ceil(steps_per_epoch))
         self.shown, self.bar = shown and replicas.main, tqdm(disable=True)
         self.names = {parameter: name for name, parameter in step.model.named_parameters()}
 
@@ -65,7 +64,8 @@ class Watch:
             self.say(f"step {at.step} was left out: {result.left_out}")
             self._log(kind="skipped", step=at.step, reason=result.left_out)
             return
-        self.recent.append((result, seconds))
+        at.recent.append([result.loss, result.correct, result.images, seconds])
+        del at.recent[: -self.window]
         fields = self._means(at, result)
         self.bar.set_postfix_str(self._shown(fields, at.metrics), refresh=False)
         if at.step % self.log_every == 0 or at.step == self.total_steps:
@@ -79,13 +79,12 @@ class Watch:
 
     def _means(self, at: Progress, result: StepResult) -> dict[str, Any]:
         """Over the last steps, as many as an epoch or a line of the files has."""
-        results, seconds = [r for r, _ in self.recent], sum(s for _, s in self.recent)
-        images = sum(r.images for r in results)
+        images, seconds = (sum(step[place] for step in at.recent) for place in (2, 3))
         return dict(
-            loss=sum(r.loss * r.images for r in results) / images,
-            accuracy=sum(r.correct for r in results) / images,
+            loss=sum(loss * count for loss, _, count, _ in at.recent) / images,
+            accuracy=sum(correct for _, correct, _, _ in at.recent) / images,
             images_per_s=images / seconds,
-            seconds_left=round((self.total_steps - at.step) * seconds / len(results), 1),
+            seconds_left=round((self.total_steps - at.step) * seconds / len(at.recent), 1),
             clipped=result.clipped,
         )
 
