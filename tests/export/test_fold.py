@@ -4,12 +4,14 @@ import copy
 import itertools
 
 import pytest
+import timm
 import torch
 from precision import assert_same_function, in_float64
 from small_models import SMALL, shake, small
 from torch import nn
 
 import normfree
+import normfree.timm
 from normfree import UsageError
 from normfree.models import NFBlock
 from normfree.nn import PaddedConv2d, SameConv2d, ScaledActivation, SkipInit, WSConv2d
@@ -153,3 +155,115 @@ def test_the_signal_of_a_folded_network_can_be_recorded():
     expected = normfree.spp.record(model, (2, 3, 64, 64))
     assert spp.blocks == expected.blocks
     assert spp.avg_var == pytest.approx(expected.avg_var, rel=1e-5)
+
+
+def looked_at(model, names):
+    """What hooks in front of and behind the named modules see."""
+    seen = {}
+    for name in names:
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen.update({f"{name}<": args[0]})
+        )
+        model.get_submodule(name).register_forward_hook(lambda _, args, out, name=name: seen.update({name: out}))
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_resnet50", "nf_seresnet50"])
+@pytest.mark.parametrize("change", [normfree.fold, lambda model: normfree.export.prepack(model, (1, 3, 64, 64))])
+def test_hooks_see_the_same(name, change):
+    torch.manual_seed(0)
+    model, x = small(name), torch.randn(1, 3, 64, 64)
+    called = [name for name, module in model.named_modules() if name and not list(module.children())]
+    seen = looked_at(model, called)
+    model(x)
+    expected = dict(seen)
+    changed = change(model)
+    seen.clear()
+    changed(x)
+    assert seen.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(seen[key], value, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [normfree.fold, lambda model: normfree.export.prepack(model, (1, 3, 64, 64))])
+def test_hooks_of_timms_pyramids(change):
+    torch.manual_seed(0)
+    options = dict(out_indices=(0, 1, 2, 3, 4), feature_cls="hook", features_only=True)
+    model, x = timm.create_model("normfree_nf_regnet_b0", **options).eval(), torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(change(model)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_hooks_that_change_an_output_and_their_handles():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(WSConv2d(3, 4, 3), WSConv2d(4, 4, 3, 2)).eval(), torch.randn(1, 3, 8, 8)
+    plain = model(x).detach()
+    handle = model[1].register_forward_hook(lambda module, args, out: out * 2)
+    normfree.fold(model, inplace=True)
+    torch.testing.assert_close(model(x), 2 * plain)
+    handle.remove()
+    torch.testing.assert_close(model(x), plain)
+
+
+class Doubled(WSConv2d):
+    def forward(self, x, scale=None):
+        return super().forward(x, scale) * 2
+
+
+class DoubledWeight(WSConv2d):
+    def effective_weight(self, scale=None):
+        return super().effective_weight(scale) * 2
+
+
+class SaysHow(Doubled):
+    def folded(self, scale=None, **options):
+        return super().folded(torch.tensor([2.0]) if scale is None else scale * 2, **options)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_subclasses_with_a_forward_of_their_own_are_refused_by_name(inplace):
+    model = nn.Sequential(WSConv2d(3, 3, 3), nn.Sequential(Doubled(3, 4, 3))).eval()
+    with pytest.raises(UsageError, match=r"what 1\.0 computes: Doubled has its own forward"):
+        normfree.fold(model, inplace=inplace)
+    assert type(model[0]) is WSConv2d
+    with pytest.raises(UsageError, match="what 0 computes"):
+        normfree.export.prepack(nn.Sequential(Doubled(3, 4, 3)).eval(), (1, 3, 8, 8))
+    model[1][0] = WSConv2d(3, 4, 3).eval()
+    model[1][0].forward = lambda x: x
+    with pytest.raises(UsageError, match=r"what 1\.0 computes: WSConv2d has its own forward"):
+        normfree.fold(model)
+
+
+@pytest.mark.parametrize("kind", [DoubledWeight, SaysHow])
+def test_subclasses_that_say_how_they_fold(kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(kind(3, 4, 3, bias=False)).eval(), torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(normfree.fold(model)(x), model(x))
+
+
+class Scaled(nn.Module):
+    """Calls its layers with a scale, and asks for their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.rest = WSConv2d(3, 4, 3), nn.ModuleList([WSConv2d(4, 4, 3, 2), SameConv2d(4, 2, 1)])
+
+    def forward(self, x):
+        scale = x.new_tensor([0.5])
+        x = self.rest[1](self.rest[0](self.a(x, scale), scale), scale=scale)
+        return x * self.a.standardized_weight(scale).norm() * self.rest[1].effective_weight().norm()
+
+
+@torch.no_grad()
+def test_layers_that_are_called_with_a_scale():
+    torch.manual_seed(0)
+    model, x = shake(Scaled()).eval(), torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(normfree.fold(model)(x), model(x))
+    layer, scale = shake(WSConv2d(3, 4, 3)).eval(), torch.tensor([0.5])
+    torch.testing.assert_close(normfree.fold(layer)(x, scale), layer(x, scale))
+
+
+def test_a_convolution_alone_is_not_folded_in_place():
+    with pytest.raises(UsageError, match="alone cannot be folded in place"):
+        normfree.fold(WSConv2d(3, 4, 3).eval(), inplace=True)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ import normfree
 from normfree import UsageError
 from normfree.export import fold, prepack
 from normfree.export.prepack import PackedBlock, PackedConv2d, PackedLinear
-from normfree.nn import ScaledActivation, WSConv2d
+from normfree.models import NFBlock
+from normfree.nn import Activation, ScaledActivation, WSConv2d
 
 TIMM = ["timm_dm_nfnet_f0", "timm_test_nfnet", "timm_nf_regnet_b0", "timm_nf_ecaresnet26"]
 
@@ -154,3 +156,57 @@ def test_refusals():
     for shape in (192, "192", (3, 64, 64), (0, 3, 64, 64), (1.5, 3, 64, 64)):
         with pytest.raises(UsageError, match=r"must be \(N, C, H, W\)"):
             prepack(model, shape)
+
+
+class Unusual(nn.Module):
+    """A convolution that only training calls, and subclasses and paddings that oneDNN's operator does not know."""
+
+    class Twice(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    class Half(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.Sequential(nn.Conv2d(3, 3, 1), Activation("relu"))
+        self.another = nn.Conv2d(3, 3, 1)
+        self.circular = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+        self.named = nn.Conv2d(4, 4, 3, padding="same")
+        self.twice, self.last, self.plain = self.Twice(4, 4, 1), self.Half(4, 2), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = self.auxiliary(self.another(x)) if self.training else x
+        return self.last(self.plain(self.twice(self.named(self.circular(x)))).mean((2, 3)))
+
+
+@torch.no_grad()
+def test_layers_that_are_not_called_or_not_known_stay_as_they_are():
+    torch.manual_seed(0)
+    net, x = Unusual().eval(), torch.randn(1, 3, 8, 8)
+    packed = prepack(net, x.shape)
+    assert [type(layer) is PackedConv2d for layer in (packed.another, packed.twice, packed.plain)] == [
+        False,
+        False,
+        True,
+    ]
+    torch.testing.assert_close(packed(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class DoubledBlock(NFBlock):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@torch.no_grad()
+def test_blocks_of_ones_own():
+    torch.manual_seed(0)
+    model, x = small("nf_resnet50"), torch.randn(1, 3, 64, 64)
+    for block in model.stages[0]:
+        block.__class__ = DoubledBlock
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        packed = prepack(model, x.shape)
+    assert_same_function(packed, model, in_float64(model), x)

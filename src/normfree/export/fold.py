@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import UsageError
 from ..models import NFBlock
 from ..nn import SameConv2d
+from ..nn.conv import FoldedConv2d
 
 
 @torch.no_grad()
@@ -15,35 +16,55 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """The network with weight standardization, gains, gamma, beta, alpha and skip gains folded into plain convolutions.
 
     Works on every family, on what timm makes of them with ``features_only=True``, and on any network that contains
-    blocks or convolutions of ``normfree``. The result computes the same to float rounding, is not for training, and
-    keeps its accuracy when it is turned to bfloat16 or float16 afterwards.
+    blocks or convolutions of ``normfree``. The result computes the same to float rounding, keeps forward hooks, is not
+    for training, and keeps its accuracy when it is turned to bfloat16 or float16 afterwards.
 
     Args:
         model: in evaluation mode.
         inplace: change ``model`` itself instead of a copy (no second set of weights in memory).
 
     Returns:
-        The folded network; ``nn.Conv2d`` stands where our convolutions stood.
+        The folded network; ``nn.Conv2d`` stands where our convolutions stood, in modules of one's own a subclass of it
+        that takes ``scale`` and has ``standardized_weight()`` as before.
 
     Raises:
-        UsageError: the network, or a part of it, is in training mode, or is no module.
+        UsageError: the network, or a part of it, is in training mode, or is no module; a subclass of a convolution has
+            a ``forward`` of its own; a convolution alone is to be folded in place.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"fold takes a torch.nn.Module, not a {type(model).__name__}")
     training = next((name or type(model).__name__ for name, module in model.named_modules() if module.training), None)
     if training is not None:
         raise UsageError(f"fold takes a network in evaluation mode; {training} is in training mode: call model.eval()")
+    for name, module in model.named_modules():
+        if isinstance(module, SameConv2d) and (method := module.overridden()):
+            raise UsageError(
+                f"cannot tell what {name or 'the network'} computes: {type(module).__name__} has its own {method};"
+                " give the class its own folded(), which returns a plain layer of the same function"
+            )
+    if inplace and isinstance(model, SameConv2d):
+        raise UsageError(
+            f"a {type(model).__name__} alone cannot be folded in place, since another layer replaces it; "
+            "leave inplace=True out"
+        )
     model = model if inplace else copy.deepcopy(model)
     if isinstance(model, SameConv2d):
-        return model.folded()
+        return model.folded(plain_type=FoldedConv2d)
     for module in model.modules():
         if isinstance(module, NFBlock) and module.skip_init is not None:
             module.fold_()
-    folded: dict[int, nn.Conv2d] = {}  # a layer may stand in several places
-    for module in list(model.modules()):
+    modules = list(model.modules())
+    called = {child for module in modules if not _knows_layers(module) for child in module.children()}
+    folded: dict[nn.Module, nn.Conv2d] = {}  # a layer may stand in several places
+    for module in modules:
         for name, child in module._modules.items():
             if isinstance(child, SameConv2d):
-                if id(child) not in folded:
-                    folded[id(child)] = child.folded()
-                module._modules[name] = folded[id(child)]
+                if child not in folded:
+                    folded[child] = child.folded(plain_type=FoldedConv2d if child in called else nn.Conv2d)
+                module._modules[name] = folded[child]
     return model.requires_grad_(False)
+
+
+def _knows_layers(module: nn.Module) -> bool:
+    """Whether a module calls its layers with their input alone, once they are folded."""
+    return type(module) is nn.Sequential or type(module).__module__.partition(".")[0] == __name__.partition(".")[0]

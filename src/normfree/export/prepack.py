@@ -13,6 +13,7 @@ from ..functional import pad_same, residual_merge
 from ..models import NFBlock
 from ..models.features import FeatureMaps
 from ..nn import Activation, PaddedConv2d
+from ..nn.conv import FoldedConv2d, in_place_of
 from .fold import fold
 
 # oneDNN's names, with the algorithm, of what it computes behind a convolution
@@ -25,6 +26,22 @@ _OPAQUE = "a prepacked network stays as and where it is: copy, save, fold or con
 
 def _fused(layer: nn.Module) -> tuple[str, str] | None:
     return _FUSED.get(layer.name) if type(layer) is Activation else None
+
+
+def _plain(layer: nn.Module) -> bool:
+    """A convolution that computes what its attributes say, which a subclass need not."""
+    zeros = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+    return zeros and type(layer) in (nn.Conv2d, FoldedConv2d, PaddedConv2d) and "forward" not in vars(layer)
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return any(value for name, value in vars(layer).items() if name.startswith("_forward_"))
+
+
+def _packable_block(block: nn.Module) -> bool:
+    """A block of ours whose inside nobody looks at or has changed."""
+    own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in ("forward", "_downscale", "_gate"))
+    return own and "forward" not in vars(block) and not any(_hooked(m) for m in block.modules() if m is not block)
 
 
 class PackedConv2d(nn.Module):
@@ -56,11 +73,12 @@ class PackedConv2d(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         raise UsageError(_OPAQUE)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         x, padding = self._pad(x)
         name, algorithm = self.fused
         run = torch.ops.mkldnn._convolution_pointwise
-        return run(x, self.weight, self.bias, padding, *self.geometry, name, [], algorithm)
+        out = run(x, self.weight, self.bias, padding, *self.geometry, name, [], algorithm)
+        return out if scale is None else out * scale
 
 
 class PackedLinear(nn.Module):
@@ -87,7 +105,7 @@ class PackedBlock(nn.Module):
         self.act, self.pool = block.act, block.pool
         self.conv_shortcut = None
         if block.conv_shortcut is not None:
-            self.conv_shortcut = PackedConv2d(block.conv_shortcut, shapes[block.conv_shortcut])
+            self.conv_shortcut = _packed_layer(block.conv_shortcut, shapes)
         layers: dict[str, nn.Module] = {}
         for name in ("conv0", "conv1", "conv1b"):
             if (conv := getattr(block, name)) is not None:
@@ -115,13 +133,21 @@ def _packed_sequence(
     """
     packed, before = nn.Sequential(), None
     for name, layer in layers.items():
-        if isinstance(before, nn.Conv2d) and before not in apart and _fused(layer):
+        packs = before in shapes and _plain(before) and before not in apart
+        if packs and _fused(layer) and not (_hooked(before) or _hooked(layer)):
             packed[-1] = PackedConv2d(before, shapes[before], layer)
             packed.add_module(name, nn.Identity())
         else:
-            packed.add_module(name, PackedConv2d(layer, shapes[layer]) if isinstance(layer, nn.Conv2d) else layer)
+            packed.add_module(name, _packed_layer(layer, shapes))
         before = layer
     return packed
+
+
+def _packed_layer(layer: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
+    """A convolution that the network has called, packed; any other layer as it is."""
+    if layer not in shapes or not _plain(layer):
+        return layer
+    return in_place_of(layer, PackedConv2d(layer, shapes[layer]))
 
 
 @torch.no_grad()
@@ -198,14 +224,14 @@ def _pack(
     if isinstance(module, FeatureMaps):  # its pyramid is in front of the activations
         apart = apart | {module.get_submodule(info["module"]) for info in module.feature_info[: len(module.stages) + 1]}
     for name, child in module.named_children():
-        if isinstance(child, NFBlock):
-            child = _pack(PackedBlock(child, shapes), shapes)
-        elif isinstance(child, nn.Linear):
-            child = PackedLinear(child)
+        if isinstance(child, NFBlock) and _packable_block(child):
+            child = in_place_of(child, _pack(PackedBlock(child, shapes), shapes))
+        elif type(child) is nn.Linear and "forward" not in vars(child):
+            child = in_place_of(child, PackedLinear(child))
         elif isinstance(child, nn.Conv2d):
-            child = PackedConv2d(child, shapes[child])
-        elif type(child) is nn.Sequential:
-            child = _pack(_packed_sequence(child._modules, shapes, apart), shapes, apart)
+            child = _packed_layer(child, shapes)
+        elif type(child) is nn.Sequential and "forward" not in vars(child):
+            child = in_place_of(child, _pack(_packed_sequence(child._modules, shapes, apart), shapes, apart))
         else:
             child = _pack(child, shapes, apart)
         setattr(module, name, child)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..nn import Activation, Role, WSConv2d
+from ..nn.conv import in_place_of
 from .body import ResidualNet
 from .pyramid import level_scales
 
@@ -71,13 +72,13 @@ class UpConv2d(WSConv2d):
         return self._apply_weight(lambda w: F.conv_transpose2d(x, w, bias, **_DOUBLES), scale, _transposed)
 
     @torch.no_grad()
-    def folded(self, scale: Tensor | None = None) -> nn.ConvTranspose2d:
-        """The same function as a plain transposed convolution."""
+    def folded(self, scale: Tensor | None = None, *, plain_type: type | None = None) -> nn.ConvTranspose2d:
+        """The same function as a plain transposed convolution, whatever ``plain_type``."""
         plain = nn.ConvTranspose2d(self.in_channels, self.out_channels, 5, **_DOUBLES, device="meta")
         plain.weight = nn.Parameter(_transposed(self.effective_weight(scale)).contiguous(), requires_grad=False)
         bias = self.bias.clone() if scale is None else self.bias * scale
         plain.bias = nn.Parameter(bias, requires_grad=False)
-        return plain.train(self.training)
+        return in_place_of(self, plain)
 
 
 def _transposed(weight: Tensor) -> Tensor:

@@ -116,14 +116,15 @@ class SameConv2d(nn.Module):
         return self.kernel_size == 1 and self.stride > 1 and self.in_channels < 16 and self._symmetric_padding() == 0
 
     @torch.no_grad()
-    def folded(self, scale: Tensor | None = None) -> nn.Conv2d:
+    def folded(self, scale: Tensor | None = None, *, plain_type: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
         """The same function as a plain convolution, whose weight holds all that is computed from it here.
 
-        ``scale`` multiplies the output. A :class:`PaddedConv2d` where the padding depends on the size.
+        ``scale`` multiplies the output. A :class:`PaddedConv2d` where the padding depends on the size. It has the same
+        hooks. A subclass with a ``forward`` of its own needs a ``folded`` of its own.
         """
         symmetric = self._symmetric_padding()
         weight = self.effective_weight(scale)
-        plain = (PaddedConv2d if symmetric is None else nn.Conv2d)(
+        plain = (PaddedConv2d if symmetric is None else plain_type)(
             self.in_channels,
             self.out_channels,
             self.kernel_size,
@@ -139,7 +140,18 @@ class SameConv2d(nn.Module):
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if self.bias is not None:
             plain.bias = nn.Parameter(self.bias.clone() if scale is None else self.bias * scale, requires_grad=False)
-        return plain.train(self.training)
+        return in_place_of(self, plain)
+
+    def overridden(self) -> str | None:
+        """The method by which a subclass computes something that :meth:`folded` does not know of."""
+        computing = ("forward", "__call__", "_apply_weight", "_pad")
+        for kind in (None, *type(self).__mro__):
+            own = vars(self if kind is None else kind)
+            if "folded" in own:
+                break
+            if found := next((name for name in computing if name in own), None):
+                return found
+        return None
 
     def _symmetric_padding(self) -> int | None:
         """The padding where it is the same on all sides for every image size."""
@@ -170,7 +182,33 @@ class SameConv2d(nn.Module):
         return text + ("" if self.bias is not None else ", bias=False")
 
 
-class PaddedConv2d(nn.Conv2d):
+def in_place_of(module: nn.Module, other: nn.Module) -> nn.Module:
+    """``other`` with the mode and the hooks of ``module``, whose handles go on working."""
+    hooks = ("_forward_", "_backward_", "_is_full_backward_hook")
+    vars(other).update({name: value for name, value in vars(module).items() if name.startswith(hooks)})
+    other.training = module.training
+    return other
+
+
+class FoldedConv2d(nn.Conv2d):
+    """:class:`torch.nn.Conv2d` that is called as the convolution of ours that it was folded from."""
+
+    def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
+        """As of :class:`WSConv2d`: the weight holds all that belongs to it already."""
+        return self.weight if scale is None else self.weight * scale
+
+    effective_weight = standardized_weight
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """``scale`` (a tensor of one element) multiplies the output."""
+        out = self._convolve(x)
+        return out if scale is None else out * scale
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class PaddedConv2d(FoldedConv2d):
     """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves."""
 
     atrous = 1
@@ -180,7 +218,7 @@ class PaddedConv2d(nn.Conv2d):
         """What the padding depends on, beside the size: kernel size, stride, dilation, atrous."""
         return self.kernel_size[0], self.stride[0], self.dilation[0], self.atrous
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         x, padding = pad_same(x, *self.same)
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
@@ -242,6 +280,7 @@ class WSConv2d(SameConv2d):
         return self._standardized(self.weight, self.gain, scale, _autocast_type(self.weight))
 
     effective_weight = standardized_weight
+    folded = SameConv2d.folded  # by the weight above
 
     def _standardized(
         self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
