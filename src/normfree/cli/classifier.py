@@ -1,8 +1,9 @@
 """A network that is deployed: by name with published weights, a trained one, or an exported file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,17 @@ from ..export import Deployed, Preprocessing
 from ..models import create_model as create_untrained
 from ..training import pick_device
 from ..weights import create_model
-from .exported import ONNX, open_exported
+from .exported import ONNX, open_exported, targets_of
 from .named import PREFIX, Kind, check_choice, kind_of, other_wanted
 from .trained import Trained, evaluation_transform, load_trained
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in evaluation mode, how its images are prepared, its classes, in words where it is from; its task."""
+    """A network in evaluation mode, how its images are prepared, its classes, in words where it is from; its task.
+
+    ``targets`` are as of :class:`.Description`.
+    """
 
     model: nn.Module
     name: str
@@ -32,6 +36,7 @@ class Network:
     classes: tuple[str, ...] | None
     origin: str
     task: str = "classification"
+    targets: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def open_network(
         if trained.recipe.task.name == "detection":
             raise UsageError(f"{text} is a network for detection; this takes one whose answer is one tensor")
         about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
-        return Network(trained.model, *about, trained.task)
+        return Network(trained.model, *about, trained.task, targets_of(trained.recipe))
     torch.manual_seed(0)
     name = text.removeprefix(PREFIX)
     model = (create_untrained(name) if random else create_model(name, pretrained=True)).eval()

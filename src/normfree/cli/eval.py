@@ -17,6 +17,7 @@ from ..tasks.multilabel import LabelPrecision
 from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
+from .exported import ExportedNet
 from .main import Parser
 from .measured import Metrics, measured
 from .trained import Trained, evaluation_transform, load_trained
@@ -55,6 +56,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
     trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
     data = trained.recipe.data
+    if options.data is None and isinstance(trained.model, ExportedNet):
+        raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
     if options.size:
         data.test_size, data.test_width = options.size, None
     about = trained.classes, trained.source, options.data, trained.held_out

@@ -40,7 +40,8 @@ def run(argv: Sequence[str]) -> int:
     preprocessing = network.preprocessing
     if options.size is not None:
         preprocessing = replace(preprocessing, size=options.size, width=None)
-    settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name, task=network.task)
+    settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
+    settings |= dict(task=network.task, targets=network.targets)
     print(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
     written = (to_onnx if kind == "onnx" else to_archive)(network.model, path, **settings)
     print(_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))
@@ -113,12 +114,16 @@ def _report(written: Written, runtime: str) -> str:
     lines = [
         f"{files}: {about.model}, {about.precision}" + (f", opset {about.opset}" if about.opset else ""),
         f"image {image} -> {about.output} {output}, float32"
-        + ("" if about.classes is None else "; class names are in the file"),
+        + ("" if about.classes is None else f"; {_named(about.task)} are in the file"),
         f"checked with {runtime} at batch {images}: largest relative difference {written.difference:.1e}",
     ]
     if len(written.files) > 1:
         lines.append(f"too large for one ONNX file: {written.files[1]} holds the weights and must stay beside it")
     return "\n".join([*lines, f"next: normfree predict {written.path} IMAGE_OR_FOLDER ..."])
+
+
+def _named(task: str) -> str:
+    return "names of the numbers" if task == "regression" else "class names"
 
 
 def _shape(batch: int | None, shape: Sequence[int]) -> str:

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..export import Deployed, open_archive, open_onnx
+from ..export.description import VECTORS
 from ..recipes import Recipe
 from .foreign import class_names, recipe_from
 
 ONNX, ARCHIVE = ".onnx", ".pt2"
+# fields of a recipe that say how true answers are stored, and their sections
+TARGETS = dict(mask_values="data", mask_ignored="data", target_mean="task", target_std="task")
 
 
 def open_exported(path: str, device: torch.device) -> Deployed:
@@ -47,10 +50,21 @@ class ExportedNet(nn.Module):
 
 
 def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]:
-    """How the file's images are prepared, as a recipe; folders and names of its classes."""
+    """How the file's images are prepared, as a recipe; folders and names of its classes.
+
+    Raises:
+        UsageError: a file whose description is too old, or not right.
+    """
     about = network.file.description
     shape = about.preprocessing
-    fields: dict[str, Any] = {"model.name": about.model, "task.name": about.task, "data.crop": "none"}
+    multi = about.task == "multi-label"
+    fields: dict[str, Any] = {"model.name": about.model, "data.crop": "none"}
+    fields |= {"task.name": "classification", "task.labels": "multi"} if multi else {"task.name": about.task}
+    if unknown := about.targets.keys() - TARGETS.keys():
+        raise UsageError(
+            f"{network.path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
+        )
+    fields |= {f"{TARGETS[name]}.{name}": value for name, value in about.targets.items()}
     fields |= {"data.source": "imagefolder:imagenet", "data.channels": shape.channels, "data.test_size": shape.size}
     fields |= {
         "data.image_size": shape.size,
@@ -59,9 +73,22 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
         "data.resize_margin": shape.resize_margin,
     }
     fields["data.value_range"] = shape.value_range and list(shape.value_range)
-    if about.task == "classification":
+    if about.task in VECTORS:
         fields["data.test_crop"] = shape.resize
     else:
         fields |= {"data.test_width": shape.width, "data.short_side": shape.short_side}
-    folders, names = class_names(about.shape[0]) if about.task != "depth" else ([], [])
-    return recipe_from(fields), folders, list(about.classes or names)
+    recipe = recipe_from(fields)
+    if about.task == "regression" and recipe.task.target_mean is None:
+        raise UsageError(f"{network.path} does not say mean and std of the training numbers; export the run again")
+    if about.task == "depth":
+        return recipe, [], []
+    folders, names = class_names(about.shape[0])
+    if about.classes is None or list(about.classes) == names:
+        return recipe, folders, names
+    return recipe, list(about.classes), list(about.classes)
+
+
+def targets_of(recipe: Recipe) -> dict[str, Any]:
+    """What an exported file says about true answers: the fields of the recipe that are set."""
+    values = {name: getattr(getattr(recipe, section), name) for name, section in TARGETS.items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -2,8 +2,9 @@
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ def to_archive(
     classes: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    targets: Mapping[str, Any] | None = None,
     batch: int | None = None,
     precision: str = "float32",
 ) -> Written:
@@ -34,6 +36,7 @@ def to_archive(
         classes: names of the outputs.
         name: of the network; None takes its own.
         task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
+        targets: how the true answers of images are stored, see :class:`.Description`.
         batch: a fixed number of images per call; None leaves it open.
         precision: "float32", "float16" or "bfloat16"; input and output are float32 in any.
 
@@ -42,7 +45,7 @@ def to_archive(
         RunFailed: the file cannot be written, or computes something else; it is not kept.
     """
     check_place(path, ".pt2")
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task)
+    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task, targets=targets)
     job = prepare(model, **described, batch=batch, precision=precision)
     return write_checked(path, job, lambda part: _write(job, part), open_archive)
 

@@ -5,9 +5,10 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,7 @@ def prepare(
     precision: str = "float32",
     opset: int | None = None,
     task: str = "classification",
+    targets: Mapping[str, Any] | None = None,
 ) -> Job:
     """Fold, and compute what the file must compute.
 
@@ -124,6 +126,7 @@ def prepare(
         task=task,
         output=OUTPUTS[task],
         shape=tuple(outputs[0].shape[1:]),
+        targets=dict(targets or {}),
     )
     network = folded if precision == "float32" else InPrecision(folded, getattr(torch, precision)).eval()
     # traced with two images: a batch of one would be taken for a constant

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -126,6 +126,8 @@ class Description:
         output: what the output is called: "logits", the largest one's place is the class number, "numbers", or
             "metres".
         shape: of the output for one image: (outputs,) or (outputs, H, W).
+        targets: how the true answers of images are stored, to evaluate the file: ``mask_values`` and ``mask_ignored``
+            of segmentation, ``target_mean`` and ``target_std`` of regression; by the names that recipes have for them.
     """
 
     model: str
@@ -139,12 +141,15 @@ class Description:
     task: str = "classification"
     output: str = "logits"
     shape: tuple[int, ...] = ()
+    targets: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON; ``preprocessing`` spells out the resize."""
         content = dataclasses.asdict(self)
         given = {name: value for name, value in content["preprocessing"].items() if value is not None}
         content["preprocessing"] = given | RESIZE[self.preprocessing.resize]
+        if not self.targets:  # readers of earlier versions do not know it
+            del content["targets"]
         return json.dumps(dict(format=FORMAT, **content), ensure_ascii=False)
 
     @classmethod
@@ -163,6 +168,8 @@ class Description:
             if {name: preprocessing.pop(name) for name in known} != known:
                 raise ValueError("images are prepared in another way than this version knows")
             classes, shape = content.pop("classes"), content.pop("shape")
+            if not isinstance(content.get("targets", {}), dict):
+                raise ValueError("targets must be an object")
             return cls(
                 preprocessing=Preprocessing(**preprocessing),
                 classes=None if classes is None else tuple(map(str, classes)),

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ def to_onnx(
     classes: Sequence[str] | None = None,
     name: str | None = None,
     task: str = "classification",
+    targets: Mapping[str, Any] | None = None,
     batch: int | None = None,
     precision: str = "float32",
     opset: int = OPSET,
@@ -41,6 +42,7 @@ def to_onnx(
         classes: names of the outputs.
         name: of the network; None takes its own.
         task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
+        targets: how the true answers of images are stored, see :class:`.Description`.
         batch: a fixed number of images per call; None leaves it open.
         precision: "float32" or "float16"; input and output are float32 in any.
         opset: 18 or newer.
@@ -50,7 +52,7 @@ def to_onnx(
         RunFailed: the file cannot be written or run, or computes something else; it is not kept.
     """
     check_onnx(path, precision, opset)
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task)
+    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task, targets=targets)
     job = prepare(model, **described, batch=batch, precision=precision, opset=opset)
     return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
 
