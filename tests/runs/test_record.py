@@ -1,15 +1,23 @@
 """The images of a run that goes on are compared with those that it was started with."""
 
+import json
 import shutil
 
 import image_files
+import numpy as np
 import pytest
 import torch
+from coco_files import coco_folder
+from pair_files import masks_folder
+from PIL import Image
 
 from normfree import UsageError
 from normfree.data import Source, image_folder
+from normfree.data.coco import coco
+from normfree.data.pairs import open_pairs
 from normfree.data.scenes import scenes
 from normfree.data.sources import ArraySplit
+from normfree.data.split import BLOCK, file_hash
 from normfree.runs.record import compare, images
 
 
@@ -73,3 +81,56 @@ def test_pairs_have_no_labels():
     source = Source(*scenes("20", "depth"), [])
     assert images(source) == images(source)
     assert images(source)["train"]["images"] == len(source.train)
+
+
+def moved(told):
+    told["annotations"][0]["bbox"][0] += 1
+
+
+def deleted(told):
+    del told["annotations"][-1]
+
+
+def another_outline(told):
+    told["annotations"][0]["segmentation"][0][0] += 1
+
+
+@pytest.mark.parametrize("change", [moved, deleted, another_outline])
+def test_other_boxes_and_masks_of_the_same_images_are_said(tmp_path, change):
+    folder = coco_folder(tmp_path)
+    before = images(coco(str(folder)))
+    assert compare(before, images(coco(str(folder))), "photos") == []
+    told = json.loads((folder / "train.json").read_text())
+    change(told)
+    (folder / "train.json").write_text(json.dumps(told))
+    said = compare(before, images(coco(str(folder))), "photos")
+    assert said[0] == "training images of photos have other boxes, masks or depths than before"
+    assert len(said) == 2
+    for split in ("train", "test"):  # of a run from before they were compared
+        del before[split]["targets"]
+    assert compare(before, images(coco(str(folder))), "photos") == []
+
+
+def test_other_masks_of_the_same_images_are_said(tmp_path):
+    folder = masks_folder(tmp_path)
+    open_folder = lambda: images(open_pairs(f"masks:{folder}", "segmentation"))  # noqa: E731
+    before = open_folder()
+    file = next((folder / "val" / "masks").iterdir())
+    file.touch()
+    assert compare(before, open_folder(), "photos") == []
+    with Image.open(file) as mask:
+        pixels = np.array(mask)
+    pixels[0, 0] = 1 - min(pixels[0, 0], 1)
+    Image.fromarray(pixels).save(file)
+    assert compare(before, open_folder(), "photos")[0] == (
+        "test images of photos have other boxes, masks or depths than before"
+    )
+
+
+def test_large_files_are_compared_at_three_places(tmp_path):
+    file, content = tmp_path / "a.npy", bytes(5 * BLOCK)
+    file.write_bytes(content)
+    before = file_hash(str(file))
+    for place in (0, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:place] + b"1" + content[place + 1 :])
+        assert file_hash(str(file)) != before

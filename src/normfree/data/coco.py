@@ -17,6 +17,7 @@ from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
+from .split import content_hash
 from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
@@ -64,6 +65,10 @@ class CocoSplit:
 
     def pair(self, index: int) -> tuple[Tensor, Objects]:
         return self.image(index), self.objects(index)
+
+    def target_hash(self, index: int) -> str:
+        """Tells what the file says about an image's objects from anything else."""
+        return content_hash(json.dumps([self.images[index][1:], self.annotations[index]], sort_keys=True).encode())
 
     def counts(self) -> Counter[int]:
         """How many objects there are of each label, crowds apart."""

@@ -16,6 +16,7 @@ from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
+from .split import file_hash
 from .turned import as_annotated, convention, header
 from .values import ValueRange, ranged
 from .walk import Walk
@@ -77,6 +78,10 @@ class FilePairs:
 
     def name(self, index: int) -> str:
         return self.samples[index][0]
+
+    def target_hash(self, index: int) -> str:
+        """Tells the file of a target from another one, see :func:`.split.file_hash`."""
+        return file_hash(self.samples[index][1])
 
 
 def open_pairs(

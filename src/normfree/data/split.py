@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import UsageError
 
 HELD_OUT = "held_out.json"  # in a run's folder
+BLOCK = 2**15  # bytes of a large file that are compared at each of three places
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,26 @@ def hold_out(
     if not drawn:
         told = [sentence] if (sentence := held_out.gone(names)) else []
     return train, test, held_out, told
+
+
+def content_hash(content: bytes) -> str:
+    """A hash in letters."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_hash(path: str) -> str:
+    """Of a file's name, its size and what it holds: of a large one, its first, middle and last ``BLOCK`` bytes."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            content = b""
+            for place in (0, (size - BLOCK) // 2, size - BLOCK) if size > 3 * BLOCK else (0,):
+                file.seek(place)
+                content += file.read(BLOCK if size > 3 * BLOCK else size)
+    except OSError:
+        size, content = -1, b""
+    name = os.path.basename(path).encode("utf-8", "surrogatepass")
+    return content_hash(b"%d\0%b\0%b" % (size, name, content))
 
 
 def _hash(seed: int, name: str) -> bytes:

@@ -21,12 +21,17 @@ MOST = 8  # differences that are named
 
 
 def images(source: Source) -> dict[str, Any]:
-    """Class names, and of each split the number of its images and a hash of their names and labels."""
-    splits = dict(train=source.train, test=source.test)
-    return dict(
-        classes=[str(name) for name in source.classes],
-        **{name: dict(images=len(split), names_and_labels=_hash(split)) for name, split in splits.items()},
-    )
+    """Class names, and of each split the number of its images and a hash of their names and labels.
+
+    Where labels are boxes, masks or depths, they have a hash of their own, which runs from before do not have.
+    """
+    found: dict[str, Any] = dict(classes=[str(name) for name in source.classes])
+    for name, split in dict(train=source.train, test=source.test).items():
+        found[name] = dict(images=len(split), names_and_labels=_hash(split))
+        if hasattr(split, "target_hash"):
+            targets = "".join(split.target_hash(index) for index in range(len(split)))
+            found[name]["targets"] = hashlib.sha256(targets.encode()).hexdigest()
+    return found
 
 
 def write(folder: Path, asked: dict[str, Any], found: dict[str, Any]) -> None:
@@ -75,8 +80,10 @@ def compare(before: dict[str, Any], now: dict[str, Any], source: str) -> list[st
         then, here = before[name], now[name]
         if then["images"] != here["images"]:
             told.append(f"{word} images of {source}: {here['images']} instead of {then['images']}")
-        elif then != here:
+        elif then["names_and_labels"] != here["names_and_labels"]:
             told.append(f"{word} images of {source} are others than before: other names, labels or order")
+        elif then.get("targets", here.get("targets")) != here.get("targets"):
+            told.append(f"{word} images of {source} have other boxes, masks or depths than before")
     return [*told, "the run goes on with these images, and no longer as if it had not stopped"] if told else []
 
 
