@@ -1,13 +1,27 @@
 """The two ways a call can fail that are not a bug of normfree, and what was probably meant."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
 
 LONGEST = 100  # letters of a name that is worth a guess
 
 
 class UsageError(ValueError):
     """Input that cannot be used as given; the message names it, its value, and what would be right."""
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is not an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Refuse what is not a finite number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise UsageError(f"{name} (={value!r}) must be a finite number")
 
 
 class RunFailed(RuntimeError):

@@ -251,6 +251,8 @@ def test_weight_arithmetic_is_found(tmp_path):
         (dict(opset=17), "opset (=17) must be an integer of at least 18"),
         (dict(opset=99), "opset (=99) cannot be written by torch"),
         (dict(batch=0), "batch (=0) must be an integer of at least 1"),
+        (dict(classes="abcdefghij"), "classes (='abcdefghij') must be a list of names, not one string"),
+        (dict(classes=list("abcdefghaa")), "classes has 'a' more than once"),
         (dict(classes=["a"]), "classes has 1 names, the network has 10 outputs"),
         (dict(preprocessing=Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3)), "does not take images of 3 x 8 x 8"),
     ],

@@ -177,12 +177,25 @@ def test_device_and_dtype():
         (dict(padding="valid"), r"padding \(='valid'\)"),
         (dict(padding=-1), r"padding \(=-1\)"),
         (dict(padding=0.5), r"padding \(=0.5\)"),
+        (dict(padding=True), r"padding \(=True\)"),
+        (dict(kernel_size=True), r"kernel_size \(=True\)"),
+        (dict(eps=-1), r"eps \(=-1\) must be at least 0"),
+        (dict(eps=float("nan")), r"eps \(=nan\) must be a finite number"),
+        (dict(input_scale=float("nan")), r"input_scale \(=nan\) must be a finite number"),
+        (dict(input_scale="2"), r"input_scale \(='2'\) must be a finite number"),
+        (dict(out_channels=48, kernel_size=1, groups=48), r"in_channels / groups \(=48 / 48\) with kernel_size 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_quoted(options, quoted):
     with pytest.raises(UsageError, match=quoted):
         WSConv2d(**dict(in_channels=48, out_channels=40, kernel_size=3) | options)
+
+
+@pytest.mark.parametrize(("channels", "size", "stride"), [(3, 1, 2), (3, 3, 1), (3, 3, 2), (16, 1, 2)])
+def test_an_image_without_a_batch(channels, size, stride):
+    layer, x = WSConv2d(channels, 4, size, stride), torch.randn(channels, 7, 8)
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
 
 
 def test_repr_tells_what_differs_from_the_default():

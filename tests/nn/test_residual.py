@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from normfree import UsageError
-from normfree.nn import Role, SkipInit, StochasticDepth
+from normfree.nn import Activation, Role, ScaledActivation, SkipInit, StochasticDepth
 
 
 def test_skip_init_is_one_element_and_starts_at_zero():
@@ -62,3 +62,17 @@ def test_evaluation_and_rate_zero_return_the_input_itself():
 def test_bad_rate_is_quoted(rate):
     with pytest.raises(UsageError, match=rf"\(={rate}\)"):
         StochasticDepth(rate)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda nan: SkipInit(nan),
+        lambda nan: SkipInit(0.2, nan),
+        lambda nan: Activation("gelu", nan),
+        lambda nan: ScaledActivation("relu", gamma=nan),
+    ],
+)
+def test_factors_must_be_finite(make):
+    with pytest.raises(UsageError, match=r"\(=nan\) must be a finite number"):
+        make(float("nan"))

@@ -124,6 +124,8 @@ def test_device_and_dtype():
         (dict(groups=5), r"in_channels \(=48\) must be divisible by groups \(=5\)"),
         (dict(groups=16), r"out_channels \(=40\) must be divisible by groups \(=16\)"),
         (dict(padding="valid"), r"padding \(='valid'\)"),
+        (dict(padding=False), r"padding \(=False\)"),
+        (dict(init_gain=float("inf")), r"init_gain \(=inf\) must be a finite number"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from normfree import UsageError
-from normfree.nn import SqueezeExcite
+from normfree.nn import EfficientChannelAttention, SqueezeExcite
 
 DOUBLE = torch.float64
 
@@ -67,3 +67,26 @@ def test_initialization_is_haikus_default():
 def test_bad_ratio_is_quoted(ratio):
     with pytest.raises(UsageError, match=rf"ratio \(={ratio}\)"):
         SqueezeExcite(8, ratio)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quoted"),
+    [
+        (dict(channels=0), r"channels \(=0\) must be an integer of at least 1"),
+        (dict(hidden=0), r"hidden \(=0\) must be an integer of at least 1"),
+        (dict(hidden=-1), r"hidden \(=-1\) must be"),
+        (dict(hidden=2.5), r"hidden \(=2.5\) must be"),
+        (dict(ratio=float("nan")), r"ratio \(=nan\) must be a finite number"),
+        (dict(ratio=float("inf")), r"ratio \(=inf\) must be a finite number"),
+        (dict(factor=float("nan")), r"factor \(=nan\) must be a finite number"),
+    ],
+)
+def test_bad_arguments_are_quoted(arguments, quoted):
+    with pytest.raises(UsageError, match=quoted):
+        SqueezeExcite(**dict(channels=8) | arguments)
+
+
+@pytest.mark.parametrize("arguments", [dict(channels=0), dict(channels=8, factor=float("nan"))])
+def test_bad_arguments_of_channel_attention(arguments):
+    with pytest.raises(UsageError, match=r"\(=(0|nan)\) must be"):
+        EfficientChannelAttention(**arguments)

@@ -108,3 +108,12 @@ def test_save(tmp_path, suffix):
 def test_save_as_something_else(tmp_path):
     with pytest.raises(UsageError, match=r"must end in \.csv, \.json"):
         handwritten().save(tmp_path / "table.txt")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "png"])
+def test_save_where_nothing_can_be_written(tmp_path, suffix):
+    with pytest.raises(UsageError, match=r"folder .*nowhere does not exist"):
+        handwritten().save(tmp_path / "nowhere" / f"table.{suffix}")
+    (tmp_path / f"a.{suffix}").mkdir()
+    with pytest.raises(UsageError, match="it is a folder"):
+        handwritten().save(tmp_path / f"a.{suffix}")

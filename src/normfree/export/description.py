@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,8 +193,15 @@ def check_classes(classes: Sequence[str] | None, outputs: int) -> tuple[str, ...
     """The names as a tuple.
 
     Raises:
-        UsageError: not one for each output.
+        UsageError: not one for each output, one of them twice, or a string in their place.
     """
+    if isinstance(classes, str):
+        raise UsageError(f"classes (={classes!r}) must be a list of names, not one string")
+    twice = [name for name, count in Counter(classes or ()).items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"classes has {', '.join(map(repr, twice[:3]))} more than once; each output needs its own name"
+        )
     if classes is not None and len(classes) != outputs:
         raise UsageError(f"classes has {len(classes)} names, the network has {outputs} outputs")
     return None if classes is None else tuple(classes)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from .. import kernels
+from ..errors import check_finite
 from ..gain import activation_function, model_gain
 
 _FAST = dict(gelu=kernels.gelu_tanh, gelu_tanh=kernels.gelu_tanh, gelu_erf=kernels.gelu)
@@ -32,6 +33,8 @@ class Activation(nn.Module):
         fast = _FAST.get(activation) if isinstance(activation, str) else None
         self.function = fast or activation_function(activation)
         self.keeps_input = activation in _KEEPING_INPUT
+        if gamma is not None:
+            check_finite("gamma", gamma)
         self.gamma = model_gain(activation) if gamma is None else float(gamma)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, check_count, check_finite
 from ..functional import pad_same
 from ..kernels import standardize_weight
 from .recompute import derived, not_kept
@@ -36,7 +36,7 @@ class SameConv2d(nn.Module):
             among the outputs).
 
     Raises:
-        UsageError: channels not divisible by groups, a size below 1, an unknown padding.
+        UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite.
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "bias": Role.BIAS}
@@ -61,14 +61,15 @@ class SameConv2d(nn.Module):
         super().__init__()
         sizes = dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
         for name, value in dict(sizes, dilation=dilation, groups=groups, atrous=atrous).items():
-            if not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
+            check_count(name, value)
+        for name, value in dict(init_gain=init_gain, input_scale=input_scale).items():
+            check_finite(name, value)
         for name in ("in_channels", "out_channels"):
             if sizes[name] % groups:
                 raise UsageError(f"{name} (={sizes[name]}) must be divisible by groups (={groups})")
         if padding == "symmetric":
             padding = (kernel_size - 1) * dilation // 2
-        if padding != "same" and not (isinstance(padding, int) and padding >= 0):
+        if padding != "same" and not (isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0):
             raise UsageError(f'padding (={padding!r}) must be "same", "symmetric" or an integer of at least 0')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
@@ -100,7 +101,7 @@ class SameConv2d(nn.Module):
         x, padding = self._pad(x)
         stride = self.stride
         if self._thin:
-            every = lambda x: x[:, :, :: self.stride, :: self.stride].clone()  # noqa: E731
+            every = lambda x: x[..., :: self.stride, :: self.stride].clone()  # noqa: E731
             x, stride = derived(x, every(x), every), 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
         return self._apply_weight(lambda w: F.conv2d(x, w, bias, stride, padding, self.dilation, self.groups), scale)
@@ -238,7 +239,8 @@ class WSConv2d(SameConv2d):
         eps: lower bound of ``var * N`` in the standardization; with ``add_eps``, what is added to ``var`` (timm).
 
     Raises:
-        UsageError: channels not divisible by groups, a size below 1, an unknown padding.
+        UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
+            fan-in of 1 (whose standardized weight is 0).
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
@@ -265,7 +267,15 @@ class WSConv2d(SameConv2d):
     ):
         at = dict(device=device, dtype=dtype)
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        check_finite("eps", eps)
+        if eps < 0:
+            raise UsageError(f"eps (={eps!r}) must be at least 0")
         super().__init__(*geometry, bias, input_scale=input_scale, atrous=atrous, **at)
+        if self.weight[0].numel() == 1:
+            raise UsageError(
+                f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
+                "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
+            )
         self.eps, self.add_eps = eps, add_eps
         self.gain = nn.Parameter(torch.ones(out_channels, **at)) if gain else None
 

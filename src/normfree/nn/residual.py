@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, check_finite
 from ..functional import survival_mask
 from .roles import Role
 
@@ -20,6 +20,9 @@ class SkipInit(nn.Module):
 
     def __init__(self, alpha: float = 0.2, init: float | None = 0.0):
         super().__init__()
+        check_finite("alpha", alpha)
+        if init is not None:
+            check_finite("init", init)
         self.alpha = alpha
         if init is None:
             self.register_buffer("skip_gain", torch.ones(1), persistent=False)

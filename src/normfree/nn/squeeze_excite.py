@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, check_count, check_finite
 from .roles import Role
 
 
@@ -28,16 +28,24 @@ class SqueezeExcite(nn.Module):
         ratio: width of the hidden layer over C, rounded down, at least 1.
         hidden: that width itself, instead.
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
+
+    Raises:
+        UsageError: channels, hidden or ratio not above 0, a number that is not finite.
     """
 
     parameter_roles = {"fc0.weight": Role.WEIGHT, "fc1.weight": Role.WEIGHT}
 
     def __init__(self, channels: int, ratio: float = 0.5, *, hidden: int | None = None, factor: float = 2.0):
         super().__init__()
+        for name, value in dict(ratio=ratio, factor=factor).items():
+            check_finite(f"Squeeze-Excite {name}", value)
         if ratio <= 0:
             raise UsageError(f"Squeeze-Excite ratio (={ratio}) must be above 0")
+        check_count("Squeeze-Excite channels", channels)
+        hidden = max(1, int(channels * ratio)) if hidden is None else hidden
+        check_count("Squeeze-Excite hidden", hidden)
         self.factor = factor
-        self.fc0 = nn.Linear(channels, hidden or max(1, int(channels * ratio)))
+        self.fc0 = nn.Linear(channels, hidden)
         self.fc1 = nn.Linear(self.fc0.out_features, channels)
         for layer in (self.fc0, self.fc1):
             lecun_normal_(layer.weight)
@@ -69,6 +77,8 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self, channels: int, *, factor: float = 2.0):
         super().__init__()
+        check_count("channels", channels)
+        check_finite("factor", factor)
         self.factor = factor
         size = int(abs(math.log2(channels) + 1) / 2)
         size = max(size if size % 2 else size + 1, 3)

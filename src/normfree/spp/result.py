@@ -21,9 +21,13 @@ class SPP(Recording):
         """Write a table (.csv, .json) or a picture (.png, .svg, .pdf).
 
         Raises:
-            UsageError: another suffix.
+            UsageError: another suffix, a folder that does not exist, or one of this name.
         """
         path = Path(path)
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: folder {path.parent} does not exist")
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder")
         if path.suffix == ".csv":
             path.write_text(self.to_csv(), encoding="utf-8")
         elif path.suffix == ".json":
