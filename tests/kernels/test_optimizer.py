@@ -179,6 +179,18 @@ def test_denormal_and_large_gradients(either_path):
         assert torch.allclose(norms, 0.01 * unitwise_norm(before) if clipped else norms * 0, rtol=1e-3, atol=1e-20)
 
 
+def test_a_norm_beyond_float32_spoils_its_unit_and_no_other(either_path):
+    """Its elements are finite: a coefficient of 0 would erase them without a word."""
+    params, grads, buffers, averages = columns([(4, 40)])
+    grads[0][1] = 1e30
+    before = copies([params, grads])
+    with pytest.raises(RunFailed, match="not finite"):
+        agc_sgd_ema_(params, grads, buffers, averages, **options(1, momentum=0.9))
+    close([params, grads], before, 0)
+    agc_sgd_ema_(params, grads, buffers, averages, **options(1, momentum=0.9, error_if_nonfinite=False))
+    assert params[0].isfinite().all(1).tolist() == [True, False, True, True]
+
+
 def test_threads_do_not_change_a_bit(compiled):
     before, results = columns(), []
     for count in (1, 2, 3):

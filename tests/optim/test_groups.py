@@ -500,3 +500,97 @@ def test_what_is_no_network_is_refused(what):
 def test_lazy_layers_without_a_shape_are_refused():
     with pytest.raises(UsageError, match=r"0.weight of a lazy layer has no shape yet"):
         param_groups(nn.Sequential(nn.LazyLinear(3)))
+
+
+class Headed(nn.Module):
+    """A network with the heads given as attributes, or returned by get_classifier()."""
+
+    def __init__(self, **heads):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        for name, head in heads.items():
+            setattr(self, name, head)
+
+
+class Getting(Headed):
+    def __init__(self, form):
+        super().__init__(a=nn.Linear(4, 2), b=nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)))
+        self.form = form
+
+    def get_classifier(self):
+        return self.form([("a", self.a), ("b", self.b)])
+
+
+def two():
+    return [nn.Linear(4, 2), nn.Linear(4, 3)]
+
+
+# heads, the classifiers' names, and whether a warning names each
+HEADS = {
+    "list": (lambda: Headed(heads=nn.ModuleList(two())), ["heads.0", "heads.1"], True),
+    "dict": (lambda: Headed(head=nn.ModuleDict(dict(zip("xy", two(), strict=True)))), ["head.x", "head.y"], True),
+    "two attributes": (lambda: Headed(classifier=two()[0], head=two()[1]), ["classifier", "head"], True),
+    "a hidden fc": (lambda: Headed(fc=nn.Linear(4, 6), head=nn.Linear(6, 2)), ["head"], True),
+    "nested": (lambda: Headed(heads=nn.ModuleList([nn.ModuleList(two())])), ["heads.0.0", "heads.0.1"], True),
+    "returned list": (lambda: Getting(lambda kv: nn.ModuleList([v for _, v in kv])), ["a", "b.2"], False),
+    "returned tuple": (lambda: Getting(lambda kv: tuple(v for _, v in kv)), ["a", "b.2"], False),
+    "returned dict": (lambda: Getting(dict), ["a", "b.2"], False),
+    "returned ModuleDict": (lambda: Getting(lambda kv: nn.ModuleDict(kv)), ["a", "b.2"], False),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_each_of_several_heads_is_a_classifier(name):
+    make, layers, said = HEADS[name]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = answers(make())
+    names = [f"{layer}.weight" for layer in layers]
+    assert [name for name, (role, *_) in found.items() if role == "classifier"] == names
+    assert [str(w.message).split(" is taken")[0] for w in warned] == (names if said else [])
+
+
+def branches():
+    return Headed(outs=nn.ModuleDict(dict(classes=nn.Linear(4, 5), boxes=nn.Linear(4, 20))))
+
+
+# networks whose classifier cannot be known, and what may be it
+DETECTORS = {
+    "retinanet": (
+        lambda: torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None),
+        ["head.classification_head.cls_logits", "head.regression_head.bbox_reg"],
+    ),
+    "fasterrcnn": (
+        lambda: torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None),
+        ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"],
+    ),
+    "branches": (branches, ["outs.classes", "outs.boxes"]),
+    "branches of a head": (lambda: Headed(head=Headed(a=two()[0], b=two()[1])), ["head.a", "head.b"]),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_where_the_classifier_cannot_be_known_the_candidates_are_named(name):
+    make, layers = DETECTORS[name]
+    with torch.device("meta"):
+        model = make()
+    names = [f"{layer}.weight" for layer in layers]
+    with pytest.warns(UserWarning, match="no classifier is declared") as said:
+        found = answers(model)
+    assert len(said) == 1
+    assert f"and {', '.join(names)} are clipped like any other, though each may be one" in str(said[0].message)
+    assert all(found[name] == ("weight", True, True) for name in names)
+    assert not any(role == "classifier" for role, *_ in found.values())
+    found = answers(model, roles={names[0]: "classifier", names[1]: "weight"})  # decided: a warning is an error here
+    assert found[names[0]] == ("classifier", True, False)
+
+
+def test_layers_in_a_row_are_one_head():
+    class Mlp(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.hidden, self.out = nn.Conv2d(4, 8, 1), nn.Linear(32, 6), nn.Linear(6, 3)
+
+    with pytest.warns(UserWarning, match="head.out.weight is taken") as said:
+        answers(Headed(head=Mlp()))
+    assert len(said) == 1

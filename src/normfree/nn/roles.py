@@ -58,7 +58,8 @@ _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
     (nn.PReLU,): {"weight": Role.GAIN},
 }
-_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what networks call theirs, the most telling first
+_LAYERS = (*_CONV, nn.Linear)  # that may be a classifier
+_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what networks call theirs
 _SHOWN = 8  # names in an error
 
 
@@ -72,8 +73,9 @@ def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = Non
 
     ``roles`` comes first: from dotted name, or pattern such as ``"*.gain"``, to role; a name outranks patterns. Then
     ``parameter_roles`` of the modules, the outermost first, then what is known of torch's layers by their type. If
-    that leaves no classifier, it is the last layer of what ``get_classifier()`` returns, or of the attribute
-    ``classifier``, ``fc``, ``head`` or ``heads``.
+    that leaves no classifier, it is the last layer of what ``get_classifier()`` returns, or of the attributes
+    ``classifier``, ``fc``, ``head`` or ``heads``. A list, tuple or dict of heads has one classifier each. Where a head
+    has several branches, as a detector's for classes and boxes, each may be the classifier: they are "unsure".
 
     Raises:
         UsageError: not a module; parameters without a role, or with two that differ (shared between layers, or matched
@@ -144,40 +146,77 @@ def matching(pattern: str, names: list[str]) -> list[str]:
 
 def _find_classifier(model: nn.Module, found: dict[int, ParameterRole]) -> None:
     """Change the role of the classifier of a network that does not declare it; or mark what may be one."""
-    said = _classifier_modules(model)
-    if said is None:
-        owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-        modules = [m for m in owners[-1:] if isinstance(m, nn.Linear) and m is not model]
-        source, reason = "unsure", ""
-    else:
-        modules, source, reason = said
-    for module in modules:
-        layers = _linear(module)
-        its = found.get(id(layers[-1].weight)) if layers else None
+    layers, source, reason = _classifier_layers(model) or (_last_linear(model), "unsure", "")
+    for layer in layers:
+        its = found.get(id(layer.weight))
         if its is not None and its.source == "layer":
             role = its.role if source == "unsure" else Role.CLASSIFIER
-            found[id(layers[-1].weight)] = its._replace(role=role, source=source, reason=reason or its.reason)
+            found[id(layer.weight)] = its._replace(role=role, source=source, reason=reason or its.reason)
 
 
-def _classifier_modules(model: nn.Module) -> tuple[list[nn.Module], str, str] | None:
-    """Modules that are the classifier or end in it, the source, and the reason; None: nothing tells."""
+def _classifier_layers(model: nn.Module) -> tuple[list[nn.Module], str, str] | None:
+    """Layers that are the classifier, or may be, the source, and the reason; None: nothing tells."""
     name, get = type(model).__name__, getattr(model, "get_classifier", None)
     if callable(get) and not any(p.default is p.empty for p in inspect.signature(get).parameters.values()):
-        said = get()
-        said = said if isinstance(said, list | tuple) else [said]
-        return [m for m in said if isinstance(m, nn.Module)], "get_classifier", f"get_classifier() of {name}"
-    for attribute in _CLASSIFIERS:
-        child = getattr(model, attribute, None)
-        if isinstance(child, nn.Module) and _linear(child):
-            return [child], "guessed", f"attribute {attribute} of {name}"
+        layers, sure = _outputs(get())
+        return layers, "get_classifier" if sure else "unsure", f"get_classifier() of {name}"
+    called = {key: child for key, child in model.named_children() if key in _CLASSIFIERS and _linear(child)}
+    if called:
+        last = _last_of_chains(list(called.values()))
+        layers, sure = _outputs(last)
+        said = " and ".join(key for key, child in called.items() if child in last)
+        return layers, "guessed" if sure else "unsure", f"attribute {said} of {name}"
     owners = [child for child in model.children() if any(True for _ in child.parameters())]
     if len(owners) == 1 and not any(True for _ in model.parameters(recurse=False)):
-        return _classifier_modules(owners[0])  # of a wrapper: DistributedDataParallel, torch.compile, one's own
+        return _classifier_layers(owners[0])  # of a wrapper: DistributedDataParallel, torch.compile, one's own
     return None
 
 
+def _last_linear(model: nn.Module) -> list[nn.Module]:
+    """The last layer, if it is linear, and those beside it: branches of one module that all may be the classifier."""
+    owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    last = owners[-1] if owners else model
+    if not isinstance(last, nn.Linear) or last is model:
+        return []
+    return _outputs(next(module for module in model.modules() if last in module.children()))[0]
+
+
+def _outputs(heads: object) -> tuple[list[nn.Module], bool]:
+    """The last layer of each head, and whether it is clear which those are: not where a module has branches."""
+    if isinstance(heads, Mapping | nn.ModuleDict):
+        heads = list(heads.values())
+    if isinstance(heads, list | tuple | nn.ModuleList):
+        each = [_outputs(head) for head in heads]
+        return [layer for layers, _ in each for layer in layers], all(sure for _, sure in each)
+    if not isinstance(heads, nn.Module):
+        return [], True
+    if isinstance(heads, _LAYERS):
+        return [heads], True
+    children = [child for child in heads.children() if _linear(child)]
+    last = children[-1:] if isinstance(heads, nn.Sequential) else _last_of_chains(children)
+    layers, sure = _outputs(last)
+    return layers, sure and len(last) <= 1
+
+
+def _last_of_chains(modules: list[nn.Module]) -> list[nn.Module]:
+    """Without those whose output a later one takes, by their sizes."""
+    firsts = [_linear(module)[0] for module in modules]
+    return [
+        module
+        for number, module in enumerate(modules)
+        if not any(_feeds(layer, first) for layer in _outputs(module)[0] for first in firsts[number + 1 :])
+    ]
+
+
+def _feeds(layer: nn.Module, after: nn.Module) -> bool:
+    made = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    if isinstance(after, _CONV):
+        return after.in_channels == made
+    return after.in_features == made or (isinstance(layer, _CONV) and after.in_features % made == 0)  # flattened
+
+
 def _linear(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, (*_CONV, nn.Linear))]
+    return [m for m in module.modules() if isinstance(m, _LAYERS)]
 
 
 def _without_role(missing: list[str], every: list[str]) -> str:

@@ -66,9 +66,7 @@ def param_groups(
     left_out = _matched(model, unclipped)
     answers = {its.name: _answer(its, parameters[its.name], parameters[its.name] in left_out) for its in found}
     if clipping is not None:
-        for its in found:
-            if parameters[its.name] not in left_out:
-                _tell_classifier(its)
+        _tell_classifier([its for its in found if parameters[its.name] not in left_out])
     groups: dict[tuple[Role, _Answer], dict[str, Any]] = {}
     for its in sorted(found, key=lambda its: (list(Role).index(its.role), not answers[its.name].clipped)):
         answer = answers[its.name]
@@ -124,16 +122,28 @@ def _refuse_parameters(model: nn.Module) -> None:
             raise UsageError(f"{name} of a lazy layer has no shape yet; call the network on an input before")
 
 
-def _tell_classifier(its: ParameterRole) -> None:
-    """Say which layer is taken for the classifier, or that none is."""
-    said = {
-        "guessed": "{0} is taken for the classifier's weight and not clipped ({1}); to decide it, pass "
-        'roles={{"{0}": "classifier"}}, or "weight" to clip it',
-        "unsure": "no classifier is declared, and {0} of the last linear layer is clipped like any other; if it is the "
-        'classifier\'s, pass roles={{"{0}": "classifier"}}, else "weight"',
-    }
-    if its.source in said:
-        warnings.warn(said[its.source].format(its.name, its.reason), stacklevel=3)
+def _tell_classifier(found: Sequence[ParameterRole]) -> None:
+    """Say which layers are taken for the classifier, or that none is, and which may be."""
+    messages = [
+        f"{its.name} is taken for the classifier's weight and not clipped ({its.reason}); to decide it, pass "
+        f'roles={{"{its.name}": "classifier"}}, or "weight" to clip it'
+        for its in found
+        if its.source == "guessed"
+    ]
+    names = [its.name for its in found if its.source == "unsure"]
+    if len(names) == 1:
+        messages.append(
+            f"no classifier is declared, and {names[0]} of the last linear layer is clipped like any other; if it is "
+            f'the classifier\'s, pass roles={{"{names[0]}": "classifier"}}, else "weight"'
+        )
+    elif names:
+        given = ", ".join(f'"{name}": ...' for name in names)
+        messages.append(
+            f"no classifier is declared, and {', '.join(names)} are clipped like any other, though each may be one; "
+            f'pass roles={{{given}}}, each "classifier" or "weight"'
+        )
+    for message in messages:
+        warnings.warn(message, stacklevel=3)
 
 
 def _table(found: Sequence[ParameterRole], answers: Mapping[str, _Answer], parameters: Mapping[str, Any]) -> list[str]:
