@@ -564,6 +564,10 @@ DETECTORS = {
         lambda: torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None),
         ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"],
     ),
+    "maskrcnn": (
+        lambda: torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None),
+        ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"],
+    ),
     "branches": (branches, ["outs.classes", "outs.boxes"]),
     "branches of a head": (lambda: Headed(head=Headed(a=two()[0], b=two()[1])), ["head.a", "head.b"]),
 }
@@ -575,13 +579,16 @@ def test_where_the_classifier_cannot_be_known_the_candidates_are_named(name):
     with torch.device("meta"):
         model = make()
     names = [f"{layer}.weight" for layer in layers]
+    roles = {"*.conv5_mask.weight": "weight"} if name == "maskrcnn" else {}  # a transposed convolution's units
     with pytest.warns(UserWarning, match="no classifier is declared") as said:
-        found = answers(model)
+        found = answers(model, roles=roles)
     assert len(said) == 1
     assert f"and {', '.join(names)} are clipped like any other, though each may be one" in str(said[0].message)
     assert all(found[name] == ("weight", True, True) for name in names)
     assert not any(role == "classifier" for role, *_ in found.values())
-    found = answers(model, roles={names[0]: "classifier", names[1]: "weight"})  # decided: a warning is an error here
+    found = answers(
+        model, roles=roles | {names[0]: "classifier", names[1]: "weight"}
+    )  # decided: a warning is an error here
     assert found[names[0]] == ("classifier", True, False)
 
 

@@ -173,12 +173,13 @@ def _classifier_layers(model: nn.Module) -> tuple[list[nn.Module], str, str] | N
 
 
 def _last_linear(model: nn.Module) -> list[nn.Module]:
-    """The last layer, if it is linear, and those beside it: branches of one module that all may be the classifier."""
+    """The last linear layer and those beside it, as branches of one module; one alone only if no layer comes after."""
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    last = owners[-1] if owners else model
-    if not isinstance(last, nn.Linear) or last is model:
+    last = next((module for module in reversed(owners) if isinstance(module, nn.Linear)), model)
+    if last is model:
         return []
-    return _outputs(next(module for module in model.modules() if last in module.children()))[0]
+    layers, _ = _outputs(next(module for module in model.modules() if last in module.children()))
+    return layers if last is owners[-1] or len(layers) > 1 else []
 
 
 def _outputs(heads: object) -> tuple[list[nn.Module], bool]:
