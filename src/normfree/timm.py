@@ -4,23 +4,27 @@ The names are ours behind ``normfree_``; timm's own ``nfnet_f0`` is another func
 """
 
 import inspect
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import timm.models
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_module,
+)
 from torch import Tensor, nn
 
 from .models import ResidualNet, list_models, registry
 from .nn import AvgPoolSame, MaxPoolSame, PaddedConv2d, SameConv2d, WSConv2d
-from .weights.carry import NO_CLASSIFIER, fitted, told
-from .weights.file import Weights, form_of, read_weights_file
+from .weights.carry import fitted, warn
+from .weights.file import Weights, read_weights_file, weights_of
 from .weights.pretrained import sizes_of
-from .weights.state_dict import find_state
 
 PREFIX = "normfree_"
+_STATE = "a state dict"  # for messages
 __all__: list[str] = []  # register_model adds the entry points
 
 
@@ -56,15 +60,9 @@ def _build(name: str) -> Callable[..., ResidualNet]:
     return build
 
 
-def _weights(state: Mapping[str, Any]) -> Weights:
-    found, _ = find_state(state, Tensor, "the state dict")
-    return Weights(found, form_of(found), "a state dict")
-
-
 def _fitted(model: ResidualNet, weights: Weights) -> dict[str, Tensor]:
     state, notes = fitted(model, weights)
-    if notes and notes != [NO_CLASSIFIER]:
-        warnings.warn(told(weights, notes), stacklevel=2)
+    warn(weights, notes)
     return model.state_dict() | state
 
 
@@ -81,7 +79,9 @@ def _register(name: str) -> None:
         overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
         given, weights = _source(kwargs.get("pretrained_cfg")) | _source(overlay), None
         if pretrained and given.get("source") != "local-dir" and given:
-            weights = _weights(given["state_dict"]) if "state_dict" in given else read_weights_file(given["file"])
+            weights = (
+                weights_of(given["state_dict"], _STATE) if "state_dict" in given else read_weights_file(given["file"])
+            )
             overlay = _sizes(name, weights, kwargs) | overlay | dict(state_dict=dict(weights.tensors))
         feature_cfg = dict(feature_cls="getter", out_indices=tuple(range(levels)), flatten_sequential=True)
         model = build_model_with_cfg(
@@ -89,7 +89,7 @@ def _register(name: str) -> None:
             PREFIX + name,
             pretrained,
             feature_cfg=feature_cfg,
-            pretrained_filter_fn=lambda state, model: _fitted(model, weights or _weights(state)),
+            pretrained_filter_fn=lambda state, model: _fitted(model, weights or weights_of(state, _STATE)),
             pretrained_cfg_overlay=overlay | dict(first_conv=None),  # channels are adapted here, not by timm
             **kwargs,
         )
@@ -119,6 +119,8 @@ def _load_checkpoint(model: nn.Module, checkpoint_path: Any, *args: Any, **optio
 
     Of these timm would load names, classes and channels as they are in the file, or fail.
     """
+    if isinstance(getattr(model, "model", None), ResidualNet):
+        model = model.model  # features_only=True
     if not isinstance(model, ResidualNet):
         return _timms_load_checkpoint(model, checkpoint_path, *args, **options)
     weights = read_weights_file(checkpoint_path)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -112,7 +113,7 @@ def _of_backbone(weights: Weights) -> Weights:
     if weights.form != "normfree":
         return weights
     state, _ = find_state(weights.tensors, Tensor, weights.origin)
-    return Weights(state, weights.form, weights.origin)
+    return replace(weights, tensors=state)
 
 
 def _takes(config: ModelConfig, weights: Weights) -> bool:

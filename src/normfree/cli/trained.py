@@ -1,5 +1,6 @@
 """A trained network from a run folder or a checkpoint file."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ class Trained:
 def load_trained(path: str, which: str | None = None, weights: str | None = None, *, exported: bool = False) -> Trained:
     """The network of a run folder, of a file of weights, or of ``pretrained:NAME``.
 
-    Weights that do not say which network they are of are known by their tensors, and evaluated as in the papers.
+    Weights that do not say which network they are of are known by their tensors, and evaluated as in the papers;
+    what is to be said about them goes to stderr.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
@@ -76,6 +78,8 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"--weights chooses among a run folder's files; {path} is one file")
     if what in (Kind.WEIGHTS, Kind.PUBLISHED):
         opened = open_foreign(path, kind=weights)
+        for note in opened.notes:
+            print(f"{path}: {note}", file=sys.stderr)
         recipe, (classes, names) = recipe_of(opened, {}), class_names(opened.model.num_classes)
         return Trained(opened.model, recipe, classes, path, names, list(range(1, 1 + len(classes))))
     kind = {"raw": "weights", "ema": "ema", None: None}[weights]

@@ -1,6 +1,7 @@
 """Weights into a network that may have other classes, other channels of its images, or another stem."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,13 @@ from ..errors import UsageError
 from ..functional import standardize_weight
 from ..models import ResidualNet
 from ..nn import SameConv2d, WSConv2d
-from .file import PUBLISHED_OF, Weights
+from .file import FLOATS, PUBLISHED_OF, Weights
 from .haiku import as_array, haiku_names, haiku_state_names
 from .timm import timm_names
 
 _HEAD = re.compile(r"head\.fc\.|\w+/~/linear/")  # our and timm's name, the authors'
 _STEM = re.compile(r"stem\.|\w+/~/(stem|initial)_")
 NO_CLASSIFIER = "without their classifier"
-_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _FROM_HAIKU = {0: (), 1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
@@ -44,9 +44,15 @@ def carry(model: ResidualNet, weights: Weights) -> list[str]:
 
 
 def told(weights: Weights, notes: list[str]) -> str:
-    """What :func:`carry` did, in one sentence."""
+    """What :func:`carry` did, and which weights were chosen, in one sentence."""
     start = weights.origin if weights.origin.startswith(PUBLISHED_OF) else f"weights from {weights.origin}"
-    return ", ".join([start, *notes])
+    return ", ".join([start, *weights.notes, *notes])
+
+
+def warn(weights: Weights, notes: list[str], stacklevel: int = 2) -> None:
+    """Say in Python what a user should know of weights that were taken; nothing, where there is nothing."""
+    if weights.notes or (notes and notes != [NO_CLASSIFIER]):
+        warnings.warn(told(weights, notes), stacklevel=stacklevel + 1)
 
 
 def fitted(model: ResidualNet, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
@@ -190,7 +196,7 @@ def _check(model: ResidualNet, own: Mapping[str, Tensor], given: Mapping[str, Te
     problems += [
         f"{name} is of type {theirs.dtype}, not floating-point numbers"
         for name, ours, theirs in both
-        if ours.is_floating_point() and theirs.dtype not in _TYPES and not (weights.form == "haiku" and theirs.numel())
+        if ours.is_floating_point() and theirs.dtype not in FLOATS and not (weights.form == "haiku" and theirs.numel())
     ][:4]
     if problems:
         name = getattr(model, "default_cfg", {}).get("architecture", type(model).__name__)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import UsageError, listed
+from ..words import counted
 from .pickles import check_names, one_line
 from .state_dict import find_state
 from .torch_file import MAGIC, SUFFIXES, Stored, read_torch
@@ -32,6 +34,7 @@ class FileKind(enum.StrEnum):
 
 WEIGHTS = (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.AUTHORS)  # that do not say which network they are of
 EXPORTED = (FileKind.ONNX, FileKind.ARCHIVE)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PUBLISHED_OF = "published weights of "  # begins where these are from
 ENDINGS = {".safetensors": FileKind.SAFETENSORS, ".npz": FileKind.AUTHORS, ".onnx": FileKind.ONNX}
 ENDINGS |= {".pt2": FileKind.ARCHIVE} | dict.fromkeys(SUFFIXES, FileKind.TORCH)
@@ -144,7 +147,27 @@ def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
         state = {name: file.tensor(stored, name) for name, stored in found.items()}
     else:
         state, notes = find_state(read_safetensors(path), Tensor, path, weights)
-    return Weights(state, form_of(state), origin, tuple(notes))
+    return Weights(state, form_of(state), origin, (*notes, *_lost(state)))
+
+
+def weights_of(state: Mapping[str, Any], origin: str, weights: str | None = None) -> Weights:
+    """The weights in what a file would hold: a state dict, or a checkpoint with one inside.
+
+    Raises:
+        UsageError: no weights, or several sets of them.
+    """
+    found, notes = find_state(state, Tensor, origin, weights)
+    return Weights(found, form_of(found), origin, (*notes, *_lost(found)))
+
+
+def _lost(state: Mapping[str, Tensor]) -> list[str]:
+    """A note where training has failed."""
+    usual = {name: value for name, value in state.items() if value.dtype in FLOATS and value.ndim < 8}
+    names = [name for name, value in usual.items() if not bool(value.isfinite().all())]
+    if not names:
+        return []
+    shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+    return [f"{counted(len(names), 'tensor')} of them with values that are not finite ({shown})"]
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 import socket
 import urllib.parse
 import urllib.request
-import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import torch
 from ..errors import UsageError, did_you_mean
 from ..models import ResidualNet, registry
 from ..models.published import PUBLISHED, Published
-from .carry import NO_CLASSIFIER, carry, told
+from .carry import carry, warn
 from .convert import shapes_of, sizes_in
-from .file import PUBLISHED_OF, Weights, read_weights_file
+from .file import PUBLISHED_OF, Weights, read_weights_file, weights_of
 
 
 def create_model(
     name: str,
     *,
-    pretrained: bool | str | Path | None = False,
+    pretrained: bool | str | Path | Mapping[str, Any] | None = False,
+    weights: str | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
     drop_rate: float | None = None,
@@ -34,7 +36,8 @@ def create_model(
         pretrained: False or None: none. True fetches the weights that timm publishes on the Hugging Face hub (into
             huggingface_hub's cache, which checks their hash) and converts them; a path takes them from a file of
             anyone's instead: ``.safetensors``, ``torch.save`` (.pth, .pth.tar, .pt, .bin, .ckpt), the authors'
-            ``.npz``. Where it has averaged weights, these are taken.
+            ``.npz``. A state dict is taken as such a file would be. A warning says what was left out.
+        weights: "ema" or "raw" where the file has both; None takes the average, and a warning says so.
         num_classes: None takes the number of the pretrained weights, or 1000 without any. 0 gives pooled features
             instead of logits. Where pretrained weights have another number, the classifier is new, and a warning says
             so.
@@ -50,17 +53,34 @@ def create_model(
             weights of this name, or none to be had (it says what to download and where to put it).
     """
     rates = dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
-    weights, classes, channels = None, 1000, 3
-    if pretrained:
+    taken, classes, channels = None, 1000, 3
+    if weights not in (None, "ema", "raw"):
+        raise UsageError(f'weights (={weights!r}) must be "ema" or "raw"')
+    if pretrained is not None and pretrained is not False:
         with torch.device("meta"):
             plain = registry.create_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
-        weights = published_weights(name) if pretrained is True else read_weights_file(pretrained)
-        classes, channels = sizes_of(plain, weights)
+        taken = _given(name, pretrained, weights)
+        classes, channels = sizes_of(plain, taken)
+    elif weights:
+        raise UsageError(f"weights (={weights!r}) chooses among those of a file; pass pretrained=FILE")
     classes, channels = (
         given if asked is None else asked for asked, given in ((num_classes, classes), (in_chans, channels))
     )
     model = registry.create_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
-    return model if weights is None else _carried(model, weights)
+    return model if taken is None else _carried(model, taken)
+
+
+def _given(name: str, pretrained: Any, weights: str | None) -> Weights:
+    """What ``pretrained=`` stands for."""
+    if isinstance(pretrained, Mapping):
+        return weights_of(pretrained, "pretrained", weights)
+    if pretrained is True and weights:
+        raise UsageError(f"weights (={weights!r}) chooses among those of a file; published weights are one set")
+    if pretrained is True:
+        return published_weights(name)
+    if not isinstance(pretrained, str | Path) or not str(pretrained):
+        raise UsageError(f"pretrained (={pretrained!r:.60}) must be True, False, a file, or a state dict")
+    return read_weights_file(pretrained, weights)
 
 
 def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
@@ -79,7 +99,7 @@ def published_weights(name: str) -> Weights:
         UsageError: none are published or to be had.
     """
     weights = read_weights_file(_fetched(_published(name)))
-    return Weights(weights.tensors, weights.form, f"{PUBLISHED_OF}{name}")
+    return replace(weights, origin=f"{PUBLISHED_OF}{name}")
 
 
 def sizes_of(model: ResidualNet, weights: Weights) -> tuple[int, int]:
@@ -88,9 +108,7 @@ def sizes_of(model: ResidualNet, weights: Weights) -> tuple[int, int]:
 
 
 def _carried(model: ResidualNet, weights: Weights) -> ResidualNet:
-    notes = carry(model, weights)
-    if notes and notes != [NO_CLASSIFIER]:
-        warnings.warn(told(weights, notes), stacklevel=3)
+    warn(weights, carry(model, weights), stacklevel=3)
     return model
 
 

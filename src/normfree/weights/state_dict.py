@@ -6,18 +6,24 @@ The rules, in this order:
 2. The moving average is taken where there is one, as by ``normfree eval``; ``weights="raw"`` takes the others.
 3. Among several, the one under a usual name (``state_dict``, ``model``, ...) is taken; else the file is ambiguous.
 4. What wrappers write into names (``_orig_mod``, ...) is taken out, and what stands before ``stages.`` in the names of
-   a network's layers (``module.``, ``model.``, ``backbone.``, ...) is taken off. Tensors elsewhere are left out.
+   a network's layers (``module.``, ``model.``, ``backbone.``, ...) is taken off. Tensors elsewhere are left out, but a
+   classifier ``head.fc`` beside the backbone is taken.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..errors import UsageError
+from ..words import counted
 
 AVERAGES = {"state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "module_ema", "ema", "averaged_model"}
 USUAL = {"state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params", ""}
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+_HEAD = "head.fc."
 _DEEPEST = 4  # dicts in dicts
 _LAYER = re.compile(r"(?:(.*?)\.)?stages\.\d+\.")
 Found = dict[str, dict[str, Any]]
@@ -52,9 +58,21 @@ def find_state(content: Any, kind: type, path: Any, weights: str | None = None) 
     if weights is not None and average != (weights == "ema"):
         raise UsageError(f"{path} has no {'averaged' if weights == 'ema' else 'other than averaged'} weights")
     begin = f"{prefix}." if prefix else ""
-    left = [full for full in state if not full.startswith(begin)]
-    state = {full.removeprefix(begin): value for full, value in state.items() if full.startswith(begin)}
-    return state, [*notes, *more, *_left(left, begin)]
+    inner = {full.removeprefix(begin): value for full, value in state.items() if full.startswith(begin)}
+    head = _classifier_beside(prefix, state) if prefix and not any(name.startswith(_HEAD) for name in inner) else {}
+    left = [full for full in state if not full.startswith(begin) and full not in head]
+    return inner | {head[full]: state[full] for full in head}, [*notes, *more, *_left(left, begin)]
+
+
+def _classifier_beside(prefix: str, state: Mapping[str, Any]) -> dict[str, str]:
+    """The classifier that stands outside the backbone, nearest to it: names without what is before ``head.fc.``."""
+    parts = prefix.split(".")
+    for depth in reversed(range(len(parts))):
+        begin = "".join(f"{part}." for part in parts[:depth])
+        names = [begin + _HEAD + kind for kind in ("weight", "bias") if begin + _HEAD + kind in state]
+        if names:
+            return {full: full.removeprefix(begin) for full in names}
+    return {}
 
 
 def _without_wrappers(name: str) -> str:
@@ -65,7 +83,8 @@ def _without_wrappers(name: str) -> str:
 
 def _left(names: list[str], begin: str) -> list[str]:
     shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
-    return [f"{len(names)} tensors are not under {begin} and are left out ({shown})"] if names else []
+    are = "is" if len(names) == 1 else "are"
+    return [f"{counted(len(names), 'tensor')} {are} not under {begin} and {are} left out ({shown})"] if names else []
 
 
 def _dicts(content: Mapping[Any, Any], kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,15 +105,25 @@ def _chosen(found: Found, path: Any, weights: str | None) -> tuple[str, list[str
     raw = [name for name in large if name not in average]
     names = raw if raw and (weights == "raw" or not average) else average
     usual = [name for name in names if set(name.split(".")) & USUAL]
-    name = names[0] if len(names) == 1 else usual[0] if len(usual) == 1 else None
+    one = usual and all(_same(found[usual[0]], found[other]) for other in usual[1:])
+    name = names[0] if len(names) == 1 else usual[0] if one else None
     if name is None:
         raise UsageError(
             f"{path} holds several sets of weights: {', '.join(map(_shown, names[:6]))}; save one of them alone"
         )
-    if len(large) == 1:
-        return name, []
-    left = ", ".join(_shown(other) for other in large if other != name)
-    return name, [f"the weights under {_shown(name)} are taken, not those under {left}"]
+    left = ", ".join(_shown(other) for other in large if not _same(found[name], found[other]))
+    return name, [f"the weights under {_shown(name)} are taken, not those under {left}"] if left else []
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sets are the same tensors under the same names."""
+    return one is other or (one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
 
 
 def _shown(name: str) -> str:

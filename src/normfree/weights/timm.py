@@ -1,5 +1,6 @@
 """timm's weights: one mapping of names, both directions."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models import ResidualNet
-from .file import read_weights_file
+from .file import FLOATS, read_weights_file
 
 _FAMILIES = ("nfnet", "timm")  # the released NFNet has the parameters of timm's dm_nfnet
 _LAYERS = {  # of a block
@@ -18,7 +19,6 @@ _LAYERS = {  # of a block
     "conv1b": "conv2b",
     "conv2": "conv3",
 }
-_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATE = {"fc0": "fc1", "fc1": "fc2", "conv": "conv"}  # Squeeze-Excite's layers
 
 
@@ -70,7 +70,11 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
         UsageError: an unreadable file; parameters missing, extra or misshapen or not numbers, by name. The model is
             unchanged then.
     """
-    given = read_weights_file(source).tensors if isinstance(source, (str, Path)) else source
+    if isinstance(source, str | Path):
+        read = read_weights_file(source)
+        if read.notes:
+            warnings.warn(", ".join([f"weights from {read.origin}", *read.notes]), stacklevel=2)
+    given = read.tensors if isinstance(source, str | Path) else source
     names, parameters = timm_names(model), dict(model.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in given]
     extra = sorted(given.keys() - set(names.values()))
@@ -84,7 +88,7 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
     wrong += [
         f"{theirs} is of type {given[theirs].dtype}, not floating-point numbers"
         for theirs in names.values()
-        if given[theirs].dtype not in _TYPES
+        if given[theirs].dtype not in FLOATS
     ]
     if wrong:
         raise UsageError("; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""))
