@@ -266,3 +266,24 @@ def test_activations_with_parameters_of_their_own():
     assert act.weight.dtype is torch.float32  # the caller's own is as it was
     assert variance_behind(act, 4.0) == pytest.approx(variance_behind("leaky_relu", 4.0), rel=1e-8)
     assert activation_gain(act.half()) == pytest.approx(activation_gain("leaky_relu"), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-11, 1e-8, 1e8, 1e30])
+@pytest.mark.parametrize("function", [lambda x: F.relu(x - 0.3), lambda x: (x > 0.3).to(x.dtype), torch.tanh])
+def test_the_size_of_a_function_does_not_matter(function, size):
+    expected = activation_gain(function)
+    assert activation_gain(lambda x: size * function(x)) * size == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("shift", "digits"), [(-1e3, 1e-12), (1e5, 2e-11), (1e7, 2e-9), (1e10, 2e-6)])
+def test_a_shift_costs_no_more_than_the_rounding_of_the_values(shift, digits):
+    assert activation_gain(lambda x: shift + F.relu(x)) == pytest.approx(activation_gain("relu"), rel=digits)
+    moments = 1 / he_gain(lambda x: shift + F.relu(x)) ** 2
+    mean = shift + (2 * math.pi) ** -0.5
+    assert moments == pytest.approx(mean**2 + activation_gain("relu") ** -2, rel=1e-13)
+
+
+def test_a_constant_is_refused_whatever_its_size():
+    for value in (1e-30, 1e10):
+        with pytest.raises(UsageError, match="gamma needs one that varies"):
+            activation_gain(lambda x, value=value: x * 0 + value)
