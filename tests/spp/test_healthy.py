@@ -1,7 +1,10 @@
 """No healthy network of the papers is accused."""
 
 import pytest
+import torch
 from spp.diagnosed import FIGURES, LINEAR, NORMFREE, SETTINGS, V2_AFTER, findings, network
+
+from normfree.spp import record
 
 
 @pytest.mark.sample(0.25, by=("name", "options"))  # one of the sizes each
@@ -61,3 +64,10 @@ def test_activations_are_no_fault(activation):
 )
 def test_controls_are_healthy(name, options, size, batch, seed):
     assert findings(network(name, seed, **options), size, batch, seed) == []
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "fastvit_sa12", "mobileone_s0", "repvgg_a0"])
+def test_parallel_normalized_branches_are_no_residual_block(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    assert record(timm.create_model(name), (4, 3, 64, 64)).diagnose() == []

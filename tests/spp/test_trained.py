@@ -123,13 +123,65 @@ def test_weights_that_lost_their_rank(run):
     assert [one.kind for one in findings(model, x, first)] == ["not finite"]
 
 
-def test_a_weight_that_is_not_finite_behind_the_blocks(run):
-    model, x, first = run
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_behind_the_blocks(run, part, value):
+    model, x, _ = run
     model = copy.deepcopy(model)
     with torch.no_grad():
-        model.head.fc.weight[0, 0] = torch.nan
-    (finding,) = findings(model, x, first)
-    assert (finding.kind, finding.blocks) == ("spectrum", ("head.fc",))
+        getattr(model.head.fc, part)[0] = value
+    for found in (findings(model, x), record(model, x).diagnose(trained=True), record(model, x).diagnose()):
+        (finding,) = found
+        assert (finding.kind, finding.blocks) == ("not finite", ("output", f"head.fc.{part}"))
+        assert str(finding).endswith(f"; head.fc.{part} has values that are not finite")
+
+
+def test_a_weight_that_is_not_finite_and_has_no_say(run):
+    """Whose unit is off in the recording, behind a gate of 0, or in a layer that is not used."""
+    model, x, _ = run
+    model = copy.deepcopy(model)
+    model.spare = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.spare.weight, torch.nan)
+    torch.nn.init.constant_(model.spare.bias, torch.inf)
+    (finding,) = record(model, x).diagnose(trained=True)
+    assert finding.blocks == ("spare.weight", "spare.bias")
+    assert "spare.weight and 1 more parameter have values that are not finite" in str(finding)
+
+
+def test_logits_that_do_not_depend_on_the_input(run):
+    model, x, _ = run
+    for part, value in (("weight", 0.0), ("bias", 1e6)):
+        broken = copy.deepcopy(model)
+        torch.nn.init.constant_(getattr(broken.head.fc, part), value)
+        (finding,) = findings(broken, x)
+        assert (finding.kind, finding.blocks) == ("constant output", ("output",))
+        assert "the network's output is nearly the same for every input" in str(finding)
+        assert "stages.2.0, the last block, has" in str(finding)
+    assert findings(broken, x[:1]) == []  # one input does not vary,
+    assert findings(broken, x[:1].expand(4, -1, -1, -1)) == []  # nor does one that is shown several times
+
+
+def test_numbers_far_from_zero_are_an_output(run):
+    """Such as years, with a standard deviation of 10."""
+    model, x, _ = run
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        logits = model(x)
+        model.head.fc.weight.mul_(10 / logits.std())
+        model.head.fc.bias.fill_(2000.0)
+    assert findings(model, x) == []
+
+
+def test_what_is_recorded_of_the_output_is_kept(run):
+    model, x, _ = run
+    model = copy.deepcopy(model)
+    torch.nn.init.constant_(model.head.fc.bias, torch.nan)
+    spp = record(model, x)
+    again = type(spp).from_dict(spp.to_dict())
+    assert again.lost == ("head.fc.bias",)
+    assert list(map(str, again.diagnose(trained=True))) == list(map(str, spp.diagnose(trained=True)))
+    old = {key: value for key, value in spp.to_dict().items() if key not in ("output", "lost")}
+    assert type(spp).from_dict(old).output is None  # of an older file
 
 
 def test_what_cannot_be_compared_is_refused(run):

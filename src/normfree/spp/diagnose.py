@@ -276,7 +276,7 @@ def _far_apart(rows: list[Row]) -> list[tuple[Row, float]]:
         alive = [rows[i] for i in kind if rows[i].res_avg_var > 0]
         if len(alive) > 3 and all(row.normalized for row in alive):
             due = statistics.median(row.res_avg_var for row in alive)
-            special = [row for row in alive if row.transition or row is rows[0]]
+            special = [row for row in alive if (row.transition or row is rows[0]) and not _of_equals(row)]
             pairs += [(row, due) for row in special if row.res_avg_var > OUTLIER**2 * due]
     return pairs
 
@@ -291,6 +291,8 @@ def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
     for kind in _kinds(rows):
         alive = [rows[i] for i in kind if i and rows[i].res_avg_var > 0 and not rows[i].transition]
         for row in alive:
+            if _of_equals(row):
+                continue
             others = [other for other in alive if other is not row and other.stage == row.stage]
             if len(others) < 2 and all(other.normalized for other in alive):
                 others = [other for other in alive if other is not row]
@@ -300,3 +302,13 @@ def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
                 if agreeing and not 1 / OUTLIER < row.res_avg_var / due < OUTLIER and row.res_avg_var > 1e-6 * due:
                     pairs.append((row, due))
     return pairs
+
+
+def _of_equals(row: Row) -> bool:
+    """Whether two normalized branches of one size are added that stand beside each other, neither of them the signal.
+
+    So MobileOne and RepVGG train what they fuse later; such a sum has no branch that could be too large.
+    """
+    if not row.normalized or row.transition or not row.shortcut_var:
+        return False
+    return 1 / AGREEING < row.res_avg_var / row.shortcut_var < AGREEING

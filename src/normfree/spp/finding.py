@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from ..words import counted
 from .rows import Recording, Row
 
 
@@ -13,7 +14,8 @@ class Finding:
     Attributes:
         kind: "not finite", "no signal" or "dead branch"; of an untrained network also "explosion", "attenuation",
             "mean shift", "branch variance" or "missing reset"; of a trained one "constant output", "drift", "spectrum".
-        blocks: names of the blocks (of a spectrum, layers) that show it, the first or worst one first.
+        blocks: names of the blocks that show it, the first or worst one first; of a spectrum, layers; of values
+            that are not finite also parameters; "output" is what the network returns.
         message: the sentence, with names and numbers.
     """
 
@@ -26,15 +28,25 @@ class Finding:
 
 
 def not_finite(spp: Recording) -> list[Finding]:
-    """The first block with an infinite value, or one that is not a number."""
+    """The first block, or else the output, with a value that is not finite, and the parameters that have such."""
+    where, texts = _first_not_finite(spp)
+    if spp.lost:
+        more = f" and {counted(len(spp.lost) - 1, 'more parameter')}" if spp.lost[1:] else ""
+        texts.append(f"{spp.lost[0]}{more} {'have' if more else 'has'} values that are not finite")
+    return [Finding("not finite", (*where, *spp.lost), "; ".join(texts))] if texts else []
+
+
+def _first_not_finite(spp: Recording) -> tuple[list[str], list[str]]:
+    """Its name and what is to be said, or nothing."""
     before = spp.stem
     for row in spp.rows:
         if not finite(row):
             came = f", having taken a variance of {before.avg_var:.3g}" if before is not None else ""
-            text = f"{row.block} is the first block with a value that is not finite{came}"
-            return [Finding("not finite", (row.block,), text)]
+            return [row.block], [f"{row.block} is the first block with a value that is not finite{came}"]
         before = row
-    return []
+    if spp.output is not None and not finite(spp.output):
+        return ["output"], ["the network's output has values that are not finite, all blocks' are"]
+    return [], []
 
 
 def no_signal(spp: Recording) -> list[Finding]:

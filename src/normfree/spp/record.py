@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
 from ..nn import SameConv2d
-from .moments import Moments
+from .moments import Moments, channel_moments
 from .predict import predict
 from .result import SPP
 from .rows import Row
 from .trace import Frame, Tracer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv2d)
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ALONE = threading.Lock()  # hooks, modes and buffers of a model are changed meanwhile
 
 
@@ -63,6 +64,7 @@ def record(
 
     tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
     x = _inputs(model, batch_or_shape, seed)
+    alike = bool((x == x[:1]).all()) if x.ndim else True
     with (
         _ALONE,
         torch.inference_mode(False),
@@ -73,7 +75,8 @@ def record(
     ):
         x = x.clone()  # which the model may change in place
         with tracer.watching(model, x), _batches_only(model, x.shape):
-            model(x)
+            y = model(x)
+        output, lost = _output(y, alike), _lost(model)
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
     if not rows:
         raise UsageError(
@@ -83,7 +86,21 @@ def record(
     _count_stages(rows)
     stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
     predict(model, rows, stem)
-    return SPP(str(name) or type(model).__name__, rows, stem)
+    return SPP(str(name) or type(model).__name__, rows, stem, output, lost)
+
+
+def _output(y: Any, alike: bool) -> Row | None:
+    """What the network returns, for example logits; of inputs that are all ``alike`` it need not vary."""
+    if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
+        return None
+    moments = channel_moments(y, 1)
+    numbers = dict(avg_sq_mean=moments.avg_sq_mean, avg_var=moments.avg_var)
+    return Row("output", 0, **numbers, shape=tuple(y.shape[1:]), values=1 if alike else moments.values)
+
+
+def _lost(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters with values that are not finite."""
+    return tuple(name for name, p in model.named_parameters() if p.dtype in _FLOATS and not bool(p.isfinite().all()))
 
 
 def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:

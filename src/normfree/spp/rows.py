@@ -85,11 +85,15 @@ class Recording:
         name: of the network.
         rows: one per block.
         stem: statistics of the first block's input.
+        output: of what the network returns; None where that is no tensor of numbers with a batch, or not recorded.
+        lost: names of the parameters with values that are not finite.
     """
 
     name: str
     rows: list[Row]
     stem: Row | None = None
+    output: Row | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> list[str]:
@@ -125,7 +129,8 @@ class Recording:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON; :meth:`from_dict` reads it."""
         rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.rows]
-        return dict(name=self.name, stem=dataclasses.asdict(self.stem) if self.stem else None, rows=rows)
+        stem, output = (dataclasses.asdict(row) if row else None for row in (self.stem, self.output))
+        return dict(name=self.name, stem=stem, rows=rows, output=output, lost=list(self.lost))
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
@@ -135,8 +140,9 @@ class Recording:
             UsageError: it is something else.
         """
         try:
-            stem = content["stem"]
-            return cls(content["name"], [_row(row) for row in content["rows"]], _row(stem) if stem else None)
+            stem, output = (_row(row) if row else None for row in (content["stem"], content.get("output")))
+            rows = [_row(row) for row in content["rows"]]
+            return cls(content["name"], rows, stem, output, tuple(content.get("lost", ())))
         except (TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"not a recorded signal propagation plot: {error}") from error
 

@@ -16,6 +16,7 @@ from .rows import Recording, Row
 from .spectra import Spectrum
 
 # measured at every recording of five healthy runs, four on digits (97 to 99 %) and one on scenes, and two at chance
+FLAT = 1e8  # the same of the network's output, which may be numbers such as years: 1e-4 of their size is no chance
 CONSTANT = 100.0  # squared mean over variance: up to 2, and 28 in a run without clipping; 600 to 30,000 at chance
 STILL = 1e-6  # variance of a branch over its input's: from 0.14 on; 0 behind units that are all off
 DRIFT = 1000.0  # variance against the first record: up to 100-fold; 6,000- and 50,000-fold at chance
@@ -37,7 +38,7 @@ def trained_findings(spp: Recording, first: Frame | None = None, spectra: Sequen
     broken = not_finite(spp) or no_signal(spp)
     if broken:
         return broken
-    findings = _constant(spp) + _still(spp)
+    findings = (_constant(spp) or _flat(spp)) + _still(spp)
     if first is not None:
         findings += _drift(spp, first)
     return findings + _spectra(spectra, () if first is None else first.spectra)
@@ -56,6 +57,19 @@ def _constant(spp: Recording) -> list[Finding]:
         "go back to an earlier checkpoint, with a smaller learning rate or clipping"
     )
     return [Finding("constant output", tuple(row.block for row in from_here), text)]
+
+
+def _flat(spp: Recording) -> list[Finding]:
+    """What the network returns is the same for every input, although its last block says something."""
+    output = spp.output
+    if output is None or output.values == 1 or 0 < output.avg_var >= output.avg_sq_mean / FLAT:
+        return []
+    text = (
+        f"the network's output is nearly the same for every input: its squared channel mean is "
+        f"{output.avg_sq_mean:.3g}, its variance {output.avg_var:.3g}, and {spp.rows[-1].block}, the last block, has "
+        f"{spp.rows[-1].avg_var:.3g}; look at the weight and bias of the layers behind it"
+    )
+    return [Finding("constant output", ("output",), text)]
 
 
 def _still(spp: Recording) -> list[Finding]:
