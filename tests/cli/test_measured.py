@@ -47,7 +47,7 @@ def test_json_and_csv_say_the_same(normfree, trained, tmp_path):
 
 def test_a_table_that_cannot_be_written(normfree, trained, tmp_path):
     result = normfree("eval", trained, "--csv", tmp_path / "nowhere" / "a.csv")
-    assert result.code == 1
+    assert result.code == 2
     assert "nowhere/a.csv cannot be written: No such file" in result.error
 
 

@@ -67,7 +67,7 @@ def test_two_files(photos):
     table(photos, test, "b.csv")
     source = open_source(f"csv:{photos}/a.csv,{photos}/b.csv")
     assert (len(source.train), len(source.test)) == (8, 2)
-    assert source.told == ("there are no test images of emu: scores are over the other 2 of 3 classes",)
+    assert source.told == ("there are no test images of emu: scores are over the 2 of 3 classes that have test images",)
     table(photos, rows(["cat"]), "c.csv")
     with pytest.raises(UsageError, match=r"0\.png is both a training and a test image"):
         open_source(f"csv:{photos}/a.csv,{photos}/c.csv")
@@ -180,7 +180,9 @@ def test_test_images_need_no_training_images(tmp_path, photos):
         assert len(opened.train) == 0
         assert [opened.test.label(i) for i in range(6)] == [1, 1, 2, 2, 3, 3]
         assert all(opened.test.name(i).startswith(str(where)) for i in range(6))
-        assert opened.told == ("there are no test images of ant: scores are over the other 3 of 4 classes",)
+        assert opened.told == (
+            "there are no test images of ant: scores are over the 3 of 4 classes that have test images",
+        )
     with pytest.raises(UsageError, match=r"classes of .* and of mine differ: ant \(only in the network\), cat \(only"):
         open_test(f"imagefolder:{root}", ["ant"], network="mine")
     assert len(open_test(table(photos, rows(CLASSES)), classes).test) == 12

@@ -114,6 +114,21 @@ def writing(place: str | Path, error: OSError) -> RunFailed:
     return RunFailed(f"{place} cannot be written: {error.strerror or error}")
 
 
+def check_csv(path: str) -> None:
+    """Tell now, not after minutes, that a table cannot be written; a file that is there stays as it is.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    there = Path(path).exists()
+    try:
+        Path(path).open("a").close()
+    except OSError as error:
+        raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
+    if not there:
+        Path(path).unlink()
+
+
 def make_folder(flag: str, folder: str | Path) -> Path:
     """A folder for files about images.
 

@@ -8,6 +8,7 @@ import torch
 
 from ..data import Loader
 from ..data.config import MOST_PIXELS, MOST_WORKERS
+from ..data.contents import check_labels, check_test_masks
 from ..errors import RunFailed, UsageError
 from ..recipes import open_test_images
 from ..tasks.confusion import Confusion
@@ -17,6 +18,8 @@ from ..tasks.multilabel import LabelPrecision
 from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
+from ..words import counted
+from .answers import check_csv, writing
 from .exported import ExportedNet
 from .main import Parser
 from .measured import Metrics, measured
@@ -54,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
         )
     if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
+    if options.csv:
+        check_csv(options.csv)
     trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
     data = trained.recipe.data
     if options.data is None and isinstance(trained.model, ExportedNet):
@@ -62,6 +67,10 @@ def run(argv: Sequence[str]) -> int:
         data.test_size, data.test_width = options.size, None
     about = trained.classes, trained.source, options.data, trained.held_out
     source = open_test_images(trained.recipe, *about)
+    if trained.task == "multi-label":
+        check_labels(source.test)
+    if trained.task == "segmentation" and not data.allow_missing_classes:
+        check_test_masks(source)
     for line in source.told:
         print(line, file=sys.stderr)
     device = pick_device(options.device)
@@ -83,13 +92,13 @@ def run(argv: Sequence[str]) -> int:
         about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task)
         print(found.as_json(**about, data=images))
     else:
-        print(f"{trained.source}: {trained.recipe.model.name} on {images}, {scores['images']} images")
+        print(f"{trained.source}: {trained.recipe.model.name} on {images}, {counted(scores['images'], 'image')}")
         print(found.as_text())
     if options.csv:
         try:
             Path(options.csv).write_text(found.as_csv(), encoding="utf-8")
         except OSError as error:
-            raise RunFailed(f"{options.csv} cannot be written: {error.strerror or error}") from error
+            raise writing(options.csv, error) from error
     return 0
 
 

@@ -28,7 +28,7 @@ class Measured:
 
     Attributes:
         lines: the scores of the whole split, for people.
-        scores: the same by name, and the number of images.
+        scores: the same by name, and the number of images; None where one is not defined.
         rows: of each class, or each output, its ``name`` and scores; None where there is none.
         confusion: of a classifier, which classes it takes for which.
         notes: sentences about the numbers.
@@ -36,7 +36,7 @@ class Measured:
     """
 
     lines: list[str]
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     rows: list[dict[str, Any]] = field(default_factory=list)
     confusion: Confusion | None = None
     notes: list[str] = field(default_factory=list)
@@ -129,9 +129,12 @@ def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
     if isinstance(metrics, RegressionErrors):
         mean = "" if len(names) == 1 else f" (mean of {len(names)})"
         error = f"   mean absolute error {scores['mae']:.5g}" if len(names) == 1 else ""  # else units differ
-        line = f"R2 {scores['r2']:.4f}{mean}{error}   loss {scores['loss']:.4f}"
-        rows = [dict(name=n) | found for n, found in zip(names, metrics.per_number(), strict=True)]
-        return Measured([line], scores, rows, of="numbers")
+        undefined = math.isnan(scores["r2"])
+        r2 = "R2 not defined" if undefined else f"R2 {scores['r2']:.4f}{mean}"
+        notes = ["R2 is not defined: it needs at least 2 test images"] if undefined else []
+        rows = [dict(name=n) | _defined(found) for n, found in zip(names, metrics.per_number(), strict=True)]
+        line = f"{r2}{error}   loss {scores['loss']:.4f}"
+        return Measured([line], _defined(scores), rows, notes=notes, of="numbers")
     if isinstance(metrics, AveragePrecision):
         return Measured(_precision(metrics, scores), scores, _rows(names, "ap", metrics.per_class()))
     if isinstance(metrics, DepthErrors):
@@ -176,6 +179,11 @@ def _precision(metrics: AveragePrecision, scores: dict[str, float]) -> list[str]
         told = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
         lines.append(f"{kind} {'   '.join(told)}")
     return lines
+
+
+def _defined(scores: dict[str, float]) -> dict[str, float | None]:
+    """None in the place of NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
 def _rows(names: Sequence[str], score: str, values: Sequence[float]) -> list[dict[str, Any]]:

@@ -41,8 +41,7 @@ def check_masks(source: Source, *, fixed: bool = False, allow_missing: bool = Fa
 
 def _missing(source: Source, seen: list[int], ignored: bool, missing: list[int]) -> str:
     """Of training masks in which a class never occurs, and how to go on."""
-    count, mask = len(source.train), getattr(getattr(source.train, "read", None), "__self__", None)
-    plain = isinstance(mask, MaskValues) and mask.values is None
+    count, plain = len(source.train), _plain(source.train)
     values = [*seen, *([IGNORE] if ignored and plain else [])]
     if not seen:
         told = f"every pixel of the {count} training masks is {f'{IGNORE}, so ' if plain else ''}ignored"
@@ -77,6 +76,49 @@ def _check_test(source: Source, few: int, allow_missing: bool) -> tuple[list[str
     if few < len(names) or not missing:
         return [], None
     return [f"{_named(source, missing)}: in none of the {count} test masks, so not measured there"], None
+
+
+def check_test_masks(source: Source) -> None:
+    """Test masks that are measured alone: those of 0 and 255, where 255 means another class, not to ignore.
+
+    Raises:
+        UsageError: no other number than 0 and 255 is in them, and 255 is among them.
+    """
+    if not _plain(source.test):
+        return
+    seen, ignored = _classes_of(source.test, 2)
+    if seen is not None and ignored and seen <= {0}:
+        values = f"the values 0 and {IGNORE}" if seen else f"the value {IGNORE}"
+        raise UsageError(
+            f"data.source: the {len(source.test)} test masks hold {values} alone, and {IGNORE} is ignored; if it is a "
+            f"class, write its number (0 to {len(source.classes) - 1}) into the masks, or train with data.mask_values"
+        )
+
+
+def _plain(split: Any) -> bool:
+    """Whether masks hold the numbers of classes, so that 255 is ignored."""
+    mask = getattr(getattr(split, "read", None), "__self__", None)
+    return isinstance(mask, MaskValues) and mask.values is None
+
+
+def check_labels(split: Any) -> None:
+    """Whether any test image has a class, where each may have several or none: else nothing can be measured.
+
+    Raises:
+        UsageError: none has.
+    """
+    if len(split) and not any(bool(split.target(index).any()) for index in range(len(split))):
+        raise UsageError(f"data.source: no test image has a class; there are {len(split)}, and nothing to measure")
+
+
+def check_numbers(split: Any) -> None:
+    """Whether R2, which a run is judged by, is defined: not of one test image.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if len(split) == 1:
+        raise UsageError("data.source: there is 1 test image; R2 needs at least 2")
 
 
 def _classes_of(split: Any, few: int) -> tuple[set[int] | None, bool]:

@@ -42,6 +42,7 @@ _NEEDED = dict(
     WEBP="needs a Pillow with WebP",
 )
 _MODES = {2: "LA", 4: "RGBA"}  # pictures that have so many channels
+MOST_WHITE = 0.01  # of the values of an image: the fraction that may be clipped to white where others have 8 bits
 LEVELS, FEWEST, MOST_PER_LEVEL = 256, 4, 16  # an image is refused if it keeps fewer levels, each of more values
 # how files of these formats begin, behind four bytes
 _BRANDS = dict(HEIF=(b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypheim"), AVIF=(b"ftypavif", b"ftypavis"))
@@ -93,6 +94,7 @@ def decode_image(
             low, high = (deep.min(), deep.max()) if value_range == "auto" else value_range
             pixels = to_levels(deep, (float(low), float(high) if high > low else float(low) + 1))
             _check_levels(deep, pixels)
+            _check_white(deep, value_range)
     return torch.from_numpy(np.ascontiguousarray(pixels)).view(*pixels.shape[:2], channels).permute(2, 0, 1)
 
 
@@ -198,8 +200,19 @@ def _check_levels(values: np.ndarray, pixels: np.ndarray) -> None:
         low, high = values.min(), values.max()
         raise ValueError(
             f"its {count:,} different values ({low:g} to {high:g}) would become {left} of {LEVELS} levels; "
-            "give data.value_range, the values of black and white"
+            "convert it to 8 bits, or train with data.value_range, the values of black and white"
         )
+
+
+def _check_white(values: np.ndarray, value_range: tuple[float, ...] | str) -> None:
+    """Where images have 8 bits, one of more must not become white."""
+    if value_range != "auto" and tuple(value_range) == (0, LEVELS - 1):
+        beyond = np.count_nonzero(values > LEVELS - 1) / values.size
+        if beyond > MOST_WHITE:
+            raise ValueError(
+                f"{beyond:.0%} of its values ({values.min():g} to {values.max():g}) are above 255, and 255 is white; "
+                "convert it to 8 bits, or train with data.value_range, the values of black and white"
+            )
 
 
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:

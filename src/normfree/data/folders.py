@@ -246,10 +246,11 @@ def _in_several_classes(split: FolderSplit, classes: list[str]) -> list[str]:
         return []
     path, label = split.samples[found[0][0]]
     other = next(split.samples[index][1] for index in found[0] if split.samples[index][1] != label)
-    count = f"{len(found)} image{'s lie' if len(found) > 1 else ' lies'}"
+    lie, each = ("images lie", "count") if len(found) > 1 else ("image lies", "counts")
+    example = f"{os.path.basename(path)} in {classes[label]} and {classes[other]}"
     return [
-        f"{count} in several class folders, such as {os.path.basename(path)} in {classes[label]} and {classes[other]}, "
-        f"and counts once for each; for several classes per image: {LABELS} and task.labels multi"
+        f"{len(found)} {lie} in several class folders, such as {example}, "
+        f"and {each} once for each; for several classes per image: {LABELS} and task.labels multi"
     ]
 
 

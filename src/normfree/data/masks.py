@@ -87,12 +87,18 @@ def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.n
     with open_png(path) as image:
         if colours:
             if image.mode not in ("RGB", "P", "L", "1"):
-                raise UnreadableImage(f"{path}: a {image.mode} image; data.mask_values are colours: red, green, blue")
+                told = "data.mask_values are colours, red, green, blue; save the mask as RGB, without transparency"
+                raise UnreadableImage(f"{path}: a {image.mode} image; {told}")
             return np.array(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
         deep = most > 255 and image.mode.startswith("I")
         if image.mode not in ("L", "P", "1") and not deep:
             told = "a mask holds one class number per pixel (8 bits)"
-            more = "; for colours, or 16 bits, see data.mask_values" if image.mode.startswith(("RGB", "I")) else ""
+            more = ""
+            if image.mode.startswith("RGB"):
+                rgb = " of an RGB file" if image.mode != "RGB" else ""
+                more = f"; colours{rgb} are given as data.mask_values [[0,0,0],[255,255,255]]: red, green, blue"
+            elif image.mode.startswith("I"):
+                more = "; for 16 bits, give data.mask_values"
             raise UnreadableImage(f"{path}: a {image.mode} image; {told}{more}")
         return np.array(image).astype(np.uint16 if deep else np.uint8)
 

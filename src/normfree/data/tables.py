@@ -150,8 +150,8 @@ def without_images(there: set[int], classes: Sequence[str]) -> list[str]:
     missing = [name for label, name in enumerate(classes) if label not in there]
     if not missing:
         return []
-    rest = f"{len(classes) - len(missing)} of {len(classes)} classes"
-    return [f"there are no test images of {_listed(missing)}: scores are over the other {rest}"]
+    rest = f"the {len(classes) - len(missing)} of {len(classes)} classes that have test images"
+    return [f"there are no test images of {_listed(missing)}: scores are over {rest}"]
 
 
 def splits_of(table: Table, names: Sequence[str]) -> list[Table]:

@@ -194,6 +194,8 @@ def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:
     params = sum(p.numel() for p in trainer.model.parameters())
     processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
     classes = f" of {counted(len(source.classes), 'class', 'classes')}" if source.classes else ""
+    if recipe.task.name == "regression":
+        classes = f" with {counted(len(source.classes), 'number')} each"
     kind = f" for {recipe.task.name}" if is_dense(recipe) else ""
     return (
         f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data import Batch
+from ..data import Batch, DataConfig, Source
+from ..data.contents import check_labels
 from .classification import Classification
+from .config import TaskConfig
 
 
 class MultiLabel(Classification):
@@ -21,6 +23,10 @@ class MultiLabel(Classification):
 
     score, score_label = "map", "test mean average precision"
     vectors = True
+
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
+        check_labels(source.test)
+        super().__init__(source, config, data, **options)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Binary cross-entropies summed over classes, a mean over images, in float32 at least; logits (N, K).

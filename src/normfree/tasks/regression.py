@@ -1,9 +1,12 @@
 """Regression: numbers of an image."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, Source
+from ..data.contents import check_numbers
 from ..errors import UsageError
 from .classification import Classification
 from .config import TaskConfig
@@ -29,6 +32,7 @@ class Regression(Classification):
         if data.mixup or data.cutmix:
             name = "mixup" if data.mixup else "cutmix"
             raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for regression")
+        check_numbers(source.test)
         super().__init__(source, config, data, **options)
         mean, std = resolved_units(config, source)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
@@ -89,13 +93,16 @@ class RegressionErrors:
     def per_number(self) -> list[dict[str, float]]:
         """``mae``, in the number's own unit, and ``r2`` of each.
 
-        R2 of numbers that are all the same is 1 where every answer is right, else 0, as scikit-learn has it.
+        R2 of numbers that are all the same is 1 where every answer is right, else 0, as scikit-learn has it; of one
+        image it is not defined: NaN.
         """
         images = max(1, self.images)
         absolute, squared, total, squares = self.sums
         spread = (squares - total.square() / images).clamp(min=0)
         flat = spread <= 1e-12 * squares.clamp(min=1e-300)
         r2 = torch.where(flat, (squared == 0).double(), 1 - squared / torch.where(flat, 1.0, spread))
+        if self.images == 1:
+            r2 = torch.full_like(r2, math.nan)
         return [dict(mae=m, r2=r) for m, r in zip((absolute / images * self.std).tolist(), r2.tolist(), strict=True)]
 
     def compute(self) -> dict[str, float]:
