@@ -125,7 +125,7 @@ def png_of_16_bits(array: np.ndarray) -> bytes:
             1,
             np.float32,
             None,
-            r"its [12],\d+ different values \(0 to 1\) would become 2 of 256 levels; convert it to 8 bits, or train with data",
+            r"its [12],\d+ different values \(0 to 1\) would become 2 of 256 levels; convert it to 8 bits",
         ),
         (1, np.float32, (0.0, 255.0), r"would become 2 of 256 levels"),
         (4095, np.int32, None, r"would become \d of 256 levels|1 of 256"),
