@@ -261,3 +261,15 @@ def test_a_class_name_with_a_space(normfree, tmp_path):
     assert normfree("train", *flags, "--out", tmp_path / "run").code == 0
     out = normfree("predict", tmp_path / "run", root / "val" / "big cat").out
     assert sorted(line[10:].strip() for line in out.splitlines()[1:3]) == ["big cat", "small dog"]
+
+
+def test_the_folder_of_a_checkpoint_is_taken(normfree, trained):
+    """As training prints it."""
+    best = trained / "checkpoints" / "best"
+    assert normfree("eval", best).out == normfree("eval", trained, "--checkpoint", "best").out
+    said = normfree("eval", best, "--checkpoint", "best").error
+    assert "is a checkpoint; 'best' is chosen among those of a run folder" in said
+
+
+def test_an_ordinary_folder_is_no_run(normfree, tmp_path):
+    assert normfree("eval", tmp_path).error.startswith(f"{tmp_path} is no run folder; ")

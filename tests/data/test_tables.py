@@ -196,3 +196,34 @@ def test_training_images_alone_are_no_test_images(tmp_path):
     (root / "val").rename(tmp_path / "away")
     with pytest.raises(UsageError, match=r"has training images alone; imagefolder:.*train measures on these"):
         open_test(f"imagefolder:{root}", ["cat", "dog"])
+
+
+def test_rows_of_a_third_split_are_said(photos):
+    cells = [f"{name},{split}" for name, split in zip(CLASSES, ["train", "train", "val", "test"] * 3, strict=True)]
+    source = open_source(table(photos, rows(cells, "file,class,split")))
+    assert f"3 rows of split 'test' of {photos / 'labels.csv'} are not used; val is what is tested on" in source.told
+
+
+def test_true_and_false_are_1_and_0(photos):
+    text = rows(["True,False", "false,TRUE", "1,0", "0,1"], "file,a,b")
+    split = open_source(table(photos, text), answers="classes", held_out=HALF).train.split
+    assert [split.target(i).tolist() for i in range(4)] == [[1, 0], [0, 1], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "said"),
+    [
+        (",file,class\n0,images/0.png,a\n1,images/1.png,b", "class", r"must be the file of an image .*index=False"),
+        (rows(["a,bob", "b,bob"], "file,class,who"), "class", "take the other columns out of the file"),
+        (rows(["1000000000", "1000000001"], "file,price"), "numbers", "differ too little for their size"),
+    ],
+)
+def test_usual_tables_get_the_right_advice(photos, text, answers, said):
+    with pytest.raises(UsageError, match=said):
+        open_source(table(photos, text), answers=answers, held_out=HALF)
+
+
+def test_a_second_test_folder_is_said(tmp_path):
+    folder = image_files.folder(tmp_path)
+    (folder / "test").mkdir()
+    assert f"test of {folder} not used; val is what is tested on" in open_source(f"imagefolder:{folder}").told

@@ -90,7 +90,7 @@ def test_checkpoints_come_back_with_their_description(tmp_path):
         ("nowhere.safetensors", "last", None, r"nowhere\.safetensors does not exist"),
         ("", "last", "ema", r"checkpoints/last has no ema\.safetensors"),
         ("", "best", None, r"checkpoints has no best checkpoint yet"),
-        ("checkpoints", "last", None, r"checkpoints has no good checkpoint: there is none; a run folder is what"),
+        ("checkpoints", "last", None, r"checkpoints is no run folder; a run folder is what"),
     ],
 )
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path, path, which, kind, named):

@@ -19,6 +19,7 @@ from ..tasks import dense, detection
 from ..tasks.regression import in_units
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
+from ..training.checkpoints import STATE
 from .exported import ExportedNet, exported_recipe
 from .foreign import class_names, open_foreign, recipe_of
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
@@ -118,7 +119,10 @@ def _held_out(path: str, recipe: Recipe, description: Mapping[str, Any]) -> Held
     """Which images were held out: a run folder has the list, a file alone its fingerprint."""
     if recipe.data.val_fraction is None:
         return None
-    listed = HeldOut.read(Path(path)) if Path(path).is_dir() else None
+    folder = Path(path)
+    if (folder / STATE).is_file():  # a checkpoint, in RUN/checkpoints
+        folder = folder.parent.parent
+    listed = HeldOut.read(folder) if folder.is_dir() else None
     return listed or HeldOut(recipe.data.val_fraction, recipe.data.val_seed, expected=str(description.get("held_out")))
 
 

@@ -109,7 +109,12 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
     if held_out is not None:
         raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {root} has test images of its own ({test.name})")
     tested = _folder_split(test, classes, channels, walk, full=False)
-    told = [*walk.told(root), *shared, *without_images({label for _, label in tested.samples}, classes)]
+    told = [
+        *walk.told(root),
+        *_unused(root, test),
+        *shared,
+        *without_images({label for _, label in tested.samples}, classes),
+    ]
     return Source(split, tested, classes, tuple(told))
 
 
@@ -127,7 +132,9 @@ def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out
     """
     files = csv_paths(paths)
     found = [tables.read_table(path) for path in files]
+    told = []
     if len(found) == 1:
+        told = tables.unused(found[0], VALIDATION_NAMES)
         found = tables.splits_of(found[0], VALIDATION_NAMES)
     train = tables.labelled(found[0], answers)
     if len(train.classes) == 1 and answers == "class":
@@ -146,7 +153,7 @@ def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out
     if both:
         raise UsageError(f"{both[0]} is both a training and a test image of {paths}")
     splits = _table_split(train, channels), _table_split(test, channels)
-    return Source(*splits, train.classes, tuple(test.without_images()))
+    return Source(*splits, train.classes, (*told, *test.without_images()))
 
 
 def open_test(
@@ -286,6 +293,12 @@ def _root(path: str) -> Path:
 
 def _validation(root: Path) -> Path | None:
     return next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
+
+
+def _unused(root: Path, test: Path) -> list[str]:
+    """The sentence about other test folders than the one that is used, if there are such."""
+    others = [name for name in VALIDATION_NAMES if name != test.name and (root / name).is_dir()]
+    return [f"{', '.join(others)} of {root} not used; {test.name} is what is tested on"] if others else []
 
 
 def _test_folder(path: str) -> Path:

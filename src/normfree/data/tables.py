@@ -15,6 +15,7 @@ from ..errors import UsageError
 LABELS = "labels.csv"
 SPLIT = "split"  # the column that says which split an image is of
 SEPARATORS = ";|"  # between classes of one image
+BOOLEANS = {"false": 0.0, "true": 1.0}
 MOST_COLUMNS = 100_000
 SHOWN = 3  # lines in a message
 
@@ -88,6 +89,11 @@ def read_table(path: Path) -> Table:
     files = [str(path.parent / row[0]) for _, row in rows]
     lacking = [(line, row[0]) for (line, row), file in zip(rows, files, strict=True) if not Path(file).is_file()]
     if lacking:
+        if all(row[0].isdigit() for _, row in rows):
+            raise UsageError(
+                f"{path}: its first column ({columns[0]!r}) holds numbers; the first one must be the file of an image "
+                "(pandas: to_csv(index=False))"
+            )
         shown = ", ".join(f"{name!r} (line {line})" for line, name in lacking[:SHOWN])
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
         raise UsageError(f"{path}: no such image in {path.parent}: {shown}{more}")
@@ -177,6 +183,14 @@ def splits_of(table: Table, names: Sequence[str]) -> list[Table]:
     return [table.rows(rows) for rows in chosen]
 
 
+def unused(table: Table, names: Sequence[str]) -> list[str]:
+    """The sentence about rows of other splits than those that :func:`splits_of` takes, if there are such."""
+    used = next((name for name in names if name in (table.splits or ())), None)
+    left = Counter(name for name in table.splits or () if name in names and name != used)
+    rows = [f"{count} row{'s' * (count > 1)} of split {name!r}" for name, count in left.items()]
+    return [f"{' and '.join(rows)} of {table.path} are not used; {used} is what is tested on"] if rows else []
+
+
 def labelled(table: Table, answers: str, classes: list[str] | None = None) -> Labelled:
     """What a table says about its images.
 
@@ -191,6 +205,8 @@ def labelled(table: Table, answers: str, classes: list[str] | None = None) -> La
         values = _numbers(table)
         if classes is not None and classes != table.columns:
             raise UsageError(f"{table.path} has numbers {_listed(table.columns)}; they must be {_listed(classes)}")
+        if classes is None:
+            _told_apart(table, values)
         return Labelled(table.files, table.columns, targets=values.float())
     if answers == "class":
         names = _one_class(table)
@@ -226,7 +242,8 @@ def _one_class(table: Table) -> list[str]:
     if len(table.columns) > 1:
         raise UsageError(
             f"{table.path} has {len(table.columns)} columns of labels ({_listed(table.columns)}); it must have one, or "
-            "say --task.labels multi for several classes per image, --task.name regression for numbers"
+            "say --task.labels multi for several classes per image, --task.name regression for numbers; "
+            "take the other columns out of the file"
         )
     _once(table, "say --task.labels multi if an image has several classes")
     labels = [row[0] for row in table.cells]
@@ -260,9 +277,9 @@ def _several_classes(table: Table) -> tuple[Table, list[set[str]]]:
             classes |= {part.strip() for part in parts} - {""}
             continue
         for name, cell in zip(table.columns, cells, strict=True):
-            number = _number(cell)
+            number = BOOLEANS.get(cell.lower(), _number(cell))
             if number not in (0, 1):
-                raise UsageError(f"{table.at(row)}: {name} (={cell!r:.40}) must be 0 or 1")
+                raise UsageError(f"{table.at(row)}: {name} (={cell!r:.40}) must be 0 or 1, or false or true")
             classes |= {name} if number else set()
     return table.rows(list(first.values())), list(found.values())
 
@@ -282,6 +299,17 @@ def _numbers(table: Table) -> Tensor:
                 raise UsageError(f"{table.at(row)}: {name} (={cell!r:.40}) must be a finite number for regression")
         rows.append(values)
     return torch.tensor(rows, dtype=torch.float64).view(len(rows), len(table.columns))
+
+
+def _told_apart(table: Table, values: Tensor) -> None:
+    """Refuse numbers that differ, but not in float32, in which networks compute."""
+    for name, column in zip(table.columns, values.T, strict=True):
+        low, high = column.min(), column.max()
+        if low < high and low.float() == high.float():
+            raise UsageError(
+                f"{table.path}: the numbers of {name} ({low:.15g} to {high:.15g}) differ too little for their size; "
+                "subtract a constant from them"
+            )
 
 
 def _once(table: Table, hint: str) -> None:

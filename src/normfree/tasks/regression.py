@@ -128,6 +128,13 @@ def resolved_units(config: TaskConfig, source: Source) -> tuple[tuple[float, ...
     std, mean = torch.std_mean(targets, 0, correction=0)
     for name, value, spread in zip(source.classes, mean.tolist(), std.tolist(), strict=True):
         if spread <= 1e-7 * abs(value):  # float32 does not tell such numbers apart
+            low, high = targets.min(0).values, targets.max(0).values
+            place = source.classes.index(name)
+            if low[place] < high[place]:
+                raise UsageError(
+                    f"the training images' {name} ({low[place]:.9g} to {high[place]:.9g}) differ too little for their "
+                    "size; subtract a constant from them"
+                )
             raise UsageError(f"all training images have the same {name} (={value:g}); there is nothing to learn")
     return tuple(mean.tolist()), tuple(std.tolist())
 

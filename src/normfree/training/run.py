@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import RunFailed, UsageError
 from .checkpoint import read_weights
-from .checkpoints import Checkpoints, find_checkpoint
+from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 CLIPPING, ENVIRONMENT, BOARD = "clipping.jsonl", "environment.json", "tensorboard"
@@ -168,17 +168,31 @@ def read_checkpoint(
         UsageError: no such run or checkpoint; an unreadable file.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not (path / CHECKPOINTS).is_dir():
+        if not (path / STATE).is_file():
+            raise UsageError(f"{path} is no run folder; a run folder is what `normfree train` printed at its end")
+        if which != "last":
+            raise UsageError(f"{path} is a checkpoint; {which!r} is chosen among those of a run folder")
+        if (wrong := damage(path)) is not None:
+            raise UsageError(f"checkpoint {path} is damaged ({wrong})")
+        path = _file_of(path, kind)
+    elif path.is_dir():
         folder, told = find_checkpoint(path / CHECKPOINTS, which)
         for message in told:
             say(message)
         if not told:
             folder = path / CHECKPOINTS / which  # as the user knows it
-        kinds = [kind] if kind else ["ema", "weights"]
-        path = next((file for k in kinds if (file := folder / f"{k}.safetensors").is_file()), None)
-        if path is None:
-            wanted = " or ".join(f"{k}.safetensors" for k in kinds)
-            raise UsageError(f"{folder} has no {wanted}; a run folder is what `normfree train` printed at its end")
+        path = _file_of(folder, kind)
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; give a run folder or a .safetensors file")
     return (*read_weights(path), path)
+
+
+def _file_of(folder: Path, kind: str | None) -> Path:
+    """The file of weights of a checkpoint; of no ``kind`` the moving average where there is one."""
+    kinds = [kind] if kind else ["ema", "weights"]
+    path = next((file for k in kinds if (file := folder / f"{k}.safetensors").is_file()), None)
+    if path is None:
+        wanted = " or ".join(f"{k}.safetensors" for k in kinds)
+        raise UsageError(f"{folder} has no {wanted}; a run folder is what `normfree train` printed at its end")
+    return path
