@@ -119,3 +119,12 @@ def test_what_is_not_parameters_is_refused(what):
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(UsageError, match=r"SAM takes parameters, SAM\(model.parameters\(\)\), not a network"):
         SAM(dict(network=model, optimizer=sgd, groups=sgd.param_groups)[what])
+
+
+def test_norms_of_half_types_are_float32():
+    """Norm 1000 * sqrt(10000) = 1e5, beyond float16: a move of 0 would be plain training without a word."""
+    p = nn.Parameter(torch.zeros(10000, dtype=torch.float16))
+    with SAM([p], rho=1.0).moved((p * 1000).sum(dtype=torch.float32)) as norm:
+        assert norm.item() == pytest.approx(1e5, rel=1e-3)  # a sum of 10000 in float32
+        torch.testing.assert_close(p.detach(), torch.full_like(p, 0.01), rtol=2e-3, atol=0)  # float16
+    assert not p.any()

@@ -59,7 +59,9 @@ class SAM:
         pairs = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
         params, steps = [p for p, _ in pairs], [g for _, g in pairs]
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(steps)))
+            half = any(step.dtype in (torch.float16, torch.bfloat16) for step in steps)  # their norms would overflow
+            norms = torch._foreach_norm(steps, 2, torch.float32 if half else None)
+            norm = torch.linalg.vector_norm(torch.stack(norms))
             torch._foreach_mul_(steps, self.rho / norm.clamp(min=1e-12))
             before = [p.clone() for p in params]
             torch._foreach_add_(params, steps)
