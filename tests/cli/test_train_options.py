@@ -82,3 +82,21 @@ def test_every_field_is_in_one_group_and_detections_are_apart():
     assert groups["detection alone"] == [f"task.{name}" for name in DETECTION]
     assert not set(groups["task"]) & set(groups["detection alone"])
     assert grouped(["new.field"]) == {"new": ["new.field"]}
+
+
+def test_two_lengths_are_refused(normfree):
+    said = normfree("train", "--epochs", "2", "--train.steps", "9").error
+    assert said == "--train.epochs and --train.steps both say how long the run is; give one of them"
+
+
+def test_data_that_is_not_there_or_empty_is_said(normfree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cat.png").touch()
+    for source, said in (("nowhere", "does not exist"), ("cat.png", "is a file"), ("empty", "empty is empty")):
+        assert said in normfree("train", "--data", source).error
+
+
+def test_an_address_is_said_as_it_was_given(normfree, trained):
+    said = normfree("predict", trained, "https://example.com/a.jpg").error
+    assert said == "https://example.com/a.jpg does not exist"

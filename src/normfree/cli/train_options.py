@@ -44,6 +44,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
             if path in overrides:
                 raise UsageError(f"--{name.replace('_', '-')} and --{path} say the same; give one of them")
             overrides[path] = parse_value(text, f"--{name.replace('_', '-')}", path)
+    if None not in (overrides.get("train.epochs"), overrides.get("train.steps")):
+        raise UsageError("--train.epochs and --train.steps both say how long the run is; give one of them")
     if options.resume not in (None, SAME):
         for flag in NEW:
             if getattr(options, flag) is not None:

@@ -288,6 +288,8 @@ def _root(path: str) -> Path:
         raise UsageError(
             f"data.source: {path or 'imagefolder:'} is not a folder; it must hold train/CLASS and val/CLASS"
         )
+    if not any(root.iterdir()):
+        raise UsageError(f"data.source: {root} is empty; it must hold train/CLASS and val/CLASS")
     return root
 
 

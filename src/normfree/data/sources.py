@@ -147,6 +147,9 @@ def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
     """The error of a description whose kind is not among ``kinds``, with what was probably meant."""
     kind, colon, rest = source.partition(":")
     near = [f"{one}{colon}{rest}" for one in nearest(kind, kinds)]
+    if not colon and not near and source:
+        there = "is a file" if Path(source).is_file() else "does not exist"
+        wrong = f"{wrong}; as a folder, {source:.80} {there}"
     return UsageError(f"data.source (={source!r}) {wrong}{f'; did you mean {listed(near)}?' if near else ''}")
 
 
@@ -211,7 +214,8 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
         UsageError: a path does not exist or is a pipe, socket or device; a folder holds no image.
     """
     found, walk = [], walk or Walk()
-    for path in map(Path, paths):
+    for text in paths:
+        path = Path(text)
         if path.is_dir():
             inside = walk.images(path)
             if not inside:
@@ -220,7 +224,7 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
         elif path.is_file():
             found.append(path)
         else:
-            raise UsageError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
+            raise UsageError(f"{text} {'is no regular file' if path.exists() else 'does not exist'}")
     return found
 
 
