@@ -43,7 +43,7 @@ def contents(draw, wrong: float) -> dict:
     """A shipped recipe, or none, with values drawn for some fields; ``wrong`` of them hostile."""
     base = draw(st.sampled_from([{}, *SHIPPED]))
     content = {section: dict(fields) for section, fields in base.items()}
-    for path in draw(st.lists(st.sampled_from(list(FIELDS)), min_size=1, max_size=4, unique=True)):
+    for path in draw(st.lists(st.sampled_from(list(FIELDS)), min_size=1, max_size=3, unique=True)):
         section, name = path.split(".")
         bad = draw(st.floats(0, 1)) < wrong
         content.setdefault(section, {})[name] = draw(HOSTILE if bad else of_type(FIELDS[path].type))
