@@ -66,7 +66,8 @@ def file_kind(path: str | Path) -> FileKind:
         return FileKind.TORCH
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**30:
         by_ending = FileKind.SAFETENSORS
-    if by_ending is FileKind.SAFETENSORS and _describes(path):
+    # a pipe is not opened, which would wait for its writer; the reader says what it is
+    if by_ending is FileKind.SAFETENSORS and path.is_file() and _describes(path):
         return FileKind.CHECKPOINT
     if by_ending is not None:
         return by_ending
