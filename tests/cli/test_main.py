@@ -99,7 +99,7 @@ def test_help_of_train_explains_every_field(capsys):
         (["train", "--data.source", "nowhere"], "data.source (='nowhere') is unknown"),
         (["models", "qqq*"], "no model matches 'qqq*'"),
         (["recipes", "nfnet_f00"], "recipe 'nfnet_f00' is unknown; did you mean nfnet_f0"),
-        (["eval", "/nowhere"], "/nowhere does not exist; give a run folder or a .safetensors file"),
+        (["eval", "/nowhere"], "/nowhere does not exist; give a run folder, a file of weights or a model's name"),
         (["predict", "/nowhere", "a.png"], "/nowhere does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -55,7 +55,8 @@ def test_a_run_folder(trained):
     assert evaluations(trained)[-1]["ema_top1"] > 0.2  # chance is 0.1, give or take 0.016
     expected = load_recipe("digits", {"train.steps": 60, "train.device": "cpu", "optim.warmup_epochs": 1})
     expected.optim.ema_decay = 0.9
-    expected.data.test_crop = "centre"  # filled in, as sizes are
+    # filled in, as sizes are
+    expected.data.test_crop, expected.data.value_range = "centre", (0.0, 255.0)
     expected.model.options = dict(depths=[1, 1, 1], widths=[16, 16, 32])
     assert load_recipe(str(trained / "recipe.yaml")) == expected
     examples = sorted((trained / "examples").iterdir())
@@ -119,7 +120,7 @@ def test_a_recipe_file_names_the_run(normfree, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert normfree("train", "--recipe", "mine.yaml", "--quiet").code == 0
     expected = load_recipe("mine.yaml")
-    expected.data.test_crop = "centre"
+    expected.data.test_crop, expected.data.value_range = "centre", (0.0, 255.0)
     assert load_recipe("runs/mine/recipe.yaml") == expected
 
 

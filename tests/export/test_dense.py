@@ -118,7 +118,10 @@ def test_what_such_a_network_says_of_itself(model):
     ("options", "said"),
     [
         (dict(), r"DenseNet does not return one tensor \(N, outputs\); only such networks are exported for classif"),
-        (dict(task="detection"), r"task \(='detection'\) must be one of classification, segmentation, depth"),
+        (
+            dict(task="detection"),
+            r"task \(='detection'\) must be one of classification, multi-label, regression, segmentation, depth",
+        ),
         (dict(task="segmentation", classes=["a", "b"]), r"classes has 2 names"),
     ],
 )

@@ -79,7 +79,9 @@ def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
     size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
     statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
-    data = {"data.source": "imagefolder:imagenet", "data.channels": channels} | size | statistics
+    # null: images of 8 bits, since nothing tells which values of others would be black and white
+    fixed = {"data.source": "imagefolder:imagenet", "data.channels": channels, "data.value_range": None}
+    data = fixed | size | statistics
     recipe = recipe_from(data | dict(overrides))
     recipe.model = opened.config
     return recipe

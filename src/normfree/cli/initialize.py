@@ -94,7 +94,8 @@ def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:
         raise other_wanted(path, kind)
     if kind in (Kind.RUN, Kind.CHECKPOINT):
         state, description, file = read_checkpoint(path)
-        model = description.get("recipe", {}).get("model") if isinstance(description, dict) else None
+        recipe = description.get("recipe") if isinstance(description, dict) else None
+        model = recipe.get("model") if isinstance(recipe, dict) else None
         return Weights(state, "normfree", str(file)), _checked(model)
     named = dict(name=path.removeprefix(PREFIX), options={}) if kind is Kind.PUBLISHED else None
     return read_named(path), named

@@ -104,6 +104,8 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     except (UsageError, RecursionError) as error:  # its words are whatever the file says
         reason = "".join(c if c.isprintable() else " " for c in str(error).removeprefix(f"{file}: ")[:600])
         raise UsageError(f"{file}: {reason}") from error
+    if recipe.data.value_range == "auto":  # never found: no image was seen
+        recipe.data.value_range = None
     model = build_network(recipe, classes)
     load_weights(model, state, str(file))
     if recipe.task.name == "regression":

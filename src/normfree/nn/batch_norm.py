@@ -1,9 +1,10 @@
 """Which networks look at more than one example at a time."""
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batch_norms(model: nn.Module) -> list[str]:
     """Names of the modules that normalize over the batch in training."""
-    return [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    return [name for name, module in model.named_modules() if isinstance(module, BATCH_NORM)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..errors import UsageError
+from .batch_norm import BATCH_NORM
 
 
 class Role(enum.Enum):
@@ -45,9 +46,8 @@ class ParameterRole(NamedTuple):
 
 # Roles of torch's own layers. A transposed convolution's weight is left out: its units are not its first dimension.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_NORM = (*_BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORM = (*BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a gate's unit
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     (*_CONV, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
