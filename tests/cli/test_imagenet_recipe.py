@@ -119,8 +119,9 @@ def named_once(said: str, photos: Path) -> None:
 def recipe_of(run: Path, name: str, photos: Path, **more) -> Recipe:
     """What the run wrote down: the recipe's own numbers, but for the options that were given."""
     written = load_recipe(str(run / "recipe.yaml"))
-    found = {"data.test_crop": "squash" if name.startswith("nfnet") else "centre"}
-    found |= {"data.value_range": [0.0, 65535.0]}  # of the pictures that have 16 bits
+    found = {"data.test_crop": "squash" if "nfnet" in name else "centre"}
+    # some pictures of the first folder have 16 bits
+    found |= {"data.value_range": [0.0, 255.0 if name.startswith("finetune") else 65535.0]}
     assert written == load_recipe(name, {**FEW, **found, "data.source": f"imagefolder:{photos}", **more})
     return written
 

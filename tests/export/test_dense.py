@@ -120,7 +120,7 @@ def test_what_such_a_network_says_of_itself(model):
         (dict(), r"DenseNet does not return one tensor \(N, outputs\); only such networks are exported for classif"),
         (
             dict(task="detection"),
-            r"task \(='detection'\) must be one of classification, multi-label, regression, segmentation, depth",
+            r"task \(='detection'\) must be one of classification, multi-label, regression,",
         ),
         (dict(task="segmentation", classes=["a", "b"]), r"classes has 2 names"),
     ],
