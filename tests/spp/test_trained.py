@@ -84,7 +84,7 @@ def quiet(model):
     last = blocks(model)[-1]
     torch.nn.init.constant_(last.conv_shortcut.gain, 1e-3)
     torch.nn.init.ones_(last.conv_shortcut.bias)
-    torch.nn.init.constant_(last.conv2.gain, 1e-3)
+    torch.nn.init.constant_(last.conv2.gain, 1e-2)
     return model
 
 
