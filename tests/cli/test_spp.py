@@ -134,7 +134,8 @@ def test_a_run_is_compared_with_its_own_first_record(normfree, trained, mine):
     images = torch.stack([evaluation_transform(network)(digits(1).test.image(i)) for i in range(32)])
     first = record(network.model, images)
     for row in first.rows:
-        row.avg_var *= 1e6
+        row.avg_var *= 1e5
+    first.rows[0].avg_var *= 10
     line = dict(step=0, spp=first.to_dict(), spectra=[])
     (mine / "died" / "spp.jsonl").write_text(json.dumps(line) + '\n{"step": 5, "sp')  # cut off by a kill
     result = normfree("spp", "died", "--device", "cpu")
@@ -299,7 +300,7 @@ def test_blocks_and_batch_statistics(normfree, mine):
         (["my_spp_nets:Net", "--out", "nowhere/"], "--out nowhere/ must be the beginning of file names"),
         (["my_spp_nets:Net", "--out", "taken"], "cannot write taken.png: Is a directory"),
         (["my_spp_nets:Net", "--out", "x" * 300], "File name too long"),
-        (["empty"], "empty/checkpoints has no good checkpoint: there is none"),
+        (["empty"], "empty is no run folder; a run folder is what `normfree train` printed at its end"),
         (["my_spp_nets.py"], "my_spp_nets.py"),
         (["nf_resnet50", "--checkpoint", "first"], "invalid choice: 'first'"),
         (["nf_resnet50", "--option", "alpha"], "--option alpha must look like KEY=VALUE"),

@@ -254,7 +254,7 @@ def test_not_finite(name, value):
         blocks(model)[3].conv1.weight[0] = value
     spp = record(model, (2, 3, 64, 64))
     (finding,) = spp.diagnose()
-    assert (finding.kind, finding.blocks) == ("not finite", ("stages.1.1",))
+    assert (finding.kind, finding.blocks) == ("not finite", ("stages.1.1", "stages.1.1.conv1.weight"))
     assert f"having taken a variance of {spp.rows[2].avg_var:.3g}" in str(finding)
 
 

@@ -131,7 +131,7 @@ def test_zero_weights_and_single_inputs():
     nn.init.zeros_(layer.weight)
     assert of(layer) == Spectrum("0", 0.0, 0.0, math.inf, (3, 4))
     assert of(nn.Linear(1, 1)).condition == 1.0
-    assert of(WSConv2d(4, 4, 1, groups=4)).shape == (1, 1)
+    assert of(SameConv2d(4, 4, 1, groups=4)).shape == (1, 1)
 
 
 def test_nothing_is_changed_and_compiled_models_are_the_same():

@@ -168,7 +168,7 @@ def read_checkpoint(
         UsageError: no such run or checkpoint; an unreadable file.
     """
     path = Path(path)
-    if path.is_dir() and not (path / CHECKPOINTS).is_dir():
+    if path.is_dir() and not (path / CHECKPOINTS).is_dir() and not (path / RECIPE).is_file():
         if not (path / STATE).is_file():
             raise UsageError(f"{path} is no run folder; a run folder is what `normfree train` printed at its end")
         if which != "last":
