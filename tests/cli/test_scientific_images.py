@@ -64,7 +64,7 @@ def test_five_bands(tmp_path, capsys):
     assert main(["eval", run]) == 0
     assert main(["predict", run, str(root / "val")]) == 0
     assert main(["report", run]) == 0
-    assert main(["spp", run, "--data", str(root / "val" / "dark"), "--batch", "2"]) == 0
+    assert main(["spp", run, "--data", str(root / "val" / "dark"), "--batch", "2", "--out", str(tmp_path / "spp")]) == 0
     capsys.readouterr()
     assert main(["train", *flags[:2], "--out", str(tmp_path / "rgb"), *TINY]) == 2
     assert "none of the 8 images that were looked at can be read" in (said := capsys.readouterr().err)
