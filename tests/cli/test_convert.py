@@ -141,7 +141,8 @@ def test_a_converted_file_can_be_used(normfree, theirs, tmp_path):
     normfree("convert", theirs, file, "--to", "normfree")
     root = image_files.folder(tmp_path / "photos", tuple("0123456789"), 1, 1)
     predicted = normfree("predict", file, root / "val" / "0")
-    assert (predicted.code, predicted.out.count("%")) == (0, 5)  # of each of the five likeliest classes
+    # the file, its five likeliest classes, and a summary of two lines
+    assert (predicted.code, len(predicted.out.splitlines()), predicted.out.count("%")) == (0, 8, 5)
     network = load_trained(str(file))
     assert (network.recipe.data.test_size, network.recipe.data.mean) == (160, network.model.default_cfg["mean"])
     x = torch.randn(1, 3, 64, 64)
