@@ -29,6 +29,11 @@ def options(parser: pytest.Parser) -> None:
     )
 
 
+def whole() -> bool:
+    """Whether this run holds what is marked ``full``: fixtures prepare it only then."""
+    return _whole
+
+
 def share(examples: int, part: float = SHARE) -> int:
     """So many of a test's examples, the first ones of a seeded row, are drawn in this run."""
     return examples if _whole else max(math.ceil(part * examples), min(examples, 3))

@@ -127,7 +127,10 @@ def test_what_cannot_be_resumed(normfree, tmp_path, trained):
     for arguments, said in (
         (["--resume", tmp_path], r"is no run folder: it has no recipe.yaml"),
         (["--resume", trained, "--recipe", "digits"], "--recipe is for new runs"),
-        (["--resume", trained, "--optim.lr", "3"], "--optim.lr would make it another run"),
+        (
+            ["--resume", trained, "--optim.lr", "3"],
+            "--optim.lr would make it another run: optim.lr is 1.0 there, not 3.0",
+        ),
         (["--resume"], "needs --out"),
         (["--out", trained, "--resume"], "is a run with"),
     ):
@@ -136,9 +139,19 @@ def test_what_cannot_be_resumed(normfree, tmp_path, trained):
         assert said in result.error
 
 
-def test_a_finished_run_has_nothing_to_do(normfree, trained):
+def test_a_folder_with_a_lock_alone_is_said(normfree, tmp_path):
+    """What a run leaves that was killed while it opened its images."""
+    (tmp_path / "lock").write_text("")
+    result = normfree("train", "--resume", tmp_path)
+    assert result.code == 2
+    assert f"has nothing to go on with; --out {tmp_path} --resume starts the run there" in result.error
+
+
+@pytest.mark.parametrize("same", [[], ["--train.seed", "0", "--model.name", "nf_resnet26_small"]])
+def test_a_finished_run_has_nothing_to_do(normfree, trained, same):
+    """Options that say what the run's recipe says change nothing."""
     before = (trained / "metrics.jsonl").read_text()
-    result = normfree("train", "--resume", trained, "--quiet")
+    result = normfree("train", "--resume", trained, "--quiet", *same)
     assert result.code == 0
     assert "goes on after step 60 of 60" in result.err
     assert (trained / "metrics.jsonl").read_text() == before

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import selection
 import torch
 from worlds import Plan, run, saved
 
@@ -26,6 +27,14 @@ SAID = {
     "loss": "the loss is inf",
     "images": "the loss is nan",
 }
+# by (name, world); sharding by three processes takes seconds, on two cores
+FULL = {("thirds fsdp", 3), ("bfloat16 fsdp", 3), ("quarters fsdp", 2), ("gradient fsdp", 3), ("loss fsdp", 2)}
+FULL |= {("gradient sam fsdp", 2), ("images sam fsdp", 2), ("quarters ddp", 2)}
+
+
+def case(*values, name: str, world: int):
+    """Values of parameters; the plan that they are about is known by this name."""
+    return pytest.param(*values, marks=[pytest.mark.full] if (name, world) in FULL else [])
 
 
 def plans_of_sam(plan) -> None:
@@ -65,7 +74,8 @@ def told(tmp_path_factory):
     plans: dict[int, dict[str, Plan]] = {1: {}, 2: {}, 3: {}}
 
     def plan(name: str, world: int, *args, **options) -> None:
-        plans[world][name] = Plan(str(scratch / f"{name} {world}"), *args, **options)
+        if selection.whole() or (name, world) not in FULL:
+            plans[world][name] = Plan(str(scratch / f"{name} {world}"), *args, **options)
 
     plans_of_sam(plan)
     plans_of_faults(plan)
@@ -93,8 +103,15 @@ def identical(a, b) -> bool:
     )
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
-@pytest.mark.parametrize("pieces", [pieces for pieces, (_, _, alone) in PIECES.items() if alone is not None])
+@pytest.mark.parametrize(
+    ("pieces", "parallel"),
+    [
+        case(pieces, parallel, name=f"{pieces} {parallel}", world=world)
+        for pieces, (world, _, alone) in PIECES.items()
+        if alone is not None
+        for parallel in PARALLEL
+    ],
+)
 def test_sam_of_several_processes_is_that_of_one_with_the_same_pieces(told, pieces, parallel):
     """With clipping and averages. float64: sums in another order."""
     _, (alone,) = told[f"{pieces} alone", 1]
@@ -127,15 +144,21 @@ def test_sam_with_mixed_images(told):
     assert distance(alone["state"], told["halves alone", 1][1][0]["state"]) > 1e-3
 
 
-@pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("parallel", PARALLEL)
-@pytest.mark.parametrize("case", ["bfloat16", "no images"])
-def test_processes_end_with_the_same_finite_network(told, case, parallel, world):
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        case(f"{what} {parallel}", world, name=f"{what} {parallel}", world=world)
+        for what in ("bfloat16", "no images")
+        for parallel in PARALLEL
+        for world in (2, 3)
+    ],
+)
+def test_processes_end_with_the_same_finite_network(told, name, world):
     """In bfloat16 with micro-batches; and in batches of two images, of which a third process has none."""
-    _, (first, *others) = told[f"{case} {parallel}", world]
-    for name, value in first["parameters"].items():
-        assert value.isfinite().all(), name
-        assert all(torch.equal(value, other["parameters"][name]) for other in others), name
+    _, (first, *others) = told[name, world]
+    for key, value in first["parameters"].items():
+        assert value.isfinite().all(), key
+        assert all(torch.equal(value, other["parameters"][key]) for other in others), key
     assert all(identical(first["state"], other["state"]) for other in others)
     assert all(result["error"] is None and result["summary"].steps == 4 for result in (first, *others))
     assert math.isfinite(first["summary"].last["loss"])
@@ -147,14 +170,22 @@ def test_a_process_without_images_changes_nothing(told):
     assert distance(two[0]["state"], told["no images fsdp", 3][1][0]["state"]) < 1e-12
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
-@pytest.mark.parametrize(("fault", "world"), [*((fault, 2) for fault in FAULTS), ("gradient", 3)])
+@pytest.mark.parametrize(
+    ("fault", "world", "parallel"),
+    [
+        case(fault, world, parallel, name=f"{fault} {parallel}", world=world)
+        for fault, world in [*((fault, 2) for fault in FAULTS), ("gradient", 3)]
+        for parallel in PARALLEL
+    ],
+)
 def test_a_fault_in_one_process_stops_all_of_them(told, fault, world, parallel):
     stopped_untouched(*told[f"{fault} {parallel}", world], SAID[fault])
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "parallel"),
+    [case(fault, parallel, name=f"{fault} sam {parallel}", world=2) for fault in FAULTS for parallel in PARALLEL],
+)
 def test_a_fault_in_one_process_under_sam(told, fault, parallel):
     """The ascent meets it first: a gradient that is not finite moves the weights to where the loss is not."""
     said = "the loss is nan" if fault == "gradient" else SAID[fault]

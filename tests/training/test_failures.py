@@ -1,6 +1,9 @@
 """How a run ends when something goes wrong: stopped in time, named, and with its last good checkpoint."""
 
+import contextlib
+import gc
 import json
+import multiprocessing
 import os
 import signal
 
@@ -9,9 +12,9 @@ import torch
 from tiny_runs import Scripted, classification, few_digits, trainer
 
 from normfree import RunFailed, UsageError
-from normfree.data import Source, UnreadableImage
+from normfree.data import DataConfig, Source, UnreadableImage
 from normfree.nn import WSConv2d
-from normfree.tasks import Classification
+from normfree.tasks import Classification, TaskConfig
 from normfree.training import TrainStep, checkpoints, pick_device, read_checkpoint, read_metrics
 
 
@@ -230,3 +233,23 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the checkpoint of step 3 is kept") as stopped:
         run.fit()
     assert str(stopped.value).endswith(f"; normfree train --resume '{folder}' goes on")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # from Python 3.12 on
+@pytest.mark.parametrize("end", ["finished", "stopped", "failed"])
+def test_no_process_that_decodes_outlives_the_run(tmp_path, monkeypatch, end):
+    """In the middle of an epoch, where batches are still being made; left to the garbage collector they took long."""
+    data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False, workers=2)
+    task = Classification(few_digits(400), TaskConfig(), data, image_size=8, test_size=8, batch_size=16, seed=0)
+    run = trainer(tmp_path, task=task, train=dict(steps=4))
+    if end == "stopped":
+        run.watch = lambda step: setattr(run.stop, "asked", signal.SIGTERM)
+    elif end == "failed":
+        monkeypatch.setattr(run, "watch", lambda step: (_ for _ in ()).throw(RunFailed("planted")) if step else None)
+    gc.disable()
+    try:
+        with contextlib.suppress(RunFailed):
+            run.fit()
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()

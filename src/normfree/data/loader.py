@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -219,7 +220,7 @@ class Share:
 
 
 class Loader:
-    """Batches of one split, epoch by epoch: iterate after :meth:`set_epoch`.
+    """Batches of one split, epoch by epoch: iterate after :meth:`set_epoch`, and :meth:`close` at the end.
 
     Args:
         shape: (C, H, W) of the transformed images, for batches in which none could be read.
@@ -257,7 +258,8 @@ class Loader:
             len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
         )
         made = _TransformedPairs if pairs else _TransformedVectors if vectors else _Transformed
-        self.loader = DataLoader(
+        self._new = partial(
+            DataLoader,
             made(split, transform, mixing),
             batch_sampler=self.batches,
             collate_fn=_Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors)),
@@ -266,6 +268,14 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each iterator takes a number from the global one
         )
+        self.loader = self._new()
+
+    def close(self) -> None:
+        """End the processes that decode; another iteration would start them again.
+
+        Left to the garbage collector, the queues of torch's loader go before it, and it waits 5 seconds for each.
+        """
+        self.loader = self._new()
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the order of the next iteration, and its first batch."""

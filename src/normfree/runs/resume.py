@@ -9,7 +9,7 @@ from ..data.split import HELD_OUT
 from ..errors import UsageError
 from ..recipes import Recipe, dump_recipe, field_paths, load_recipe
 from ..training import whole_file
-from ..training.run import CHECKPOINTS, METRICS, RECIPE, STARTED
+from ..training.run import CHECKPOINTS, LOCK, METRICS, RECIPE, STARTED
 from . import record
 
 # how long the run is, which may change; the run's recipe.yaml is written anew then
@@ -73,13 +73,22 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
     Raises:
         UsageError: no run folder, or an option that would make it another run.
     """
-    other = sorted(overrides.keys() - CHANGEABLE)
-    if other:
-        raise UsageError(f"--{other[0]} would make it another run; --resume takes {', '.join(sorted(CHANGEABLE))}")
     path = Path(run) / RECIPE
     if not path.is_file():
-        raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
-    return Path(run).resolve().name, load_recipe(str(path), overrides)
+        if not (Path(run) / LOCK).is_file():
+            raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
+        raise UsageError(f"--resume {run} has nothing to go on with; --out {run} --resume starts the run there")
+    written, recipe = load_recipe(str(path)), load_recipe(str(path), overrides)
+    asked = record.read(Path(run)).get("asked", {})
+    for name in sorted(overrides.keys() - CHANGEABLE):
+        section, field = name.split(".")[:2]
+        before, now = (record.as_asked(r)[section][field] for r in (written, recipe))
+        if now not in (before, asked.get(section, {}).get(field, before)):
+            raise UsageError(
+                f"--{name} would make it another run: {section}.{field} is {before!r} there, not {now!r}; "
+                f"--resume takes {', '.join(sorted(CHANGEABLE))}"
+            )
+    return Path(run).resolve().name, recipe
 
 
 def lengths_changed(folder: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:

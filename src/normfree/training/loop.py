@@ -199,6 +199,10 @@ class Trainer:
                 raise self._interrupted() from None
             self._ended("failed", f"{type(error).__name__}: {error}")
             raise
+        finally:
+            for loader in (self.task.train, self.task.test):
+                if isinstance(loader, Loader):
+                    loader.close()
         at, spent = self.at, time.perf_counter() - begun
         early = self._waited_enough() and at.step < self.total_steps
         stopped = at.step < self.total_steps and not early
