@@ -25,6 +25,12 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled_here(tmp_path_factory):
+    """What torch.compile keeps on disk does not say which vector instructions it is for."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
 def portable(monkeypatch):
     """Without the compiled kernels: what a compiler or an exporter sees is compared with the same operations."""
