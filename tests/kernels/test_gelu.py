@@ -53,15 +53,21 @@ def neighbours(x, y):
     return torch.where(x.isnan() & y.isnan(), 0, (places[0] - places[1]).abs())
 
 
+def halves(got, expected) -> float:
+    """The largest error in halves of a unit in the last place of float32."""
+    return ((got - expected).abs() / (2**-24 * expected.abs().clamp(min=0.5))).max().item()
+
+
 @every
 def test_float32_is_exact_to_rounding(name):
     x = torch.linspace(-20, 20, 1_000_003)
     value, slope = exact(name, x.double())
     # halves of a unit in the last place, of 0.5 where the value is smaller; the erf form's value is torch's, the tail
-    # in its gradient a fit of nine terms
-    limits = (35, 8) if name == "gelu" else (4, 4)
-    for ours, expected, halves in zip((OURS[name](x), gradient(OURS[name], x)), (value, slope), limits, strict=True):
-        assert ((ours - expected).abs() <= halves * 2**-24 * expected.abs().clamp(min=0.5)).all()
+    # in its gradient a fit of nine terms, whose products are rounded where the processor does not fuse them
+    fused = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+    limits = (halves(THEIRS[name](x), value), 8 if fused else 10) if name == "gelu" else (4, 4)
+    assert halves(OURS[name](x), value) <= limits[0]
+    assert halves(gradient(OURS[name], x), slope) <= limits[1]
 
 
 @pytest.mark.parametrize("name", ["gelu_tanh", "gelu"])

@@ -75,11 +75,13 @@ def sharpness(image: Tensor, factor: float) -> Tensor:
     *_, height, width = image.shape
     if height < 3 or width < 3:
         return image.clone()
-    pixels, smooth = image.float(), torch.zeros(len(image), height - 2, width - 2)
+    pixels, smooth = image.double(), torch.zeros(len(image), height - 2, width - 2, dtype=torch.float64)
     for y in range(3):
         for x in range(3):
-            # product and sum in one rounding, in this order: the truncation below shows every last bit
+            # product and sum in one rounding to float32, in this order: the truncation below shows every last bit.
+            # In float64 both are exact, so that it is the same on processors that have no such instruction.
             smooth.add_(pixels[:, y : y + height - 2, x : x + width - 2], alpha=_FIVE if y == x == 1 else _ONE)
+            smooth = smooth.float().double()
     degenerate = image.clone()
     degenerate[:, 1:-1, 1:-1] = smooth.to(torch.uint8)
     return _blend(degenerate, image, factor)
