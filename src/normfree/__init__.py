@@ -1,5 +1,6 @@
 """Normalizer-Free networks for PyTorch: models, primitives, optimizer, recipes."""
 
+from . import requirements as requirements  # isort: skip - before anything that needs the packages
 from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
 from .export import fold

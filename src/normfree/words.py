@@ -1,6 +1,33 @@
-"""Words of messages."""
+"""Words of messages, and how text reaches a terminal: names of files and what is in them may be anything."""
+
+import json
+import unicodedata
+from typing import Any, TextIO
+
+JOINERS = "\u200c\u200d"  # of Persian, of Hindi, of emoji; Python calls them not printable
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 image``, ``2 images``, ``1,440 images``; ``plural`` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """A text as one line that steers no terminal: line breaks, control characters and the like as escapes."""
+    return text if text.isprintable() else "".join(c if _shown(c) else repr(c)[1:-1] for c in text)
+
+
+def tell(*lines: str, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print lines, each :func:`printable`, to standard output or another stream. All text from files goes this way."""
+    if lines:
+        print("\n".join(map(printable, lines)), file=file, flush=flush)
+
+
+def as_json(value: Any) -> str:
+    """One line of JSON in which letters of every language are themselves, and what a terminal acts on is an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if _shown(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def _shown(letter: str) -> bool:
+    return letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"

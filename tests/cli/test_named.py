@@ -60,7 +60,7 @@ def test_what_a_text_names(everyones, trained):
         "x.onnx": Kind.EXPORTED,
         "pretrained:nfnet_f0": Kind.PUBLISHED,
         "torchvision.models:resnet18": Kind.FUNCTION,
-        "timm:create_model('resnet18')": Kind.FUNCTION,
+        "timm:create_model": Kind.FUNCTION,
         "nfnet_f0": Kind.MODEL,
     }
     assert {str(text): kind_of(str(text)) for text in named} == {str(text): kind for text, kind in named.items()}

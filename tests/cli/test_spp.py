@@ -187,14 +187,23 @@ def test_networks_of_one_name_are_told_apart(normfree, mine):
     assert names == ["my_spp_nets:Net #1", "my_spp_nets:Net #2", "Made.make"]
 
 
-@pytest.mark.parametrize("call", ["Net(4, name='a \"b\", $c$')", "Net(width=4)", "Made.make(4)", "ready"])
-def test_names_with_odd_characters(normfree, mine, call):
-    result = normfree("spp", f"my_spp_nets:{call}", *QUICK, "--spectra")
+@pytest.mark.parametrize(
+    ("function", "options", "called"),
+    [
+        ("Net", ["width=4", "name='a \"b\", $c$'"], 'Net (width=4, name=a "b", $c$)'),
+        ("Net", ["width=4"], "Net (width=4)"),
+        ("Made.make", ["width=4"], "Made.make (width=4)"),
+        ("ready", [], "ready"),
+    ],
+)
+def test_names_with_odd_characters(normfree, mine, function, options, called):
+    options = [word for option in options for word in ("--option", option)]
+    result = normfree("spp", f"my_spp_nets:{function}", *QUICK, "--spectra", *options)
     assert result.code == 0, result.err
     (picture,) = mine.glob("spp-*.png")
     assert set(picture.stem) <= set("abcdefghijklmnopqrstuvwxyzMN0123456789._-")
     for name in (picture.with_suffix(".csv"), f"{picture.stem}-spectra.csv"):
-        assert {row["network"] for row in rows(name)} == {call}
+        assert {row["network"] for row in rows(name)} == {called}
 
 
 def test_spectra(normfree, mine):
@@ -264,8 +273,8 @@ def test_blocks_and_batch_statistics(normfree, mine):
     [
         (["nf_resnet51"], "model 'nf_resnet51' is unknown; did you mean nf_resnet50"),
         (["no_such_module_of_mine:f"], "module 'no_such_module_of_mine' cannot be imported"),
-        ([":f"], "cannot be imported"),
-        ([".x:f"], "cannot be imported"),
+        ([":f"], "must look like"),
+        ([".x:f"], "must look like"),
         (["my_spp_broken:f"], "SyntaxError"),
         (["my_spp_raising:f"], "ValueError: at import"),
         (["my_spp_exiting:f"], "SystemExit"),
@@ -277,13 +286,14 @@ def test_blocks_and_batch_statistics(normfree, mine):
         (["my_spp_nets:Net.absent"], "my_spp_nets has no 'Net.absent'"),
         (["my_spp_nets:fails"], "my_spp_nets:fails failed: RuntimeError: no luck"),
         (["my_spp_nets:leaves"], "my_spp_nets:leaves failed: SystemExit"),
-        (["my_spp_nets:Net(deep=1)"], "failed: TypeError"),
+        (["my_spp_nets:Net()"], "must look like"),
+        (["my_spp_nets:Net", "--option", "deep=1"], "failed: TypeError"),
         (["my_spp_nets:number"], "failed: TypeError"),
         (["my_spp_nets:nothing"], "gave a NoneType; it must be or return a torch.nn.Module"),
         (["my_spp_nets:picky"], "picky fails on inputs of shape (4, 3, 64, 64): AssertionError: only 224 px"),
         (["my_spp_nets:straight"], "no residual block was found in Sequential"),
         (["my_spp_nets:Net", "--blocks", "stages.*"], "matches no module of Net"),
-        (["my_spp_nets:Net", "--option", "width=4"], "--option is for models by name"),
+        (["my_spp_nets:ready", "--option", "width=4"], "--option is for models by name and for functions; my_spp_nets"),
         (["my_spp_nets:Net", "--size", "0"], "--size (=0) must be at least 1"),
         (["my_spp_nets:Net", "--size", "-3"], "--size (=-3) must be at least 1"),
         (["my_spp_nets:Net", "--batch", "0"], "--batch (=0) must be at least 1"),
@@ -325,6 +335,41 @@ def test_what_cannot_be_used(normfree, mine, arguments, message):
     assert result.code == 2, result.err
     assert message in result.error
     assert sorted(path.name for path in mine.iterdir() if path.name != "__pycache__") == before  # and nothing written
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my_spp_touching:open('touched','w')",
+        "my_spp_touching:f('touched')",
+        "my_spp_touching:f()",
+        "my_spp_touching:f.__class__[0]",
+        "my_spp_touching:f or f",
+        "my_spp_touching:f:f",
+        "my_spp_touching:f\n",
+        "my_spp_touching:(f)",
+        "my_spp_touching:f;f",
+        "my_spp_touching:1",
+        "my_spp_touching..x:f",
+        "my_spp_touching :f",
+        "my_spp_touching,my_spp_nets:f",
+    ],
+)
+@pytest.mark.parametrize("verb", [["spp"], ["bench", "step"]], ids=["spp", "bench"])
+def test_nothing_is_imported_for_what_is_no_name(normfree, mine, verb, text):
+    """A module that would leave a file wherever it is imported, and a function that would leave another."""
+    (mine / "my_spp_touching.py").write_text("open('imported', 'w')\ndef f(*x):\n    open('called', 'w')\n")
+    before = sorted(path.name for path in mine.iterdir())
+    result = normfree(*verb, text)
+    assert result.code == 2
+    assert "must look like pkg.module:factory, names alone" in result.error
+    assert sorted(path.name for path in mine.iterdir()) == before
+    assert "my_spp_touching" not in sys.modules
+
+
+def test_it_says_that_it_runs_code(normfree):
+    text = normfree("spp", "--help").out
+    assert "it runs code, and looks for modules in the\ncurrent folder first" in text
 
 
 def test_the_working_folder_is_no_part_of_the_path_afterwards(normfree, mine):

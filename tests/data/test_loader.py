@@ -6,7 +6,17 @@ import image_files
 import pytest
 import torch
 
-from normfree.data import Batch, EvalTransform, Loader, Share, TrainTransform, UnreadableImage, digits, image_folder
+from normfree.data import (
+    Batch,
+    EvalTransform,
+    Loader,
+    Share,
+    TrainTransform,
+    Unreadable,
+    UnreadableImage,
+    digits,
+    image_folder,
+)
 
 PLAIN = EvalTransform(1, 0, (0.0,), (1 / 255,))  # leaves values as they are
 RANDOM = TrainTransform(9, "distorted", True, (0.5,), (0.5,))
@@ -133,9 +143,9 @@ def test_unreadable_images_are_reported_and_the_others_kept():
     batches = list(loader)
     assert [batch.indices.tolist() for batch in batches] == [[0, 3], [4, 5, 6, 7], [9]]
     assert [batch.unreadable for batch in batches] == [
-        ["image1.png: broken", "image2.png: broken"],
+        [Unreadable("image1.png", "broken"), Unreadable("image2.png", "broken")],
         [],
-        ["image8.png: broken"],
+        [Unreadable("image8.png", "broken")],
     ]
     for batch in batches:
         assert len(batch) == len(batch.images) == len(batch.labels)

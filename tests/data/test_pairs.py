@@ -13,6 +13,7 @@ from scipy.io import savemat
 from normfree import UsageError
 from normfree.data import UnreadableImage
 from normfree.data.masks import MaskValues
+from normfree.data.nyu import NYUSplit
 from normfree.data.pairs import open_pairs, read_depth
 
 
@@ -224,6 +225,68 @@ def test_nyu_of_other_contents(tmp_path):
     with pytest.raises(UsageError, match="is no labelled set of NYU Depth v2: ") as caught:
         open_pairs(f"nyu:{path}", "depth")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "depths", "told"),
+    [
+        (np.float32, np.float32, "images of float32, depths of float32; they must be uint8"),
+        (np.uint16, np.float32, "images of uint16, depths of float32; they must be uint8"),
+        ("S4", np.float32, r"images of \|S4, depths of float32; they must be uint8"),
+        ([("a", "i4"), ("b", "f8")], np.float32, r"images of \[.*, depths of float32; they must be uint8"),
+        (np.uint8, np.uint16, "images of uint8, depths of uint16; they must be uint8 and floating-point"),
+    ],
+    ids=["floats", "16 bits", "text", "records", "depth in integers"],
+)
+def test_nyu_of_other_types(tmp_path, images, depths, told):
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "w") as file:
+        file["images"], file["depths"] = np.zeros((6, 3, 16, 12), images), np.ones((6, 16, 12), depths)
+    with pytest.raises(UsageError, match=f"{path}: {told}") as caught:
+        open_pairs(f"nyu:{path}", "depth")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_nyu_of_absurd_sizes(tmp_path):
+    """Terabytes that are in no file: nothing is made for them."""
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (6, 3, 2**20, 2**20), np.uint8, chunks=(1, 3, 64, 64))
+        file.create_dataset("depths", (6, 2**20, 2**20), np.float32, chunks=(1, 64, 64))
+    with pytest.raises(UsageError, match="images of 1048576 x 1048576; at most 8192 pixels a side"):
+        open_pairs(f"nyu:{path}", "depth")
+
+
+def test_damaged_images_of_nyu_are_unreadable(tmp_path):
+    """Whatever HDF5 raises: here a filter that is not there."""
+    import h5py
+
+    path = nyu_file(tmp_path)
+    with h5py.File(path, "r+") as file:
+        pixels = file["images"][:]
+        del file["images"]
+        file.create_dataset("images", data=pixels, chunks=(1, 3, 16, 12), compression="gzip")
+        chunk = file["images"].id.get_chunk_info(1)
+    with open(path, "r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(b"\xff" * chunk.size)
+    split = NYUSplit(str(path), [0, 1], 3)
+    assert split.image(0).shape == (3, 12, 16)
+    with pytest.raises(UnreadableImage, match=rf"^{path}\[1\]: ") as caught:
+        split.image(1)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_images_of_nyu_in_both_splits_are_refused(tmp_path):
+    path = nyu_file(tmp_path)
+    split = path.with_name("splits.mat")
+    savemat(split, dict(trainNdxs=np.array([[2], [4], [5]]), testNdxs=np.array([[5], [6], [2]])))
+    with pytest.raises(UsageError, match=f"{split} has 2 images, such as 2, in both trainNdxs and testNdxs; each must"):
+        open_pairs(f"nyu:{path}", "depth")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import tarfile
+import types
 import zlib
 
 import numpy as np
@@ -14,7 +15,7 @@ from shard_files import folder, numbered, png, shard
 
 from normfree import UsageError
 from normfree.data import EvalTransform, Loader, Share, UnreadableImage, open_source
-from normfree.data.shards import find_shards, read_table
+from normfree.data.shards import WHOLE, find_shards, read_table
 from normfree.data.sources import absolute
 
 PLAIN = EvalTransform(12, 0, (0.0, 0.0, 0.0), (1 / 255,) * 3)
@@ -252,6 +253,54 @@ def test_the_table_is_kept_and_made_anew_when_the_shard_changes(tmp_path, cache,
     assert os.stat(path).st_size == status.st_size
     assert read_table(str(path)).keys.tolist() == [b"00005", b"00006", b"00007"]
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.fixture(params=[True, False], ids=["", "no time of changes"])
+def disk(request, monkeypatch):
+    """A disk that keeps the time of each change, or one that does not."""
+    status = os.fstat
+
+    def without(descriptor):
+        found = status(descriptor)
+        kept = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+        return types.SimpleNamespace(**kept | dict(st_ctime_ns=0))
+
+    if not request.param:
+        monkeypatch.setattr(os, "fstat", without)
+    return request.param
+
+
+def changed(path, before: bytes, after: bytes) -> None:
+    """Other bytes in the same file, of the same number, at the same time."""
+    status, content = os.stat(path), path.read_bytes()
+    assert content.count(before) == 1
+    with open(path, "r+b") as file:
+        file.write(content.replace(before, after))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (os.stat(path).st_size, os.stat(path).st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path, disk):
+    """A label that was corrected in place."""
+    path = shard(tmp_path / "a.tar", {"0.png": png(0), "0.cls": b"4"})
+    assert read_table(str(path)).labels.tolist() == [4]
+    block = b"4" + bytes(tarfile.BLOCKSIZE - 1)
+    changed(path, block, b"7" + block[1:])
+    assert read_table(str(path)).labels.tolist() == [7]
+
+
+@pytest.mark.parametrize("name", ["first", "middle", "last"])
+def test_other_bytes_in_a_large_shard_are_noticed(tmp_path, disk, name):
+    """Anywhere where the disk keeps times of changes; else at the places that are compared."""
+    if name == "middle" and not disk:
+        return  # not promised
+    members = {"first.cls": b"5", "first.png": bytes(WHOLE), "middle.cls": b"6", "middle.png": bytes(WHOLE)}
+    path = shard(tmp_path / "a.tar", members | {"last.png": b"", "last.cls": b"7"})
+    assert read_table(str(path)).labels.tolist() == [5, 6, 7]
+    labels = dict(first=5, middle=6, last=7)
+    block = b"%d" % labels[name] + bytes(tarfile.BLOCKSIZE - 1)
+    changed(path, block, b"8" + block[1:])
+    assert read_table(str(path)).labels.tolist() == list((labels | {name: 8}).values())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", pickle.dumps([1])])

@@ -1,5 +1,6 @@
 """One walk of folders for every verb: links, loops, dead links, pipes, and files that are no images."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -76,13 +77,89 @@ def test_a_folder_above_is_no_class(tmp_path):
     assert source.told[0].startswith(f"{root}: skipped 2 links to a folder that holds it")
 
 
-def test_one_folder_linked_twice_is_read_twice(tmp_path):
+def test_one_folder_linked_twice_is_read_once(tmp_path):
     root, shared = image_files.folder(tmp_path / "photos"), tmp_path / "shared"
     image_files.write(shared / "a.png")
     for name in ("one", "two"):
         (root / "train" / "cat" / name).symlink_to(shared)
-    source = image_folder(str(root))
-    assert (len(source.train), source.told) == (10, ())
+    source, two = image_folder(str(root)), root / "train" / "cat" / "two"
+    assert (len(source.train), source.told) == (9, (f"{root}: skipped 1 link to a folder that is read anyway: {two}",))
+
+
+def test_a_folder_has_its_own_name_where_a_link_comes_first(tmp_path):
+    image_files.write(tmp_path / "z" / "a.png")
+    (tmp_path / "a").symlink_to("z")
+    walk = Walk()
+    assert walk.images(tmp_path) == [str(tmp_path / "z" / "a.png")]
+    assert walk.told("x") == [f"x: skipped 1 link to a folder that is read anyway: {tmp_path / 'a'}"]
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    """Folders that were listed."""
+    listed, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(str(folder)) or scan(folder))
+    return listed
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the tree", "elsewhere"])
+def test_folders_that_all_link_to_each_other(tmp_path, scanned, inside):
+    """Each image once, each folder listed once: by the paths there are 1,956 of them, of 16 folders 10**13."""
+    root, names = tmp_path / "root", "abcdef"
+    place = root if inside else tmp_path / "elsewhere"
+    for name in names:
+        image_files.write(place / name / f"{name}.png")
+        for other in set(names) - {name}:
+            (place / name / f"to_{other}").symlink_to(place / other)
+    root.mkdir(exist_ok=True)
+    if not inside:
+        for name in names:
+            (root / name).symlink_to(place / name)
+    walk = Walk()
+    assert walk.images(root) == [str(root / name / f"{name}.png") for name in names]
+    assert len(scanned) == 1 + len(names)
+    assert len(walk.again) + len(walk.loops) == len(names) * (len(names) - 1)
+
+
+def test_what_is_above_a_linked_folder_is_not_followed(tmp_path, scanned):
+    """Two links deep, neither in the tree nor above it."""
+    image_files.write(tmp_path / "far" / "deep" / "x" / "a.png")
+    image_files.write(tmp_path / "far" / "b.png")
+    (tmp_path / "far" / "deep" / "x" / "up").symlink_to("../..")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "far" / "deep" / "x")
+    walk = Walk()
+    assert walk.images(tmp_path / "root") == [str(tmp_path / "root" / "link" / "a.png")]
+    assert walk.loops == [str(tmp_path / "root" / "link" / "up")]
+    assert len(scanned) == 2
+
+
+def test_a_walk_asks_the_system_once_for_each_folder_and_link(tmp_path, monkeypatch):
+    """So 200,000 images cost what their folders' lists do."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(300):
+            (tmp_path / name / f"{i}.png").touch()
+    stat, asked = os.stat, []
+    monkeypatch.setattr(os, "stat", lambda path, **options: asked.append(str(path)) or stat(path, **options))
+    assert len(Walk().images(tmp_path)) == 600
+    assert len([path for path in asked if path.startswith(str(tmp_path))]) < 10
+
+
+def test_paths_that_are_too_long_for_the_system_are_said(tmp_path, monkeypatch):
+    image_files.write(tmp_path / "a.png")
+    (tmp_path / "deep").mkdir()
+    stat = os.stat
+
+    def short(path, **options):
+        if str(path).endswith("deep"):
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", short)
+    walk = Walk()
+    assert walk.images(tmp_path) == [str(tmp_path / "a.png")]
+    assert walk.told("x") == [f"x: skipped 1 folder that cannot be opened: {tmp_path / 'deep'}"]
 
 
 def test_a_dead_link_is_an_image_that_cannot_be_read(tmp_path):

@@ -22,6 +22,7 @@ from normfree.export import (
     onnx_file,
     open_onnx,
     operators,
+    seal,
     to_onnx,
     weight_arithmetic,
 )
@@ -107,6 +108,10 @@ def test_dynamic_quantization_of_onnxruntime(exported, tmp_path, weights):
     assert any("Integer" in operator for operator in operators(path))
     assert path.stat().st_size < 0.6 * written.path.stat().st_size
     images = torch.randn(2, *model_shape(written))
+    with pytest.raises(UsageError, match=r"quantized\.onnx is not as it was written: .* normfree\.export\.seal"):
+        open_onnx(path)
+    seal(path)
+    onnx.checker.check_model(str(path))
     opened = open_onnx(path)  # it still says how it is fed
     assert opened.description == written.description
     with torch.no_grad():
@@ -335,7 +340,7 @@ def foreign(path: Path, text: str | None = None) -> Path:
     ("make", "said"),
     [
         (lambda path: path, "does not exist"),
-        (lambda path: path.write_bytes(b"no"), "cannot be opened by onnxruntime"),
+        (lambda path: path.write_bytes(b"no"), "is no ONNX file that can be used: damaged at byte 0"),
         (foreign, "was not written by normfree export"),
         (lambda path: foreign(path, "{"), "cannot be used"),
         (lambda path: foreign(path, "[]"), "cannot be used"),

@@ -126,7 +126,7 @@ def test_unreadable_images_are_named_once_and_skipped(tmp_path, capsys):
     task = broken(train=(3, 5), test=(1,))
     summary = trainer(tmp_path, task=task, train=dict(steps=None, epochs=6), max_unreadable=3).fit()
     expected = ["digits/train[3]: broken", "digits/train[5]: broken", "digits/test[1]: broken"]
-    assert sorted(summary.unreadable) == sorted(expected)
+    assert sorted(map(str, summary.unreadable)) == sorted(expected)
     assert summary.last["images"] == 19
     said = "".join(capsys.readouterr())
     assert all(said.count(message) == 1 for message in expected)

@@ -1,15 +1,21 @@
 """Unreadable images in a run that mixes: each is read twice an epoch, and named and counted once in the whole run."""
 
+import json
+
+import coco_files
 import image_files
 import pytest
 import torch
 from tiny_runs import network, trainer
 
 from normfree import RunFailed
-from normfree.data import DataConfig, image_folder
+from normfree.data import DataConfig, Loader, Unreadable, image_folder
+from normfree.data.coco import coco
 from normfree.data.decode import UnreadableImage, decode_image
 from normfree.data.loader import _Key
+from normfree.data.objects import ObjectTransform
 from normfree.tasks import Classification, TaskConfig
+from normfree.training.state import restore
 
 BROKEN = ["train/cat/b1.png", "train/cat/b2.png", "train/dog/b3.png", "val/dog/b4.png"]
 # of forks beside threads, from Python 3.12 on, which is how torch starts workers; of more workers than cores
@@ -52,7 +58,7 @@ def test_each_is_named_and_counted_once(tmp_path, photos, capsys, workers, data)
     for name in BROKEN:
         assert said.count(f"skipped unreadable image {photos / name}: ") == 1
     assert said.count("skipped unreadable image") == len(BROKEN)
-    paths = [message.partition(": ")[0] for message in summary.unreadable]
+    paths = [one.image for one in summary.unreadable]
     assert sorted(paths) == sorted(str(photos / name) for name in BROKEN)
     assert summary.last["images"] == 4
 
@@ -109,7 +115,7 @@ def test_the_others_are_as_if_nothing_was_unreadable(photos, workers, data):
             if data:
                 assert torch.equal(batch.partners, expected.partners[kept])
                 assert torch.equal(batch.ratios, expected.ratios[kept])
-            named = [message.partition(": ")[0] for message in batch.unreadable]
+            named = [one.image for one in batch.unreadable]
             first = [
                 one.index if one.index in broken else one.partner for one, gone in zip(key, lost, strict=True) if gone
             ]
@@ -124,4 +130,57 @@ def test_an_unreadable_partner_is_named(photos):
     assert sample.image is None
     with pytest.raises(UnreadableImage) as caught:
         decode_image(names[broken])
-    assert sample.error == str(caught.value)
+    assert str(sample.error) == str(caught.value)
+
+
+def test_files_are_counted_whatever_their_names_hold(tmp_path, capsys):
+    """Where a folder's name has what stands in front of a reason."""
+    root = image_files.folder(tmp_path / "my: photos", train=10)
+    for name in BROKEN:
+        image_files.break_file(root / name)
+    assert len(run(tmp_path / "enough", root, 0, len(BROKEN), {}).fit().unreadable) == len(BROKEN)
+    assert capsys.readouterr().err.count("skipped unreadable image") == len(BROKEN)
+    with pytest.raises(RunFailed, match=r"unreadable images: 4, more than data\.max_unreadable \(=3\)"):
+        run(tmp_path / "few", root, 0, len(BROKEN) - 1, {}).fit()
+
+
+def test_images_are_counted_not_the_file_that_says_what_is_in_them(tmp_path):
+    """Masks of one JSON file: each image whose mask cannot be drawn is one."""
+    root = coco_files.coco_folder(tmp_path / "coco", count=6)
+    content = json.loads((root / "train.json").read_text())
+    for one in content["annotations"][1:]:
+        one["segmentation"] = [[1, 2, 3]]
+    (root / "train.json").write_text(json.dumps(content))
+    split = coco(str(root)).train
+    view = ObjectTransform(30, 40, (0.0,) * 3, (1.0,) * 3, train=True)
+    found = [one for batch in Loader(split, view, 6, shape=(3, 30, 40), pairs=True) for one in batch.unreadable]
+    lost = {one["image_id"] for one in content["annotations"][1:]}
+    assert [one.image for one in found] == [str(root / "train" / f"{number - 100}.png") for number in sorted(lost)]
+    assert all("train.json: annotation" in one.reason for one in found)
+    trained = trainer(tmp_path / "run", max_unreadable=len(lost) - 1)
+    with pytest.raises(RunFailed, match=f"unreadable images: {len(lost)}, more than"):
+        trained._note(found)
+
+
+def test_one_image_is_one_whatever_the_reason_is_this_time(tmp_path):
+    trained = trainer(tmp_path / "run", max_unreadable=1)
+    trained._note([Unreadable("a.png", "truncated")])
+    trained._note([Unreadable("a.png", "Input/output error"), Unreadable("a.png", "truncated")])
+    assert trained.at.unreadable == [Unreadable("a.png", "truncated")]
+
+
+def test_the_state_of_a_run_of_an_earlier_version(tmp_path, photos, capsys):
+    """It has a message for each image."""
+    first = run(tmp_path / "run", photos, 0, len(BROKEN), {})
+    first.total_steps = 10
+    first.fit()
+    state = first.run.checkpoints.folder / "last" / "state.json"
+    content = json.loads(state.read_text())
+    assert content["unreadable"][0].keys() == {"image", "reason"}
+    content["unreadable"] = [f"{one['image']}: {one['reason']}" for one in content["unreadable"]]
+    state.write_text(json.dumps(content))
+    capsys.readouterr()
+    again = run(tmp_path / "other", photos, 0, len(BROKEN), {})
+    again.at, _ = restore(state.parent, again.step)
+    assert len(again.fit().unreadable) == len(BROKEN)
+    assert "skipped unreadable image" not in "".join(capsys.readouterr())

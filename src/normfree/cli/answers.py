@@ -3,8 +3,8 @@
 import argparse
 import contextlib
 import csv
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data import UnreadableImage, decode_image
 from ..data.turned import header
 from ..errors import RunFailed, UsageError
+from ..words import as_json, tell
 from .images import given_images
 
 
@@ -63,7 +64,7 @@ class Answers:
         """What is said about an image, as plain data; writes the files about it."""
         raise NotImplementedError
 
-    def lines(self, told: dict[str, Any]) -> str:
+    def lines(self, told: dict[str, Any]) -> list[str]:
         """The same for people."""
         raise NotImplementedError
 
@@ -91,8 +92,7 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
             said = answers.ask(seen, [asked.image for asked, _ in batch])
             for (asked, _), answer in zip(batch, said, strict=True):
                 told = dict(path=str(asked.path)) | answers.tell(asked, answer)
-                line = json.dumps(told, ensure_ascii=False) if options.json else answers.lines(told)
-                print(line, flush=options.json)
+                tell(*([as_json(told)] if options.json else answers.lines(told)), flush=options.json)
                 table.write(["path", *answers.columns], ([told["path"], *cells] for cells in answers.rows(told)))
                 written += 1
     if not written:
@@ -101,11 +101,9 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
     if options.masks or options.depths or (options.boxes and not options.annotations):
         turned = sum(header(str(path))[1] != 1 for path in paths)
         if turned:
-            print(
-                f"EXIF turns {turned} of the images; what is written is for images as they are shown", file=sys.stderr
-            )
+            tell(f"EXIF turns {turned} of the images; what is written is for images as they are shown", file=sys.stderr)
     if not options.json and (len(paths) > 1 or any(map(Path.is_dir, map(Path, options.images)))):
-        print("\n".join([_count(written, len(unreadable)), *end, *([f"  table {options.csv}"] if options.csv else [])]))
+        tell(_count(written, len(unreadable)), *end, *([f"  table {options.csv}"] if options.csv else []))
     return 1 if unreadable else 0
 
 
@@ -151,7 +149,7 @@ def _batches(
         try:
             image = answers.placed(path, decode_image(path, answers.channels, value_range=answers.value_range))
         except UnreadableImage as error:
-            print(f"skipped unreadable image {error}", file=sys.stderr)
+            tell(f"skipped unreadable image {error}", file=sys.stderr)
             unreadable.append(path)
             continue
         view = answers.view(image)
@@ -202,12 +200,12 @@ class _Table:
 def _names(paths: list[Path]) -> dict[Path, str]:
     """A name for the files about each image; images of one name in several folders are numbered."""
     taken: set[str] = set()
-    names = {}
+    names, numbers = {}, Counter[str]()
     for path in paths:
-        name, number = path.stem, 1
+        name = path.stem
         while name in taken:
-            number += 1
-            name = f"{path.stem}-{number}"
+            numbers[path.stem] += 1
+            name = f"{path.stem}-{1 + numbers[path.stem]}"
         taken.add(name)
         names[path] = name
     return names

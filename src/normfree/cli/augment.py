@@ -21,6 +21,7 @@ from ..errors import UsageError
 from ..models.registry import default_cfg
 from ..recipes import is_dense, load_recipe
 from ..report.drawing import rgb_picture
+from ..words import tell
 from .images import given_images
 from .main import Parser
 
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         rows, what = _pipeline(images, options.count, options.seed, augmentation), _steps(augmentation)
     _sheet(rows, augmentation.crop.size).save(path)
-    print(f"{augmentation.crop.size} px; {what}\npicture {path}")
+    tell(f"{augmentation.crop.size} px; {what}", f"picture {path}")
     return 1 if unreadable else 0
 
 
@@ -139,13 +140,12 @@ def _read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], 
     """Images, and how many files were none."""
     images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
     source, _ = fitted(Source(files, files, []), augmentation.value_range)
-    for line in source.told:
-        print(line, file=sys.stderr)
+    tell(*source.told, file=sys.stderr)
     for index in range(len(paths)):
         try:
             images.append(to_uint8(source.train.image(index)))
         except UnreadableImage as error:
-            print(f"skipped unreadable image {error}", file=sys.stderr)
+            tell(f"skipped unreadable image {error}", file=sys.stderr)
     if not images:
         raise UsageError(f"none of the {len(paths)} images could be read")
     return images, len(paths) - len(images)

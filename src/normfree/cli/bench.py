@@ -21,6 +21,7 @@ from ..data.config import MOST_PIXELS
 from ..errors import UsageError
 from ..models.registry import lookup
 from ..training import keep_freed_memory, pick_device
+from ..words import tell
 from .main import Parser
 from .networks import Named, open_network
 
@@ -72,7 +73,7 @@ def _step(argv: Sequence[str]) -> int:
     print("|---|---|---|---|---|---|")
     for name, samples in measured.items():
         kept = memory[name][0] / 1e6 / options.batch
-        print(
+        tell(
             f"| {name} | {_ms(samples)} | {options.batch / samples.median:.4g} "
             f"| {1e3 * forward[name].median:.1f} | {kept:.1f} |"
         )
@@ -153,7 +154,7 @@ def _tables(argv: Sequence[str]) -> int:
 def _say(what: str) -> None:
     """What is at work, where somebody watches."""
     if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr)
+        tell(f"{what} ...", file=sys.stderr)
 
 
 def _say_row(row: Row) -> None:
@@ -203,7 +204,7 @@ def _scaling(argv: Sequence[str]) -> int:
             f"{name}: {1e3 * line.constant:.0f} ms + {1e12 * line.slope:.2f} ms per G multiply-adds, "
             f"no point farther than {line.worst:.0%} from it"
         )
-    print(f"written {folder / 'scaling.png'} and scaling.csv")
+    tell(f"written {folder / 'scaling.png'} and scaling.csv")
     return 0
 
 
@@ -220,7 +221,7 @@ def _kept(points: list[Point], folder: Path) -> Iterator[None]:
             scaling.plot(points).savefig(folder / "scaling.png")
             if not whole:
                 where = f"{folder / 'scaling.png'} and scaling.csv"
-                print(f"normfree: stopped; what was measured is in {where}", file=sys.stderr)
+                tell(f"normfree: stopped; what was measured is in {where}", file=sys.stderr)
 
 
 def _measure_points(points: list[Point], series: Sequence[str], path: Path, options: argparse.Namespace) -> None:

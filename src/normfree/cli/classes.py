@@ -57,8 +57,8 @@ class Classes(Answers):
         """Note for the summary what is said about an image."""
         self.counts[found[0]["name"]] += 1
 
-    def lines(self, told: dict[str, Any]) -> str:
-        return "\n".join([told["path"], *(f"  {c['probability']:7.2%}  {c['name']}" for c in told["classes"])])
+    def lines(self, told: dict[str, Any]) -> list[str]:
+        return [told["path"], *(f"  {c['probability']:7.2%}  {c['name']}" for c in told["classes"])]
 
     def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
         yield [cell for one in told["classes"] for cell in (one["name"], round(one["probability"], 6))]

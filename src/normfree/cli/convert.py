@@ -16,6 +16,7 @@ from ..models.config import ModelConfig
 from ..recipes import describe
 from ..training import save_weights, whole_file
 from ..weights import convert as weights
+from ..words import tell
 from .foreign import Opened, class_names, open_foreign, read_named, recipe_from, recipe_of
 from .main import Parser
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
@@ -47,10 +48,10 @@ def run(argv: Sequence[str]) -> int:
     shapes = weights.shapes_of(tensors, form)
     rows = weights.report(opened.model, opened.shapes, opened.form, shapes, form)
     if not options.quiet:
-        print(_table(rows, opened.form, form))
-    print(_summary(rows, dest, form, tensors, opened))
+        tell(*_table(rows, opened.form, form))
+    tell(*_summary(rows, dest, form, tensors, opened))
     if options.verify:
-        print(_verify(dest, form, opened))
+        tell(*_verify(dest, form, opened))
     return 0
 
 
@@ -144,7 +145,7 @@ def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]
     return describe(recipe, classes) | dict(names=names, converted_from=opened.form)
 
 
-def _table(rows: Sequence[weights.Row], before: str, after: str) -> str:
+def _table(rows: Sequence[weights.Row], before: str, after: str) -> list[str]:
     """A line per tensor: name and shape there, name and shape here."""
 
     def cells(name: str | None, shape: tuple[int, ...] | None) -> tuple[str, str]:
@@ -153,10 +154,12 @@ def _table(rows: Sequence[weights.Row], before: str, after: str) -> str:
     table = [(before, "", after, "")]
     table += [(*cells(row.source, row.source_shape), *cells(row.dest, row.dest_shape)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
 
 
-def _summary(rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened) -> str:
+def _summary(
+    rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened
+) -> list[str]:
     model, written = opened.model, [row for row in rows if row.dest]
     parameters = sum(p.numel() for p in model.parameters())
     lines = [f"{opened.file}: {note}" for note in opened.notes]
@@ -167,10 +170,10 @@ def _summary(rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mappin
         f"{dest}: {opened.config.name} with {model.num_classes} classes in {FORMS[form]}; {len(written)} tensors, "
         f"{parameters:,} parameters, {dest.stat().st_size / 1e6:,.1f} MB"
     )
-    return "\n".join(lines)
+    return lines
 
 
-def _verify(dest: Path, form: str, opened: Opened) -> str:
+def _verify(dest: Path, form: str, opened: Opened) -> list[str]:
     """Read the file back, compare every bit, and the logits with timm's where timm has the network."""
     fields = {f"model.{key}": value for key, value in vars(opened.config).items()}
     again = _open(str(dest), {} if form == "normfree" else fields)
@@ -184,28 +187,28 @@ def _verify(dest: Path, form: str, opened: Opened) -> str:
         lines.append("the authors' code (JAX and Haiku) is not run here; nothing is claimed about its outputs")
     if "timm" in (form, opened.form):
         file = dest if form == "timm" else opened.file
-        lines.append(_against_timm(file, again.model if opened.form == "timm" else opened.model, opened.config))
-    return "\n".join(lines)
+        lines += _against_timm(file, again.model if opened.form == "timm" else opened.model, opened.config)
+    return lines
 
 
 @torch.no_grad()
-def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> str:
+def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> list[str]:
     """Logits of timm's network with the tensors of its file against ours, on one seeded input."""
     name = f"dm_{config.name}" if model.family == "nfnet" else config.name.removeprefix("timm_")
     try:
         import timm
     except ImportError:
-        return "timm is not installed: its logits cannot be compared"
+        return ["timm is not installed: its logits cannot be compared"]
     state, channels = read_named(str(file)).tensors, model.in_chans
     if config.options or name not in timm.list_models():
-        return f"timm has no {name}{' with these options' if config.options else ''}: there are no logits to compare"
+        return [f"timm has no {name}{' with these options' if config.options else ''}: there are no logits to compare"]
     theirs = timm.create_model(name, num_classes=model.num_classes, in_chans=channels).eval()
     theirs.load_state_dict(state)
     x = torch.randn(1, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     expected = theirs(x)
     largest = ((model(x) - expected).abs().max() / expected.abs().max()).item()
-    line = f"logits of {config.name} and of timm's {name} at {SIZE} px: largest relative difference {largest:.1e}"
+    lines = [f"logits of {config.name} and of timm's {name} at {SIZE} px: largest relative difference {largest:.1e}"]
     if model.family == "nfnet":
-        line += f"\n  (timm's {name} computes another function than the released one: docs/weights.md; "
-        line += f"--model timm_{name} is timm's)"
-    return line
+        told = f"  (timm's {name} computes another function than the released one: docs/weights.md; "
+        lines.append(f"{told}--model timm_{name} is timm's)")
+    return lines

@@ -18,7 +18,7 @@ from ..tasks.multilabel import LabelPrecision
 from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
-from ..words import counted
+from ..words import counted, tell
 from .answers import check_csv, writing
 from .exported import ExportedNet
 from .main import Parser
@@ -71,16 +71,14 @@ def run(argv: Sequence[str]) -> int:
         check_labels(source.test)
     if trained.task == "segmentation" and not data.allow_missing_classes:
         check_test_masks(source)
-    for line in source.told:
-        print(line, file=sys.stderr)
+    tell(*source.told, file=sys.stderr)
     device = pick_device(options.device)
     transform, dense = evaluation_transform(trained), trained.dense
     kind = dict(pairs=dense, vectors=trained.task in ("multi-label", "regression"))
     loader = Loader(source.test, transform, options.batch_size, workers=options.workers, **kind)
     metrics = metrics_of(trained)
     scores, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
-    for message in unreadable:
-        print(f"skipped unreadable image {message}", file=sys.stderr)
+    tell(*(f"skipped unreadable image {one}" for one in unreadable), file=sys.stderr)
     if not scores["images"]:
         raise RunFailed(f"none of the {len(unreadable)} images could be read")
     if len(unreadable) > data.max_unreadable:
@@ -92,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
         about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task)
         print(found.as_json(**about, data=images))
     else:
-        print(f"{trained.source}: {trained.recipe.model.name} on {images}, {counted(scores['images'], 'image')}")
+        tell(f"{trained.source}: {trained.recipe.model.name} on {images}, {counted(scores['images'], 'image')}")
         print(found.as_text())
     if options.csv:
         try:

@@ -14,6 +14,7 @@ from ..export import Written, to_archive, to_onnx
 from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
+from ..words import tell
 from .classifier import open_network
 from .exported import ARCHIVE, ONNX
 from .main import Parser
@@ -42,9 +43,9 @@ def run(argv: Sequence[str]) -> int:
         preprocessing = replace(preprocessing, size=options.size, width=None)
     settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
     settings |= dict(task=network.task, targets=network.targets)
-    print(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
+    tell(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
     written = (to_onnx if kind == "onnx" else to_archive)(network.model, path, **settings)
-    print(_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))
+    tell(*_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))
     return 0
 
 
@@ -106,7 +107,7 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _report(written: Written, runtime: str) -> str:
+def _report(written: Written, runtime: str) -> list[str]:
     about = written.description
     image, output = (_shape(about.batch, shape) for shape in (about.preprocessing.shape, about.shape))
     files = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written.files)
@@ -119,7 +120,7 @@ def _report(written: Written, runtime: str) -> str:
     ]
     if len(written.files) > 1:
         lines.append(f"too large for one ONNX file: {written.files[1]} holds the weights and must stay beside it")
-    return "\n".join([*lines, f"next: normfree predict {written.path} IMAGE_OR_FOLDER ..."])
+    return [*lines, f"next: normfree predict {written.path} IMAGE_OR_FOLDER ..."]
 
 
 def _named(task: str) -> str:

@@ -1,5 +1,6 @@
 """Exported files: opening them, and measuring one as the network that it is from."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..errors import UsageError
 from ..export import Deployed, open_archive, open_onnx
 from ..export.description import VECTORS
 from ..recipes import Recipe
+from ..words import tell
 from .foreign import class_names, recipe_from
 
 ONNX, ARCHIVE = ".onnx", ".pt2"
@@ -23,7 +25,10 @@ def open_exported(path: str, device: torch.device) -> Deployed:
     Raises:
         UsageError: it cannot be opened, or was not written by ``normfree export``.
     """
-    return open_onnx(path) if Path(path).suffix == ONNX else open_archive(path, device)
+    deployed = open_onnx(path) if Path(path).suffix == ONNX else open_archive(path, device)
+    if not deployed.sealed:
+        tell(f"{path} has no checksum, as files of earlier versions; whether it is whole is not known", file=sys.stderr)
+    return deployed
 
 
 class ExportedNet(nn.Module):

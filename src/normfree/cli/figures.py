@@ -16,7 +16,7 @@ from ..errors import RunFailed, UsageError
 from ..spp import plot
 from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
 from ..version import __version__
-from ..words import counted
+from ..words import counted, tell
 from .main import Parser
 
 
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - begun
     text = _page(sections, shlex.join(["normfree", "figures", *argv]), options, seconds)
     page.write_text(text, encoding="utf-8")
-    print(f"{counted(len(sections), 'figure')} in {seconds:.0f} s; gallery {page}")
+    tell(f"{counted(len(sections), 'figure')} in {seconds:.0f} s; gallery {page}")
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data import find_images
 from ..data.walk import Walk
+from ..words import tell
 
 
 def given_images(paths: Sequence[str]) -> list[Path]:
@@ -16,6 +17,5 @@ def given_images(paths: Sequence[str]) -> list[Path]:
     """
     walk = Walk()
     found = find_images(list(paths), walk)
-    for line in walk.told(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")):
-        print(line, file=sys.stderr)
+    tell(*walk.told(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")), file=sys.stderr)
     return found

@@ -2,15 +2,19 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 
 from ..errors import RunFailed, UsageError, did_you_mean
 from ..version import __version__
+from ..words import printable, tell
 
 VERBS = {
     "train": "train a network by a recipe",
@@ -28,6 +32,10 @@ VERBS = {
 }
 
 
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ)  # of files, which were never there
+SHOWN = 100  # letters of such a name
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that raises instead of exiting, so that every error takes the same way out."""
 
@@ -42,8 +50,27 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _writable_output(utf8="--json" in arguments):
+    with _writable_output(utf8="--json" in arguments), _printable_notes():
         return _run(arguments)
+
+
+@contextlib.contextmanager
+def _printable_notes() -> Iterator[None]:
+    """Warnings, and log lines of libraries that nobody handles, hold names and contents of files as well."""
+    form, handler = warnings.formatwarning, logging.lastResort
+    warnings.formatwarning = lambda message, *where, **more: form(printable(str(message)), *where, **more)
+    logging.lastResort = _Printable(logging.WARNING)
+    try:
+        yield
+    finally:
+        warnings.formatwarning, logging.lastResort = form, handler
+
+
+class _Printable(logging._StderrHandler):
+    """The handler that Python has for such log lines, which are lines here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextlib.contextmanager
@@ -80,7 +107,12 @@ def _run(arguments: list[str]) -> int:
     except RunFailed as error:
         return _say(arguments, str(error), 1)
     except OSError as error:
-        return _say(arguments, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        place, wrong = str(error.filename or "input or output"), error.strerror or str(error)
+        if error.errno in BAD_NAMES:
+            return _say(arguments, f"{place[:SHOWN]}{'...' if len(place) > SHOWN else ''}: {wrong}", 2)
+        return _say(arguments, f"{place}: {wrong}", 1)
+    except UnicodeEncodeError as error:
+        return _say(arguments, f"{error.object[:SHOWN]!r} is no name of a file here: {error.reason}", 2)
     except Exception as error:
         from ..training.memory import no_memory
 
@@ -116,6 +148,5 @@ def _overview() -> str:
 def _say(arguments: list[str], message: str, code: int) -> int:
     if "--traceback" in arguments:
         traceback.print_exc()
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names of files may hold anything
-    print(f"normfree: {line}", file=sys.stderr)
+    tell(f"normfree: {message}", file=sys.stderr)
     return code

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from ..tasks.detection import AveragePrecision
 from ..tasks.multilabel import LabelPrecision
 from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap, only_class
+from ..words import as_json, printable
 
 Metrics = Confusion | LabelPrecision | RegressionErrors | Overlap | DepthErrors | AveragePrecision
 MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
@@ -44,7 +44,7 @@ class Measured:
 
     def as_text(self) -> str:
         """Scores, a line per class, the confusion matrix of up to twenty classes, notes."""
-        return "\n".join([*self.lines, *self._table(), *self._confusions(), *self.notes])
+        return "\n".join(map(printable, [*self.lines, *self._table(), *self._confusions(), *self.notes]))
 
     def as_json(self, **about: Any) -> str:
         """One line: ``about``, the scores, ``notes``, and where there are, ``classes`` or ``numbers`` and
@@ -54,7 +54,7 @@ class Measured:
             told[self.of] = self.rows
         if self.confusion is not None and len(self.rows) <= LARGEST_JSON:
             told["confusion_matrix"] = self.confusion.matrix().tolist()
-        return json.dumps(told | dict(notes=self.notes), ensure_ascii=False)
+        return as_json(told | dict(notes=self.notes))
 
     def as_csv(self) -> str:
         """A row per class, or the scores in one row where there are no classes."""

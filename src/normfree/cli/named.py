@@ -3,7 +3,7 @@
 runs/mine                 a run folder
 mine.safetensors, a.pth   a file, known by its content
 pretrained:NAME           the published weights of a model
-pkg.module:factory(...)   what a function returns
+pkg.module:factory        what a function returns
 NAME                      a model
 """
 
@@ -17,6 +17,7 @@ from ..models.published import PUBLISHED
 from ..weights.file import ENDINGS, EXPORTED, FileKind, file_kind
 
 PREFIX = "pretrained:"
+MOST_COMPARED = 1000  # files beside one that is not there
 
 
 class Kind(enum.StrEnum):
@@ -78,6 +79,6 @@ def other_wanted(text: str, kind: Kind) -> UsageError:
     if text in list_models():
         hint = f"{PREFIX}{text} names its published weights" if text in PUBLISHED else "no weights of it are published"
         return UsageError(f"{text} is a model's name, not a trained network; {hint}")
-    known = [*(PREFIX + name for name in PUBLISHED), *os.listdir()]
+    known = [*(PREFIX + name for name in PUBLISHED), *sorted(os.listdir())[:MOST_COMPARED]]
     hint = did_you_mean(text, known, f"give a run folder, a file of weights or {PREFIX}NAME")
     return UsageError(f"{text} does not exist; {hint}")

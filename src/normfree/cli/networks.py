@@ -1,9 +1,10 @@
 """A network named on the command line: one of ours, a trained one, or what a Python function returns."""
 
-import ast
 import importlib
 import os
+import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from ..recipes import set_sizes
 from ..tasks.statistics import image_statistics
 from .named import Kind, check_choice, kind_of
 from .trained import Trained, load_trained
+
+# no expression: nothing is run before both names are known to be names
+GRAMMAR = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     """What a text names (see :mod:`.named`), but for exported files, which show nothing of what happens inside.
 
     Args:
-        overrides: arguments of a model by name, for example ``{"alpha": 1.0}``.
+        overrides: arguments of a model by name or of a function, for example ``{"alpha": 1.0}``.
         seed: of a fresh model's weights.
         which: a run's checkpoint.
 
@@ -57,9 +61,8 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--seed (={seed}) must fit into 64 bits") from error
     kind = kind_of(text)
-    if overrides and kind is not Kind.MODEL:
-        what = kind if kind is Kind.FUNCTION else "a trained network"
-        raise UsageError(f"--option is for models by name; {text} is {what}")
+    if overrides and kind not in (Kind.MODEL, Kind.FUNCTION):
+        raise UsageError(f"--option is for models by name and for functions; {text} is a trained network")
     check_choice(text, kind, which)
     if kind not in (Kind.FUNCTION, Kind.MODEL):
         network = load_trained(text, which)
@@ -69,8 +72,11 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         view = data.resize_margin, data.test_crop or "squash"
         about = dict(run=network, pretrained=True, value_range=data.value_range)
         return Named(name, network.model, shape, *image_statistics(data), *view, **about)
+    label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     if kind is Kind.FUNCTION:
-        return replace(_as_usual(text.partition(":")[2], _made_by(text)), pretrained=_asks_for_weights(text))
+        name = text.partition(":")[2]
+        named = _as_usual(f"{name} ({label})" if label else name, _made_by(text, overrides))
+        return replace(named, pretrained=bool(overrides.get("pretrained") or overrides.get("weights")))
     try:
         model = create_model(text, **overrides)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
@@ -78,7 +84,6 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
             raise
         reason = " ".join(str(error).split())
         raise UsageError(f"--option {overrides} does not build {text}: {reason}") from error
-    label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     named = _as_usual(f"{text} ({label})" if label else text, model)
     return replace(named, pretrained=bool(overrides.get("pretrained")))
 
@@ -93,10 +98,11 @@ def _as_usual(name: str, model: nn.Module) -> Named:
     return Named(name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config))
 
 
-def _made_by(text: str) -> nn.Module:
-    """The module that ``pkg.module:factory`` is, or returns."""
-    path, _, call = text.partition(":")
-    name, args, kwargs = _parsed(call, text)
+def _made_by(text: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The module that ``pkg.module:factory`` is, or returns for arguments by name. It runs the user's code."""
+    if not GRAMMAR.fullmatch(text):
+        raise UsageError(f"{text} must look like pkg.module:factory, names alone; --option KEY=VALUE gives arguments")
+    path, _, name = text.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)  # as `python -m` does: one's own file need not be installed
     try:
@@ -110,34 +116,16 @@ def _made_by(text: str) -> nn.Module:
             target = getattr(target, part)
     except AttributeError as error:
         raise UsageError(f"{text}: {path} has no {name!r}") from error
+    if isinstance(target, nn.Module) and arguments:
+        raise UsageError(f"--option is for models by name and for functions; {text} is a network")
     if not isinstance(target, nn.Module):
         try:
-            target = target(*args, **kwargs)
+            target = target(**arguments)
         except (Exception, SystemExit) as error:  # it is the user's code
             raise UsageError(f"{text} failed: {_reason(error)}") from error
     if not isinstance(target, nn.Module):
         raise UsageError(f"{text} gave a {type(target).__name__}; it must be or return a torch.nn.Module")
     return target
-
-
-def _asks_for_weights(text: str) -> bool:
-    """Whether a call like ``timm:create_model('resnet50', pretrained=True)`` asks for trained weights."""
-    kwargs = _parsed(text.partition(":")[2], text)[2]
-    return bool(kwargs.get("pretrained") or kwargs.get("weights"))
-
-
-def _parsed(call: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """``factory`` or ``factory(1, "a", key=True)``: its name and literal arguments."""
-    try:
-        node = ast.parse(call, mode="eval").body
-        if not isinstance(node, ast.Call):
-            return ast.unparse(node), [], {}
-        kwargs = {item.arg: ast.literal_eval(item.value) for item in node.keywords}
-        if None in kwargs:
-            raise ValueError("** is no literal")
-        return ast.unparse(node.func), [ast.literal_eval(arg) for arg in node.args], kwargs
-    except (SyntaxError, ValueError, TypeError) as error:
-        raise UsageError(f"{text} must look like pkg.module:factory or pkg.module:factory('name', size=64)") from error
 
 
 def _reason(error: BaseException) -> str:

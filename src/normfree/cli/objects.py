@@ -20,6 +20,7 @@ from ..models import Detections
 from ..models.detection import LEAST_SCORE
 from ..report.drawing import class_colors, under_masks
 from ..training import pick_device
+from ..words import tell
 from .answers import Answers, Asked, writing
 from .overlays import INK, MOST_NAMED, TEXT, Pictures, beside, enlarged
 from .trained import Trained, evaluation_transform
@@ -77,13 +78,13 @@ class ObjectAnswers(Answers):
         self.counts.update(one["name"] for one in objects)
         return told | dict(objects=objects)
 
-    def lines(self, told: dict[str, Any]) -> str:
+    def lines(self, told: dict[str, Any]) -> list[str]:
         lines = [told["path"]]
         for one in told["objects"]:
             box = " ".join(f"{side:7.1f}" for side in one["box"])
             lines.append(f"  {one['score']:7.2%}  {box}  {one['name']}")
         picture = [f"  picture {told['picture']}"] if "picture" in told else []
-        return "\n".join([*lines, *([] if told["objects"] else ["  nothing"]), *picture])
+        return [*lines, *([] if told["objects"] else ["  nothing"]), *picture]
 
     def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
         for one in told["objects"]:
@@ -129,8 +130,7 @@ class BoxFile:
         if self.ids:
             numbers, self.told = self.ids.of(paths), []
             self.stored, told = self.ids.convention(paths)
-            for line in told:
-                print(line, file=sys.stderr)
+            tell(*told, file=sys.stderr)
         else:
             named = all(path.stem.isascii() and path.stem.isdigit() for path in paths)
             numbers = [int(path.stem) for path in paths] if named else range(1, 1 + len(paths))

@@ -150,9 +150,9 @@ class MaskAnswers(Answers):
             told["mask"] = str(place)
         return told | dict(classes=shares)
 
-    def lines(self, told: dict[str, Any]) -> str:
+    def lines(self, told: dict[str, Any]) -> list[str]:
         shares = [f"  {share:7.2%}  {name}" for name, share in told["classes"].items()]
-        return "\n".join([told["path"], *shares, *_files(told)])
+        return [told["path"], *shares, *_files(told)]
 
     def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
         yield [told["classes"].get(name, 0) for name in self.names]
@@ -190,9 +190,9 @@ class DepthAnswers(Answers):
         metres = dict(nearest=round(low, 4), farthest=round(high, 4), median=round(depth.median().item(), 4))
         return told | dict(metres=metres)
 
-    def lines(self, told: dict[str, Any]) -> str:
+    def lines(self, told: dict[str, Any]) -> list[str]:
         metres = "  {nearest:.2f} to {farthest:.2f} m, median {median:.2f} m".format(**told["metres"])
-        return "\n".join([told["path"], metres, *_files(told)])
+        return [told["path"], metres, *_files(told)]
 
     def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
         yield [told["metres"][name] for name in self.columns]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..recipes import list_recipes, recipe_header, recipe_text
+from ..words import tell
 from .main import Parser
 
 
@@ -12,7 +13,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", help="recipe to print")
     options = parser.parse_args(list(argv))
     if options.name:
-        print(recipe_text(options.name).rstrip())
+        tell(*recipe_text(options.name).rstrip().splitlines())
         return 0
     width = max(map(len, list_recipes()))
     for name in list_recipes():

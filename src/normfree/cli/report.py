@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import HeldOut, Loader, Source, Split, UnreadableImage
+from ..data import HeldOut, Loader, Source, Split, Unreadable, UnreadableImage
 from ..errors import UsageError
 from ..recipes import Recipe, field_paths, load_recipe, open_images, open_test_images
 from ..report import (
@@ -41,7 +41,7 @@ from ..training import evaluate, find_checkpoint, pick_device, whole_file
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
-from ..words import counted
+from ..words import counted, tell
 from .main import Parser
 from .report_looks import look
 from .report_objects import objects
@@ -82,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
     page = write_page(_report(found, None if options.no_examples else options.examples, options.workers))
     with whole_file(out) as part:
         part.write_bytes(page)
-    print(f"report {out} ({len(page) / 1000:,.0f} kB)")
+    tell(f"report {out} ({len(page) / 1000:,.0f} kB)")
     return 0
 
 
@@ -130,6 +130,7 @@ class Found:
 
     def __init__(self, files: RunFiles, device: torch.device):
         self.files, self.device = files, device
+        self.unreadable: list[Unreadable] = []
         self.recipe = _attempt(lambda: load_recipe(str(files.folder / RECIPE)))
         self.trained = _attempt(lambda: _load(files.folder, device))
         self.source = _attempt(lambda: _open(_needed(self.recipe), files.folder, self.trained))
@@ -175,7 +176,8 @@ def _about(found: Found) -> About:
     state = _attempt(lambda: read_state(find_checkpoint(found.files.folder / CHECKPOINTS)[0]))
     if not isinstance(state, Missing):
         about.saved, about.seconds = state.get("step"), state.get("seconds")
-        about.unreadable = list(state.get("unreadable", []))
+        found.unreadable = [Unreadable.stored(one) for one in state.get("unreadable", [])]
+        about.unreadable = [str(one) for one in found.unreadable]
     return about
 
 
@@ -302,14 +304,15 @@ def _picture(image: Tensor) -> Image.Image:
     return rgb_picture(image).convert("L") if len(image) == 1 else rgb_picture(image)
 
 
-def _note(found: Found, unreadable: list[str], images: int) -> None:
+def _note(found: Found, unreadable: Sequence[Unreadable], images: int) -> None:
     """Images that could not be read are named on the page, once.
 
     Raises:
         UsageError: none of them could.
     """
-    known = found.about.unreadable
-    known += [message for message in unreadable if message not in known]
+    known = {one.image for one in found.unreadable}
+    found.unreadable += [one for one in unreadable if one.image not in known]
+    found.about.unreadable = [str(one) for one in found.unreadable]
     if not images:
         many = f"none of the {len(unreadable)} test images can be read"
         raise UsageError(many if len(unreadable) != 1 else "the only test image cannot be read")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..data import Batch, Loader, Split
+from ..data import Batch, Loader, Split, Unreadable
 from ..report import Overlays
 from ..training import evaluate
 from .eval import metrics_of
@@ -22,7 +22,7 @@ class Looked:
     shown: Overlays
     introduction: str
     images: int
-    unreadable: list[str]
+    unreadable: list[Unreadable]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..recipes.recipe import load_yaml
 from ..runs.prepare import FILM, PROBE
 from ..spp import SPP, Frame, Spectrum, plot, read_first, record, spectra
 from ..training import pick_device
-from ..words import counted
+from ..words import counted, tell
 from .images import given_images
 from .main import Parser
 from .networks import Named, open_network
@@ -56,9 +56,9 @@ def run(argv: Sequence[str]) -> int:
     recorded = [
         _record(network, options, device, first[text]) for network, text in zip(networks, options.network, strict=True)
     ]
-    print(_write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
+    tell(*_write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
     if options.spectra:
-        print(_write_spectra(networks, prefix))
+        tell(*_write_spectra(networks, prefix))
     return 0
 
 
@@ -71,7 +71,10 @@ def _parser() -> Parser:
         "  normfree spp nf_resnet50 --option gamma=1.414 --option skip_gain=1\n"
         "  normfree spp bn_resnet50 nf_resnet50 --out compare\n"
         "  normfree spp runs/digits --data photos\n"
-        "  normfree spp torchvision.models:resnet50 \"timm:create_model('resnetv2_50')\"",
+        "  normfree spp torchvision.models:resnet50\n"
+        "  normfree spp timm:create_model --option model_name=resnetv2_50\n\n"
+        "pkg.module:factory imports that module and calls the function: it runs code, and looks for modules in the\n"
+        "current folder first. Name only what you trust, and do not work in a folder of other people's files.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -81,7 +84,11 @@ def _parser() -> Parser:
         help="a name from `normfree models`, a run folder, or pkg.module:factory; several are overlaid",
     )
     parser.add_argument(
-        "--option", metavar="KEY=VALUE", action="append", default=[], help="argument of a model by name"
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="argument of a model by name, or of a function",
     )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
     parser.add_argument(
@@ -153,7 +160,7 @@ def _record(network: Named, options: argparse.Namespace, device: torch.device, f
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"{network.name} fails on inputs of shape {tuple(shown.inputs.shape)}: {reason}") from error
     trained = options.rules == "trained" or (options.rules == "auto" and network.pretrained)
-    print("\n".join([*_numbers(spp, shown, options.table), *_judged(spp, network, trained, shown, first)]))
+    tell(*_numbers(spp, shown, options.table), *_judged(spp, network, trained, shown, first))
     return spp
 
 
@@ -205,7 +212,7 @@ def _first_record(text: str) -> Frame | None:
 def _numbers(spp: SPP, shown: Shown, table: bool) -> list[str]:
     first, last = spp.rows[0], spp.rows[-1]
     return [
-        str(spp) if table else str(spp).splitlines()[0],
+        *(str(spp).splitlines() if table else str(spp).splitlines()[:1]),
         f"  variance {first.avg_var:.3g} at {first.block}, {last.avg_var:.3g} at {last.block}, shown {shown.what}",
     ]
 
@@ -264,7 +271,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> str:
+def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> list[str]:
     picture, path = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")
     with _writing(picture), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in any script
@@ -275,10 +282,10 @@ def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> s
             header, *rows = csv.reader(io.StringIO(spp.to_csv()))
             table.writerows([["network", *header]] if number == 0 else [])
             table.writerows([spp.name, *row] for row in rows)
-    return f"picture {picture}\ntable   {path}"
+    return [f"picture {picture}", f"table   {path}"]
 
 
-def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> str:
+def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> list[str]:
     lines, path = [], Path(f"{prefix}-spectra.csv")
     with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -292,4 +299,4 @@ def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> str:
                 f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}"
                 for s in worst
             ]
-    return "\n".join([*lines, f"spectra {path}"])
+    return [*lines, f"spectra {path}"]

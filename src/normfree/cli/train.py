@@ -12,7 +12,7 @@ from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
 from ..runs.prepare import FILM, on_main, say
 from ..spp import plot_film, read_film
 from ..training import Summary, Trainer, keep_freed_memory, plot_curves, replicas
-from ..words import counted
+from ..words import counted, tell
 from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse
 
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
             if group.main:
                 draw_film(folder)
         if group.main:
-            print(stopped(summary, folder) if summary.stopped else report(summary, folder, trainer))
+            tell(*(stopped(summary, folder) if summary.stopped else report(summary, folder, trainer)))
     return 0
 
 
@@ -75,9 +75,10 @@ def _start_or_go_on(out: str | None, recipe: Recipe, lock: RunLock) -> Recipe | 
     return run_to_go_on_with(out, recipe)
 
 
-def stopped(summary: Summary, folder: Path) -> str:
+def stopped(summary: Summary, folder: Path) -> list[str]:
     """The end of a run that was asked to stop."""
-    return f"stopped at step {summary.steps} and saved it\nnext: normfree train --resume {shlex.quote(str(folder))}"
+    going_on = f"next: normfree train --resume {shlex.quote(str(folder))}"
+    return [f"stopped at step {summary.steps} and saved it", going_on]
 
 
 def draw_film(folder: Path) -> None:
@@ -86,7 +87,7 @@ def draw_film(folder: Path) -> None:
         plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
 
 
-def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
+def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     """The end of a run in a few lines."""
     last, score, form = summary.last, trainer.task.score, trainer.task.score_format
     averaged = f"ema_{score}" in last
@@ -117,7 +118,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> str:
     examples = folder / "examples"
     lines += [f"next: normfree eval {folder}", f"      normfree report {folder}"]
     lines.append(f"      normfree predict {folder} {examples if examples.is_dir() else 'IMAGE_OR_FOLDER ...'}")
-    return "\n".join(lines)
+    return lines
 
 
 def _default_recipe(source: object) -> str:

@@ -20,6 +20,7 @@ from ..tasks.regression import in_units
 from ..tasks.statistics import image_statistics
 from ..training import load_weights, read_checkpoint
 from ..training.checkpoints import STATE
+from ..words import tell
 from .exported import ExportedNet, exported_recipe
 from .foreign import class_names, open_foreign, recipe_of
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
@@ -79,8 +80,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"--weights chooses among a run folder's files; {path} is one file")
     if what in (Kind.WEIGHTS, Kind.PUBLISHED):
         opened = open_foreign(path, kind=weights)
-        for note in opened.notes:
-            print(f"{path}: {note}", file=sys.stderr)
+        tell(*(f"{path}: {note}" for note in opened.notes), file=sys.stderr)
         recipe, (classes, names) = recipe_of(opened, {}), class_names(opened.model.num_classes)
         return Trained(opened.model, recipe, classes, path, names, list(range(1, 1 + len(classes))))
     kind = {"raw": "weights", "ema": "ema", None: None}[weights]

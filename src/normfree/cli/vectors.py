@@ -31,8 +31,8 @@ class Numbers(Classes):
     def tell(self, asked: Any, answer: Tensor) -> dict[str, Any]:
         return dict(numbers=dict(zip(self.columns, answer.tolist(), strict=True)))
 
-    def lines(self, told: dict[str, Any]) -> str:
-        return "\n".join([told["path"], *(f"  {value:12.6g}  {name}" for name, value in told["numbers"].items())])
+    def lines(self, told: dict[str, Any]) -> list[str]:
+        return [told["path"], *(f"  {value:12.6g}  {name}" for name, value in told["numbers"].items())]
 
     def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
         yield [float(f"{value:.7g}") for value in told["numbers"].values()]

@@ -1,7 +1,7 @@
 """Labelled images: sources, transforms, and batches in a seeded order."""
 
 from .config import DataConfig
-from .decode import UnreadableImage, decode_image
+from .decode import Unreadable, UnreadableImage, decode_image
 from .folders import image_folder, open_source, open_test
 from .loader import Batch, Loader, Share
 from .mixing import Mixing, soft_labels
@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "Split",
     "TrainTransform",
+    "Unreadable",
     "UnreadableImage",
     "centre_view",
     "decode_image",

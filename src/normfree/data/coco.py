@@ -23,6 +23,7 @@ from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
 MOST_SIDE = 2**16  # pixels
+MOST_FOLDERS = 16  # in which images of an annotation file are looked for
 Annotation = dict[str, Any]
 
 
@@ -214,25 +215,32 @@ class CocoIds:
         Raises:
             UsageError: an image without an entry, or with several.
         """
-        by_name: dict[str, list[tuple[Path, int]]] = {}
+        by_ending, by_name = self._by_ending(), dict[str, list[int]]()
         for name, number in self.images:
-            by_name.setdefault(name.name, []).append((name, number))
+            by_name.setdefault(name.name, []).append(number)
         numbers = []
         for path in paths:
-            known = by_name.get(path.name, [])
-            ends = [entry for entry in known if _ends(path, entry[0])]
-            found = ends if ends else known  # the folder in the file may be another one
+            found = [number for end in _endings(path) for number in by_ending.get(end, [])]
+            found = found or by_name.get(path.name, [])  # the folder in the file may be another one
             if len(found) != 1:
                 raise UsageError(f"{self.path} has {len(found) or 'no'} images named {path.name}; {path} needs one")
-            numbers.append(found[0][1])
+            numbers.append(found[0])
         return numbers
+
+    def _by_ending(self) -> dict[tuple[str, ...], list[int]]:
+        """The numbers of images by the parts of their names."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for name, number in self.images:
+            found.setdefault(name.parts, []).append(number)
+        return found
 
     def convention(self, paths: Sequence[Path]) -> tuple[bool, list[str]]:
         """See :func:`.turned.convention`; all images of the file that lie beside the given ones have a say."""
-        above = {path.parents[len(name.parts) - 1] for path in paths for name, _ in self.images if _ends(path, name)}
+        named = self._by_ending()
+        above = {path.parents[len(end) - 1] for path in paths for end in _endings(path) if end in named}
         known = {
             folder / name: self.sizes[number]
-            for folder in above
+            for folder in sorted(above)[:MOST_FOLDERS]
             for name, number in self.images
             if number in self.sizes and (folder / name).is_file()
         }
@@ -257,8 +265,10 @@ class CocoIds:
         return image
 
 
-def _ends(path: Path, name: Path) -> bool:
-    return path.parts[-len(name.parts) :] == name.parts
+def _endings(path: Path) -> list[tuple[str, ...]]:
+    """The last part of a path, the last two, ..., but for the root."""
+    parts = path.parts
+    return [parts[-count:] for count in range(1, len(parts) + (not path.is_absolute()))]
 
 
 def _other_size(file: str, image: Tensor, annotations: str, size: Size) -> str:

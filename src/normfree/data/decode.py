@@ -8,9 +8,10 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,6 +61,29 @@ _UPRIGHT = {
 
 class UnreadableImage(Exception):
     """An image file that cannot be decoded; the message is ``PATH: reason``."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image of a split that was left out: its name there, by which it is counted once, and why."""
+
+    image: str
+    reason: str = ""
+
+    @classmethod
+    def of(cls, image: str, error: UnreadableImage) -> "Unreadable":
+        """From the error that reading it, or what belongs to it, raised."""
+        return cls(image, str(error).removeprefix(f"{image}: "))
+
+    @classmethod
+    def stored(cls, value: Any) -> "Unreadable":
+        """As a run's state has it: a mapping; in those of earlier versions the message alone."""
+        if isinstance(value, Mapping):
+            return cls(str(value.get("image", "")), str(value.get("reason", "")))
+        return cls(str(value))
+
+    def __str__(self) -> str:
+        return f"{self.image}: {self.reason}" if self.reason else self.image
 
 
 def decode_image(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .decode import UnreadableImage
+from .decode import Unreadable, UnreadableImage
 from .mixing import Mixing
 from .objects import ObjectList, Objects
 from .sampling import balanced_order
@@ -29,7 +29,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     indices: Tensor
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
     partners: Tensor | None = None
     ratios: Tensor | None = None
     targets: Tensor | ObjectList | None = None
@@ -85,7 +85,7 @@ class _Sample:
     index: int
     partner: int = 0
     ratio: float = 1.0
-    error: str | None = None
+    error: Unreadable | None = None
     target: Tensor | Objects | None = None
 
 
@@ -99,14 +99,15 @@ class _Transformed(Dataset):
         return len(self.split)
 
     def __getitem__(self, key: _Key) -> _Sample:
-        generator = torch.Generator().manual_seed(key.seed)
+        generator, index = torch.Generator().manual_seed(key.seed), key.index
         try:
-            image = self.split.image(key.index)
+            image = self.split.image(index)
             if key.partner is None:
-                return _Sample(self.transform(image, generator), self.split.label(key.index), key.index)
-            other = self.split.image(key.partner)
+                return _Sample(self.transform(image, generator), self.split.label(index), index)
+            index = key.partner
+            other = self.split.image(index)
         except UnreadableImage as error:
-            return _Sample(None, -1, key.index, error=str(error))
+            return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(index), error))
         views = [self.transform.view(one, generator) for one in (image, other)]
         mixed, ratio = self.mixing(*views, key.position, key.batch_size, generator)
         labels = self.split.label(key.index), self.split.label(key.partner)
@@ -134,7 +135,7 @@ class _TransformedPairs(_Transformed):
         try:
             image, target = self.transform(*self.split.pair(key.index), generator)
         except UnreadableImage as error:
-            return _Sample(None, -1, key.index, error=str(error))
+            return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(key.index), error))
         return _Sample(image, 0, key.index, target=target)
 
 

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..words import counted
 from .decode import UnreadableImage
 from .dense import measured
 from .sources import Source
+
+KEYS = ("images", "depths")
+MOST_SIDE = 2**13  # pixels; the official ones have 640
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class NYUSplit:
     def _read(self, key: str, index: int) -> np.ndarray:
         try:
             return _opened(self.path, os.getpid())[key][self.places[index]]
-        except (OSError, ValueError, KeyError) as error:
-            raise UnreadableImage(f"{self.name(index)}: {error}") from error
+        except Exception as error:  # HDF5 fails in many ways on a damaged file
+            raise UnreadableImage(f"{self.name(index)}: {_one_line(error)}") from error
 
 
 def nyu(path: str, channels: int = 3) -> Source:
@@ -59,19 +63,44 @@ def nyu(path: str, channels: int = 3) -> Source:
     split = file.with_name("splits.mat")
     if not split.is_file():
         raise UsageError(f"data.source: {split} is missing; it holds the official training and test images")
-    try:
-        opened = _opened(str(file), os.getpid())
-        images, depths = (tuple(opened[key].shape or ()) for key in ("images", "depths"))
-    except (OSError, KeyError, ValueError, AttributeError) as error:  # the last: a group
-        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {error}") from error
-    if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]):
-        told = f"images of shape {images}, depths of shape {depths}"
-        raise UsageError(f"data.source: {file}: {told}; they must be (N, 3, W, H) and (N, W, H)")
-    places, count = _splits(split), images[0]
+    count, places = _checked(file), _splits(split)
     for numbers in places:
         if not numbers or not all(0 <= n < count for n in numbers):
             raise UsageError(f"data.source: {split} names images that {file} ({count} images) does not have")
+    if both := sorted(set(places[0]) & set(places[1])):
+        named = f"{counted(len(both), 'image')}, such as {both[0] + 1},"
+        raise UsageError(
+            f"data.source: {split} has {named} in both trainNdxs and testNdxs; each must be in one of them"
+        )
     return Source(*(NYUSplit(str(file), numbers, channels) for numbers in places), [])
+
+
+def _checked(file: Path) -> int:
+    """How many images a file has.
+
+    Raises:
+        UsageError: not of the shapes and types of the labelled set.
+    """
+    try:
+        opened = _opened(str(file), os.getpid())
+        (images, colours), (depths, metres) = ((tuple(opened[k].shape or ()), opened[k].dtype) for k in KEYS)
+    except UsageError:
+        raise
+    except Exception as error:  # HDF5 fails in many ways on other files; a group has no shape
+        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {_one_line(error)}") from error
+    if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or not np.prod(images, dtype=object):
+        told = f"images of shape {images}, depths of shape {depths}"
+        raise UsageError(f"data.source: {file}: {told}; they must be (N, 3, W, H) and (N, W, H)")
+    if colours != np.uint8 or metres.kind != "f":
+        told = f"images of {colours!s:.40}, depths of {metres!s:.40}"
+        raise UsageError(f"data.source: {file}: {told}; they must be uint8 and floating-point numbers in metres")
+    if max(images[2:]) > MOST_SIDE:
+        raise UsageError(f"data.source: {file}: images of {images[2]} x {images[3]}; at most {MOST_SIDE} pixels a side")
+    return images[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @functools.lru_cache(maxsize=4)
@@ -92,11 +121,14 @@ def _splits(file: Path) -> tuple[list[int], list[int]]:
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds
-        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {error}") from error
+        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {_one_line(error)}") from error
 
 
 def _numbers(found: np.ndarray, key: str) -> list[int]:
     """Places of images, which are counted from 1 in the file."""
+    found = np.asarray(found)
+    if found.dtype.kind not in "uif":
+        raise ValueError(f"{key} holds {found.dtype!s:.40}; it must hold integers")
     for number in found.ravel():
         if int(number) != number:
             raise ValueError(f"{key} holds {number}; it must hold integers")

@@ -1,8 +1,9 @@
 """Which image files a folder holds: one walk for everything that lists files."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from .decode import EXTENSIONS, MISSING
@@ -14,13 +15,15 @@ SHOWN = 3  # names in a sentence
 class Walk:
     """Lists folders and remembers what it left out, so that a command can say it.
 
-    Links to files and to folders are followed, except a link to a folder that it lies in. Hidden files and folders are
-    left out without a word. Nothing but regular files is ever opened.
+    Links to files and to folders are followed, but each folder is read once, by its own name where it has one in the
+    tree; so time and memory grow with what is there, however folders are linked. Hidden files and folders are left out
+    without a word. Nothing but regular files is ever opened.
     """
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()  # suffixes of files that are no images
         self.loops: list[str] = []
+        self.again: list[str] = []  # links to folders that are read already
         self.dead: list[str] = []
         self.special: list[str] = []
         self.closed: list[str] = []
@@ -78,6 +81,7 @@ class Walk:
             )
         for paths, noun, before, after in (
             (self.loops, "link", "skipped ", "to a folder that holds it"),
+            (self.again, "link", "skipped ", "to a folder that is read anyway"),
             (self.dead, "link", "", "to nothing"),
             (self.special, "special file", "skipped ", "(pipes, sockets, devices)"),
             (self.closed, "folder", "skipped ", "that cannot be opened"),
@@ -93,19 +97,42 @@ class Walk:
         return "".join(f"; {why}" for suffix, why in MISSING.items() if self.others[suffix])
 
     def _entries(self, folder: str, deep: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Everything in a folder that is no folder, each with the folder it lies in."""
-        rest = [(folder, _ancestors(folder) | {_identity(folder)})]
-        while rest:
-            place, above = rest.pop()
-            for entry in self._scan(place):
+        """Everything in a folder that is no folder, each with the folder it lies in.
+
+        Links wait until all folders are read that lie in the tree themselves.
+        """
+        start = _Folder(folder, _identity(folder), None)
+        above, read = _ancestors(folder), {start.identity}
+        folders, links = [start], deque[_Folder]()
+        while folders or links:
+            here = folders.pop() if folders else links.popleft()
+            if here.link:
+                if here.identity in above or here.parent.lies_in(here.identity) or _holds(here.path):
+                    self.loops.append(here.path)
+                    continue
+                if here.identity in read:
+                    self.again.append(here.path)
+                    continue
+                read.add(here.identity)
+            for entry in self._scan(here.path):
                 if not _is_folder(entry):
-                    yield place, entry
+                    yield here.path, entry
                 elif not deep:
                     self.unsearched.append(entry.path)
-                elif (identity := _identity(entry.path)) in above:
-                    self.loops.append(entry.path)
-                else:
-                    rest.append((entry.path, above | {identity}))
+                elif (inner := self._inside(entry, here)) is None:
+                    continue
+                elif inner.link:
+                    links.append(inner)
+                elif inner.identity not in read and inner.identity not in above:  # else it was linked, or is mounted
+                    read.add(inner.identity)
+                    folders.append(inner)
+
+    def _inside(self, entry: os.DirEntry[str], parent: "_Folder") -> "_Folder | None":
+        try:
+            return _Folder(entry.path, _identity(entry.path), parent, entry.is_symlink())
+        except OSError:  # it has gone, or its path is too long for the system
+            self.closed.append(entry.path)
+            return None
 
     def _scan(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -114,6 +141,29 @@ class Walk:
         except OSError:
             self.closed.append(folder)
             return []
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder on the way of a walk, and the one that it was found in."""
+
+    path: str
+    identity: Identity
+    parent: "_Folder | None"
+    link: bool = False
+
+    def lies_in(self, identity: Identity) -> bool:
+        """Whether it is that folder, or in it, by the names of the walk."""
+        here: _Folder | None = self
+        while here is not None and here.identity != identity:
+            here = here.parent
+        return here is not None
+
+
+def _holds(link: str) -> bool:
+    """Whether a link leads to a folder in which it truly lies."""
+    place, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
+    return os.path.commonpath((place, target)) == target
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,6 +6,7 @@ from .description import Deployed, Description, Preprocessing
 from .fold import fold
 from .onnx_file import open_onnx, operators, to_onnx, weight_arithmetic
 from .prepack import prepack
+from .seal import seal
 
 __all__ = [
     "Deployed",
@@ -17,6 +18,7 @@ __all__ = [
     "open_onnx",
     "operators",
     "prepack",
+    "seal",
     "to_archive",
     "to_onnx",
     "weight_arithmetic",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .description import KEY, Deployed, Description, Preprocessing
+from .seal import seal, sealed
 
 
 def to_archive(
@@ -57,6 +58,7 @@ def _write(job: Job, part: Path) -> None:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # holds this computer's paths
         torch.export.save(program, part, extra_files={KEY: job.description.to_json()})
+    seal(part)
 
 
 def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Deployed:
@@ -65,12 +67,13 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
     torch reads parts of an archive by pickle, which can run code: open archives that you trust.
 
     Raises:
-        UsageError: missing, no archive, or not written by normfree.
+        UsageError: missing, no archive, not written by normfree, or not as it was written.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give an archive of normfree export")
-    description = Description.from_json(_text(path), str(path))  # first: other files are not even loaded
+    checked = sealed(path)  # first: damaged files and other files are not even loaded
+    description = Description.from_json(_text(path), str(path))
     try:
         with quiet():
             program = torch.export.load(path)
@@ -85,7 +88,7 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
         with torch.no_grad():
             return network(images.to(device)).cpu()
 
-    return Deployed(description, run)
+    return Deployed(description, run, checked)
 
 
 def _text(path: Path) -> str:

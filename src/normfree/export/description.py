@@ -183,10 +183,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Deployed:
-    """An exported file, opened: its description, and its function (N, C, H, W) -> (N, *shape) in float32."""
+    """An exported file, opened: its description, and its function (N, C, H, W) -> (N, *shape) in float32.
+
+    ``sealed``: it has a checksum, and is as it was written; files of earlier versions have none.
+    """
 
     description: Description
     run: Callable[[Tensor], Tensor]
+    sealed: bool = True
 
 
 def check_classes(classes: Sequence[str] | None, outputs: int) -> tuple[str, ...] | None:

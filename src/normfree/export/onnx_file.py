@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ..errors import RunFailed, UsageError
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .description import KEY, Deployed, Description, Preprocessing
+from .protobuf import OnnxFile
+from .seal import seal, sealed
 
 OPSET, OLDEST_OPSET = 20, 18  # the first with Gelu; the oldest that torch's exporter writes
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights; one protobuf message holds at most 2 GiB
@@ -101,33 +103,38 @@ def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
         weight.metadata_props.clear()
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.network.state_dict().values())
     program.save(part, external_data=size > EXTERNAL_ABOVE)
+    seal(part)
 
 
 def open_onnx(path: str | os.PathLike[str]) -> Deployed:
     """A file of :func:`to_onnx` in onnxruntime, on the CPU.
 
     Raises:
-        UsageError: missing, not ONNX, not written by normfree, or onnxruntime is not installed.
+        UsageError: missing, not ONNX, not written by normfree, not as it was written, or onnxruntime is not installed.
     """
     runtime = _import("onnxruntime")
     if not Path(path).is_file():
         raise UsageError(f"{path} does not exist; give an ONNX file of normfree export")
+    file = OnnxFile(Path(path))  # before onnxruntime sees it
+    text = next((value for name, value, _ in file.metadata() if name == KEY), None)
+    if text is None:
+        raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
+    checked = sealed(Path(path), file)
+    file.check_operators()
+    description = Description.from_json(text.decode(errors="replace"), str(path))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # errors are raised, and hold text of the file
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, one for each of its codes
         raise UsageError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if text is None:
-        raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
     (image,) = session.get_inputs()
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
 
-    return Deployed(Description.from_json(text, str(path)), run)
+    return Deployed(description, run, checked)
 
 
 def weight_arithmetic(path: str | os.PathLike[str]) -> list[str]:

@@ -30,7 +30,7 @@ from ..training import (
 )
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
-from ..words import counted
+from ..words import counted, tell
 from .lock import RunLock
 from .record import as_asked, compare
 from .record import images as images_of
@@ -222,8 +222,7 @@ def on_main(replicas: Replicas, do: Callable[[], T]) -> T:
 def say(replicas: Replicas, *lines: str) -> None:
     """Print to standard error, from the main process."""
     if replicas.main:
-        for line in lines:
-            print(line, file=sys.stderr)
+        tell(*lines, file=sys.stderr)
 
 
 def probe(task: Task) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Batch
+from ..data import Batch, Unreadable
 from .distributed import Replicas
 from .step import autocast
 
@@ -19,7 +19,7 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
     replicas: Replicas | None = None,
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[dict[str, float], list[Unreadable]]:
     """Run a network over batches in evaluation mode.
 
     Args:
@@ -28,7 +28,7 @@ def evaluate(
         replicas: the processes that share the batches; the result is that of all of them.
 
     Returns:
-        What ``metrics`` computes, and the images that could not be read (``PATH: reason``).
+        What ``metrics`` computes, and the images that could not be read, each once.
     """
     training, unreadable, replicas = model.training, [], replicas or Replicas()
     model.eval()
@@ -48,5 +48,5 @@ def evaluate(
             metrics.join(replicas.gather(metrics.parts))
         else:
             metrics.totals = replicas.sum(metrics.totals)
-        unreadable = [message for some in replicas.gather(unreadable) for message in some]
-    return metrics.compute(), unreadable
+        unreadable = [one for some in replicas.gather(unreadable) for one in some]
+    return metrics.compute(), list({one.image: one for one in unreadable}.values())

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..data import Batch, Loader
+from ..data import Batch, Loader, Unreadable
 from ..errors import RunFailed, UsageError
 from ..nn import recompute_weights
 from ..optim import EMA, OptimConfig
@@ -48,7 +48,7 @@ class Summary:
     steps: int
     train_seconds: float
     seconds: float
-    unreadable: list[str]
+    unreadable: list[Unreadable]
     stopped: bool = False
     early: bool = False
 
@@ -240,7 +240,7 @@ class Trainer:
                     return self._stopped()
                 self.at.batch += 1
                 if unreadable:
-                    self._note(message for some in self.replicas.gather(batch.unreadable) for message in some)
+                    self._note(one for some in self.replicas.gather(batch.unreadable) for one in some)
                 if images:
                     yield batch.to(self.device, self.layout), images
                 if self._finished():
@@ -310,7 +310,7 @@ class Trainer:
             self.at.best = self.at.metrics
         self._save(best=better)
 
-    def _measure(self) -> tuple[dict[str, float], list[str]]:
+    def _measure(self) -> tuple[dict[str, float], list[Unreadable]]:
         task, config = self.task, self.config
         return evaluate(self.model, task.test, task.metrics(), self.device, config.precision, self.replicas)
 
@@ -332,15 +332,15 @@ class Trainer:
     def _epoch(self) -> float:
         return round(self.at.step / self.steps_per_epoch, 4)
 
-    def _note(self, unreadable: Iterable[str]) -> None:
-        """Name each unreadable image once; stop beyond the limit."""
-        places = {message.split(": ")[0] for message in self.at.unreadable}
-        for message in unreadable:
-            place = message.split(": ")[0]  # of one file the reason may change
-            if place not in places:
-                places.add(place)
-                self.at.unreadable.append(message)
-                self.seen.say(f"skipped unreadable image {message}")
+    def _note(self, unreadable: Iterable[Unreadable]) -> None:
+        """Name each unreadable image once, whatever the reason is this time; stop beyond the limit."""
+        known = {one.image for one in self.at.unreadable}
+        messages = [one.image for one in self.at.unreadable if not one.reason]  # of a run of an earlier version
+        for one in unreadable:
+            if one.image not in known and not any(text.startswith(f"{one.image}: ") for text in messages):
+                known.add(one.image)
+                self.at.unreadable.append(one)
+                self.seen.say(f"skipped unreadable image {one}")
         if len(self.at.unreadable) > self.max_unreadable:
             raise RunFailed(
                 f"unreadable images: {len(self.at.unreadable)}, more than data.max_unreadable (={self.max_unreadable}) "

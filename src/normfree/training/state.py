@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data import Unreadable
 from ..errors import UsageError
 from ..optim.sharded import fill, whole
 from .checkpoint import load_weights
@@ -22,7 +23,7 @@ class Progress:
         step: optimizer steps done.
         epoch, batch: the batch that comes next: its epoch, and its number there.
         metrics: of the last evaluation; best: of the best one.
-        unreadable: images that could not be read, one message each.
+        unreadable: images that could not be read, each once.
         seconds: of training so far.
         waited: evaluations since the best one.
         micro_batch: what "auto" found.
@@ -34,7 +35,7 @@ class Progress:
     batch: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
     seconds: float = 0.0
     waited: int = 0
     micro_batch: int | None = None
@@ -104,7 +105,9 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
             f"the run had {state['world']} processes and goes on with {replicas.world}: the same images in the same "
             "order, but other dropout masks"
         )
-    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state}), told
+    progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
+    progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
+    return progress, told
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..optim import ClipStatistics
 from ..optim.sharded import is_sharded, local
+from ..words import printable
 from .distributed import Replicas
 from .run import Run
 from .state import Progress
@@ -55,7 +56,7 @@ class Watch:
     def say(self, message: str) -> None:
         """A line above the bar."""
         if self.replicas.main:
-            tqdm.write(message, file=sys.stderr)
+            tqdm.write(printable(message), file=sys.stderr)
 
     def after(self, at: Progress, lr: float, result: StepResult, seconds: float) -> None:
         """A step was done, in so many seconds."""

@@ -1,0 +1,152 @@
+"""Checksums of exported files: whether a file is, byte for byte, as it was written.
+
+An ONNX file ends with an entry of its metadata, "normfree.sha256": the checksum of all that is in front of it. Where
+the weights lie in a second file, the entry before, "normfree.data.sha256", is the checksum of that. An archive has its
+checksum in the comment of the zip file, over all that is in front of the comment. It tells damage and mistakes, not
+malice: whoever changes a file on purpose can change the checksum.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import UsageError
+from .protobuf import OnnxFile, entry
+
+ONNX_KEY, DATA_KEY = "normfree.sha256", "normfree.data.sha256"
+COMMENT = b"normfree sha256 "  # and 64 hexadecimal digits
+END, DIGITS = b"PK\5\6", 64  # of a zip file's last record, of a checksum
+CHUNK = 1 << 22
+
+
+def seal(path: str | os.PathLike[str]) -> None:
+    """Give an exported file its checksum anew, after it was changed on purpose: by a quantizer, for example.
+
+    Raises:
+        UsageError: neither an ONNX file nor a zip file; it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".onnx":
+            _seal_onnx(path)
+        else:
+            _seal_zip(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be sealed: {error.strerror or error}") from error
+
+
+def sealed(path: Path, onnx: OnnxFile | None = None) -> bool:
+    """Whether a file has a checksum, which is right.
+
+    Args:
+        onnx: the file, where it is one.
+
+    Raises:
+        UsageError: it has one and is not as it was written.
+    """
+    try:
+        return _sealed_zip(path) if onnx is None else _sealed_onnx(path, onnx)
+    except OSError as error:
+        raise UsageError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+
+
+def data_file(path: Path) -> Path:
+    """Where weights lie that are too large for an ONNX file."""
+    return path.with_name(path.name + ".data")
+
+
+def _seal_onnx(path: Path) -> None:
+    onnx = OnnxFile(path)
+    old = [(field.begin, field.stop) for name, _, field in onnx.metadata() if name in (ONNX_KEY, DATA_KEY)]
+    kept, place = [], 0
+    for begin, stop in [*old, (len(onnx.data), 0)]:
+        kept.append((place, begin))
+        place = stop
+    part, digest = path.with_name(path.name + ".part"), hashlib.sha256()
+    try:
+        with part.open("wb") as file:
+
+            def write(content: bytes) -> None:
+                digest.update(content)
+                file.write(content)
+
+            for begin, stop in kept:
+                for start in range(begin, stop, CHUNK):
+                    write(onnx.data[start : min(stop, start + CHUNK)])
+            if data_file(path).is_file():
+                write(entry(DATA_KEY, _digest(data_file(path))))
+            file.write(entry(ONNX_KEY, digest.hexdigest()))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sealed_onnx(path: Path, onnx: OnnxFile) -> bool:
+    told = [(name, value, field) for name, value, field in onnx.metadata() if name in (ONNX_KEY, DATA_KEY)]
+    if not any(name == ONNX_KEY for name, _, _ in told):
+        return False
+    name, value, field = told[-1]
+    if name != ONNX_KEY or field.stop != len(onnx.data) or value.decode(errors="replace") != _digest(path, field.begin):
+        raise _changed(path)
+    for name, value, _ in told[:-1]:
+        if name != DATA_KEY or value.decode(errors="replace") != _digest(data_file(path)):
+            raise _changed(data_file(path) if name == DATA_KEY else path)
+    return True
+
+
+def _seal_zip(path: Path) -> None:
+    """The comment follows its length, which are the last two bytes where there is none."""
+    with path.open("r+b") as file:
+        size = _body(path, file.seek(0, os.SEEK_END))
+        if size is None:
+            raise UsageError(f"{path} is no zip file, or one with a comment of its own")
+        file.truncate(size)
+        comment = COMMENT + _digest(path, size).encode()
+        file.seek(size)
+        file.write(len(comment).to_bytes(2, "little") + comment)
+
+
+def _sealed_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        whole = file.seek(0, os.SEEK_END)
+        size = _body(path, whole)
+        if size is None or size + 2 == whole:
+            return False
+        file.seek(size + 2)
+        comment = file.read()
+    if comment != COMMENT + _digest(path, size).encode():
+        raise _changed(path)
+    return True
+
+
+def _body(path: Path, size: int) -> int | None:
+    """The length of a zip file up to the length of its comment, which is none or ours; None of others."""
+    with path.open("rb") as file:
+        for length in (0, len(COMMENT) + DIGITS):
+            begin = size - length - 22
+            if begin < 0:
+                continue
+            file.seek(begin)
+            record = file.read(22)
+            known = record.startswith(END) and record[20:] == length.to_bytes(2, "little")
+            if known and (length == 0 or file.read(len(COMMENT)) == COMMENT):
+                return begin + 20
+    return None
+
+
+def _digest(path: Path, length: int | None = None) -> str:
+    """Of a file, or of so many bytes of it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size if length is None else length
+        while left > 0 and (chunk := file.read(min(CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _changed(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} is not as it was written: its checksum is another one. Export it again; if it was changed on purpose, "
+        "normfree.export.seal(path) gives it a new one"
+    )
