@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable
 from numbers import Real
 
@@ -22,6 +23,18 @@ def check_finite(name: str, value: object) -> None:
     """Refuse what is not a finite number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UsageError(f"{name} (={value!r}) must be a finite number")
+
+
+def check_utf8(path: str | os.PathLike[str], flag: str = "") -> None:
+    """Refuse a name of a file that is no UTF-8: libraries in C++ cannot open it, and one ends the process.
+
+    Args:
+        flag: the option that gave it, and a space.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{flag}{path} is no name in UTF-8; give the file or folder another one") from error
 
 
 class RunFailed(RuntimeError):

@@ -25,7 +25,7 @@ def network(folder, kind: str):
     if kind == "pt2":
         return open_archive(to_archive(model, folder / "a.pt2", preprocessing=VIEW).path).run
     if kind == "prepacked":
-        return prepack(model, torch.zeros(1, 1, 8, 8))
+        return prepack(model, (1, 1, 8, 8))
     return fold(model) if kind == "folded" else model
 
 

@@ -94,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
         print(found.as_text())
     if options.csv:
         try:
-            Path(options.csv).write_text(found.as_csv(), encoding="utf-8")
+            Path(options.csv).write_text(found.as_csv(), encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise writing(options.csv, error) from error
     return 0

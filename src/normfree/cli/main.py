@@ -112,7 +112,8 @@ def _run(arguments: list[str]) -> int:
             return _say(arguments, f"{place[:SHOWN]}{'...' if len(place) > SHOWN else ''}: {wrong}", 2)
         return _say(arguments, f"{place}: {wrong}", 1)
     except UnicodeEncodeError as error:
-        return _say(arguments, f"{error.object[:SHOWN]!r} is no name of a file here: {error.reason}", 2)
+        part = error.object[max(0, error.start - SHOWN // 2) : error.end + SHOWN // 2]
+        return _say(arguments, f"{part!r} is no text in UTF-8, which is needed here", 2)
     except Exception as error:
         from ..training.memory import no_memory
 

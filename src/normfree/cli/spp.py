@@ -276,7 +276,7 @@ def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> l
     with _writing(picture), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in any script
         plot(*recorded, log=log).savefig(picture)
-    with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
+    with _writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         for number, spp in enumerate(recorded):
             header, *rows = csv.reader(io.StringIO(spp.to_csv()))
@@ -287,7 +287,7 @@ def _write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> l
 
 def _write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> list[str]:
     lines, path = [], Path(f"{prefix}-spectra.csv")
-    with _writing(path), path.open("w", newline="", encoding="utf-8") as file:
+    with _writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["network", *(field.name for field in dataclasses.fields(Spectrum))])
         for network in networks:

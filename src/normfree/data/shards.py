@@ -248,9 +248,8 @@ def _key(name: str) -> tuple[str, str]:
 
 def _cache_file(path: str) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return (
-        Path(cache) / "normfree" / "shards" / f"{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:32]}.npz"
-    )
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+    return Path(cache) / "normfree" / "shards" / f"{name}.npz"
 
 
 def _expand(pattern: str) -> Iterator[str]:

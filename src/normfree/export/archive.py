@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .description import KEY, Deployed, Description, Preprocessing
 from .seal import seal, sealed
@@ -70,6 +70,7 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
         UsageError: missing, no archive, not written by normfree, or not as it was written.
     """
     path = Path(path)
+    check_utf8(path)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give an archive of normfree export")
     checked = sealed(path)  # first: damaged files and other files are not even loaded

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RunFailed, UsageError
+from ..errors import RunFailed, UsageError, check_utf8
 from ..version import __version__
 from .description import OUTPUTS, PRECISIONS, VECTORS, Deployed, Description, Preprocessing, check_classes
 from .fold import fold
@@ -179,6 +179,7 @@ def check_place(path: str | os.PathLike[str], suffix: str) -> None:
     path = Path(path)
     if path.suffix != suffix:
         raise UsageError(f"{path} must end in {suffix}")
+    check_utf8(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a file's name")
     with _folder_beside(path):

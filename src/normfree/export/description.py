@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..models import DenseNet
 from ..models.registry import test_crop
+from ..words import as_json
 
 KEY, FORMAT = "normfree", 1  # the entry of a file's metadata, and the version of its content
 # what a reader must know about each way to resize
@@ -151,7 +152,7 @@ class Description:
         content["preprocessing"] = given | RESIZE[self.preprocessing.resize]
         if not self.targets:  # readers of earlier versions do not know it
             del content["targets"]
-        return json.dumps(dict(format=FORMAT, **content), ensure_ascii=False)
+        return as_json(dict(format=FORMAT, **content))
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> "Description":

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import RunFailed, UsageError
+from ..errors import RunFailed, UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .description import KEY, Deployed, Description, Preprocessing
 from .protobuf import OnnxFile
@@ -113,6 +113,7 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
         UsageError: missing, not ONNX, not written by normfree, not as it was written, or onnxruntime is not installed.
     """
     runtime = _import("onnxruntime")
+    check_utf8(path)
     if not Path(path).is_file():
         raise UsageError(f"{path} does not exist; give an ONNX file of normfree export")
     file = OnnxFile(Path(path))  # before onnxruntime sees it

@@ -15,7 +15,7 @@ from .protobuf import OnnxFile, entry
 
 ONNX_KEY, DATA_KEY = "normfree.sha256", "normfree.data.sha256"
 COMMENT = b"normfree sha256 "  # and 64 hexadecimal digits
-END, DIGITS = b"PK\5\6", 64  # of a zip file's last record, of a checksum
+END, RECORD, LONGEST = b"PK\5\6", 22, 2**16  # a zip file's last record: beginning, bytes, bytes of a comment
 CHUNK = 1 << 22
 
 
@@ -95,43 +95,43 @@ def _sealed_onnx(path: Path, onnx: OnnxFile) -> bool:
 
 
 def _seal_zip(path: Path) -> None:
-    """The comment follows its length, which are the last two bytes where there is none."""
+    body, comment = _parts(path)
+    if body is None or (comment and not comment.startswith(COMMENT)):
+        raise UsageError(f"{path} is no zip file, or one with a comment of its own")
     with path.open("r+b") as file:
-        size = _body(path, file.seek(0, os.SEEK_END))
-        if size is None:
-            raise UsageError(f"{path} is no zip file, or one with a comment of its own")
-        file.truncate(size)
-        comment = COMMENT + _digest(path, size).encode()
-        file.seek(size)
+        comment = COMMENT + _digest(path, body).encode()
+        file.truncate(body)
+        file.seek(body)
         file.write(len(comment).to_bytes(2, "little") + comment)
 
 
 def _sealed_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        whole = file.seek(0, os.SEEK_END)
-        size = _body(path, whole)
-        if size is None or size + 2 == whole:
-            return False
-        file.seek(size + 2)
-        comment = file.read()
-    if comment != COMMENT + _digest(path, size).encode():
+    body, comment = _parts(path)
+    if body is None or not comment.startswith(COMMENT):
+        return False
+    if comment != COMMENT + _digest(path, body).encode():
         raise _changed(path)
     return True
 
 
-def _body(path: Path, size: int) -> int | None:
-    """The length of a zip file up to the length of its comment, which is none or ours; None of others."""
+def _parts(path: Path) -> tuple[int | None, bytes]:
+    """The length of a zip file up to the length of its comment, and the comment; None of what is no zip file.
+
+    Raises:
+        UsageError: the file ends within its comment.
+    """
     with path.open("rb") as file:
-        for length in (0, len(COMMENT) + DIGITS):
-            begin = size - length - 22
-            if begin < 0:
-                continue
-            file.seek(begin)
-            record = file.read(22)
-            known = record.startswith(END) and record[20:] == length.to_bytes(2, "little")
-            if known and (length == 0 or file.read(len(COMMENT)) == COMMENT):
-                return begin + 20
-    return None
+        size = file.seek(0, os.SEEK_END)
+        start = max(0, size - RECORD - LONGEST)
+        file.seek(start)
+        tail = file.read()
+    place = tail.rfind(END)
+    if place < 0 or len(tail) < place + RECORD:
+        return None, b""
+    length, comment = int.from_bytes(tail[place + RECORD - 2 : place + RECORD], "little"), tail[place + RECORD :]
+    if length != len(comment):
+        raise _changed(path)
+    return start + place + RECORD - 2, comment
 
 
 def _digest(path: Path, length: int | None = None) -> str:

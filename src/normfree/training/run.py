@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFailed, UsageError
+from ..errors import RunFailed, UsageError, check_utf8
 from .checkpoint import read_weights
 from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
 
@@ -26,6 +26,7 @@ def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda
         UsageError: ``out`` is a file or a folder with something in it; it cannot be made.
     """
     folder, number = Path("runs") / name if out is None else Path(out), 1
+    check_utf8(folder, "--out ")
     try:
         if out is None:
             while not _made(folder):
