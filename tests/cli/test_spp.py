@@ -9,6 +9,7 @@ import image_files
 import pytest
 import torch
 
+from normfree.cli import main
 from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import decode_image, digits
 from normfree.spp import record
@@ -367,9 +368,10 @@ def test_nothing_is_imported_for_what_is_no_name(normfree, mine, verb, text):
     assert "my_spp_touching" not in sys.modules
 
 
-def test_it_says_that_it_runs_code(normfree):
-    text = normfree("spp", "--help").out
-    assert "it runs code, and looks for modules in the\ncurrent folder first" in text
+def test_it_says_that_it_runs_code(capsys):
+    with pytest.raises(SystemExit):
+        main(["spp", "--help"])
+    assert "it runs code, and looks for modules in the\ncurrent folder first" in capsys.readouterr().out
 
 
 def test_the_working_folder_is_no_part_of_the_path_afterwards(normfree, mine):
