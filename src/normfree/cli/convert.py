@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from ..errors import RunFailed, UsageError
+from ..files import whole_file
 from ..models import ResidualNet
 from ..models.config import ModelConfig
 from ..recipes import describe
-from ..training import save_weights, whole_file
+from ..training import save_weights
 from ..weights import convert as weights
 from ..words import tell
 from .foreign import Opened, class_names, open_foreign, read_named, recipe_from, recipe_of

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..data import HeldOut, Loader, Source, Split, Unreadable, UnreadableImage
 from ..errors import UsageError
+from ..files import whole_file
 from ..recipes import Recipe, field_paths, load_recipe, open_images, open_test_images
 from ..report import (
     About,
@@ -37,7 +38,7 @@ from ..report import (
 from ..report.drawing import rgb_picture
 from ..spp import record, spectra
 from ..tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation
-from ..training import evaluate, find_checkpoint, pick_device, whole_file
+from ..training import evaluate, find_checkpoint, pick_device
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__

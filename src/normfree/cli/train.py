@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
+from ..files import whole_file
 from ..recipes import DEFAULT, Recipe, load_recipe
 from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
 from ..runs.prepare import FILM, on_main, say
@@ -83,8 +84,10 @@ def stopped(summary: Summary, folder: Path) -> list[str]:
 
 def draw_film(folder: Path) -> None:
     """The film strip of a run, as far as it got; a film that a full disk cut off must not hide why the run ended."""
-    with contextlib.suppress(UsageError, OSError):
-        plot_film(read_film(folder / FILM)).savefig(folder / STRIP)
+    with contextlib.suppress(UsageError, RunFailed):
+        strip = plot_film(read_film(folder / FILM))
+        with whole_file(folder / STRIP) as part:
+            strip.savefig(part, format="png")
 
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:

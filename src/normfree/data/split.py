@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import write_json
 
 HELD_OUT = "held_out.json"  # in a run's folder
 BLOCK = 2**15  # bytes of a large file that are compared at each of three places
@@ -95,7 +96,7 @@ class HeldOut:
 
     def write(self, folder: Path) -> None:
         """Write the list into a run folder."""
-        (folder / HELD_OUT).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(folder / HELD_OUT, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "HeldOut | None":

@@ -14,6 +14,7 @@ from ..data.layouts import described
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
 from ..errors import RunFailed, UsageError
+from ..files import whole_file
 from ..optim import freeze
 from ..recipes import Recipe, build_network, build_task, describe, dump_recipe, is_dense, open_images, set_sizes
 from ..recipes.build import Task
@@ -116,7 +117,8 @@ def prepare(
         told += on_main(replicas, lambda: going_on(trainer, folder, recipe, checkpoint, warm_restart))
     elif replicas.main:
         write_started(folder, asked, images_of(source))
-        (folder / RECIPE).write_text(dump_recipe(recipe))
+        with whole_file(folder / RECIPE) as part:
+            part.write_text(dump_recipe(recipe), encoding="utf-8")
         if source.held_out is not None:
             source.held_out.write(folder)
         write_examples(source, folder / "examples")
@@ -239,8 +241,9 @@ def write_examples(source: Source, folder: Path, count: int = 10) -> None:
     split = source.test
     if not isinstance(split, ArraySplit | SceneSplit):
         return
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for index in range(min(count, len(split))):
         label = f"_label{source.classes[split.label(index)]}" if isinstance(split, ArraySplit) else ""
         pixels = split.image(index).permute(1, 2, 0).squeeze(2).numpy()
-        Image.fromarray(pixels).save(folder / f"test{index}{label}.png")
+        with whole_file(folder / f"test{index}{label}.png") as part:
+            Image.fromarray(pixels).save(part, format="png")

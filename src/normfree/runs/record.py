@@ -13,8 +13,8 @@ from ..data import Source, Split
 from ..data.sources import TargetSplit
 from ..data.split import Part
 from ..errors import UsageError
+from ..files import read_object, write_json
 from ..recipes import Recipe
-from ..training import whole_file
 from ..training.run import STARTED
 
 MOST = 8  # differences that are named
@@ -40,17 +40,12 @@ def write(folder: Path, asked: dict[str, Any], found: dict[str, Any]) -> None:
     Raises:
         RunFailed: it cannot be written.
     """
-    with whole_file(folder / STARTED) as part:
-        part.write_text(json.dumps(dict(asked=asked, images=found), indent=1) + "\n")
+    write_json(folder / STARTED, dict(asked=asked, images=found))
 
 
 def read(folder: Path) -> dict[str, Any]:
     """What :func:`write` wrote; nothing of a run from before."""
-    try:
-        content = json.loads((folder / STARTED).read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_object(folder / STARTED)
 
 
 def as_asked(recipe: Recipe) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Going on with a run: which run, and what may change on the way."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
-from ..data.split import HELD_OUT
 from ..errors import UsageError
+from ..files import whole_file
 from ..recipes import Recipe, dump_recipe, field_paths, load_recipe
-from ..training import whole_file
-from ..training.run import CHECKPOINTS, LOCK, METRICS, RECIPE, STARTED
+from ..training.run import LOCK, RECIPE, STARTING, has_checkpoint
 from . import record
 
 # how long the run is, which may change; the run's recipe.yaml is written anew then
@@ -37,23 +35,16 @@ CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable", *LENGTH} | {
 def run_to_go_on_with(out: str, recipe: Recipe) -> Recipe | None:
     """How to go on with the run in ``out`` if it has a checkpoint; None if there is none to go on with.
 
-    What a run left that was killed before its first checkpoint is removed. The recipe is the run's own, with what may
-    change from ``recipe``; of the length of the run, what is not as it was asked for at the start.
+    The recipe is the run's own, with what may change from ``recipe``; of the length of the run, what is not as it was
+    asked for at the start.
 
     Raises:
         UsageError: the run there is by another recipe.
     """
-    folder, written = Path(out), Path(out) / RECIPE
-    saved = [p for p in (folder / CHECKPOINTS).glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    if not saved:
-        metrics = folder / METRICS
-        if metrics.is_file() and not metrics.stat().st_size:  # a run that was killed before its first checkpoint
-            for left in (folder / "examples", folder / CHECKPOINTS):
-                shutil.rmtree(left, ignore_errors=True)
-            for file in (written, folder / STARTED, folder / HELD_OUT, metrics):
-                file.unlink(missing_ok=True)
+    folder = Path(out)
+    if not has_checkpoint(folder):
         return None
-    theirs = load_recipe(str(written))
+    theirs = load_recipe(str(folder / RECIPE))
     asked, ours = record.read(folder).get("asked", {}), record.as_asked(recipe)
     before = record.as_asked(theirs)
     for path in field_paths():
@@ -75,7 +66,7 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
     """
     path = Path(run) / RECIPE
     if not path.is_file():
-        if not (Path(run) / LOCK).is_file():
+        if not any((Path(run) / name).is_file() for name in (LOCK, STARTING)):
             raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
         raise UsageError(f"--resume {run} has nothing to go on with; --out {run} --resume starts the run there")
     written, recipe = load_recipe(str(path)), load_recipe(str(path), overrides)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
+from ..files import append_line, read_lines
 from .frame import Frame
 from .plot import COLORS, LOG_RANGE, PANELS, new_figure
 from .record import record
@@ -41,11 +42,7 @@ class Film:
         if step % self.every == 0 or step == self.last:
             frame = Frame(step, record(self.model, self.inputs), spectra(self.model))
             line = dict(step=step, spp=frame.spp.to_dict(), spectra=[dataclasses.asdict(s) for s in frame.spectra])
-            try:
-                with self.path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            except OSError as error:
-                raise RunFailed(f"cannot write {self.path}: {error.strerror or error}") from error
+            append_line(self.path, line)
 
 
 def frame_of(line: dict[str, Any]) -> Frame:
@@ -61,16 +58,19 @@ def frame_of(line: dict[str, Any]) -> Frame:
 
 
 def read_film(path: str | Path) -> list[Frame]:
-    """The frames of a file that :class:`Film` wrote.
+    """The frames of a file that :class:`Film` wrote; a line that was cut off is left out.
 
     Raises:
         UsageError: not there, or not such a file.
     """
     try:
-        return [frame_of(json.loads(line)) for line in Path(path).read_text().splitlines()]
+        lines, others = read_lines(path)
+        if others and not lines:
+            raise UsageError("its lines are not JSON")
+        return [frame_of(line) for line in lines]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, UsageError) as error:
+    except UsageError as error:
         raise UsageError(f"{path} is not a file of recorded signal propagation plots: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """Training a network on a task: step, loop, evaluation, checkpoints, curves."""
 
-from .checkpoint import load_weights, read_description, read_weights, save_weights, whole_file
+from .checkpoint import load_weights, read_description, read_weights, save_weights
 from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
 from .curves import plot_curves
@@ -35,5 +35,4 @@ __all__ = [
     "replicas",
     "save_weights",
     "set_checkpointing",
-    "whole_file",
 ]

@@ -1,9 +1,7 @@
 """Weights on disk: safetensors files that say which model they belong to."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
+from ..files import whole_file
 from ..optim.sharded import fill
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _KEY = "normfree"  # entry of the file's metadata that holds our description as JSON
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` at the end of the block; on an error or Ctrl-C it is removed.
-
-    Raises:
-        RunFailed: the file cannot be written; what was there before is intact.
-    """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.umask(mask := os.umask(0))
-        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-        os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise RunFailed(f"cannot write {path}: {error}") from error
-        raise
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import RunFailed, UsageError
+from ..files import sync
 
 MANIFEST, STATE, KEY = "manifest.json", "state.json", "normfree"
 Tensors = Mapping[str, Tensor]
@@ -52,7 +53,7 @@ class Checkpoints:
             _write(part / STATE, json.dumps(dict(state)).encode())
             sums = {path.name: dict(bytes=path.stat().st_size, sha256=_sum(path)) for path in sorted(part.iterdir())}
             _write(part / MANIFEST, json.dumps(dict(step=step, files=sums), indent=1).encode())
-            _sync(part)
+            sync(part)
             old = final.with_name(final.name + ".old")
             if final.exists():  # a damaged one, or this step a second time
                 os.rename(final, old)
@@ -61,7 +62,7 @@ class Checkpoints:
             _link(self.folder / "last", final.name)
             if best:
                 _link(self.folder / "best", final.name)
-            _sync(self.folder)
+            sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             for link in ("last.part", "best.part"):
@@ -142,21 +143,12 @@ def _write_tensors(path: Path, tensors: Tensors, description: Mapping[str, Any])
     save_file(ready, path, metadata={KEY: json.dumps(description)})
     os.umask(mask := os.umask(0))
     path.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-    _sync(path)
+    sync(path)
 
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Onto the disk, not only into the system's cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
 
 
 def _sum(path: Path) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
 from .run import CURVES, read_metrics
 
 
@@ -36,7 +37,8 @@ def plot_curves(folder: str | Path, name: str = "top1") -> Path:
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
     path = Path(folder) / CURVES
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=110)
     return path
 
 

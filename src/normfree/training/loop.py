@@ -168,7 +168,8 @@ class Trainer:
         self.at, told = restore(checkpoint, self.step)
         self.run.checkpoints.saved_step, self.resumed = self.at.step, True
         if self.replicas.main:
-            self.run.forget_after(self.at.step)
+            told += self.run.forget_after(self.at.step)
+            self.run.began()
         return told
 
     def fit(self) -> Summary:
@@ -187,6 +188,8 @@ class Trainer:
                 self.seen.say(self.told)
             if not self.resumed:
                 self._save()
+                if self.replicas.main:
+                    self.run.began()
                 self.watch(0)
             self._train()
         except KeyboardInterrupt:

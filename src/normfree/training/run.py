@@ -1,23 +1,28 @@
 """A run's folder: what is in it, and writing it."""
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunFailed, UsageError, check_utf8
+from ..errors import UsageError, check_utf8
+from ..files import append_line, read_lines, read_object, whole_file, write_json
+from ..words import counted
 from .checkpoint import read_weights
 from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 CLIPPING, ENVIRONMENT, BOARD = "clipping.jsonl", "environment.json", "tensorboard"
 STARTED, LOCK = "started.json", "lock"  # what the run was started with; who writes it now
+STARTING = "starting"  # there from the start of a run to its first checkpoint
 
 
 def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda folder: None) -> Path:
     """The folder of a new run: ``out``, or the first of runs/NAME, runs/NAME-2, ... that is not there.
+
+    ``out`` may be the folder of a run that was killed before its first checkpoint: a file in it says so, and what the
+    run had written is written anew.
 
     Args:
         take: locks the folder once it is there.
@@ -37,7 +42,9 @@ def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda
             folder.mkdir(parents=True, exist_ok=True)
         take(folder)
         _must_be_empty(folder)  # another process may have been here first
-        (folder / METRICS).touch()
+        (folder / STARTING).touch()
+        for lines in {folder / METRICS, *folder.glob("*.jsonl")}:
+            lines.write_bytes(b"")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
     return folder
@@ -51,7 +58,17 @@ def _made(folder: Path) -> bool:
     return True
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has come to its first checkpoint, damaged or not."""
+    return any(
+        path.name.removeprefix("step-").split(".")[0].isdigit() and not path.name.endswith(".part")
+        for path in (folder / CHECKPOINTS).glob("step-*")
+    )
+
+
 def _must_be_empty(folder: Path) -> None:
+    if (folder / STARTING).is_file() and not has_checkpoint(folder):
+        return
     if folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
         raise UsageError(f"--out {folder} exists already; name a new folder (runs are never overwritten)")
 
@@ -98,39 +115,38 @@ class Run:
     def describe(self, environment: Mapping[str, str]) -> None:
         """Write environment.json; of a run that goes on, the first start stays."""
         path = self.folder / ENVIRONMENT
-        try:
-            before = json.loads(path.read_text()) if path.is_file() else {}
-            if "started" in before:
-                environment = {**environment, "started": before["started"], "resumed": environment["started"]}
-            path.write_text(json.dumps(environment, indent=1) + "\n")
-        except OSError as error:
-            raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+        before = read_object(path)
+        if "started" in before:
+            environment = {**environment, "started": before["started"], "resumed": environment["started"]}
+        write_json(path, environment)
+
+    def began(self) -> None:
+        """The first checkpoint is there: from now on the folder holds a run to go on with."""
+        (self.folder / STARTING).unlink(missing_ok=True)
 
     def _append(self, name: str, fields: Mapping[str, Any]) -> None:
         self.check()
-        try:
-            with (self.folder / name).open("a") as file:
-                file.write(json.dumps(fields) + "\n")
-        except OSError as error:
-            raise RunFailed(f"cannot write {self.folder / name}: {error.strerror or error}") from error
+        append_line(self.folder / name, fields)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of later steps, which a resumed run writes again, how it ended, and what was cut off."""
-        for path in self.folder.glob("*.jsonl"):
-            self._forget(path, step)
+    def forget_after(self, step: int) -> list[str]:
+        """Drop the lines of later steps, which a resumed run writes again, how it ended, and what cannot be read.
 
-    def _forget(self, path: Path, step: int) -> None:
-        lines = []
-        for line in path.read_text().splitlines():
-            try:
-                content = json.loads(line)
-                if content["step"] <= step and content.get("kind") != "end":
-                    lines.append(line)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(line + "\n" for line in lines))
-        os.replace(part, path)
+        Returns:
+            What to tell the user of lines that cannot be read.
+        """
+        told = []
+        for path in sorted(self.folder.glob("*.jsonl")):
+            lines, others = read_lines(path)
+            kept = [line for line in lines if _until(line, step)]
+            with whole_file(path) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            if others:
+                told.append(f"{path}: {counted(others, 'unreadable line')} left out")
+        return told
+
+
+def _until(line: Mapping[str, Any], step: int) -> bool:
+    return isinstance(line.get("step"), int) and line["step"] <= step and line.get("kind") != "end"
 
 
 def _board(folder: Path) -> Any:
@@ -151,8 +167,8 @@ def _numbers(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (Path(folder) / METRICS).read_text().splitlines()]
+    """The lines of a run's metrics.jsonl; a line that was cut off is left out."""
+    return read_lines(Path(folder) / METRICS)[0]
 
 
 def read_checkpoint(

@@ -1,0 +1,107 @@
+"""Files that appear whole: written under another name and renamed, or appended to in one call.
+
+Whatever moment a process is killed at, a reader finds what was there before or all of what is new. Lines that a full
+disk or another program cut off are left out by the readers here, and counted.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from .errors import RunFailed
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A name to write to, which becomes ``path`` at the end of the block; on an error or Ctrl-C it is removed.
+
+    Raises:
+        RunFailed: the file cannot be written; what was there before is intact.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.umask(mask := os.umask(0))
+        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+        sync(part)
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise RunFailed(f"cannot write {path}: {error}") from error
+        raise
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file as a whole.
+
+    Raises:
+        RunFailed: it cannot be written; what was there before is intact.
+    """
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Append one line of JSON, whole or not at all.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    line = (json.dumps(content) + "\n").encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):  # the disk is full
+                os.ftruncate(descriptor, before)
+                raise OSError(None, "No space left on device")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote; nothing where there is no such file, or it is damaged."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
+    """What :func:`append_line` wrote, and how many other lines there are: cut off, or in another encoding.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found, others = [], 0
+    for line in Path(path).read_bytes().splitlines():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        if isinstance(content, dict):
+            found.append(content)
+        else:
+            others += 1
+    return found, others
+
+
+def sync(path: Path) -> None:
+    """Onto the disk, not only into the system's cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
