@@ -74,7 +74,7 @@ def ended(folder: Path) -> Ended:
     for timed in ("seconds", "recent"):
         state.pop(timed)
     lines = [
-        {key: value for key, value in line.items() if key not in ("images_per_second", "seconds")}
+        {key: value for key, value in line.items() if key not in ("images_per_s", "seconds_left")}
         for line in read_metrics(folder)
     ]
     films = [json.loads(line) for line in (folder / "spp.jsonl").read_text().splitlines()]
