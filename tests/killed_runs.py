@@ -45,6 +45,7 @@ class Server:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def photos(root: Path) -> Path:

@@ -27,3 +27,19 @@ def test_a_kill_at_any_event(runs):
     assert events > (60 if runs.kind.rank == 0 else 6)  # another process writes nothing
     for at in range(events) if selection.whole() else range(events // 8, events, events // 4):
         runs.killed(at)
+
+
+@pytest.mark.slow
+@pytest.mark.scaled
+def test_a_kill_of_a_report_leaves_no_half_page(server, photos_folder, tmp_path):
+    out = Runs(Kind(), server, tmp_path, photos_folder).scratch / "whole"
+    job = dict(argv=["report", str(out)], folder=str(out), world=1, rank=0, log=str(tmp_path / "log"))
+    events = server(**job, at=None)["events"]
+    page = out / "report.html"
+    whole = page.stat().st_size
+    for at in range(len(events)) if selection.whole() else (0, len(events) - 1):
+        page.unlink(missing_ok=True)
+        assert server(**job, at=at)["codes"] == [-9], events[at]
+        assert not page.exists()
+        assert server(**job, at=None)["codes"] == [0]
+        assert page.stat().st_size == pytest.approx(whole, rel=0.01)
