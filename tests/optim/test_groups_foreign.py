@@ -3,6 +3,7 @@
 import re
 import warnings
 
+import optim_cases
 import pytest
 import timm
 import torch
@@ -85,7 +86,7 @@ def test_the_classifier_of_other_networks_is_found(name):
     if source == "guessed":
         (warning,) = said
         assert str(warning.message).startswith(f"{expected[0]} is taken for the classifier's weight and not clipped")
-        assert warning.filename == __file__  # the caller's line
+        assert warning.filename == optim_cases.__file__  # the caller's line
         for role in ("classifier", "weight"):  # said by the caller: nothing is guessed
             assert answers(model, roles=roles | {expected[0]: role})[expected[0]] == (role, True, role == "weight")
         answers(model, clipping=None, roles=roles)  # nothing is clipped: nothing to say

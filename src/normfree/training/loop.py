@@ -187,10 +187,10 @@ class Trainer:
             if self.told is not None:
                 self.seen.say(self.told)
             if not self.resumed:
+                self.watch(0)  # before the first checkpoint, as at later steps: a run that goes on has it
                 self._save()
                 if self.replicas.main:
                     self.run.began()
-                self.watch(0)
             self._train()
         except KeyboardInterrupt:
             raise self._interrupted() from None
