@@ -27,7 +27,8 @@ def build(folder, new=True, **train):
     kept = folder.with_name(folder.name + "-kept")
     folder.rename(kept)
     made = trainer(folder, train={**OPTIONS, **train}, optim=dict(sam_rho=0.05))
-    (folder / "metrics.jsonl").unlink()
+    for name in ("metrics.jsonl", "starting"):
+        (folder / name).unlink()
     folder.rmdir()
     kept.rename(folder)
     torch.manual_seed(123)  # what the new process's random state is must not matter
