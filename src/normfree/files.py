@@ -1,19 +1,47 @@
-"""Files that appear whole: written under another name and renamed, or appended to in one call.
+"""Files that appear whole: written under another name and renamed, or appended to in one call; pipes are not opened.
 
 Whatever moment a process is killed at, a reader finds what was there before or all of what is new. Lines that a full
 disk or another program cut off are left out by the readers here, and counted.
 """
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from .errors import RunFailed
+
+P = TypeVar("P", str, Path)
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def regular(path: P) -> P:
+    """The path itself, to be opened, if it is a file: opening or reading a pipe, a socket or a device may never end.
+
+    What is not there is for the caller's ``open`` to refuse.
+
+    Raises:
+        OSError: it is something else; ``strerror`` says what.
+    """
+    try:
+        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (OSError, ValueError):
+        return path
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"{kind}, not a file", os.fspath(path))
+    return path
 
 
 @contextlib.contextmanager
@@ -73,7 +101,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_object(path: str | Path) -> dict[str, Any]:
     """What :func:`write_json` wrote; nothing where there is no such file, or it is damaged."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(regular(Path(path)).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -86,7 +114,7 @@ def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
         OSError: the file cannot be read.
     """
     found, others = [], 0
-    for line in Path(path).read_bytes().splitlines():
+    for line in regular(Path(path)).read_bytes().splitlines():
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):

@@ -32,7 +32,7 @@ def same(a, b) -> bool:
 
 
 def start(*arguments, processes=1, restarts=0, env=None, at=None) -> subprocess.Popen:
-    """`python -m normfree train`, by torchrun if there are several processes.
+    """`python -m normfree train`, by torchrun if there are several processes; in a process group of its own.
 
     ``at``: (step, signal, rank) that the process of this rank sends itself when a step begins, unless it was restarted.
     """
@@ -47,7 +47,7 @@ def start(*arguments, processes=1, restarts=0, env=None, at=None) -> subprocess.
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     if at is not None:
         environment["NORMFREE_TEST_SIGNAL"] = " ".join(str(int(number)) for number in at)
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
 
 
 def until(condition, process, seconds=1800):
@@ -77,36 +77,92 @@ def whole(tmp_path_factory):
     return out
 
 
+def timeless(run):
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "seconds_left")} for line in read_metrics(run)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(tmp_path, whole, asked):
-    out = tmp_path / "run"
-    process = start(*OPTIONS, "--train.steps", 60, "--out", out, at=(8, asked, 0))
+@pytest.mark.parametrize(
+    ("place", "count", "asked", "known"),
+    [
+        ("start", 1, signal.SIGTERM, [0]),
+        ("step", 8, signal.SIGTERM, [7, 8]),
+        ("step", 8, signal.SIGINT, [7, 8]),
+        ("evaluation", 2, signal.SIGTERM, [22]),
+    ],
+)
+def test_a_signal_to_all_processes_saves_and_the_run_goes_on_bit_for_bit(
+    tmp_path, whole, normfree, place, count, asked, known
+):
+    """A terminal's, systemd's and Slurm's reach those that decode images, too."""
+    out, env = tmp_path / "run", dict(NORMFREE_TEST_PLACE=place, NORMFREE_TEST_GROUP="1")
+    options = [*OPTIONS, "--train.steps", 60, "--data.workers", 2, "--out", out]
+    process = start(*options, env=env, at=(count, asked, 0))
     said, errors = process.communicate()
     assert process.returncode == (0 if asked == signal.SIGTERM else 130), errors
-    stopped = checkpoint(out)[1]["step"]
-    assert stopped in (7, 8)
+    state = checkpoint(out)[1]
+    assert state["step"] in known, errors
+    assert state["unevaluated"] == (place == "evaluation")
+    ended = read_metrics(out)[-1]
+    assert (ended["state"], ended["step"]) == ("stopped", state["step"])
+    goes_on = f"normfree train --resume {out}"
     if asked == signal.SIGTERM:
-        assert f"stopped at step {stopped} and saved it" in said
-        assert f"normfree train --resume {out}" in said
-    process = start("--resume", out, "--quiet")
-    said, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert f"goes on after step {stopped} of 60" in errors
+        assert f"stopped at step {state['step']} and saved it" in said
+        assert goes_on in said
+    else:
+        assert f"stopped at step {state['step']}; the checkpoint of step {state['step']} is kept" in errors
+        assert goes_on in errors
+    assert "Traceback" not in errors
+    result = normfree("train", "--resume", out, "--quiet", "--data.workers", 0)
+    assert result.code == 0
+    assert f"goes on after step {state['step']} of 60" in result.err
     assert same(checkpoint(out)[0], checkpoint(whole)[0])
-    assert [line["step"] for line in read_metrics(out) if line["kind"] == "train"] == list(range(1, 61))
+    assert timeless(out) == timeless(whole)
+
+
+def descendants(process: int) -> list[int]:
+    """Children, their children, and so on."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [process]
+    for one in found:
+        found += parents.get(one, [])
+    return found[1:]
 
 
 @pytest.mark.slow
-def test_a_signal_to_torchrun(tmp_path):
+def test_a_signal_to_torchrun_and_all_its_processes(tmp_path):
+    """As Slurm sends it; torchrun passes its own on, too."""
     out = tmp_path / "run"
-    process = start(*OPTIONS, "--train.steps", 2000, "--out", out, processes=2)
+    process = start(*OPTIONS, "--train.steps", 2000, "--data.workers", 1, "--out", out, processes=2)
     until(lambda: steps(out) >= 5, process)
-    process.send_signal(signal.SIGTERM)
+    for one in [*descendants(process.pid), process.pid]:
+        os.kill(one, signal.SIGTERM)
     said, errors = process.communicate()
     assert checkpoint(out)[1]["step"] >= 5, errors
     assert checkpoint(out)[1]["world"] == 2
     assert "stopped at step" in said
+    assert read_metrics(out)[-1]["state"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_an_evaluation_of_several_processes_is_given_up_by_all(tmp_path):
+    """One of them is asked."""
+    out, env = tmp_path / "run", dict(NORMFREE_TEST_PLACE="evaluation", NORMFREE_TEST_GROUP="1")
+    options = [*OPTIONS, "--train.steps", 60, "--data.workers", 1, "--train.eval_every", 0.2, "--out", out]
+    process = start(*options, processes=2, env=env, at=(2, signal.SIGTERM, 1))
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    state = checkpoint(out)[1]
+    assert (state["step"], state["unevaluated"], state["world"]) == (4, True, 2)
+    assert "stopped at step 4 and saved it" in said
+    assert "eval" not in {line["kind"] for line in read_metrics(out)}
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_an_override_that_is_no_field(path, named):
         ("nowhere.yaml", r"recipe file nowhere\.yaml cannot be read: No such file"),
         ("./nowhere", r"recipe file \./nowhere cannot be read: No such file"),
         (importlib.import_module("torch").__file__.replace("__init__.py", "_C"), r"cannot be read"),
-        (str(Path(__file__).parent) + "/", r"cannot be read: Is a directory"),
+        (str(Path(__file__).parent) + "/", r"cannot be read: a folder, not a file"),
     ],
     ids=["typo", "nothing like it", "no file", "no path", "binary", "folder"],
 )

@@ -253,3 +253,29 @@ def test_no_process_that_decodes_outlives_the_run(tmp_path, monkeypatch, end):
         assert multiprocessing.active_children() == []
     finally:
         gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # from Python 3.12 on
+def test_a_process_that_decodes_dies_during_a_step(tmp_path, monkeypatch):
+    """torch raises its error at any place."""
+    data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False, workers=2)
+    task = Classification(few_digits(400), TaskConfig(), data, image_size=8, test_size=8, batch_size=16, seed=0)
+    run = trainer(tmp_path, task=task, train=dict(steps=9))
+    call = TrainStep.__call__
+
+    def killing(self, batch, lr, images):
+        if run.at.step == 3:
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+        return call(self, batch, lr, images)
+
+    monkeypatch.setattr(TrainStep, "__call__", killing)
+    with pytest.raises(RunFailed) as caught:
+        run.fit()
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith("process ")
+    assert ", which decodes images, was ended by SIGKILL (memory may have run out" in message
+    assert f"; the checkpoint of step 0 is kept in {tmp_path}" in message
+    assert read_metrics(tmp_path)[-1]["state"] == "failed"
+    assert multiprocessing.active_children() == []

@@ -1,6 +1,7 @@
 """Going on after an interruption: bit for bit as if nothing had happened."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from selection import share
 from tiny_runs import trainer
 
 from normfree import RunFailed, UsageError
-from normfree.training import Checkpoints, TrainStep, damage, find_checkpoint, read_metrics
+from normfree.training import Checkpoints, StopRequests, TrainStep, damage, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_state, read_tensors
 
 OPTIONS = dict(steps=9, log_every=1, eval_every=2)  # 2 steps an epoch, evaluations at 4, 8, 9
@@ -235,6 +236,53 @@ def test_a_kill_at_any_moment_leaves_a_checkpoint(tmp_path):
         for name in ("weights", "momentum", "ema"):
             assert (read_tensors(found, name)["w"] == step).all()
         assert json.loads((found / "manifest.json").read_text())["step"] == step
+
+
+@pytest.mark.parametrize(("update", "step"), [(1, 4), (3, 4), (9, 9)])  # of weights, averages, at the end
+def test_an_evaluation_that_was_given_up_is_done_first(tmp_path, uninterrupted, update, step):
+    """A scheduler does not wait for the end of a long one."""
+    folder, seen = tmp_path / "run", itertools.count(1)
+    run = build(folder)
+    metrics = run.task.metrics
+
+    def asked():
+        found = metrics()
+        counted = found.update
+
+        def updated(output, batch):
+            counted(output, batch)
+            if next(seen) == update:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        found.update = updated
+        return found
+
+    run.task.metrics = asked
+    summary = run.fit()
+    assert summary.stopped
+    assert summary.steps == step
+    assert next(seen) == update + 1  # the next batch was not looked at
+    assert everything(run)[1]["unevaluated"]
+    assert step not in [line["step"] for line in read_metrics(folder) if line["kind"] == "eval"]
+    again = build(folder, new=False)
+    again.resume(find_checkpoint(folder / "checkpoints")[0])
+    assert not again.fit().stopped
+    same(everything(again), everything(uninterrupted))
+    assert timeless(folder) == timeless(uninterrupted.run.folder)
+
+
+def test_a_request_before_the_first_step_saves_step_0(tmp_path, uninterrupted):
+    stop = StopRequests()
+    stop.asked = signal.SIGTERM
+    folder = tmp_path / "run"
+    run = build(folder)
+    run.stop = stop
+    summary = run.fit()
+    assert (summary.steps, summary.stopped) == (0, True)
+    again = build(folder, new=False)
+    again.resume(find_checkpoint(folder / "checkpoints")[0])
+    again.fit()
+    same(everything(again), everything(uninterrupted))
 
 
 def test_a_run_whose_batches_cross_epochs_goes_on(tmp_path):

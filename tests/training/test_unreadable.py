@@ -12,8 +12,8 @@ from normfree import RunFailed
 from normfree.data import DataConfig, Loader, Unreadable, image_folder
 from normfree.data.coco import coco
 from normfree.data.decode import UnreadableImage, decode_image
-from normfree.data.loader import _Key
 from normfree.data.objects import ObjectTransform
+from normfree.data.sampling import Key
 from normfree.tasks import Classification, TaskConfig
 from normfree.training.state import restore
 
@@ -126,7 +126,7 @@ def test_an_unreadable_partner_is_named(photos):
     split = task(photos, 0, **MIXED).train.loader.dataset
     names = [path for path, _ in split.split.samples]
     broken, fine = names.index(str(photos / BROKEN[0])), names.index(str(photos / "train/cat/0.png"))
-    sample = split[_Key(index=fine, seed=1, partner=broken, position=0, batch_size=4)]
+    sample = split[Key(index=fine, seed=1, partner=broken, position=0, batch_size=4)]
     assert sample.image is None
     with pytest.raises(UnreadableImage) as caught:
         decode_image(names[broken])

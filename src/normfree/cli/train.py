@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..recipes import DEFAULT, Recipe, load_recipe
 from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
 from ..runs.prepare import FILM, on_main, say
 from ..spp import plot_film, read_film
-from ..training import Summary, Trainer, keep_freed_memory, plot_curves, replicas
+from ..training import StopRequests, Summary, Trainer, keep_freed_memory, plot_curves, replicas
 from ..words import counted, tell
 from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse
@@ -25,6 +26,12 @@ RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_det
 
 def run(argv: Sequence[str]) -> int:
     """Train by a recipe into a new run folder, or go on with a run."""
+    stop = StopRequests()
+    with stop.listening(signal.SIGTERM):  # a scheduler's, from the start on; Ctrl-C ends what has not begun to train
+        return _run(argv, stop)
+
+
+def _run(argv: Sequence[str], stop: StopRequests) -> int:
     options, overrides = parse(argv)
     keep_freed_memory()
     told: list[str] = []
@@ -56,6 +63,7 @@ def run(argv: Sequence[str]) -> int:
             warm_restart=options.warm_restart,
             progress=not options.quiet,
             replicas=group,
+            stop=stop,
         )
         try:
             summary = trainer.fit()

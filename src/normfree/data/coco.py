@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import regular
 from .coco_masks import drawn_mask, is_number, mask_tools
 from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
@@ -308,8 +309,10 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
 
 def _content(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(regular(file).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"data.source: {file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"data.source: {file} is not JSON: {' '.join(str(error).split())[:200]}") from error
 
 

@@ -9,6 +9,7 @@ from .masks import check_values
 
 MOST_PIXELS = 4096  # side of an image; the largest network of the papers takes 608
 MOST_WORKERS = 1024
+MOST_SECONDS = 1e9
 MOST_CHANNELS = 1024
 
 
@@ -67,6 +68,8 @@ class DataConfig:
         allow_missing_classes: train although a class occurs in no training mask, or one class alone in the test masks.
         workers: processes that decode images; 0 decodes in the main process. null: one for each core, up to 8; none for
             fewer than 100 images, or where there is nothing to decode. They change nothing but the time it takes.
+        timeout: seconds that one of these processes may be at one image; then the run stops and names both, as on a
+            network file system that does not answer. null or 0: no limit. Without such processes there is none.
         max_unreadable: so many unreadable images are named and skipped before the run stops.
     """
 
@@ -98,17 +101,19 @@ class DataConfig:
     mask_ignored: int | tuple[int, ...] | None = None
     allow_missing_classes: bool = False
     workers: int | None = None
+    timeout: float | None = 600.0
     max_unreadable: int = 10
 
     def __post_init__(self) -> None:
         sides = ("image_size", "test_size", "image_width", "test_width", "short_side")
-        least_of = dict.fromkeys(sides, 1) | dict(resize_margin=0, workers=0, max_unreadable=0)
+        least_of = dict.fromkeys(sides, 1) | dict(resize_margin=0, workers=0, timeout=0, max_unreadable=0)
         least_of |= dict(mixup=0, cutmix=0, randaugment_layers=0, randaugment_magnitude=0)
         for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"data.{name} (={value}) must be at least {least}")
         most_of = dict(mixup=1e3, cutmix=1e3, randaugment_layers=100, randaugment_magnitude=30, workers=MOST_WORKERS)
+        most_of |= dict(timeout=MOST_SECONDS)
         most_of |= dict.fromkeys((*sides, "resize_margin"), MOST_PIXELS)
         for name, most in most_of.items():
             value = getattr(self, name)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
+from ..files import regular
 from . import arrays
 
 # what a file may be, whatever it is called: pictures of pixels. PIL would hand an EPS to another program
@@ -164,7 +165,7 @@ def _opened(
         all_bits: of RGB, too; else these are read with 8.
         load: whether those of 8 bits are wanted at all.
     """
-    beginning = file[:6] if isinstance(file, bytes) else _beginning(file)[:6]
+    beginning = file[:6] if isinstance(file, bytes) else _beginning(regular(file))[:6]
     upright = None
     if beginning == arrays.NUMPY:
         pixels = arrays.read_numpy(file)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import regular
 from . import shards, tables
 from .decode import EXTENSIONS
 from .layouts import targets_beside_images
@@ -270,7 +271,7 @@ def _size(path: str) -> int:
 
 def _content(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return path.encode("utf-8", "surrogatepass")

@@ -1,5 +1,8 @@
 """Batches of transformed images, in an order that depends on the seed alone."""
 
+import multiprocessing
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -7,14 +10,20 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from ..errors import RunFailed
 from .decode import Unreadable, UnreadableImage
 from .mixing import Mixing
 from .objects import ObjectList, Objects
-from .sampling import balanced_order
+from .processes import PREFETCH, SHARED, Piped, Places, Sent, begin, deaths_unnoticed, how_it_ended, signals_held
+from .sampling import Key, SeededBatches, Share
 from .sources import Split
 from .transforms import Transform
+
+TIMEOUT = 600.0  # seconds that a process may be at one image
+POLL = 1.0  # seconds between two looks at the processes while a batch is waited for
+GRACE = 5.0  # seconds until a process that does not end is killed
 
 
 @dataclass(frozen=True)
@@ -68,17 +77,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """One sample of an epoch: an image and the seed of its augmentation; with mixing, its partner and its place."""
-
-    index: int
-    seed: int
-    partner: int | None = None
-    position: int = 0
-    batch_size: int = 0
-
-
-@dataclass(frozen=True)
 class _Sample:
     image: Tensor | None
     label: int
@@ -92,19 +90,30 @@ class _Sample:
 class _Transformed(Dataset):
     """Samples by key: a sample's augmentation depends on its seed, not on the worker that makes it."""
 
-    def __init__(self, split: Split, transform: Transform, mixing: Mixing | None):
-        self.split, self.transform, self.mixing = split, transform, mixing
+    def __init__(self, split: Split, transform: Transform, mixing: Mixing | None, places: Places | None):
+        self.split, self.transform, self.mixing, self.places = split, transform, mixing, places
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: _Key) -> _Sample:
+    def __getitem__(self, key: Key) -> _Sample:
+        if self.places is None:
+            return self.sample(key)
+        self.places.set(key.index)
+        try:
+            return self.sample(key)
+        finally:
+            self.places.set(None)
+
+    def sample(self, key: Key) -> _Sample:
         generator, index = torch.Generator().manual_seed(key.seed), key.index
         try:
             image = self.split.image(index)
             if key.partner is None:
                 return _Sample(self.transform(image, generator), self.split.label(index), index)
             index = key.partner
+            if self.places is not None:
+                self.places.set(index)
             other = self.split.image(index)
         except UnreadableImage as error:
             return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(index), error))
@@ -117,8 +126,8 @@ class _Transformed(Dataset):
 class _TransformedVectors(_Transformed):
     """The same with a vector for each image; of mixed images the vectors are mixed."""
 
-    def __getitem__(self, key: _Key) -> _Sample:
-        sample = super().__getitem__(key)
+    def sample(self, key: Key) -> _Sample:
+        sample = super().sample(key)
         if sample.image is None:
             return sample
         target = self.split.target(key.index)
@@ -130,94 +139,13 @@ class _TransformedVectors(_Transformed):
 class _TransformedPairs(_Transformed):
     """The same of pairs of an image and what each of its pixels is, or its objects; their label is 0."""
 
-    def __getitem__(self, key: _Key) -> _Sample:
+    def sample(self, key: Key) -> _Sample:
         generator = torch.Generator().manual_seed(key.seed)
         try:
             image, target = self.transform(*self.split.pair(key.index), generator)
         except UnreadableImage as error:
             return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(key.index), error))
         return _Sample(image, 0, key.index, target=target)
-
-
-class _SeededBatches(Sampler):
-    """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept, dropped or filled up.
-
-    With ``labels``, the permutation is an order in which all classes come equally often. With ``pairs``, partners are a
-    second permutation, so that an epoch has every image once as first and once as second. Of several ranks, each takes
-    its share of every batch: together they have the batches of one. With ``across``, batches are cut from the epochs
-    one after the other: an epoch has those that begin in it, and the last one is filled up with the first images of the
-    next epoch.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        share: "Share",
-        pairs: bool,
-        across: bool = False,
-        labels: Tensor | None = None,
-    ):
-        self.length, self.batch_size, self.seed, self.share, self.pairs = length, batch_size, seed, share, pairs
-        self.shuffle, self.drop_last, self.across, self.epoch, self.start = shuffle, drop_last, across, 0, 0
-        self.labels = labels
-
-    def __len__(self) -> int:
-        begin, end = self._places()
-        return self.length // self.batch_size if self.drop_last else -(-(end - begin) // self.batch_size)
-
-    def _places(self) -> tuple[int, int]:
-        """Where the first batch of the epoch begins, counted from the epoch's first image, and where the last ends."""
-        if not self.across:
-            return 0, self.length
-        before = self.epoch * self.length
-        return -before % self.batch_size, self.length + -(before + self.length) % self.batch_size
-
-    def _drawn(self, epoch: int) -> list[Tensor]:
-        """The images of an epoch in their order, the seeds of their augmentation, and with ``pairs`` their partners."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = self._shuffled(generator) if self.shuffle else torch.arange(self.length)
-        columns = [order, torch.randint(2**62, (self.length,), generator=generator)]
-        columns += [self._shuffled(generator)] if self.pairs else []
-        return columns
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        first, last = self._places()
-        columns, following = self._drawn(self.epoch), self.epoch
-        while len(columns[0]) < last:
-            following += 1
-            columns = [torch.cat(both) for both in zip(columns, self._drawn(following), strict=True)]
-        for batch in range(self.start, len(self)):
-            begin = first + batch * self.batch_size
-            end = min(begin + self.batch_size, last)
-            part = self.share.of(begin, end)
-            keys = zip(*(column[part].tolist() for column in columns), strict=True)
-            if self.pairs:
-                places = zip(keys, range(part.start - begin, part.stop - begin), strict=True)
-                yield [_Key(*key, place, end - begin) for key, place in places]
-            else:
-                yield [_Key(*key) for key in keys]
-
-    def _shuffled(self, generator: torch.Generator) -> Tensor:
-        if self.labels is not None:
-            return balanced_order(self.labels, generator)
-        return torch.randperm(self.length, generator=generator)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one of several processes takes of each batch."""
-
-    rank: int = 0
-    world: int = 1
-
-    def of(self, begin: int, end: int) -> slice:
-        """Its part of the places ``begin .. end``: consecutive, sizes apart by at most one, perhaps none."""
-        count = end - begin
-        return slice(begin + count * self.rank // self.world, begin + count * (self.rank + 1) // self.world)
 
 
 class Loader:
@@ -233,6 +161,11 @@ class Loader:
         mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
         pairs: ``split`` has ``pair(index)``, an image and what each pixel is, or its objects; ``transform`` takes both.
         vectors: ``split`` has ``target(index)``, (K,) float32.
+        timeout: seconds that one of the ``workers`` may be at one image; None or 0: no limit.
+
+    Attributes:
+        asked: whether a request to stop came; an empty batch answers it where one that is waited for does not come.
+        say: told what a user should know.
     """
 
     def __init__(
@@ -248,35 +181,63 @@ class Loader:
         drop_last: bool = False,
         across: bool = False,
         workers: int | None = 0,
-        share: Share = Share(),
+        share: Share = Share(),  # noqa: B008 - immutable
         mixing: Mixing | None = None,
         pairs: bool = False,
         vectors: bool = False,
+        timeout: float | None = TIMEOUT,
     ):
         labels = torch.tensor([split.label(i) for i in range(len(split))]) if balanced else None
         dropped = drop_last and not across
-        self.batches = _SeededBatches(
+        self.batches = SeededBatches(
             len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
         )
         made = _TransformedPairs if pairs else _TransformedVectors if vectors else _Transformed
+        collate = _Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors))
+        self.split, self.timeout, self.collate = split, timeout, collate
+        self.asked: Callable[[], bool] = lambda: False
+        self.say: Callable[[str], None] = lambda line: None
+        self.places, options = None, {}
+        if workers:
+            self.places = Places(workers)
+            options = dict(persistent_workers=True, prefetch_factor=PREFETCH, timeout=POLL)
+            options |= dict(worker_init_fn=partial(begin, self.places))
+            collate = Sent(collate, self.places)
         self._new = partial(
             DataLoader,
-            made(split, transform, mixing),
+            made(split, transform, mixing, self.places),
             batch_sampler=self.batches,
-            collate_fn=_Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors)),
+            collate_fn=collate,
             num_workers=workers or 0,
-            persistent_workers=bool(workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each iterator takes a number from the global one
+            **options,
         )
         self.loader = self._new()
+        self._processes: list[multiprocessing.Process] = []
+        self._unfinished = self._said = False
 
     def close(self) -> None:
-        """End the processes that decode; another iteration would start them again.
+        """End the processes that decode, whatever they are at; another iteration would start them again.
 
         Left to the garbage collector, the queues of torch's loader go before it, and it waits 5 seconds for each.
         """
-        self.loader = self._new()
+        if not self._processes:
+            return
+        with deaths_unnoticed():
+            timer = threading.Timer(GRACE, self._kill)
+            timer.start()
+            self.loader = self._new()  # torch waits for those of the one before
+            timer.cancel()
+            timer.join()
+            self._kill()
+            for process in self._processes:
+                process.join(GRACE)
+        self._processes, self._unfinished = [], False
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the order of the next iteration, and its first batch."""
@@ -293,7 +254,85 @@ class Loader:
         return Fraction(batches.length, batches.batch_size) if batches.across else Fraction(len(batches))
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self.loader)
+        """Batches of the epoch.
+
+        Raises:
+            RunFailed: a process that decodes has died or is stuck; the message names the image.
+        """
+        return iter(self.loader) if self.places is None else self._watched(self._begun())
+
+    def _begun(self) -> Iterator[Batch | Piped]:
+        """torch's iterator; its processes, if this is the first one."""
+        if self._unfinished:
+            self.close()  # they are at work on batches that nobody waits for any more
+        before = set(multiprocessing.active_children())
+        try:
+            with signals_held():
+                iterator = iter(self.loader)
+        except OSError as error:
+            told = f"{self.loader.num_workers} processes for decoding images cannot be started"
+            raise RunFailed(f"{told} ({error.strerror or error}); --data.workers 0 does without") from error
+        except RuntimeError as error:  # those of the last epoch do not answer
+            if not self._processes:
+                raise
+            self._fail(error, self.lost())
+            return self._begun()
+        self._processes += [process for process in multiprocessing.active_children() if process not in before]
+        self._unfinished = True
+        return iterator
+
+    def _watched(self, iterator: Iterator[Batch | Piped]) -> Iterator[Batch]:
+        """The batches, with a look at the processes while one is waited for."""
+        while True:
+            self.places.forget()
+            while True:
+                try:
+                    batch = next(iterator)
+                    break
+                except StopIteration:
+                    self._unfinished = False
+                    return
+                except (RuntimeError, OSError, EOFError) as error:
+                    failure = self.lost() or self._stuck()
+                    if failure is None and not str(error).startswith("DataLoader timed out"):
+                        raise
+                    if failure is not None:
+                        del iterator
+                        self._fail(error, failure)
+                if self.asked():
+                    yield self.collate([])
+            if self.places.piped and not self._said:
+                self._said = True
+                self.say(f"shared memory ({SHARED}) is too small for some batches, which go through pipes instead")
+            yield batch.unpacked() if isinstance(batch, Piped) else batch
+
+    def _fail(self, error: Exception, failure: str | None) -> None:
+        """End the processes, and the run if there is a reason."""
+        traceback.clear_frames(error.__traceback__)  # which hold torch's iterator
+        self.close()
+        if failure is not None:
+            raise RunFailed(failure) from None
+
+    def lost(self) -> str | None:
+        """Which of the processes has died, how, and at which image; None: none has."""
+        for process in self._processes:
+            if process.exitcode:
+                return f"{self._named(process.pid)} {how_it_ended(process.exitcode)}{self._at(process.pid)}"
+        return None
+
+    def _stuck(self) -> str | None:
+        process = self.places.stuck(self.timeout) if self.timeout else None
+        if process is None:
+            return None
+        at = self._at(process) or " and has sent no batch"
+        return f"{self._named(process)} is stuck{at} for more than {self.timeout:g} s (data.timeout)"
+
+    def _named(self, process: int) -> str:
+        return f"process {process}, which decodes images,"
+
+    def _at(self, process: int) -> str:
+        index = self.places.of(process)
+        return "" if index is None else f" at image {self.split.name(index)}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import regular
 from .decode import UnreadableImage
 from .dense import IGNORE
 from .nyu import matlab
@@ -148,7 +149,7 @@ def _unpacked(value: int) -> tuple[int, int, int]:
 def open_png(path: str) -> Image.Image:
     """A PNG file, loaded; UnreadableImage where it is none."""
     try:
-        image = Image.open(path, formats=("PNG",))
+        image = Image.open(regular(path), formats=("PNG",))
         image.load()
         return image
     except Exception as error:  # decoders fail in many ways on broken files
@@ -159,7 +160,7 @@ def open_png(path: str) -> Image.Image:
 def _segmentation(path: str) -> np.ndarray:
     """The mask in a .mat file of SBD, (H, W) uint8."""
     try:
-        mask = np.asarray(matlab(path)["GTcls"]["Segmentation"][0, 0])
+        mask = np.asarray(matlab(regular(path))["GTcls"]["Segmentation"][0, 0])
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import regular
 from .decode import EXTENSIONS, UnreadableImage, decode_image
 from .dense import IGNORE, measured
 from .masks import MaskValues, Value, listed, open_png
@@ -210,9 +211,10 @@ def read_depth(path: str) -> Tensor:
     """
     if path.endswith(".npy"):
         try:
-            depth = np.load(path, allow_pickle=False)
+            depth = np.load(regular(path), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UnreadableImage(f"{path}: {' '.join(str(error).split())}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UnreadableImage(f"{path}: {' '.join(str(reason).split())}") from error
         if depth.ndim != 2 or depth.dtype.kind != "f":
             told = f"an array of shape {depth.shape} of {depth.dtype}"
             raise UnreadableImage(f"{path}: {told}; it must be (H, W) metres as floating-point numbers")

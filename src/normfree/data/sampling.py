@@ -1,7 +1,103 @@
-"""In which order an epoch goes through the images."""
+"""In which order an epoch goes through the images, and in which batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Key:
+    """One sample of an epoch: an image and the seed of its augmentation; with mixing, its partner and its place."""
+
+    index: int
+    seed: int
+    partner: int | None = None
+    position: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of each batch."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, begin: int, end: int) -> slice:
+        """Its part of the places ``begin .. end``: consecutive, sizes apart by at most one, perhaps none."""
+        count = end - begin
+        return slice(begin + count * self.rank // self.world, begin + count * (self.rank + 1) // self.world)
+
+
+class SeededBatches(Sampler):
+    """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept, dropped or filled up.
+
+    With ``labels``, the permutation is an order in which all classes come equally often. With ``pairs``, partners are a
+    second permutation, so that an epoch has every image once as first and once as second. Of several ranks, each takes
+    its share of every batch: together they have the batches of one. With ``across``, batches are cut from the epochs
+    one after the other: an epoch has those that begin in it, and the last one is filled up with the first images of the
+    next epoch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        share: Share,
+        pairs: bool,
+        across: bool = False,
+        labels: Tensor | None = None,
+    ):
+        self.length, self.batch_size, self.seed, self.share, self.pairs = length, batch_size, seed, share, pairs
+        self.shuffle, self.drop_last, self.across, self.epoch, self.start = shuffle, drop_last, across, 0, 0
+        self.labels = labels
+
+    def __len__(self) -> int:
+        begin, end = self._places()
+        return self.length // self.batch_size if self.drop_last else -(-(end - begin) // self.batch_size)
+
+    def _places(self) -> tuple[int, int]:
+        """Where the first batch of the epoch begins, counted from the epoch's first image, and where the last ends."""
+        if not self.across:
+            return 0, self.length
+        before = self.epoch * self.length
+        return -before % self.batch_size, self.length + -(before + self.length) % self.batch_size
+
+    def _drawn(self, epoch: int) -> list[Tensor]:
+        """The images of an epoch in their order, the seeds of their augmentation, and with ``pairs`` their partners."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = self._shuffled(generator) if self.shuffle else torch.arange(self.length)
+        columns = [order, torch.randint(2**62, (self.length,), generator=generator)]
+        columns += [self._shuffled(generator)] if self.pairs else []
+        return columns
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        first, last = self._places()
+        columns, following = self._drawn(self.epoch), self.epoch
+        while len(columns[0]) < last:
+            following += 1
+            columns = [torch.cat(both) for both in zip(columns, self._drawn(following), strict=True)]
+        for batch in range(self.start, len(self)):
+            begin = first + batch * self.batch_size
+            end = min(begin + self.batch_size, last)
+            part = self.share.of(begin, end)
+            keys = zip(*(column[part].tolist() for column in columns), strict=True)
+            if self.pairs:
+                places = zip(keys, range(part.start - begin, part.stop - begin), strict=True)
+                yield [Key(*key, place, end - begin) for key, place in places]
+            else:
+                yield [Key(*key) for key in keys]
+
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
+        if self.labels is not None:
+            return balanced_order(self.labels, generator)
+        return torch.randperm(self.length, generator=generator)
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import UsageError
+from ..files import regular
 from .decode import EXTENSIONS, UnreadableImage, decode_image
 
 CLASSES = "classes.txt"
@@ -71,7 +72,7 @@ class ShardSplit:
         path, name = self.paths[self.shards[index]], self.name(index)
         offset, size = int(self.table.offsets[index]), int(self.table.sizes[index])
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(regular(path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
         except OSError as error:
             raise UnreadableImage(f"{name}: {error.strerror}") from error
@@ -185,7 +186,7 @@ def _open(paths: list[str], channels: int) -> ShardSplit:
 def _scan(path: str) -> Table:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(regular(path), "r:") as tar:
             for member in tar:
                 key, extension = _key(member.name)
                 kind = extension if extension == "npy" else "image" if f".{extension}" in EXTENSIONS else extension

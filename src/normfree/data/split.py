@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import write_json
+from ..files import regular, write_json
 
 HELD_OUT = "held_out.json"  # in a run's folder
 BLOCK = 2**15  # bytes of a large file that are compared at each of three places
@@ -167,7 +167,7 @@ def content_hash(content: bytes) -> str:
 def file_hash(path: str) -> str:
     """Of a file's name, its size and what it holds: of a large one, its first, middle and last ``BLOCK`` bytes."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             content = b""
             for place in (0, (size - BLOCK) // 2, size - BLOCK) if size > 3 * BLOCK else (0,):

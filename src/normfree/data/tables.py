@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import regular
 
 LABELS = "labels.csv"
 SPLIT = "split"  # the column that says which split an image is of
@@ -59,7 +60,7 @@ def read_table(path: Path) -> Table:
         UsageError: it cannot be read, has no heading or no rows, a row has other columns, or files do not exist.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(regular(path), newline="", encoding="utf-8-sig") as file:
             heading = file.readline()
             delimiter = next((one for one in heading if one in ",;\t"), ",")
             file.seek(0)

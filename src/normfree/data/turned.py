@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files import regular
+
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright
 QUARTERS = (5, 6, 7, 8)  # orientations that swap the sides
 LOOKED_AT = 1000  # photos of a split whose headers are read at the start
@@ -19,7 +21,7 @@ Size = tuple[int, int]  # height, width
 def header(file: str) -> tuple[Size, int]:
     """Size of an image as it is stored, and its EXIF orientation, 1 to 8; ((0, 0), 1) where they cannot be read."""
     try:
-        with Image.open(file) as image:
+        with Image.open(regular(file)) as image:
             turn = image.getexif().get(ORIENTATION, 1)
             return (image.height, image.width), turn if turn in range(1, 9) else 1
     except Exception:  # decoders fail in many ways on broken files, which decoding names

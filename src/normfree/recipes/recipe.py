@@ -17,6 +17,7 @@ import yaml
 
 from ..data import DataConfig
 from ..errors import UsageError, did_you_mean, listed, nearest
+from ..files import regular
 from ..models.config import ModelConfig
 from ..models.options import shown
 from ..optim import OptimConfig
@@ -99,7 +100,7 @@ def recipe_text(name: str) -> str:
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
-            return Path(name).read_text(encoding="utf-8")
+            return regular(Path(name)).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..files import regular
 from .axes import LARGEST
 
 RECIPE, METRICS, ENVIRONMENT = "recipe.yaml", "metrics.jsonl", "environment.json"
@@ -100,7 +101,7 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, fl
 
 def _text(run: RunFiles, name: str) -> str | None:
     try:
-        return (run.folder / name).read_text(encoding="utf-8", errors="replace")
+        return regular(run.folder / name).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         run.notes.append(f"{name} is not there")
     except OSError as error:

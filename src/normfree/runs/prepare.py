@@ -22,6 +22,7 @@ from ..spp import Film
 from ..training import (
     Replicas,
     Run,
+    StopRequests,
     Trainer,
     find_checkpoint,
     new_folder,
@@ -54,6 +55,7 @@ def prepare(
     warm_restart: bool = False,
     progress: bool = True,
     replicas: Replicas | None = None,
+    stop: StopRequests | None = None,
 ) -> tuple[Trainer, Path]:
     """Open the images, build the network and the run folder; nothing is written before all of the input is good.
 
@@ -62,6 +64,7 @@ def prepare(
         init: fills the network, and says with what.
         resume: the run folder to go on with; its recipe is ``recipe``.
         warm_restart: begin the schedule of the learning rate again where the run goes on.
+        stop: what notes requests to stop, see :class:`Trainer`.
     """
     replicas = replicas or Replicas()
     pick_device(recipe.train.device, float64=True)
@@ -108,6 +111,7 @@ def prepare(
         max_unreadable=recipe.data.max_unreadable,
         progress=progress,
         replicas=replicas,
+        stop=stop,
     )
     workers = task.train.loader.num_workers
     if workers and recipe.data.workers is None:

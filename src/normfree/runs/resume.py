@@ -13,7 +13,7 @@ from . import record
 # how long the run is, which may change; the run's recipe.yaml is written anew then
 LENGTH = ("train.epochs", "train.steps", "train.patience", "optim.restarts")
 # what may change otherwise: where and how it is computed, not what
-CHANGEABLE = {"data.source", "data.workers", "data.max_unreadable", *LENGTH} | {
+CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadable", *LENGTH} | {
     f"train.{name}"
     for name in (
         "device",

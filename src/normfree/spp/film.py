@@ -77,7 +77,7 @@ def read_film(path: str | Path) -> list[Frame]:
 def read_first(path: str | Path) -> Frame | None:
     """The first frame of such a file, whatever a kill left behind it; None if there is none."""
     try:
-        with Path(path).open() as file:
+        with regular(Path(path)).open() as file:
             return frame_of(json.loads(file.readline()))
     except (OSError, ValueError, UsageError):
         return None

@@ -124,6 +124,7 @@ class Classification:
             drop_last=len(source.train) >= batch_size,
             across=across_epochs,
             workers=data.workers,
+            timeout=data.timeout,
             share=share,
             vectors=self.vectors,
             mixing=Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None,
@@ -134,6 +135,7 @@ class Classification:
             batch_size,
             shape=(data.channels, test_size, test_size),
             workers=data.workers,
+            timeout=data.timeout,
             share=share,
             vectors=self.vectors,
         )

@@ -67,7 +67,7 @@ class DenseTask:
             raise UsageError(f"data.test_crop (={data.test_crop!r}) is for classification")
         self.source = source
         transform, view = self.transforms(data)
-        options = dict(workers=data.workers, share=share, pairs=True)
+        options = dict(workers=data.workers, timeout=data.timeout, share=share, pairs=True)
         self.train = Loader(
             source.train,
             transform,

@@ -9,6 +9,7 @@ from .evaluate import evaluate
 from .loop import Summary, Trainer, pick_device, set_checkpointing
 from .memory import keep_freed_memory
 from .run import Run, new_folder, read_checkpoint, read_metrics
+from .signals import StopRequests
 from .step import StepResult, TrainStep
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Replicas",
     "Run",
     "StepResult",
+    "StopRequests",
     "Summary",
     "TrainConfig",
     "TrainStep",

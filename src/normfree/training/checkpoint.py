@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..files import whole_file
+from ..files import regular, whole_file
 from ..optim.sharded import fill
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -58,17 +58,17 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], str | None]:
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} cannot be read as safetensors: it is not a file")  # a pipe would wait
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             names = file.keys()
             odd = [name for name in names if not name.isprintable() or len(name) > 200]
             if odd:
                 raise UsageError(f"{path}: {odd[0]!r:.60} is no name of a tensor")
             return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get(_KEY)
     except (OSError, SafetensorError) as error:
-        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:300])
+        reason = "".join(
+            letter if letter.isprintable() else "?" for letter in str(getattr(error, "strerror", None) or error)[:300]
+        )
         raise UsageError(f"{path} cannot be read as safetensors: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import RunFailed, UsageError
-from ..files import sync
+from ..files import regular, sync
 
 MANIFEST, STATE, KEY = "manifest.json", "state.json", "normfree"
 Tensors = Mapping[str, Tensor]
@@ -88,7 +88,7 @@ def damage(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint's folder, in words; None if every file is as it was written."""
     checkpoint = Path(checkpoint)
     try:
-        files = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
+        files = json.loads(regular(checkpoint / MANIFEST).read_bytes())["files"]
         for name, expected in files.items():
             path = checkpoint / name
             if path.stat().st_size != expected["bytes"]:
@@ -129,7 +129,7 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state of a checkpoint that :func:`find_checkpoint` found."""
-    return json.loads((checkpoint / STATE).read_bytes())
+    return json.loads(regular(checkpoint / STATE).read_bytes())
 
 
 def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sum(path: Path) -> str:
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Metrics of a network on a split."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from .distributed import Replicas
 from .step import autocast
 
 
+class GivenUp(Exception):
+    """An evaluation that a request to stop ended before it was done."""
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -19,6 +23,7 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
     replicas: Replicas | None = None,
+    asked: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Unreadable]]:
     """Run a network over batches in evaluation mode.
 
@@ -26,14 +31,20 @@ def evaluate(
         metrics: has ``update(output, batch)``, ``compute()`` and, for several processes, ``totals``, the list of
             numbers that it adds up; or ``parts``, what it holds, and ``join``, which takes that of every process.
         replicas: the processes that share the batches; the result is that of all of them.
+        asked: whether this process is asked to stop, looked at before each batch.
 
     Returns:
         What ``metrics`` computes, and the images that could not be read, each once.
+
+    Raises:
+        GivenUp: any process is asked to stop; in all of them.
     """
     training, unreadable, replicas = model.training, [], replicas or Replicas()
     model.eval()
     try:
         for batch in loader:
+            if replicas.sum([asked()])[0]:
+                raise GivenUp
             unreadable += batch.unreadable
             if len(batch) or replicas.world > 1:  # sharded networks run in all processes or in none
                 batch = batch.to(device)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shlex
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .batch_norm import seen_by_batch_norm
 from .config import TrainConfig
 from .distributed import Replicas
 from .environment import environment
-from .evaluate import evaluate
+from .evaluate import GivenUp, evaluate
 from .run import Run
 from .signals import StopRequests
 from .state import Progress, capture, restore
@@ -102,6 +103,7 @@ class Trainer:
         progress: show a bar on standard error.
         watch: called with the number of steps done, after each and before the first, outside of their time.
         replicas: the processes of the run, of which each has a trainer; the main one writes.
+        stop: what notes requests to stop; a request from before training is answered before its first step.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Trainer:
         progress: bool = True,
         watch: Callable[[int], None] = lambda step: None,
         replicas: Replicas | None = None,
+        stop: StopRequests | None = None,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
         self.replicas = replicas or Replicas()
@@ -157,7 +160,10 @@ class Trainer:
             score=task.score,
         )
         self.told = seen_by_batch_norm(model, train, optim, self.replicas.world)
-        self.stop, self.at, self.resumed = StopRequests(), Progress(), False
+        self.stop, self.at, self.resumed = stop or StopRequests(), Progress(), False
+        self.loaders = [loader for loader in (task.train, task.test) if isinstance(loader, Loader)]
+        for loader in self.loaders:
+            loader.asked, loader.say = self._asked, self.seen.say
 
     def resume(self, checkpoint: str | Path) -> list[str]:
         """Go on from a checkpoint of this run; what to tell the user.
@@ -197,37 +203,46 @@ class Trainer:
         except RunFailed as error:
             self._ended("failed", str(error))
             raise RunFailed(f"{error}; {self._kept()}") from error
-        except RuntimeError as error:
-            if self.stop.asked:  # a terminal's Ctrl-C reaches the processes that decode images, too
-                raise self._interrupted() from None
-            self._ended("failed", f"{type(error).__name__}: {error}")
-            raise
+        except RuntimeError as error:  # torch's, at any place, where a process that decodes has died
+            lost = next(filter(None, (loader.lost() for loader in self.loaders)), None)
+            self._ended("failed", lost or f"{type(error).__name__}: {error}")
+            if lost is None:
+                raise
+            raise RunFailed(f"{lost}; {self._kept()}") from error
         finally:
-            for loader in (self.task.train, self.task.test):
-                if isinstance(loader, Loader):
-                    loader.close()
+            for loader in self.loaders:
+                loader.close()
         at, spent = self.at, time.perf_counter() - begun
         early = self._waited_enough() and at.step < self.total_steps
-        stopped = at.step < self.total_steps and not early
+        stopped = (at.step < self.total_steps or at.unevaluated) and not early
         reason = "it was asked to stop" if stopped else f"no better evaluation in {at.waited}" if early else ""
         self._ended("stopped" if stopped else "finished", reason)
         return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped, early)
 
     def _train(self) -> None:
         self.model.train()
-        with self.seen.showing(self.at.step), self.stop.listening():
-            since = time.perf_counter()
-            for batch, images in self._batches():
-                result = self._one_step(batch, images)
-                now = time.perf_counter()  # the time of a step includes waiting for its images
-                self.at.seconds += now - since
-                self.seen.after(self.at, self.lr(self.at.step - 1), result, now - since)
-                self.watch(self.at.step)
-                if self._due(self.config.eval_every * self.steps_per_epoch):
+        with self.seen.showing(self.at.step), self.stop.listening(signal.SIGINT, signal.SIGTERM):
+            try:
+                if self.at.unevaluated:
                     self._evaluate()
-                elif self.config.save_every is not None and self.at.step % self.config.save_every == 0:
-                    self._save()
-                since = time.perf_counter()
+                self._steps()
+            except GivenUp:
+                self.at.unevaluated = True
+                self._stopped()
+
+    def _steps(self) -> None:
+        since = time.perf_counter()
+        for batch, images in self._batches():
+            result = self._one_step(batch, images)
+            now = time.perf_counter()  # the time of a step includes waiting for its images
+            self.at.seconds += now - since
+            self.seen.after(self.at, self.lr(self.at.step - 1), result, now - since)
+            self.watch(self.at.step)
+            if self._due(self.config.eval_every * self.steps_per_epoch):
+                self._evaluate()
+            elif self.config.save_every is not None and self.at.step % self.config.save_every == 0:
+                self._save()
+            since = time.perf_counter()
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's shares of the batches still to come, on the device, and the images in the whole batches.
@@ -262,12 +277,16 @@ class Trainer:
 
     def _agree(self, batch: Batch) -> tuple[int, int, bool]:
         """Over all processes: images, unreadable ones, and whether any is asked to stop."""
-        totals = self.replicas.sum([len(batch), len(batch.unreadable), self.stop.asked is not None])
+        totals = self.replicas.sum([len(batch), len(batch.unreadable), self._asked()])
         return int(totals[0]), int(totals[1]), totals[2] > 0
+
+    def _asked(self) -> bool:
+        return self.stop.asked is not None
 
     def _stopped(self) -> None:
         """Save where the run is; Ctrl-C is an interruption, the scheduler's signal an orderly end."""
-        self._save()
+        if self.at.unevaluated or self.run.checkpoints.saved_step != self.at.step:
+            self._save()
         if any(name == "SIGINT" for name in self.replicas.gather(self.stop.asked and self.stop.asked.name)):
             raise KeyboardInterrupt
 
@@ -295,12 +314,17 @@ class Trainer:
         return self.at.step == self.total_steps or self.at.step % max(1, round(every)) == 0
 
     def _evaluate(self) -> None:
-        """Evaluate raw and averaged weights, write the line and the checkpoint."""
+        """Evaluate raw and averaged weights, write the line and the checkpoint.
+
+        Raises:
+            GivenUp: a request to stop came before it was done; nothing has changed.
+        """
         measured, unreadable = self._measure()
         if self.ema is not None:
             with self.ema.applied():
                 measured |= {f"ema_{name}": value for name, value in self._measure()[0].items()}
         self._note(unreadable)
+        self.at.unevaluated = False
         self.at.metrics = dict(step=self.at.step, epoch=self._epoch(), **measured)
         if self.replicas.main:
             self.run.log(kind="eval", **self.at.metrics)
@@ -315,7 +339,8 @@ class Trainer:
 
     def _measure(self) -> tuple[dict[str, float], list[Unreadable]]:
         task, config = self.task, self.config
-        return evaluate(self.model, task.test, task.metrics(), self.device, config.precision, self.replicas)
+        how = config.precision, self.replicas, self._asked
+        return evaluate(self.model, task.test, task.metrics(), self.device, *how)
 
     def _save(self, best: bool = False) -> None:
         """All processes together; a failure of the main one is everyone's."""

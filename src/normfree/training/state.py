@@ -27,6 +27,7 @@ class Progress:
         seconds: of training so far.
         waited: evaluations since the best one.
         micro_batch: what "auto" found.
+        unevaluated: whether the evaluation after this step is still to be done.
         recent: loss, right answers, images and seconds of each of the last steps, which running means are over.
     """
 
@@ -39,6 +40,7 @@ class Progress:
     seconds: float = 0.0
     waited: int = 0
     micro_batch: int | None = None
+    unevaluated: bool = False
     recent: list[list[float]] = field(default_factory=list)
 
 

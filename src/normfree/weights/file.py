@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, listed
+from ..files import regular
 from ..words import counted
 from .pickles import check_names, one_line
 from .state_dict import find_state
@@ -181,9 +182,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(f"{path} is not a file")
-        return check_names(load_file(path), path)
+        return check_names(load_file(regular(path)), path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
 

@@ -105,7 +105,7 @@ def _pop_to_mark(stack: list[int | None]) -> list[int]:
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one printable line of bounded length."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:300] or type(error).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

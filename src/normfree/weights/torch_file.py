@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import regular
 from .pickles import Placeholders, check_opcodes, one_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # .tar: .pth.tar
@@ -199,10 +200,8 @@ def read_torch(path: str | Path) -> TorchFile:
         UsageError: no such file; truncated; an archive of another kind, by name.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a file")
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = file.read(len(MAGIC))
             file.seek(0)
             return _read_legacy(path, file) if start == MAGIC else _read_zip(path, file)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..files import regular
 from .pickles import check_names, check_opcodes, one_line
 
 _KINDS = "fiub"  # float, int, unsigned, bool
@@ -116,10 +117,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         UsageError: no such file; truncated; not such a pickle; anything but dicts, strings and numeric arrays in it.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UsageError(f"{path} is not a file")  # opening a pipe would wait for its other end
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             check_opcodes(file, _MOST_OPCODES)
             file.seek(0)
             content = _ArrayUnpickler(file).load()
