@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..files import append_line, read_lines
+from ..files import append_line, read_lines, regular
 from .frame import Frame
 from .plot import COLORS, LOG_RANGE, PANELS, new_figure
 from .record import record
