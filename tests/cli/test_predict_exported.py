@@ -11,11 +11,12 @@ import image_files
 import numpy as np
 import pytest
 import torch
+from exported_files import without
 from onnx import TensorProto, helper, save
 from PIL import Image
 from small_models import small
 
-from normfree.cli import classifier
+from normfree.cli import answers, classifier
 from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import centre_view, decode_image, evaluation_view, normalize
 from normfree.data.resize import centre_crop, padded_centre_window
@@ -265,3 +266,28 @@ def test_the_guides_network_of_ones_own(normfree, tmp_path, monkeypatch):
     with torch.no_grad():
         expected = names["network"](seen[None]).softmax(1)[0].tolist()
     assert found == pytest.approx(dict(zip(["cat", "dog"], expected, strict=True)), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["free.onnx", "free.pt2"])
+def test_a_file_of_an_earlier_version_is_used_and_one_that_was_changed_is_not(normfree, trained, files, tmp_path, name):
+    path, image = Path(shutil.copy(files / name, tmp_path / name)), min((trained / "examples").iterdir())
+    expected = normfree("predict", path, image).out
+    without(path)
+    result = normfree("predict", path, image)
+    assert (result.code, result.out) == (0, expected)
+    assert result.err == f"{path} has no checksum, as files of earlier versions; whether it is whole is not known\n"
+    shutil.copy(files / name, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for verb in (["predict", path, image], ["eval", path, "--data", "digits"]):
+        result = normfree(*verb)
+        assert (result.code, result.out) == (2, "")
+        assert result.error.startswith(f"{path} is not as it was written")
+
+
+def test_images_of_one_name_are_numbered():
+    paths = [Path(f"{i}/a.png") for i in range(3)] + [Path("a-2.png"), Path("x/a.jpg"), Path("b.png")]
+    assert list(answers._names(paths).values()) == ["a", "a-2", "a-3", "a-2-2", "a-4", "b"]
+    many = answers._names([Path(f"{i}/a.png") for i in range(5000)])
+    assert len(set(many.values())) == 5000

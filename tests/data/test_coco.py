@@ -1,6 +1,7 @@
 """COCO's layout: what is read, what is refused and in which words."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from selection import share
 
 from normfree import UsageError
 from normfree.data import UnreadableImage
-from normfree.data.coco import coco, open_objects
+from normfree.data import coco as coco_module
+from normfree.data.coco import CocoIds, coco, open_objects
 from normfree.data.coco_masks import unpacked
 from normfree.data.sources import absolute
 
@@ -303,3 +305,19 @@ def test_mutated_files_work_or_are_refused_in_one_line(folder):
         assert "train.json" in message or "category" in message
         assert len(message) < 500
     assert share(250) // 25 <= opened <= share(250) * 24 // 25
+
+
+def test_numbers_of_images_that_have_one_name_in_many_folders(tmp_path, monkeypatch):
+    """Each path is looked up by its endings, not among all images: 200,000 of them are no more work each."""
+    entries = [(Path(f"{i // 10}/{i}/0.png"), i) for i in range(500)] + [(Path("only.png"), 1000)]
+    ids, asked = CocoIds("a.json", entries, [1], {}), []
+    endings = coco_module._endings
+    monkeypatch.setattr(coco_module, "_endings", lambda path: asked.append(path) or endings(path))
+    paths = [tmp_path / name for name, _ in entries]
+    assert ids.of(paths) == [number for _, number in entries]
+    assert ids.of([Path("elsewhere/only.png"), Path("0/3/0.png")]) == [1000, 3]
+    assert len(asked) == len(paths) + 2
+    with pytest.raises(UsageError, match=r"a\.json has 500 images named 0\.png; x/0\.png needs one"):
+        ids.of([Path("x/0.png")])
+    with pytest.raises(UsageError, match=r"a\.json has no images named 1\.png"):
+        ids.of([Path("0/3/1.png")])

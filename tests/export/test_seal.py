@@ -3,7 +3,6 @@
 import contextlib
 import random
 import shutil
-import zipfile
 from pathlib import Path
 
 import onnx
@@ -11,6 +10,7 @@ import onnxruntime
 import pytest
 import tiny_runs
 import torch
+from exported_files import without
 from onnx import TensorProto, helper
 from selection import share
 
@@ -87,18 +87,6 @@ def test_a_description_that_was_edited_is_refused(kind, path, unseen):
     path.write_bytes(content.replace(b'"resize_margin": 0', b'"resize_margin": 9'))
     with pytest.raises(UsageError, match=rf"b\.{kind} is not as it was written: .* Export it again"):
         OPEN[kind](path)
-
-
-def without(path: Path) -> None:
-    """The file as earlier versions wrote it."""
-    if path.suffix == ".pt2":
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.comment = b""
-        return
-    model = onnx.load(path)
-    for entry in [entry for entry in model.metadata_props if entry.key.endswith("sha256")]:
-        model.metadata_props.remove(entry)
-    onnx.save(model, path)
 
 
 def test_files_of_earlier_versions_are_used(kind, path, written):
