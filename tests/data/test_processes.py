@@ -1,8 +1,10 @@
 """The processes that decode images: how their batches travel, what ends them, what is said about one that is stuck."""
 
 import ctypes
+import math
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from normfree.data import EvalTransform, Loader, Mixing, TrainTransform, Unreada
 from normfree.data import loader as loaders
 from normfree.data.coco import open_objects
 from normfree.data.objects import ObjectList, ObjectTransform
-from normfree.data.processes import Places, deaths_unnoticed, fits
+from normfree.data.processes import Places, deaths_unnoticed, lacking
 from normfree.data.sources import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -104,7 +106,7 @@ def test_batches_through_pipes_are_the_same(monkeypatch, kind):
 
 
 def test_shared_memory_is_used_where_there_is_enough(monkeypatch):
-    monkeypatch.setattr(processes, "free_shared", lambda: None)
+    monkeypatch.setattr(processes, "free_shared", lambda: math.inf)
     said, shared = [], loader("plain", 2)
     shared.say = said.append
     assert all(batch.images.is_shared() for batch in shared)
@@ -112,13 +114,37 @@ def test_shared_memory_is_used_where_there_is_enough(monkeypatch):
     assert said == []
 
 
-def test_how_much_shared_memory_batches_need():
+@pytest.mark.parametrize("kind", ["plain", "objects"])
+def test_few_open_files(monkeypatch, kind):
+    """A batch of images has few tensors, one of objects five for each image."""
+    monkeypatch.setattr(processes, "most_files", lambda: 100)
+    said, loaded = [], loader(kind, 2)
+    loaded.say = said.append
+    assert sum(map(len, loaded)) > 0
+    loaded.close()
+    told = ["too few files may be open at once (ulimit -n) for some batches, which go through pipes instead"]
+    assert said == (told if kind == "objects" else [])
+
+
+def test_as_many_files_as_are_allowed():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        wanted = 2**16 if before[1] == resource.RLIM_INFINITY else min(2**16, before[1])
+        assert processes.most_files() == wanted
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_batches_need():
     """Two that each process makes ahead, the one that the run has and the next one; and as much again."""
-    assert fits(10, 2, free=120)
-    assert not fits(10, 2, free=119)
-    assert not fits(10, 8, free=120)
-    assert fits(10**12, 8, free=None)
-    assert fits(0, 8, free=0)
+    assert lacking([6, 4], 2, free=120, files=24) == 0
+    assert lacking([6, 4], 2, free=119, files=24) == processes.SPACE
+    assert lacking([6, 4], 8, free=120, files=24) == processes.SPACE
+    assert lacking([6, 4], 2, free=120, files=23) == processes.FILES
+    assert lacking([10**12], 8, free=math.inf, files=math.inf) == 0
+    assert lacking([], 8, free=0, files=0) == 0
 
 
 def test_how_much_there_is(monkeypatch):
@@ -130,7 +156,7 @@ def test_how_much_there_is(monkeypatch):
     monkeypatch.setattr(processes, "SHARED", "/nowhere")
     assert processes.free_shared() == 0
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert processes.free_shared() is None
+    assert processes.free_shared() == math.inf
 
 
 NEW_MOUNTS = 0x20000  # CLONE_NEWNS

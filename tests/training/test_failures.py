@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_runs import Scripted, classification, few_digits, trainer
 
 from normfree import RunFailed, UsageError
 from normfree.data import DataConfig, Source, UnreadableImage
+from normfree.data import loader as loaders
 from normfree.nn import WSConv2d
 from normfree.tasks import Classification, TaskConfig
 from normfree.training import TrainStep, checkpoints, pick_device, read_checkpoint, read_metrics
@@ -277,5 +279,30 @@ def test_a_process_that_decodes_dies_during_a_step(tmp_path, monkeypatch):
     assert message.startswith("process ")
     assert ", which decodes images, was ended by SIGKILL (memory may have run out" in message
     assert f"; the checkpoint of step 0 is kept in {tmp_path}" in message
+    assert read_metrics(tmp_path)[-1]["state"] == "failed"
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # from Python 3.12 on
+def test_an_image_that_never_ends(tmp_path, monkeypatch):
+    """In a test image, on a file system that does not answer."""
+    monkeypatch.setattr(loaders, "POLL", 0.1)
+    monkeypatch.setattr(loaders, "GRACE", 0.5)
+    source = few_digits()
+
+    class Hanging(Broken):
+        def image(self, index):
+            if index == 18:
+                time.sleep(10**6)
+            return self.split.image(index)
+
+    data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False, workers=1, timeout=1)
+    source = Source(source.train, Hanging(source.test, ()), source.classes)
+    task = Classification(source, TaskConfig(), data, image_size=8, test_size=8, batch_size=16, seed=0)
+    with pytest.raises(RunFailed) as caught:
+        trainer(tmp_path, task=task).fit()
+    message = str(caught.value)
+    assert ", which decodes images, is stuck at image digits/test[18] for more than 1 s (data.timeout); " in message
+    assert message.endswith(f"the checkpoint of step 0 is kept in {tmp_path}/checkpoints/last")
     assert read_metrics(tmp_path)[-1]["state"] == "failed"
     assert multiprocessing.active_children() == []

@@ -16,7 +16,7 @@ from ..errors import RunFailed
 from .decode import Unreadable, UnreadableImage
 from .mixing import Mixing
 from .objects import ObjectList, Objects
-from .processes import PREFETCH, SHARED, Piped, Places, Sent, begin, deaths_unnoticed, how_it_ended, signals_held
+from .processes import PREFETCH, Piped, Places, Sent, begin, deaths_unnoticed, how_it_ended, most_files, signals_held
 from .sampling import Key, SeededBatches, Share
 from .sources import Split
 from .transforms import Transform
@@ -265,6 +265,7 @@ class Loader:
         """torch's iterator; its processes, if this is the first one."""
         if self._unfinished:
             self.close()  # they are at work on batches that nobody waits for any more
+        most_files()  # its own limit counts here, too
         before = set(multiprocessing.active_children())
         try:
             with signals_held():
@@ -301,9 +302,9 @@ class Loader:
                         self._fail(error, failure)
                 if self.asked():
                     yield self.collate([])
-            if self.places.piped and not self._said:
+            if (lacks := self.places.lacks) is not None and not self._said:
                 self._said = True
-                self.say(f"shared memory ({SHARED}) is too small for some batches, which go through pipes instead")
+                self.say(f"{lacks} for some batches, which go through pipes instead")
             yield batch.unpacked() if isinstance(batch, Piped) else batch
 
     def _fail(self, error: Exception, failure: str | None) -> None:

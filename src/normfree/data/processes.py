@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ from torch.utils.data import get_worker_info
 
 PREFETCH = 2  # batches that each process makes ahead
 SHARED = "/dev/shm"
-ROOM = 2  # times the bytes of the batches under way must be free: an evaluation has processes of its own
+ROOM = 2  # times what the batches under way need must be there: an evaluation has processes of its own
+MOST_FILES = 2**16  # open at once, if that is allowed; torch opens one for each tensor that goes through shared memory
+SPACE, FILES = 1, 2
+LACKING = {SPACE: f"shared memory ({SHARED}) is too small", FILES: "too few files may be open at once (ulimit -n)"}
 WATCH = 5.0  # seconds between two looks at whether the run is still there
 _HELD = {signal.SIGINT, signal.SIGTERM}
 _HINTS = {
@@ -32,7 +36,7 @@ class Places:
     """Which image each process is at, in memory that all of them share."""
 
     def __init__(self, processes: int):
-        # of each process: its number, the image counted from 1 (0: none), and how often that changed; then a mark
+        # of each process: its number, the image counted from 1 (0: none), and how often that changed; then what lacks
         self._numbers = multiprocessing.RawArray("q", 3 * processes + 1)
         self._seen, self._since = [()] * processes, [0.0] * processes
 
@@ -55,12 +59,12 @@ class Places:
         return None
 
     @property
-    def piped(self) -> bool:
-        """Whether any batch found too little shared memory."""
-        return bool(self._numbers[-1])
+    def lacks(self) -> str | None:
+        """What there was too little of to send batches by shared memory; None: nothing."""
+        return LACKING.get(self._numbers[-1])
 
-    def set_piped(self) -> None:
-        self._numbers[-1] = 1
+    def set_lacks(self, what: int) -> None:
+        self._numbers[-1] = what
 
     def forget(self) -> None:
         """A batch has come: what :meth:`stuck` saw before counts no more."""
@@ -140,7 +144,7 @@ def how_it_ended(code: int) -> str:
 
 @dataclass(frozen=True)
 class Piped:
-    """A batch as bytes, where shared memory is too small."""
+    """A batch as bytes, where shared memory does not serve."""
 
     content: bytes
 
@@ -153,32 +157,40 @@ class Piped:
 
 @dataclass(frozen=True)
 class Sent:
-    """Makes batches, in a process such that they reach the run: by shared memory where that is large enough."""
+    """Makes batches, in a process such that they reach the run: by shared memory where that serves."""
 
     collate: Callable[[list], Any]
     places: Places
 
     def __call__(self, samples: list) -> Any:
         batch, info = self.collate(samples), get_worker_info()
-        if info is None or fits(_bytes(batch), info.num_workers, free_shared()):
+        if info is None:
             return batch
-        self.places.set_piped()
+        lacks = lacking(_storages(batch), info.num_workers, free_shared(), most_files())
+        if not lacks:
+            return batch
+        self.places.set_lacks(lacks)
         return Piped(_packed(batch))
 
 
-def fits(size: int, processes: int, free: int | None) -> bool:
-    """Whether shared memory takes all batches of so many bytes that may be under way at once.
+def lacking(sizes: Sequence[int], processes: int, free: float, files: float) -> int:
+    """What is too little for all batches that may be under way at once, SPACE or FILES; 0: nothing.
 
     Args:
-        free: bytes; None: no limit is known.
+        sizes: bytes of each tensor of a batch.
+        free: bytes of shared memory.
+        files: that may be open.
     """
-    return free is None or ROOM * (PREFETCH * processes + 2) * size <= free
+    batches = ROOM * (PREFETCH * processes + 2)
+    if batches * sum(sizes) > free:
+        return SPACE
+    return FILES if batches * len(sizes) > files else 0
 
 
-def free_shared() -> int | None:
-    """Free bytes of shared memory for this process and its own; None where it has no limit of its own."""
+def free_shared() -> float:
+    """Free bytes of shared memory for this process and its own."""
     if sys.platform != "linux":
-        return None
+        return math.inf  # no limit is known
     try:
         status = os.statvfs(SHARED)
     except OSError:
@@ -186,15 +198,28 @@ def free_shared() -> int | None:
     return status.f_bavail * status.f_frsize // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-class _Counter(pickle.Pickler):
-    """Adds up the bytes of the tensors in an object."""
+def most_files() -> float:
+    """How many files this process may open, as many as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
+    wanted = min(hard, MOST_FILES)
+    if soft < wanted:
+        limit = resource.RLIM_INFINITY if hard == math.inf else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
+    return max(soft, wanted)
 
-    bytes = 0
+
+class _Storages(pickle.Pickler):
+    """Finds the tensors in an object."""
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
-        self.bytes += value.nbytes
+        storage = value.untyped_storage()
+        self.found[storage.data_ptr()] = storage.nbytes()
         return int, ()
 
 
@@ -205,10 +230,12 @@ class _Packer(pickle.Pickler):
         return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
 
 
-def _bytes(batch: Any) -> int:
-    counter = _Counter(io.BytesIO())
-    counter.dump(batch)
-    return counter.bytes
+def _storages(batch: Any) -> list[int]:
+    """Bytes of each."""
+    pickler = _Storages(io.BytesIO())
+    pickler.found = {}
+    pickler.dump(batch)
+    return list(pickler.found.values())
 
 
 def _packed(batch: Any) -> bytes:
