@@ -101,7 +101,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_object(path: str | Path) -> dict[str, Any]:
     """What :func:`write_json` wrote; nothing where there is no such file, or it is damaged."""
     try:
-        content = json.loads(regular(Path(path)).read_bytes())
+        content = json.loads(regular(Path(path)).read_bytes().decode())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -116,7 +116,7 @@ def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
     found, others = [], 0
     for line in regular(Path(path)).read_bytes().splitlines():
         try:
-            content = json.loads(line)
+            content = json.loads(line.decode())
         except (ValueError, RecursionError):
             content = None
         if isinstance(content, dict):

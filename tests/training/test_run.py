@@ -1,10 +1,14 @@
 """A run's folder: numbered, never overwritten; its lines and checkpoints."""
 
 import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from PIL import Image
+from selection import share
 
 from normfree import RunFailed, UsageError
 from normfree.training import (
@@ -27,6 +31,15 @@ def test_folders_are_numbered(tmp_path, monkeypatch):
     made = [str(new_folder(name, None)) for name in ("digits", "digits", "other", "digits")]
     assert made == ["runs/digits", "runs/digits-2", "runs/other", "runs/digits-3"]
     assert all((tmp_path / folder).is_dir() for folder in made)
+
+
+@pytest.mark.scaled
+def test_callers_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: new_folder("digits", None), range(share(600))))
+    assert len(set(made)) == len(made)
+    assert all((folder / "starting").is_file() for folder in made)
 
 
 def test_an_asked_for_folder_is_made(tmp_path):
@@ -136,3 +149,33 @@ def test_paths_may_be_text(tmp_path):
     assert read_weights(file)[1]["model"] == "m"
     save_weights(str(tmp_path / "other.safetensors"), WEIGHTS, {})
     assert (tmp_path / "other.safetensors").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\xff\xfe"])
+def test_a_damaged_environment_is_written_anew(tmp_path, content):
+    """Emptied by a kill, or changed by another program."""
+    (tmp_path / "environment.json").write_bytes(content.encode("latin1"))
+    Run(tmp_path, {}).describe(dict(started="now"))
+    assert json.loads((tmp_path / "environment.json").read_text()) == dict(started="now")
+
+
+def test_lines_that_cannot_be_read_are_said_and_left_out(tmp_path):
+    run = Run(tmp_path, {})
+    run.log(kind="train", step=1, loss=0.5)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write('{"kind": "train"}\n'.encode("utf-16") + b'\n{"kind": "tra')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    (told,) = run.forget_after(1)
+    assert re.fullmatch(rf"{tmp_path}/metrics.jsonl: \d unreadable lines left out", told)
+    assert run.forget_after(1) == []
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+
+
+def test_half_a_line_is_not_left_on_a_full_disk(tmp_path, monkeypatch):
+    run = Run(tmp_path, {})
+    run.log(kind="train", step=1)
+    before, write = (tmp_path / "metrics.jsonl").read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:5]))
+    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: No space left on device"):
+        run.log(kind="train", step=2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
