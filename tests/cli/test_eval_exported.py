@@ -91,3 +91,9 @@ def test_a_description_without_targets_is_as_before(normfree):
     read = Description.from_json(json.dumps(plain), "x")
     assert read.targets == {}
     assert "targets" not in json.loads(read.to_json())
+
+
+def test_weights_alone_do_not_say_where_images_are(normfree, theirs):
+    result = normfree("eval", theirs)
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == f"normfree: {theirs} does not say where images are; give --data SOURCE"

@@ -20,7 +20,7 @@ from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from ..words import counted, tell
 from .answers import check_csv, writing
-from .exported import ExportedNet
+from .foreign import UNSAID
 from .main import Parser
 from .measured import Metrics, measured
 from .trained import Trained, evaluation_transform, load_trained
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         check_csv(options.csv)
     trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
     data = trained.recipe.data
-    if options.data is None and isinstance(trained.model, ExportedNet):
+    if options.data is None and data.source == UNSAID:
         raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
     if options.size:
         data.test_size, data.test_width = options.size, None

@@ -12,7 +12,7 @@ from ..export import Deployed, open_archive, open_onnx
 from ..export.description import VECTORS
 from ..recipes import Recipe
 from ..words import tell
-from .foreign import class_names, recipe_from
+from .foreign import UNSAID, class_names, recipe_from
 
 ONNX, ARCHIVE = ".onnx", ".pt2"
 # fields of a recipe that say how true answers are stored, and their sections
@@ -70,7 +70,7 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
             f"{network.path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
         )
     fields |= {f"{TARGETS[name]}.{name}": value for name, value in about.targets.items()}
-    fields |= {"data.source": "imagefolder:imagenet", "data.channels": shape.channels, "data.test_size": shape.size}
+    fields |= {"data.source": UNSAID, "data.channels": shape.channels, "data.test_size": shape.size}
     fields |= {
         "data.image_size": shape.size,
         "data.mean": list(shape.mean),

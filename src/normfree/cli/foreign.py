@@ -14,6 +14,8 @@ from ..weights.file import Weights, read_weights_file
 from ..weights.pretrained import published_weights
 from .named import PREFIX
 
+UNSAID = "imagefolder:imagenet"  # of a network that does not say where images are; of a run it would be absolute
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -80,7 +82,7 @@ def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
     size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
     statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
     # null: images of 8 bits, since nothing tells which values of others would be black and white
-    fixed = {"data.source": "imagefolder:imagenet", "data.channels": channels, "data.value_range": None}
+    fixed = {"data.source": UNSAID, "data.channels": channels, "data.value_range": None}
     data = fixed | size | statistics
     recipe = recipe_from(data | dict(overrides))
     recipe.model = opened.config
