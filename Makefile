@@ -1,6 +1,7 @@
 # make demo: train a network on real images
 # make test: lint, and a sample of the cases with every kind in it; make test-rest: the cases that it left out
 # make test-all: all cases; make test-machines: the numeric ones as other processors and other threads compute them
+# make test-floors: a part of them with the oldest versions that pyproject.toml allows, in a second environment (7 GB)
 # make check: lint and the fast tests; make timm-suite: timm's tests of models, with ours
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -13,7 +14,7 @@ NUMERIC := tests/nn tests/optim tests/kernels tests/models tests/weights tests/e
 	tests/test_functional.py tests/test_gain.py tests/data/test_resize.py tests/data/test_randaugment.py
 MACHINES := avx2 no-avx no-kernels 2-threads 8-threads
 
-.PHONY: demo test test-rest test-all test-machines $(MACHINES:%=test-on-%) check timm-suite lint format clean
+.PHONY: demo test test-rest test-all test-floors test-machines $(MACHINES:%=test-on-%) check timm-suite lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/normfree train
@@ -27,6 +28,23 @@ test-rest: $(INSTALLED)
 
 test-all: $(INSTALLED) lint
 	$(PYTEST) --cases all
+	$(MAKE) test-floors
+
+# What depends on versions most: files in and out, recipes, the command, and a run from its start to its export.
+FLOORS := .venv-floors
+FLOOR_TESTS := tests/data tests/recipes tests/weights tests/export tests/report tests/tasks tests/optim tests/nn \
+	tests/test_requirements.py tests/test_timm.py tests/training/test_resume.py tests/training/test_loop.py \
+	tests/cli/test_train.py tests/cli/test_eval_predict.py tests/cli/test_detection.py tests/cli/test_dense.py
+
+# The source is not installed again: its compiled kernels are those of the first environment.
+test-floors: $(INSTALLED) $(FLOORS)/.installed
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n 2 --dist worksteal $(FLOOR_TESTS)
+
+$(FLOORS)/.installed: pyproject.toml constraints.txt tests/oldest.py
+	python3 -m venv $(FLOORS)
+	python3 tests/oldest.py > $(FLOORS)/oldest.txt
+	$(FLOORS)/bin/python -m pip install --quiet -r $(FLOORS)/oldest.txt
+	touch $@
 
 check: $(INSTALLED) lint
 	$(PYTEST) -m "not slow"
@@ -63,4 +81,4 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/normfree/ke
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(FLOORS) .pytest_cache .ruff_cache build
