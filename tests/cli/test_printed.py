@@ -15,6 +15,7 @@ import pytest
 import shard_files
 import torch
 from coco_files import coco_folder
+from pair_files import voc_folder
 from small_models import small
 from tiny_runs import FLAGS
 
@@ -233,3 +234,28 @@ def test_names_that_are_no_text(normfree, tmp_path, monkeypatch, name):
     result = normfree("train", "--data", f"csv:{root / 'labels.csv'}")
     check(result, 2)
     assert "must be CSV in UTF-8" in result.err
+
+
+@pytest.mark.parametrize("name", [LONG, "a\0b", "\ud800", "../" * 2000], ids=["long", "zero", "surrogate", "deep"])
+@pytest.mark.parametrize("source", ["csv", "coco", "voc", "recipe"])
+def test_names_in_files_that_no_file_can_have(normfree, tmp_path, source, name):
+    data = f"{source}:{tmp_path}"
+    if source == "csv":
+        (tmp_path / "labels.csv").write_text(f"file,class\n{name},a\n", errors="surrogatepass")
+        data = f"csv:{tmp_path / 'labels.csv'}"
+    elif source == "coco":
+        content = json.loads((coco_folder(tmp_path) / "train.json").read_text())
+        content["images"][0]["file_name"] = name
+        (tmp_path / "train.json").write_text(json.dumps(content))
+    elif source == "voc":
+        lists = voc_folder(tmp_path) / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+        (lists / "train.txt").write_text(name, errors="surrogatepass")
+    arguments = ["--data", data]
+    if source == "recipe":
+        (tmp_path / "a.yaml").write_text(json.dumps(dict(data=dict(source=f"imagefolder:{name}"))))
+        arguments = ["--recipe", tmp_path / "a.yaml"]
+    result = normfree("train", *arguments, "--out", tmp_path / "run")
+    check(result, 2)
+    assert len(result.err.splitlines()) == 1
+    assert len(result.err) < 12_000
+    assert not (tmp_path / "run").exists()
