@@ -86,6 +86,17 @@ def test_one_folder_linked_twice_is_read_once(tmp_path):
     assert (len(source.train), source.told) == (9, (f"{root}: skipped 1 link to a folder that is read anyway: {two}",))
 
 
+def test_of_several_links_the_first_one_names_the_folder(tmp_path):
+    shared = tmp_path / "shared"
+    image_files.write(shared / "a.png")
+    for name in ("c", "a/z", "b"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root" / name / "link").symlink_to(shared)
+    walk = Walk()
+    assert walk.images(tmp_path / "root") == [str(tmp_path / "root" / "a" / "z" / "link" / "a.png")]
+    assert walk.again == [str(tmp_path / "root" / name / "link") for name in "bc"]
+
+
 def test_a_folder_has_its_own_name_where_a_link_comes_first(tmp_path):
     image_files.write(tmp_path / "z" / "a.png")
     (tmp_path / "a").symlink_to("z")

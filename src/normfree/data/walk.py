@@ -114,6 +114,7 @@ class Walk:
                     self.again.append(here.path)
                     continue
                 read.add(here.identity)
+            inside = []
             for entry in self._scan(here.path):
                 if not _is_folder(entry):
                     yield here.path, entry
@@ -125,7 +126,8 @@ class Walk:
                     links.append(inner)
                 elif inner.identity not in read and inner.identity not in above:  # else it was linked, or is mounted
                     read.add(inner.identity)
-                    folders.append(inner)
+                    inside.append(inner)
+            folders += reversed(inside)
 
     def _inside(self, entry: os.DirEntry[str], parent: "_Folder") -> "_Folder | None":
         try:
