@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from tiny_runs import network
 
+import normfree
 from normfree import RunFailed
 from normfree.data import Batch
 from normfree.errors import NotFinite
+from normfree.nn import batch_norms
 from normfree.optim import EMA, OptimConfig
 from normfree.training import TrainStep
 
@@ -29,6 +31,13 @@ class BadGradient(CrossEntropy):
 
     def loss(self, output, batch):
         return super().loss(output, batch) + (output - output.detach()).abs().sqrt().sum()
+
+
+class Overflowing(CrossEntropy):
+    """A finite loss whose gradient is more than float16 holds."""
+
+    def loss(self, output, batch):
+        return super().loss(output, batch) + (output - output.detach()).sum() * 1e30
 
 
 def batches(count: int, size: int = 10, dtype: torch.dtype = torch.float32) -> list[Batch]:
@@ -218,6 +227,36 @@ def test_steps_that_are_not_finite_may_be_left_out_up_to_a_limit():
     with pytest.raises(NotFinite, match="a gradient is not finite"):
         step(data[3], 0.1)
     assert identical(state(step), state(control))
+
+
+@pytest.mark.parametrize("bad", ["image", "gradient", "float16"])
+def test_a_step_left_out_leaves_running_statistics_alone(bad):
+    """BatchNorm's, which its forward passes change before the loss is known."""
+    options = dict(depths=(1, 1), widths=(8, 16), stem="3x3")
+    model, data = normfree.create_model("bn_resnet50", num_classes=10, in_chans=1, **options), batches(3)
+    limits = dict(precision="float16") if bad == "float16" else dict(skip_nonfinite=1)
+    step = build(model, clipping=None, **limits)
+    step(data[0], 0.1)
+    while step.skipped:  # float16 finds its loss scale
+        step(data[0], 0.1)
+    statistics = {name: value.clone() for name, value in model.named_buffers() if "running" in name or "num_" in name}
+    assert len(statistics) >= 3 * len(batch_norms(model)) > 0
+    images = data[1].images
+    if bad == "image":
+        images[0, 0, 0, 0] = float("nan")
+    elif bad == "gradient":
+        step.losses = BadGradient()
+    else:
+        step.losses = Overflowing()
+    before = state(step)
+    step(Batch(images, data[1].labels, data[1].indices), 0.1)
+    assert step.skipped == 1
+    assert identical(state(step), before)
+    assert identical({name: value for name, value in model.named_buffers() if name in statistics}, statistics)
+    step.losses = CrossEntropy()
+    step(data[2], 0.1)
+    moved = {name: value for name, value in model.named_buffers() if name in statistics}
+    assert all(not torch.equal(moved[name], value) for name, value in statistics.items())
 
 
 @pytest.mark.slow

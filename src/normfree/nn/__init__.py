@@ -6,7 +6,7 @@ Every module that owns parameters declares what each one *is* in ``parameter_rol
 
 from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
-from .batch_norm import batch_norms
+from .batch_norm import BATCH_NORM, batch_norms
 from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
@@ -15,6 +15,7 @@ from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
 
 __all__ = [
+    "BATCH_NORM",
     "Activated",
     "Activation",
     "AvgPoolSame",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import NotFinite, RunFailed, UsageError
+from ..nn import BATCH_NORM
 from ..optim import AGC, EMA, SAM, ClipStatistics, FusedStep
 from ..optim.sharded import is_sharded, local
 from .distributed import Replicas, gathered
@@ -47,7 +48,7 @@ class TrainStep:
 
     The gradient of a batch is the mean of its micro-batches' gradients, exactly, where nothing in the network depends
     on other examples; BatchNorm, which does, normalizes over each micro-batch. Gradients that are not finite stop the
-    step before parameters, momentum or average change.
+    step before parameters, momentum or average change; running statistics of BatchNorm are put back.
 
     Args:
         model: in training mode.
@@ -90,6 +91,8 @@ class TrainStep:
         scaled = self.scaler.is_enabled()
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
         self.fused = FusedStep(optimizer, ema, clipping_eps)
+        norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # a forward pass changes them
         self.micro_batch, self.precision, self.skipped, self.most_skipped = micro_batch, precision, 0, skip_nonfinite
 
     def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
@@ -104,13 +107,18 @@ class TrainStep:
         images = len(batch) if images is None else images
         if self.micro_batch == "auto":
             self.micro_batch = self._largest_micro_batch(batch)
+        before = [(buffer, buffer.clone()) for buffer in self.statistics]
         try:
-            return self._step(batch, lr, images)
+            result = self._step(batch, lr, images)
         except NotFinite as error:
             self.skipped += 1
+            _put_back(before)
             if self.skipped > self.most_skipped:
                 raise
             return StepResult(float("nan"), 0, images, None, left_out=str(error))
+        if self.skipped:  # float16 gradients have overflowed
+            _put_back(before)
+        return result
 
     def _step(self, batch: Batch, lr: float, images: int) -> StepResult:
         for group in self.optimizer.param_groups:
@@ -162,8 +170,7 @@ class TrainStep:
         reserved = own * (1 if self.optimizer.state else 2)  # gradients, and momentum before the first step
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             size = largest_micro_batch(len(batch), run, self.device, self.replicas, reserved=reserved)
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        _put_back(buffers)
         return size
 
     def _backward(self, piece: Batch, images: int, last: bool) -> tuple[Tensor, Tensor]:
@@ -247,6 +254,13 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
         for hook in hooks:
             hook.remove()
     return found[0] if found else None
+
+
+@torch.no_grad()
+def _put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Each buffer as it was."""
+    for buffer, before in buffers:
+        buffer.copy_(before)
 
 
 def _with_last(pieces: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
