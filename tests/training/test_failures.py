@@ -184,6 +184,18 @@ def test_a_step_left_out_is_said_and_logged(tmp_path, capsys):
     assert capsys.readouterr().err.count("was left out: the loss is inf") == 2
 
 
+def test_steps_left_out_do_not_push_out_the_checkpoints_from_before(tmp_path):
+    """A network that has exploded saves the same weights again and again; those from before are the way back."""
+    run = trainer(tmp_path, train=dict(skip_nonfinite=9, steps=12, save_every=1, eval_every=99))
+    loss, seen = run.task.loss, []
+    run.task.loss = lambda output, batch: loss(output, batch) * (float("nan") if 4 <= run.at.step < 9 else 1)
+    run.watch = lambda step: seen.append(sorted(p.name[-2:] for p in (tmp_path / "checkpoints").glob("step-*")))
+    run.fit()
+    assert seen[5] == ["03", "04"]  # of the steps 5 to 9 nothing is learned
+    assert seen[6:11] == [["03", "04", f"{step:02}"] for step in range(5, 10)]
+    assert seen[11:] == [["04", "10"], ["10", "11"]]
+
+
 @pytest.mark.parametrize(("stages", "found"), [("all", {0, 1, 2}), ([1], {1}), (None, set())])
 def test_recipes_name_the_stages_that_are_computed_again(tmp_path, stages, found):
     run = trainer(tmp_path, train=dict(activation_checkpointing=stages, steps=2))

@@ -1,6 +1,7 @@
 """Going on after an interruption: bit for bit as if nothing had happened."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -150,9 +151,7 @@ def test_every_damage_is_found_and_the_one_before_is_used(saved):
 
 def test_missing_files_and_links(saved):
     (saved / "last").unlink()
-    found, told = find_checkpoint(saved)
-    assert found.name == "step-00000002"
-    assert "no link last" in told[0]
+    assert find_checkpoint(saved) == (saved / "step-00000002", [])  # the newest is the last
     (saved / "step-00000002" / "weights.safetensors").unlink()
     assert find_checkpoint(saved)[0].name == "step-00000001"
     (saved / "step-00000001" / "manifest.json").write_text("[]")
@@ -283,6 +282,28 @@ def test_a_request_before_the_first_step_saves_step_0(tmp_path, uninterrupted):
     again.resume(find_checkpoint(folder / "checkpoints")[0])
     again.fit()
     same(everything(again), everything(uninterrupted))
+
+
+def test_running_means_continue(tmp_path):
+    """The first line after a stop is over the steps before it, too: losses of 1, 2, 3, ... in windows of 4 steps."""
+    folder = tmp_path / "run"
+
+    def counting(run):
+        class Counting(TrainStep):
+            def __call__(self, batch, lr, images):
+                return dataclasses.replace(super().__call__(batch, lr, images), loss=run.at.step + 1.0)
+
+        run.step.__class__ = Counting
+        return run
+
+    first = counting(build(folder, log_every=4, steps=8, eval_every=99))
+    first.watch = lambda step: setattr(first.stop, "asked", signal.SIGTERM if step == 6 else None)
+    assert first.fit().steps == 6
+    second = counting(build(folder, new=False, log_every=4, steps=8, eval_every=99))
+    second.resume(find_checkpoint(folder / "checkpoints")[0])
+    second.fit()
+    lines = [(line["step"], line["loss"]) for line in read_metrics(folder) if line["kind"] == "train"]
+    assert lines == [(4, 2.5), (8, 6.5)]
 
 
 def test_a_run_whose_batches_cross_epochs_goes_on(tmp_path):

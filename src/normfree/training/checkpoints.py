@@ -1,6 +1,7 @@
 """The checkpoints of a run: folders that appear whole, with a checksum per file; the newest good one is found."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,10 @@ from torch import Tensor
 from ..errors import RunFailed, UsageError
 from ..files import regular, sync
 
-MANIFEST, STATE, KEY = "manifest.json", "state.json", "normfree"
+MANIFEST, STATE, WEIGHTS, KEY = "manifest.json", "state.json", "weights.safetensors", "normfree"
+FORMAT = 2  # of a run's JSON files, which say it; those of 1 did not say theirs
+# what systems say that have no symbolic links, or not for everyone (EINVAL: Windows)
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 Tensors = Mapping[str, Tensor]
 
 
@@ -24,44 +28,68 @@ class Checkpoints:
     """Writes ``FOLDER/step-N/`` and the links ``last`` and ``best`` to them.
 
     A folder is written under another name, synchronized with the disk and renamed, so that a kill at any moment leaves
-    the one before; that one is kept, too, in case the disk damages the last.
+    the one before; that one is kept, too, in case the disk damages the last. Where there are no symbolic links, the
+    newest is the last one, and its state says which is the best.
 
     Args:
         folder: of all checkpoints of a run.
         description: JSON that goes into every safetensors file, so that it can be used alone.
         keep_every: keep the checkpoints of steps that are multiples of it.
+
+    Attributes:
+        saved_step: of the last one; None: there is none.
     """
 
     def __init__(self, folder: str | Path, description: Mapping[str, Any], keep_every: int | None = None):
         self.folder, self.description, self.keep_every = Path(folder), dict(description), keep_every
         self.saved_step: int | None = None
+        self._counted: list[int] = []  # the steps that are kept whatever follows, newest first
 
-    def save(self, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any], *, best: bool = False) -> Path:
+    def goes_on(self, step: int, *, aside: bool = False) -> None:
+        """A run goes on from one of these; ``aside`` as it was saved."""
+        self.saved_step = step
+        there = [_order(path)[0] for path in saved(self.folder)]
+        self._counted = [n for n in dict.fromkeys(there) if n < step or (n == step and not aside)][:2]
+
+    def save(
+        self,
+        step: int,
+        files: Mapping[str, Tensors],
+        state: Mapping[str, Any],
+        *,
+        best: bool = False,
+        aside: bool = False,
+    ) -> Path:
         """One checkpoint: ``NAME.safetensors`` of each set of tensors, and ``state`` as JSON.
+
+        Args:
+            aside: nothing has been learned since the one before: the next one takes this one's place, and none from
+                before it has to go.
 
         Raises:
             RunFailed: it cannot be written; the ones before are intact.
         """
-        final = self.folder / f"step-{step:08d}"
-        part = final.with_name(final.name + ".part")
+        final = self.folder / _name(step)
+        part, old = final.with_name(final.name + ".part"), _old(final)
+        state = dict(format=FORMAT, **state)
         try:
+            self._put_back()
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             for name, tensors in files.items():
                 description = {**self.description, **state.get("metrics", {}), "step": step, "kind": name}
                 _write_tensors(part / f"{name}.safetensors", tensors, description)
-            _write(part / STATE, json.dumps(dict(state)).encode())
+            _write(part / STATE, json.dumps(state).encode())
             sums = {path.name: dict(bytes=path.stat().st_size, sha256=_sum(path)) for path in sorted(part.iterdir())}
-            _write(part / MANIFEST, json.dumps(dict(step=step, files=sums), indent=1).encode())
+            _write(part / MANIFEST, json.dumps(dict(format=FORMAT, step=step, files=sums), indent=1).encode())
             sync(part)
-            old = final.with_name(final.name + ".old")
             if final.exists():  # a damaged one, or this step a second time
                 os.rename(final, old)
             os.rename(part, final)
             shutil.rmtree(old, ignore_errors=True)
             _link(self.folder / "last", final.name)
-            if best:
-                _link(self.folder / "best", final.name)
+            if best or self._lacks_link(_best_step(state)):
+                _link(self.folder / "best", final.name if best else _name(_best_step(state)))
             sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -69,13 +97,41 @@ class Checkpoints:
                 (self.folder / link).unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise RunFailed(f"cannot write checkpoint {final}: {reason}") from error
-        before, self.saved_step = self.saved_step, step
-        self._remove_others(step, before)
+        self.saved_step = step
+        before = [n for n in self._counted if n < step]
+        self._counted = before if aside else [step, *before][:2]
+        self._remove_others(step, *self._counted, _best_step(state))
         return final
+
+    def saved_in(self) -> Path | None:
+        """Where the last one is, as a user finds it; None if none has been saved, or it is gone."""
+        if self.saved_step is None:
+            return None
+        final, link = self.folder / _name(self.saved_step), self.folder / "last"
+        if not self.folder.is_dir():
+            return final  # on another machine
+        if link.is_symlink() and link.exists() and final.exists() and os.path.samefile(link, final):
+            return link
+        return next((path for path in (final, _old(final), link) if path.is_dir()), None)
+
+    def _lacks_link(self, best: int | None) -> bool:
+        """Whether the best one is there and nothing says so, as in a copy without links."""
+        link = self.folder / "best"
+        return best is not None and not link.is_symlink() and not link.is_dir() and (self.folder / _name(best)).is_dir()
+
+    def _put_back(self) -> None:
+        """What a kill left between the two renames of a save."""
+        for old in self.folder.glob("step-*.old"):
+            final = old.with_name(old.name.removesuffix(".old"))
+            if damage(old) is None and (not final.exists() or damage(final) is not None):
+                shutil.rmtree(final, ignore_errors=True)
+                os.rename(old, final)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
 
     def _remove_others(self, *steps: int | None) -> None:
         """All but the given ones, the best, and those to keep."""
-        keep = {f"step-{step:08d}" for step in steps if step is not None}
+        keep = {_name(step) for step in steps if step is not None}
         keep |= {os.readlink(link) for name in ("last", "best") if (link := self.folder / name).is_symlink()}
         for path in self.folder.glob("step-*"):
             number = path.name.removeprefix("step-")
@@ -84,40 +140,82 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a JSON file of a run of a later format than this version reads.
+
+    Raises:
+        UsageError: it is, by name.
+        ValueError: what it says is no number of a format.
+    """
+    number = content.get("format", 1)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"format (={number!r})")
+    if number > FORMAT:
+        raise UsageError(f"{path} was written by a newer normfree: format {number}, this one reads up to {FORMAT}")
+
+
 def damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint's folder, in words; None if every file is as it was written."""
+    """What is wrong with a checkpoint's folder, in words; None if every file is as it was written.
+
+    Raises:
+        UsageError: a newer version wrote it.
+    """
     checkpoint = Path(checkpoint)
     try:
-        files = json.loads(regular(checkpoint / MANIFEST).read_bytes())["files"]
-        for name, expected in files.items():
+        manifest = json.loads(regular(checkpoint / MANIFEST).read_bytes())
+        if _says_otherwise(checkpoint, manifest):
+            return f"{MANIFEST} is damaged"
+        check_format(manifest, checkpoint / MANIFEST)
+        for name in (WEIGHTS, STATE):
+            if name not in manifest["files"]:
+                return f"{MANIFEST} names no {name}"
+        for name, expected in manifest["files"].items():
             path = checkpoint / name
+            if path.name != name or (path.exists() and not path.is_file()):
+                return f"{MANIFEST} names {name!r:.60}, which is no file of a checkpoint"
             if path.stat().st_size != expected["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
             if _sum(path) != expected["sha256"]:
                 return f"{name} is not what was written"
+    except UsageError:
+        raise
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name}: {error.strerror or error}"
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
+
+
+def _says_otherwise(checkpoint: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the state, which the manifest has a checksum of, is of another format or step than the manifest."""
+    try:
+        state = read_state(checkpoint)
+        return (state.get("format", 1), state.get("step", manifest["step"])) != (
+            manifest.get("format", 1),
+            manifest["step"],
+        )
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False  # its checksum says more
 
 
 def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list[str]]:
     """The checkpoint ``which`` of a run's checkpoints, or if it is damaged the newest good one.
 
+    It is found without the links, too, and where it was being replaced when the run was killed.
+
     Returns:
         Its folder, and what to tell the user about damaged ones.
 
     Raises:
-        UsageError: there is no good one.
+        UsageError: there is no good one, or a newer version wrote it.
     """
     folder = Path(folder)
-    wanted = folder / os.readlink(folder / which) if (folder / which).is_symlink() else None
-    others = sorted((p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()), reverse=True)
-    candidates = ([wanted] if wanted is not None else []) + [path for path in others if path != wanted]
-    if wanted is None and which == "best" and others:
+    steps = saved(folder)
+    wanted = _chosen(folder, which, steps)
+    if wanted is None and which == "best" and steps:
         raise UsageError(f"{folder} has no best checkpoint yet; the first evaluation chooses it")
-    told = [] if wanted is not None else [f"{folder} has no link {which}"]
+    candidates = dict.fromkeys([*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)])
+    told = []
     for path in candidates:
         wrong = damage(path)
         if wrong is None:
@@ -125,6 +223,52 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
         told.append(f"checkpoint {path} is damaged ({wrong})")
     reason = "; ".join(told) if candidates else "there is none"
     raise UsageError(f"{folder} has no good checkpoint: {reason}; a run folder is what `normfree train` printed")
+
+
+def saved(folder: Path) -> list[Path]:
+    """All checkpoints that were written to their end, newest first; behind each the one that it was replacing."""
+    return sorted((path for path in folder.glob("step-*") if _order(path)[0] >= 0), key=_order, reverse=True)
+
+
+def _chosen(folder: Path, which: str, steps: list[Path]) -> Path | None:
+    """The folder that a link is to, or in a copy without links would be; None: the newest, or there is no best."""
+    link = folder / which
+    if link.is_symlink():
+        final = folder / os.readlink(link)
+        return _old(final) if _old(final).is_dir() and not final.is_dir() else final
+    if which == "last":
+        return None
+    if copied := _copied(link):
+        return copied[0]
+    newest = next((path for path in steps if damage(path) is None), None)
+    best = None if newest is None else _best_step(read_state(newest))
+    return next((path for path in steps if _order(path)[0] == best), None)
+
+
+def _copied(link: Path) -> list[Path]:
+    """The folder that a copy has in a link's place."""
+    return [link] if link.is_dir() and not link.is_symlink() else []
+
+
+def _order(path: Path) -> tuple[int, bool]:
+    """The step of a checkpoint's folder, and whether it is not about to be replaced; -1: it is none."""
+    number = path.name.removeprefix("step-").removesuffix(".old")
+    return (int(number) if number.isdecimal() else -1), not path.name.endswith(".old")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(final.name + ".old")
+
+
+def _best_step(state: Mapping[str, Any]) -> int | None:
+    """The step of the best evaluation, as a state says."""
+    best = state.get("best")
+    step = best.get("step") if isinstance(best, Mapping) else None
+    return step if type(step) is int else None
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -157,9 +301,21 @@ def _sum(path: Path) -> str:
 
 
 def _link(link: Path, target: str) -> None:
-    """Point a symbolic link somewhere else in one step."""
-    part = link.with_name(link.name + ".part")
+    """Point a symbolic link somewhere else in one step; a folder that a copy has in its place is removed.
+
+    Where there are no symbolic links there is none afterwards.
+    """
+    part, old = link.with_name(link.name + ".part"), _old(link)
     with contextlib.suppress(FileNotFoundError):
         part.unlink()
-    os.symlink(target, part)
-    os.replace(part, link)
+    shutil.rmtree(old, ignore_errors=True)
+    if _copied(link):
+        os.rename(link, old)
+    try:
+        os.symlink(target, part, target_is_directory=True)
+        os.replace(part, link)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        link.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)

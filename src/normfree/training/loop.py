@@ -19,7 +19,7 @@ from ..nn import recompute_weights
 from ..optim import EMA, OptimConfig
 from .batch_norm import seen_by_batch_norm
 from .config import TrainConfig
-from .distributed import Replicas
+from .distributed import Replicas, lost
 from .environment import environment
 from .evaluate import GivenUp, evaluate
 from .run import Run
@@ -172,7 +172,8 @@ class Trainer:
             UsageError: it is of another network or recipe.
         """
         self.at, told = restore(checkpoint, self.step)
-        self.run.checkpoints.saved_step, self.resumed = self.at.step, True
+        self.run.checkpoints.goes_on(self.at.step, aside=self.step.skipped > 0)
+        self.resumed = True
         if self.replicas.main:
             told += self.run.forget_after(self.at.step)
             self.run.began()
@@ -203,12 +204,13 @@ class Trainer:
         except RunFailed as error:
             self._ended("failed", str(error))
             raise RunFailed(f"{error}; {self._kept()}") from error
-        except RuntimeError as error:  # torch's, at any place, where a process that decodes has died
-            lost = next(filter(None, (loader.lost() for loader in self.loaders)), None)
-            self._ended("failed", lost or f"{type(error).__name__}: {error}")
-            if lost is None:
+        except RuntimeError as error:  # torch's, at any place, where a process that decodes or another one has died
+            gone = next(filter(None, (loader.lost() for loader in self.loaders)), None)
+            gone = gone or (lost(error) if self.replicas.world > 1 else None)
+            self._ended("failed", gone or f"{type(error).__name__}: {error}")
+            if gone is None:
                 raise
-            raise RunFailed(f"{lost}; {self._kept()}") from error
+            raise RunFailed(f"{gone}; {self._kept()}") from error
         finally:
             for loader in self.loaders:
                 loader.close()
@@ -349,7 +351,8 @@ class Trainer:
         if self.replicas.main:
             try:
                 self.run.check()
-                self.run.checkpoints.save(self.at.step, files, state, best=best)
+                aside = self.step.skipped > 0  # the weights are those of the checkpoint before, perhaps already bad
+                self.run.checkpoints.save(self.at.step, files, state, best=best, aside=aside)
             except RunFailed as error:
                 failed = str(error)
         failed = self.replicas.from_main(failed)
@@ -391,7 +394,10 @@ class Trainer:
         checkpoints = self.run.checkpoints
         if checkpoints.saved_step is None:
             return "no checkpoint has been written"
-        return f"the checkpoint of step {checkpoints.saved_step} is kept in {checkpoints.folder / 'last'}"
+        place = checkpoints.saved_in()
+        if place is None:
+            return f"the checkpoint of step {checkpoints.saved_step} is gone from {checkpoints.folder}"
+        return f"the checkpoint of step {checkpoints.saved_step} is kept in {place}"
 
 
 def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> None:

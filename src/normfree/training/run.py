@@ -197,8 +197,9 @@ def read_checkpoint(
         folder, told = find_checkpoint(path / CHECKPOINTS, which)
         for message in told:
             say(message)
-        if not told:
-            folder = path / CHECKPOINTS / which  # as the user knows it
+        link = path / CHECKPOINTS / which
+        if link.exists() and link.samefile(folder):
+            folder = link  # as the user knows it
         path = _file_of(folder, kind)
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; give a run folder or a .safetensors file")

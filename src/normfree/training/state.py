@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..optim.sharded import fill, whole
 from .checkpoint import load_weights
 from .checkpoints import read_state, read_tensors
+from .environment import basis
 from .step import TrainStep
 
 
@@ -61,7 +62,9 @@ def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Te
         files["ema"] = {name: whole(tensor) for name, tensor in step.ema.average.items()}
     micro_batch = step.micro_batch if isinstance(step.micro_batch, int) else None
     rest = asdict(progress) | dict(micro_batch=micro_batch)
-    rest |= dict(world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict())
+    rest |= dict(
+        environment=basis(step.device), world=step.replicas.world, skipped=step.skipped, scaler=step.scaler.state_dict()
+    )
     if step.ema is not None:
         rest["ema_steps"] = step.ema.steps
     return files, rest
