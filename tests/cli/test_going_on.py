@@ -8,10 +8,13 @@ import sys
 
 import image_files
 import pytest
+import torch
+import yaml
+from checkpoint_files import rewrite_descriptions, rewrite_json
 from tiny_runs import FLAGS, evaluations
 
 from normfree.recipes import load_recipe
-from normfree.training import find_checkpoint, read_metrics
+from normfree.training import environment, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_state
 
 TINY = [*FLAGS, "--train.log_every", "1", "--data.image_size", "8", "--data.test_size", "8", "--optim.ema_decay", "0.9"]
@@ -95,6 +98,108 @@ def test_fewer_epochs_than_there_were_are_refused(normfree, run):
     assert (run / "recipe.yaml").read_bytes() == before
 
 
+def edit(run, **fields):
+    """Change a run's recipe.yaml by hand: ``section__field``."""
+    content = yaml.safe_load((run / "recipe.yaml").read_text())
+    for name, value in fields.items():
+        section, field = name.split("__")
+        content[section][field] = value
+    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_a_recipe_that_was_edited_is_refused_and_each_field_is_named(normfree, run, photos):
+    lines, lr = (run / "metrics.jsonl").read_bytes(), load_recipe(str(run / "recipe.yaml")).optim.lr
+    edit(run, optim__lr=0.125, train__seed=7, train__batch_size=6, optim__clipping=None)
+    same = ["--data", photos, *TINY, "--epochs", 2, "--out", run, "--resume"]  # its own words have not changed
+    for command in (["--resume", run, "--quiet"], same):
+        result = normfree("train", *command)
+        assert result.code == 2
+        for words in (
+            f"{run}/recipe.yaml is not what the run was trained by: ",
+            f"optim.lr is 0.125 instead of {lr:g}, ",
+            "optim.clipping is null instead of ",
+            "train.batch_size is 6 instead of 4, train.seed is 7 instead of 0; set it back",
+        ):
+            assert words in result.error
+    assert (run / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_length_that_was_edited_is_said(normfree, run):
+    edit(run, train__steps=8, train__log_every=4)
+    result = normfree("train", "--resume", run, "--quiet")
+    assert result.code == 0, result.err
+    assert "train.steps is 8 instead of null, train.log_every is 4 instead of 1" in result.err
+    assert "that of a run of 8 steps from its start" in result.err
+    assert "bit for bit" not in result.err
+    again = normfree("train", "--resume", run, "--quiet")
+    assert "train.steps" not in again.err  # the checkpoint of step 8 was trained so
+    lines = (run / "metrics.jsonl").read_bytes()
+    edit(run, train__steps=7)
+    result = normfree("train", "--resume", run, "--quiet")
+    assert result.code == 2
+    assert result.error == (
+        "the run has done 8 steps already; with this length it would have 7 (train.steps is 7 instead of 8)"
+    )
+    assert (run / "metrics.jsonl").read_bytes() == lines
+
+
+@pytest.mark.parametrize("old", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_other_versions_and_threads_are_said_in_a_line(normfree, run, monkeypatch, old):
+    if old:  # of a run from before its checkpoints said it
+        for checkpoint in (run / "checkpoints").glob("step-*"):
+            rewrite_json(checkpoint, dict(format=None), dict(format=None, environment=None))
+    software = environment.software() | dict(torch="2.0.1")
+    was = environment.software()["torch"]
+    assert "bit for bit" not in normfree("train", "--resume", run, "--quiet").err
+    monkeypatch.setattr(environment, "software", lambda: software)
+    threads = torch.get_num_threads()
+    more = ["--epochs", 3, "--train.threads", threads + 1, "--train.micro_batch", 2]
+    try:
+        result = normfree("train", "--resume", run, "--quiet", *more)
+    finally:
+        torch.set_num_threads(threads)
+    assert result.code == 0, result.err
+    (line,) = [line for line in result.err.splitlines() if "bit for bit" in line]
+    words = f"torch 2.0.1 instead of {was}, threads {threads + 1} instead of {threads}"
+    assert line.startswith(f"goes on, no longer bit for bit: {words}")
+    assert line.endswith(", train.micro_batch is 2 instead of null")
+
+
+def test_a_record_of_a_newer_version_is_refused_by_name(normfree, run):
+    content = json.loads((run / "started.json").read_text())
+    (run / "started.json").write_text(json.dumps(content | dict(format=99)))
+    result = normfree("train", "--resume", run, "--quiet")
+    assert result.code == 2
+    assert result.error == f"{run}/started.json was written by a newer normfree: format 99, this one reads up to 2"
+
+
+def test_a_damaged_record_is_survived(normfree, run):
+    for content in ("", "[]", '{"images": {}, "asked": 3}', '{"asked": {"train": 1}, "images": {}}'):
+        (run / "started.json").write_text(content)
+        result = normfree("train", "--resume", run, "--quiet")
+        assert result.code == 0, result.err
+        assert "only the classes were compared" in result.err
+
+
+@pytest.mark.parametrize("how", ["folders", "nothing"])
+def test_a_run_that_was_copied_without_links_goes_on_working(normfree, run, photos, tmp_path, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, symlinks=False)  # as cp -rL; object stores have neither links nor these folders
+    if how == "nothing":
+        shutil.rmtree(copy / "checkpoints" / "last")
+        shutil.rmtree(copy / "checkpoints" / "best")
+    image = photos / "val" / "cat" / "0.png"
+    for command in (["eval", copy], ["eval", copy, "--checkpoint", "best"], ["predict", copy, image], ["report", copy]):
+        result = normfree(*command)
+        assert result.code == 0, result.err
+    result = normfree("train", "--resume", copy, "--quiet", "--epochs", 3)
+    assert result.code == 0, result.err
+    assert "goes on after step 6 of 9" in result.err
+    assert f"{copy}/checkpoints/last, {copy}/checkpoints/best" in result.out
+    assert state(copy)["step"] == 9
+    assert (copy / "checkpoints" / "last").is_symlink()
+
+
 def test_a_warm_restart_begins_again_at_the_peak(normfree, run):
     result = normfree("train", "--resume", run, "--quiet", "--epochs", 4, "--warm-restart")
     assert result.code == 0, result.err
@@ -154,6 +259,9 @@ def test_a_run_from_before_goes_on_as_it_was(normfree, photos, tmp_path):
         del content[section][field]
     content["train"]["batch_size"] = 4096
     (out / "recipe.yaml").write_text(json.dumps(json.loads(json.dumps(content))))
+    for checkpoint in (out / "checkpoints").glob("step-*"):
+        rewrite_descriptions(checkpoint, lambda description: description.update(recipe=content))
+        rewrite_json(checkpoint, dict(format=None), dict(format=None, environment=None))
     result = normfree("train", "--resume", out, "--quiet", "--epochs", 9)
     assert result.code == 0, result.err
     assert "steps of 4096" in result.err

@@ -180,6 +180,20 @@ def test_a_killed_process_is_restarted_and_the_run_is_the_same(tmp_path):
     assert same(files, others)
 
 
+@pytest.mark.slow
+@pytest.mark.full
+def test_the_survivor_of_a_killed_process_says_what_is_kept_in_a_line(tmp_path):
+    """Under torchrun, which then ends it, too."""
+    out = tmp_path / "run"
+    options = [*OPTIONS, "--train.steps", 400, "--train.save_every", 5, "--out", out]
+    process = start(*options, processes=2, at=(13, signal.SIGKILL, 1))
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    (line,) = [line for line in errors.splitlines() if "normfree: " in line]
+    assert line.endswith(f"the checkpoint of step 10 is kept in {out}/checkpoints/last")
+    assert "another process of this run has ended before its time" in line
+
+
 def test_what_cannot_be_resumed(normfree, tmp_path, trained):
     for arguments, said in (
         (["--resume", tmp_path], r"is no run folder: it has no recipe.yaml"),

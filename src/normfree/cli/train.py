@@ -11,13 +11,23 @@ from ..errors import RunFailed, UsageError
 from ..files import whole_file
 from ..recipes import DEFAULT, Recipe, load_recipe
 from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
+from ..runs.agreement import compare_processes, settings, together
 from ..runs.prepare import FILM, on_main, say
 from ..spp import plot_film, read_film
-from ..training import StopRequests, Summary, Trainer, keep_freed_memory, plot_curves, replicas
+from ..training import (
+    StopRequests,
+    Summary,
+    Trainer,
+    find_checkpoint,
+    keep_freed_memory,
+    plot_curves,
+    replicas,
+)
 from ..words import counted, tell
 from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse
 
+ALIKE = ("resume", "out", "init", "warm_restart")  # options that all processes of a run have alike
 STRIP = "spp.png"  # the picture of the recorded signals
 RECIPE_OF = dict.fromkeys(("imagefolder", "csv", "wds", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
@@ -43,6 +53,8 @@ def _run(argv: Sequence[str], stop: StopRequests) -> int:
     else:
         name, recipe = resumed_recipe(options.resume, overrides)
     with replicas(recipe.train.device) as group, RunLock(say=lambda line: say(group, line)) as lock:
+        choices = {f"--{name.replace('_', '-')}": getattr(options, name) for name in ALIKE}
+        compare_processes(group, choices | settings(recipe))
         say(group, *told)
         folder = None
         if options.resume == SAME:
@@ -52,7 +64,7 @@ def _run(argv: Sequence[str], stop: StopRequests) -> int:
             folder = Path(options.resume)
             on_main(group, lambda: lock.take(folder))
         if options.init is not None and folder is None and "model.name" not in overrides:
-            say(group, *filter(None, [adopt(recipe, options.init, overrides)]))
+            say(group, *filter(None, [together(group, lambda: adopt(recipe, options.init, overrides))]))
         trainer, folder = prepare(
             recipe,
             Path(name).stem,
@@ -118,9 +130,10 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
         waited = counted(trainer.at.waited, "evaluation")
         lines.append(f"stopped after {waited} that were no better than the best (train.patience)")
     plot_curves(folder, score)
-    places = dict(
-        recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights="checkpoints/last, checkpoints/best"
-    )
+    saved = trainer.run.checkpoints.folder
+    links = [name for name in ("last", "best") if (saved / name).exists()] or [find_checkpoint(saved)[0].name]
+    weights = ", ".join(f"{saved.name}/{name}" for name in links)
+    places = dict(recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights=weights)
     if (folder / STRIP).is_file():
         places["signal"] = f"{STRIP}, {FILM}"
     lines += [

@@ -1,9 +1,9 @@
 """From a recipe to a trainer and its run folder."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -30,15 +30,17 @@ from ..training import (
     read_description,
     set_checkpointing,
 )
-from ..training.checkpoints import read_state
+from ..training.checkpoints import STATE, read_state
+from ..training.environment import basis
 from ..training.run import CHECKPOINTS, RECIPE
 from ..words import counted, tell
+from .agreement import compare_processes, contents, settings, together
 from .lock import RunLock
 from .record import as_asked, compare
 from .record import images as images_of
 from .record import read as read_started
 from .record import write as write_started
-from .resume import lengths_changed, write_lengths
+from .resume import LENGTH, changed, instead, other_rounding, write_lengths
 
 FILM, PROBE = "spp.jsonl", 32  # recorded signals; test images that are shown each time
 T = TypeVar("T")
@@ -67,26 +69,22 @@ def prepare(
         stop: what notes requests to stop, see :class:`Trainer`.
     """
     replicas = replicas or Replicas()
-    pick_device(recipe.train.device, float64=True)
-    asked = as_asked(recipe)
-    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(resume))
-    recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
-    checkpoint, more = find_checkpoint(resume / CHECKPOINTS) if resume is not None else (None, [])
-    told = [*source.told, *more]
+    asked, checkpoint, told = as_asked(recipe), None, []
+    if resume is not None:
+        checkpoint, told = on_main(replicas, lambda: find_checkpoint(resume / CHECKPOINTS))
+    source = together(replicas, lambda: opened(recipe, resume, checkpoint))
+    images = images_of(source)
+    compare_processes(replicas, settings(recipe) | contents(images))
+    told, changes = [*source.told, *told], {}
     if checkpoint is None:
         told += fit_batch(recipe, len(source.train))
     else:
-        told += on_main(replicas, lambda: compare_images(resume, checkpoint, source, recipe.data.source))
         if warm_restart:
             recipe.optim.restarts = tuple(sorted({*recipe.optim.restarts, read_state(checkpoint)["step"]} - {0}))
-    torch.manual_seed(recipe.train.seed)
-    model = build_network(recipe, source.classes)
-    if init is not None:
-        told.append(init(model))
-    freeze(model, recipe.optim.frozen)
-    set_checkpointing(model, recipe.train.activation_checkpointing)
-    if replicas.world > 1:  # the same weights everywhere, other dropout masks
-        torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
+        changes = on_main(replicas, lambda: changed(resume, checkpoint, recipe))
+        told += on_main(replicas, lambda: compare_images(resume, checkpoint, images, recipe.data.source))
+    model, more = network(recipe, source, init, replicas)
+    told += more
     set_sizes(recipe, model)
     task = build_task(recipe, source, replicas.share)
     told += task.notes
@@ -117,10 +115,11 @@ def prepare(
     if workers and recipe.data.workers is None:
         told.append(f"{counted(workers, 'process', 'processes')} for decoding images (--data.workers N changes it)")
     if checkpoint is not None:
+        check_length(read_state(checkpoint)["step"], trainer.total_steps, changes, warm_restart)
         told += trainer.resume(checkpoint)
-        told += on_main(replicas, lambda: going_on(trainer, folder, recipe, checkpoint, warm_restart))
+        told += on_main(replicas, lambda: going_on(trainer, folder, checkpoint, recipe, changes, warm_restart))
     elif replicas.main:
-        write_started(folder, asked, images_of(source))
+        write_started(folder, asked, images)
         with whole_file(folder / RECIPE) as part:
             part.write_text(dump_recipe(recipe), encoding="utf-8")
         if source.held_out is not None:
@@ -133,6 +132,35 @@ def prepare(
     told.append(summary(recipe, name, source, trainer))
     say(replicas, *told)
     return trainer, folder
+
+
+def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source:
+    """The images of a recipe, whose source is a full path from then on.
+
+    Raises:
+        UsageError: there is no such device or no such images; a process does not see the run's folder.
+    """
+    pick_device(recipe.train.device, float64=True)
+    if checkpoint is not None and not (checkpoint / STATE).is_file():
+        raise UsageError(f"{checkpoint} is not there; all machines must see the folder of a run that goes on")
+    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(resume))
+    recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
+    return source
+
+
+def network(
+    recipe: Recipe, source: Source, init: Callable[[nn.Module], str] | None, replicas: Replicas
+) -> tuple[nn.Module, list[str]]:
+    """The network at its start, the same in all processes, and what to tell the user."""
+    torch.manual_seed(recipe.train.seed)
+    model = together(replicas, lambda: build_network(recipe, source.classes))
+    told = [] if init is None else [together(replicas, lambda: init(model))]
+    replicas.share_weights(model)
+    freeze(model, recipe.optim.frozen)
+    set_checkpointing(model, recipe.train.activation_checkpointing)
+    if replicas.world > 1:  # the same weights everywhere, other dropout masks
+        torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
+    return model, told
 
 
 def fit_batch(recipe: Recipe, images: int) -> list[str]:
@@ -152,13 +180,13 @@ def fit_batch(recipe: Recipe, images: int) -> list[str]:
     ]
 
 
-def compare_images(folder: Path, checkpoint: Path, source: Source, where: str) -> list[str]:
+def compare_images(folder: Path, checkpoint: Path, now: dict[str, Any], where: str) -> list[str]:
     """What is different about the images of a run that goes on; the new ones are noted.
 
     Raises:
         UsageError: they have other classes.
     """
-    started, now = read_started(folder), images_of(source)
+    started = read_started(folder)
     before = started.get("images") or dict(classes=read_description(checkpoint / "weights.safetensors")["classes"])
     told = compare(before, now, where)
     if told and started:
@@ -166,32 +194,43 @@ def compare_images(folder: Path, checkpoint: Path, source: Source, where: str) -
     return told
 
 
-def going_on(trainer: Trainer, folder: Path, recipe: Recipe, checkpoint: Path, warm_restart: bool) -> list[str]:
-    """Note a new length of the run, and say where it goes on and by which schedule.
+def check_length(step: int, total: int, changes: Mapping[str, tuple[Any, Any]], warm_restart: bool) -> None:
+    """Refuse a length of a run that ends before its checkpoint.
+
+    Args:
+        step: of the checkpoint; total: of the run.
+        changes: of :func:`.resume.changed`.
 
     Raises:
-        UsageError: the run is past its new end.
+        UsageError: it does, or a warm restart begins at its end.
     """
-    step, total, told = trainer.at.step, trainer.total_steps, []
-    changed = lengths_changed(folder, recipe)
     if step > total:
-        raise UsageError(f"the run has done {step} steps already; with this length it would have {total}")
+        lengths = {path: pair for path, pair in changes.items() if path in LENGTH}
+        why = f" ({instead(lengths)})" if lengths else ""
+        raise UsageError(f"the run has done {step} steps already; with this length it would have {total}{why}")
     if warm_restart and step == total:
         raise UsageError(f"the run has done its {total} steps; a warm restart needs more: --train.epochs N")
-    if changed:
-        write_lengths(folder, recipe)
-        told.append(", ".join(f"{path} is {_yaml(b)} instead of {_yaml(a)}" for path, (a, b) in changed.items()))
-        if step < total:
-            which = "begins again at its peak" if warm_restart else f"is that of a run of {total} steps from its start"
-            told.append(f"the schedule of the learning rate {which}: {trainer.lr(step):.4g} at step {step}")
+
+
+def going_on(
+    trainer: Trainer,
+    folder: Path,
+    checkpoint: Path,
+    recipe: Recipe,
+    changes: dict[str, tuple[Any, Any]],
+    warm_restart: bool,
+) -> list[str]:
+    """Note a new length of the run; say what has changed, where it goes on and by which schedule."""
+    step, total, told = trainer.at.step, trainer.total_steps, []
+    write_lengths(folder, recipe)
+    if changes:
+        told.append(instead(changes))
+    if step < total and not changes.keys().isdisjoint(LENGTH):
+        which = "begins again at its peak" if warm_restart else f"is that of a run of {total} steps from its start"
+        told.append(f"the schedule of the learning rate {which}: {trainer.lr(step):.4g} at step {step}")
+    told += other_rounding(folder, checkpoint, changes, basis(trainer.device))
     told.append(f"goes on after step {step} of {total} ({checkpoint})")
     return told
-
-
-def _yaml(value: float | tuple[int, ...] | None) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:

@@ -15,9 +15,11 @@ from ..data.split import Part
 from ..errors import UsageError
 from ..files import read_object, write_json
 from ..recipes import Recipe
+from ..training.checkpoints import FORMAT, check_format
 from ..training.run import STARTED
 
 MOST = 8  # differences that are named
+SPLITS = dict(train="training", test="test")
 
 
 def images(source: Source) -> dict[str, Any]:
@@ -40,12 +42,24 @@ def write(folder: Path, asked: dict[str, Any], found: dict[str, Any]) -> None:
     Raises:
         RunFailed: it cannot be written.
     """
-    write_json(folder / STARTED, dict(asked=asked, images=found))
+    write_json(folder / STARTED, dict(format=FORMAT, asked=asked, images=found))
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What :func:`write` wrote; nothing of a run from before."""
-    return read_object(folder / STARTED)
+    """What :func:`write` wrote; nothing of a run from before, or of a damaged file.
+
+    Raises:
+        UsageError: a newer version wrote it.
+    """
+    content = read_object(folder / STARTED)
+    try:
+        check_format(content, folder / STARTED)
+        sections = [content["images"], content["asked"], *content["asked"].values()]
+    except UsageError:
+        raise
+    except (ValueError, KeyError, AttributeError):
+        return {}
+    return content if all(isinstance(section, dict) for section in sections) else {}
 
 
 def as_asked(recipe: Recipe) -> dict[str, Any]:
@@ -71,7 +85,7 @@ def compare(before: dict[str, Any], now: dict[str, Any], source: str) -> list[st
     if "train" not in before:
         return ["the run does not say which images it was started with; only the classes were compared"]
     told = []
-    for name, word in (("train", "training"), ("test", "test")):
+    for name, word in SPLITS.items():
         then, here = before[name], now[name]
         if then["images"] != here["images"]:
             told.append(f"{word} images of {source}: {here['images']} instead of {then['images']}")

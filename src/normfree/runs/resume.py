@@ -1,17 +1,24 @@
 """Going on with a run: which run, and what may change on the way."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..files import whole_file
-from ..recipes import Recipe, dump_recipe, field_paths, load_recipe
-from ..training.run import LOCK, RECIPE, STARTING, has_checkpoint
+from ..files import read_object, whole_file
+from ..recipes import Recipe, as_it_was, dump_recipe, field_paths, load_recipe
+from ..training import read_description
+from ..training.checkpoints import WEIGHTS, read_state
+from ..training.environment import basis_of
+from ..training.run import ENVIRONMENT, LOCK, RECIPE, STARTING, has_checkpoint
 from . import record
+from .record import as_asked
 
 # how long the run is, which may change; the run's recipe.yaml is written anew then
 LENGTH = ("train.epochs", "train.steps", "train.patience", "optim.restarts")
+LONGEST = 80  # letters of a value in a message
 # what may change otherwise: where and how it is computed, not what
 CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadable", *LENGTH} | {
     f"train.{name}"
@@ -30,6 +37,8 @@ CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadabl
         "channels_last",
     )
 }
+# of these, what changes the last bits of a run, beside its length
+ROUNDING = [f"train.{name}" for name in ("micro_batch", "activation_checkpointing", "compile", "channels_last")]
 
 
 def run_to_go_on_with(out: str, recipe: Recipe) -> Recipe | None:
@@ -82,16 +91,61 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
     return Path(run).resolve().name, recipe
 
 
-def lengths_changed(folder: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """What a run's recipe.yaml says of its length, and what ``recipe`` says instead."""
-    before = load_recipe(str(folder / RECIPE))
-    pairs = {path: (value_at(before, path), value_at(recipe, path)) for path in LENGTH}
-    return {path: (a, b) for path, (a, b) in pairs.items() if a != b}
+def changed(folder: Path, checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """By dotted path what a run's checkpoint was trained by, and what ``recipe`` says instead.
+
+    Raises:
+        UsageError: what may not change on the way has been changed, in recipe.yaml.
+    """
+    content = read_description(checkpoint / WEIGHTS).get("recipe")
+    if content is None:  # of a trainer without a recipe
+        return {}
+    before, now = as_asked(Recipe.from_dict(as_it_was(content), str(checkpoint))), as_asked(recipe)
+    found = {}
+    for path in field_paths():
+        section, field = path.split(".")
+        if before[section][field] != now[section][field]:
+            found[path] = before[section][field], now[section][field]
+    fixed = {path: pair for path, pair in found.items() if path not in CHANGEABLE}
+    if fixed:
+        raise UsageError(
+            f"{folder / RECIPE} is not what the run was trained by: {instead(fixed)}; "
+            "set it back, or start a new run with --out"
+        )
+    return found
+
+
+def other_rounding(
+    folder: Path, checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], now: Mapping[str, str]
+) -> list[str]:
+    """What keeps a run from going on bit for bit, in a line for the user; no line if nothing does.
+
+    Args:
+        changes: of :func:`changed`.
+        now: versions, kind of device and threads, of :func:`.training.environment.basis`.
+    """
+    before = read_state(checkpoint).get("environment")
+    before = before if isinstance(before, dict) else basis_of(read_object(folder / ENVIRONMENT))
+    told = [f"{name} {now[name]} instead of {was}" for name, was in before.items() if now.get(name, was) != was]
+    told += [instead({path: changes[path]}) for path in ROUNDING if path in changes]
+    return [f"goes on, no longer bit for bit: {', '.join(told)}"] if told else []
+
+
+def instead(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """``optim.lr is 0.2 instead of 0.1, train.steps is 8 instead of null``."""
+    return ", ".join(f"{path} is {_yaml(now)} instead of {_yaml(before)}" for path, (before, now) in changes.items())
+
+
+def _yaml(value: Any) -> str:
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def write_lengths(folder: Path, recipe: Recipe) -> None:
-    """Write the length of a run that goes on into its recipe.yaml, and nothing else."""
+    """Write the length of a run that goes on into its recipe.yaml, and nothing else; the file stays if it says it."""
     written = load_recipe(str(folder / RECIPE))
+    if all(value_at(written, path) == value_at(recipe, path) for path in LENGTH):
+        return
     for path in LENGTH:
         set_value(written, path, value_at(recipe, path))
     with whole_file(folder / RECIPE) as part:

@@ -1,7 +1,9 @@
 """The processes of a run: one, or those that torchrun started."""
 
 import contextlib
+import datetime
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Share
-from ..errors import UsageError
+from ..errors import RunFailed, UsageError
 from ..optim.sharded import is_sharded
+
+PATIENCE = datetime.timedelta(minutes=30)  # a process waits so long for the others, wherever it does
+# what gloo, NCCL and the store say when a process is gone, beside errors that have a type of their own
+_GONE = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "gloo/transport")
+_SILENT = ("timed out", "timeout")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,12 @@ class Replicas:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def share_weights(self, model: nn.Module) -> None:
+        """Give all processes the main one's parameters and buffers, in place."""
+        if self.world > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, src=0, group=self.control)
+
     def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
         """What to call in training: gradients are the mean over all processes."""
         if self.world == 1 or any(is_sharded(p) for p in model.parameters()):
@@ -117,6 +130,20 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+def lost(error: BaseException) -> str | None:
+    """What to say of an error that another process of the run caused by ending or by not answering; None: it did not.
+
+    Between processes such errors have no one type: gloo's are RuntimeError, NCCL's DistBackendError.
+    """
+    text = str(error).lower()
+    known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
+    if any(words in text for words in _SILENT) and known:
+        return f"another process of this run has given no answer for {PATIENCE.total_seconds() / 60:g} minutes"
+    if isinstance(error, RuntimeError) and (known or any(words in text for words in _GONE)):
+        return "another process of this run has ended before its time; its own lines say why, unless it was killed"
+    return None
+
+
 @contextlib.contextmanager
 def replicas(device: str = "auto") -> Iterator[Replicas]:
     """The process group of a run that torchrun started; a single process otherwise.
@@ -125,7 +152,9 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
         device: where the networks are: NCCL between GPUs, gloo between CPUs.
 
     Raises:
-        UsageError: torchrun's variables are incomplete, or there are fewer GPUs than processes on this machine.
+        UsageError: torchrun's variables are incomplete; there are fewer GPUs than processes on a machine, or some
+            processes have a GPU and others none. All processes say the last two.
+        RunFailed: another process has ended, or has not answered for ``PATIENCE``.
     """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield Replicas()
@@ -135,15 +164,47 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
     except (KeyError, ValueError) as error:
         raise UsageError(f"WORLD_SIZE is set, but {error} is not; start several processes with torchrun") from error
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        if local >= torch.cuda.device_count():
-            raise UsageError(f"LOCAL_RANK (={local}) has no GPU: {torch.cuda.device_count()} are there")
-        torch.cuda.set_device(local)
-    # torchrun may restart the processes over one store, in which the addresses of the dead ones still are
-    store, _, _ = next(dist.rendezvous("env://", rank, world))
-    attempt = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group("nccl" if on_gpu else "gloo", store=attempt, rank=rank, world_size=world)
     try:
-        yield Replicas(rank, world, local, dist.new_group(backend="gloo"))
-    finally:
-        dist.destroy_process_group()
+        # torchrun may restart the processes over one store, in which the addresses of the dead ones still are
+        store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=PATIENCE))
+        attempt = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        _same_backend(attempt, rank, world, _backend(on_gpu, local))
+        if on_gpu:
+            torch.cuda.set_device(local)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", store=attempt, rank=rank, world_size=world, timeout=PATIENCE
+        )
+        try:
+            yield Replicas(rank, world, local, dist.new_group(backend="gloo", timeout=PATIENCE))
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        if isinstance(error, RunFailed) or (said := lost(error)) is None:
+            raise
+        raise RunFailed(said) from error
+
+
+def _backend(on_gpu: bool, local: int) -> str:
+    """What this process exchanges gradients on, or why it cannot."""
+    if on_gpu and local >= torch.cuda.device_count():
+        return f"LOCAL_RANK (={local}) has no GPU: {torch.cuda.device_count()} are there"
+    return "GPU" if on_gpu else "CPU"
+
+
+def _same_backend(store: dist.Store, rank: int, world: int, own: str) -> None:
+    """Refuse processes on GPUs beside others on CPUs, in each of them; they would wait for each other for ever."""
+    names = [f"backend of {number}" for number in range(world)]
+    store.set(names[rank], own)
+    if rank == 0:
+        store.set("backends", json.dumps([store.get(name).decode() for name in names]))
+    found = json.loads(store.get("backends"))
+    for number, one in enumerate(found):
+        if one not in ("GPU", "CPU") or one != found[0]:
+            store.set(f"{names[rank]}, read", "")
+            if rank == 0:  # which may be the one that keeps the store
+                store.wait([f"{name}, read" for name in names])
+            raise UsageError(
+                f"process {number}: {one}"
+                if one not in ("GPU", "CPU")
+                else f"process {number} computes on a {one} where process 0 does on a {found[0]} (--train.device)"
+            )
