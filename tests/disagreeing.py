@@ -6,6 +6,7 @@ two: FOLDER WAY ..., with torchrun's variables in its environment.
 
 import contextlib
 import datetime
+import gc
 import io
 import json
 import os
@@ -117,6 +118,7 @@ def one_of_two(folder: Path, ways: list[str]) -> None:
         said = io.StringIO()
         with changed(way) if rank == 1 else contextlib.nullcontext(), contextlib.redirect_stderr(said):
             code = main(["train", *arguments])
+        gc.collect()  # what a run that failed has left, its connections among it: other runs end with their process
         with (folder / f"said.{rank}").open("a") as file:
             file.write(json.dumps([way, [code, said.getvalue().splitlines()]]) + "\n")
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Share
 from ..errors import RunFailed, UsageError
 from ..optim.sharded import is_sharded
+from ..words import counted
 
 PATIENCE = datetime.timedelta(minutes=30)  # a process waits so long for the others, wherever it does
 # what gloo, NCCL and the store say when a process is gone, beside errors that have a type of their own
@@ -137,8 +138,9 @@ def lost(error: BaseException) -> str | None:
     """
     text = str(error).lower()
     known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
-    if any(words in text for words in _SILENT) and known:
-        return f"another process of this run has given no answer for {PATIENCE.total_seconds() / 60:g} minutes"
+    if known and any(words in text for words in _SILENT):
+        minutes = counted(round(PATIENCE.total_seconds() / 60), "minute")
+        return f"another process of this run has given no answer for {minutes}"
     if isinstance(error, RuntimeError) and (known or any(words in text for words in _GONE)):
         return "another process of this run has ended before its time; its own lines say why, unless it was killed"
     return None
