@@ -31,3 +31,12 @@ def as_json(value: Any) -> str:
 
 def _shown(letter: str) -> bool:
     return letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as Python writes it, in one line of a message whatever it is."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; more digits than Python writes
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -19,7 +19,7 @@ from ..data import EvalTransform, Split, decode_image
 from ..data.decode import UnreadableImage
 from ..errors import UsageError
 from ..recipes import open_images
-from ..recipes.recipe import load_yaml
+from ..recipes.plain import load_yaml
 from ..runs.prepare import FILM, PROBE
 from ..spp import SPP, Frame, Spectrum, plot, read_first, record, spectra
 from ..training import pick_device

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
+from ..words import shown
 from .body import ResidualNet
-from .options import check_options, shown
+from .options import check_options
 from .registry import create_model, lookup
 
 

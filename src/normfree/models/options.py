@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..words import shown
 
 LARGEST = 65_536  # of widths, depths and group widths; the papers' largest are 3072, 50 and 128
 FARTHEST = 1e6  # from zero, of numbers such as alpha
@@ -74,12 +75,3 @@ def _yaml_hint(value: Any) -> str:
     """YAML takes 1e-3 for text."""
     plain = isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value)
     return "; YAML wants a point in it, as in 1.0e-3" if plain else ""
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value as Python writes it, in one line of a message whatever it is."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply; more digits than Python writes
-        return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from ..errors import UsageError, did_you_mean
+from ..words import shown
 from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
-from .options import check_options, shown
+from .options import check_options
 from .published import PUBLISHED
 
 ORIGIN = "https://github.com/google-deepmind/deepmind-research/tree/master/nfnets"

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from ..models.options import shown
 from ..models.registry import lookup
 from ..nn import batch_norms
+from ..words import shown
 
 # a number that is given takes the place of the recipe's other one for the same thing, which would win in a file
 INSTEAD = {"train.epochs": "train.steps", "optim.warmup_epochs": "optim.warmup_steps"}

@@ -18,16 +18,17 @@ import yaml
 from ..data import DataConfig
 from ..errors import UsageError, did_you_mean, listed, nearest
 from ..files import regular
+from ..limits import MOST_LETTERS
 from ..models.config import ModelConfig
-from ..models.options import shown
 from ..optim import OptimConfig
 from ..tasks import TaskConfig
 from ..training import TrainConfig
+from ..words import shown
 from .override import check_exact, with_consequences
+from .plain import check_length, load_yaml
 from .stored import as_it_was, is_of_run
 
 DEFAULT = "digits"
-MOST_VALUES = 100_000  # of a file; the recipes here hold 50
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Recipe:
             UsageError: unknown field (the nearest one is suggested), wrong type or value out of range, by dotted path;
                 ``source`` says where the dicts are from.
         """
-        _check_length(content, source)
+        check_length(content, source)
         content = _without_empty_sections(content)
         _check_fields(content, cls, "", source)
         _refuse_values(content)
@@ -100,7 +101,8 @@ def recipe_text(name: str) -> str:
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
-            return regular(Path(name)).read_text(encoding="utf-8")
+            with regular(Path(name)).open(encoding="utf-8") as file:
+                return file.read(MOST_LETTERS + 1)  # load_yaml refuses so many
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -141,23 +143,6 @@ def load_recipe(
     for line in told:
         say(line)
     return recipe
-
-
-def load_yaml(text: str, source: str) -> Any:
-    """Plain data of a YAML document.
-
-    Raises:
-        UsageError: no YAML (with the line), or endless; ``source`` says what it is.
-    """
-    try:
-        content = yaml.safe_load(text)
-    except Exception as error:  # PyYAML lets most kinds through: a date of month 13, !!bool x, !!int ''
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error)[:300].split()) or type(error).__name__
-        raise UsageError(f"{source} is not YAML{where}: {reason}") from error
-    _check_length(content, source)
-    return content
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
@@ -270,16 +255,6 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
 def _printable(name: Any) -> str:
     """A name for a message of one line; quoted where it would not be."""
     return name if isinstance(name, str) and len(name) <= 255 and name.isprintable() else shown(name)
-
-
-def _check_length(content: Any, source: str) -> None:
-    """Aliases make a few lines of YAML into billions of values, or into a list that contains itself."""
-    rest, count = [content], 0
-    while rest:
-        value, count = rest.pop(), count + 1
-        if count > MOST_VALUES:
-            raise UsageError(f"{source} holds more than {MOST_VALUES:,} values")
-        rest += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _without_empty_sections(content: Any) -> Any:

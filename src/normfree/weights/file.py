@@ -146,7 +146,7 @@ def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
         file = read_torch(path)
         found, notes = find_state(file.content, Stored, path, weights)
         check_names(found, path)
-        state = {name: file.tensor(stored, name) for name, stored in found.items()}
+        state = file.tensors(found)
     else:
         state, notes = find_state(read_safetensors(path), Tensor, path, weights)
     return Weights(state, form_of(state), origin, (*notes, *_lost(state)))

@@ -5,8 +5,13 @@ import pickletools
 from typing import Any
 
 from ..errors import UsageError
+from ..limits import MOST_AXES
 
 _MOST_NESTING, _MOST_NAMES = 50, 1000  # a ResNet-600 with running statistics takes 10; of classes in one file
+_LONGEST_NAME = 1000  # of a class, with its module
+_MOST_HASHED = 10_000  # parts of all keys and members of sets that are not plain; files of weights have none
+_WIDE = 2**60  # beyond, numbers can be chosen such that Python looks each up among all others
+_LARGE = 2**60  # as good as infinite
 _REFUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _ADDERS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
 
@@ -52,8 +57,24 @@ class Placeholders(dict[str, type[Placeholder]]):
         return self.setdefault(name, made)
 
 
+# by opcode: how many objects it takes from the top, whether also all above a mark, how many it leaves
+_SHAPES = {
+    opcode.name: (
+        sum(kind.name not in ("mark", "stackslice") for kind in opcode.stack_before),
+        pickletools.markobject in opcode.stack_before,
+        len(opcode.stack_after),
+    )
+    for opcode in pickletools.opcodes
+}
+_PLAIN, _WIDE_NUMBER = (0, 1), (0, 2)  # nesting and size
+Seen = tuple[int, int]
+
+
 def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
-    """Refuse, before anything is built, what could exhaust the stack or the memory of the unpickler itself.
+    """Refuse, before anything is built, what could exhaust the stack, the memory or the time of the unpickler itself.
+
+    A tuple that holds a tuple twice, which holds another one twice, and so on, is a few bytes in a file, and to hash
+    it takes for ever. So keys and members of sets are measured as they are hashed: each part where it is used.
 
     Args:
         file: read from where it is to the end of the pickle; or the bytes of one.
@@ -64,8 +85,9 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
         pickle.UnpicklingError: the reason.
     """
     refused = _REFUSED - {"PERSID", "BINPERSID"} if persistent else _REFUSED
-    stack: list[int | None] = []  # nesting of each object; None is a mark
-    memo: dict[int, int] = {}
+    stack: list[Seen | None] = []  # None is a mark
+    memo: dict[int, Seen] = {}
+    hashed = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
         if name in refused:
@@ -84,23 +106,74 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
         elif name == "POP_MARK":
             _pop_to_mark(stack)
         else:
-            taken = _pop_to_mark(stack) if pickletools.markobject in opcode.stack_before else []
-            plain = [kind for kind in opcode.stack_before if kind.name not in ("mark", "stackslice")]
-            taken = [stack.pop() for _ in plain] + taken
-            inner = max(taken[1:] if name in _ADDERS else taken, default=-1) + 1
-            if name in _ADDERS:
-                inner = max(inner, taken[0])
-            if inner > _MOST_NESTING:
-                raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
-            stack.extend(inner for _ in opcode.stack_after)
+            few, marked, left = _SHAPES[name]
+            above = _pop_to_mark(stack) if marked else []
+            taken = [stack.pop() for _ in range(few)][::-1] + above[::-1]
+            if not taken:
+                wide = type(argument) is int and abs(argument) >= _WIDE
+                stack.extend([_WIDE_NUMBER if wide else _PLAIN] * left)
+                continue
+            hashed += sum(size for _, size in _hashed(name, taken) if size > 1)
+            if hashed > _MOST_HASHED:
+                raise pickle.UnpicklingError(f"its keys and members of sets have more than {_MOST_HASHED} parts")
+            stack.extend([_joined(name, taken)] * left)
 
 
-def _pop_to_mark(stack: list[int | None]) -> list[int]:
-    """What lies above the topmost mark; mark and all are taken off."""
+def _hashed(name: str, taken: list[Seen]) -> list[Seen]:
+    """What an opcode looks up by its hash."""
+    if name in ("SETITEM", "SETITEMS"):
+        return taken[1::2]
+    if name == "DICT":
+        return taken[::2]
+    return taken[1:] if name == "ADDITEMS" else taken if name == "FROZENSET" else []
+
+
+def _joined(name: str, taken: list[Seen]) -> Seen:
+    """Nesting and size of what an opcode makes of objects."""
+    inner, size = max((nesting for nesting, _ in taken[name in _ADDERS :]), default=-1) + 1, 1
+    if name in _ADDERS:
+        inner, size = max(inner, taken[0][0]), 0
+    if inner > _MOST_NESTING:
+        raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
+    return inner, min(size + sum(size for _, size in taken), _LARGE)
+
+
+def _pop_to_mark(stack: list[Seen | None]) -> list[Seen]:
+    """What lies above the topmost mark, the topmost first; mark and all are taken off."""
     taken = []
     while (item := stack.pop()) is not None:
         taken.append(item)
     return taken
+
+
+def full_name(module: str, name: str) -> str:
+    """The name that a pickle gives to a class or a function.
+
+    Raises:
+        pickle.UnpicklingError: it is too long for one.
+    """
+    if len(module) + len(name) > _LONGEST_NAME:
+        raise pickle.UnpicklingError(f"it names {name[:60]!r}, which is too long for a name")
+    return f"{module}.{name}"
+
+
+def is_plain(key: Any) -> bool:
+    """Whether a key is text, or a number that is looked up in no time."""
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < _WIDE)
+
+
+def are_axes(value: Any) -> bool:
+    """Whether a value of a pickle is what a shape or a stride consists of: a tuple of a few sizes."""
+    return (
+        isinstance(value, tuple)
+        and len(value) <= MOST_AXES
+        and all(type(size) is int and 0 <= size < 2**62 for size in value)
+    )
+
+
+def shown(value: Any) -> str:
+    """A text of a pickle, for a message; of all else its type, since to write it down may take for ever."""
+    return repr(value[:60]) if isinstance(value, str) else f"of type {type(value).__name__}"
 
 
 def one_line(error: BaseException) -> str:

@@ -11,14 +11,16 @@ The rules, in this order:
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..limits import MOST_ENTRIES
 from ..words import counted
+from .pickles import shown
 
 AVERAGES = {"state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "module_ema", "ema", "averaged_model"}
 USUAL = {"state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params", ""}
@@ -43,9 +45,10 @@ def find_state(content: Any, kind: type, path: Any, weights: str | None = None) 
     """
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds {_called(content)}, not a state dict; save the state_dict() of the network")
-    found = dict(_dicts(content, kind))
+    found = _dicts(content, kind, path)
     if not found:
-        others = ", ".join(f"{name!s:.40} ({_called(value)})" for name, value in list(content.items())[:4])
+        first = list(content.items())[:4]
+        others = ", ".join(f"{_printable(name)} ({_called(value)})" for name, value in first)
         raise UsageError(f"{path} holds no state dict of tensors{f', but {others}' if others else ''}")
     name, notes = _chosen(found, path, weights)
     state = {_without_wrappers(full): value for full, value in found[name].items()}
@@ -87,14 +90,26 @@ def _left(names: list[str], begin: str) -> list[str]:
     return [f"{counted(len(names), 'tensor')} {are} not under {begin} and {are} left out ({shown})"] if names else []
 
 
-def _dicts(content: Mapping[Any, Any], kind: type, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping that holds tensors by name, with its own place as a dotted name."""
-    tensors = {name: value for name, value in content.items() if isinstance(value, kind) and isinstance(name, str)}
-    if tensors:
-        yield ".".join(path), tensors
-    for name, value in content.items():
-        if isinstance(value, Mapping) and isinstance(name, str) and len(path) < _DEEPEST:
-            yield from _dicts(value, kind, (*path, name))
+def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> Found:
+    """Every mapping that holds tensors by name, with its own place as a dotted name.
+
+    Raises:
+        UsageError: mappings that hold one another many times.
+    """
+    found: Found = {}
+    rest, left = [((), content)], MOST_ENTRIES
+    while rest:
+        place, mapping = rest.pop()
+        left -= len(mapping)
+        if left < 0:
+            raise UsageError(f"{path} holds more than {MOST_ENTRIES:,} entries in its mappings")
+        named = {name: value for name, value in mapping.items() if isinstance(name, str)}
+        tensors = {name: value for name, value in named.items() if isinstance(value, kind)}
+        if tensors:
+            found[".".join(place)] = tensors
+        inner = [((*place, name), value) for name, value in named.items() if isinstance(value, Mapping)]
+        rest += reversed(inner) if len(place) < _DEEPEST else []
+    return found
 
 
 def _chosen(found: Found, path: Any, weights: str | None) -> tuple[str, list[str]]:
@@ -131,4 +146,11 @@ def _shown(name: str) -> str:
 
 
 def _called(value: Any) -> str:
-    return getattr(value, "stands_for", "") or type(value).__name__
+    return _printable(getattr(value, "stands_for", "") or type(value).__name__)
+
+
+def _printable(name: Any) -> str:
+    """A name for a message of one line."""
+    if isinstance(name, int) and abs(name) < 2**63:
+        return str(name)
+    return name[:40] if isinstance(name, str) and name.isprintable() else shown(name)

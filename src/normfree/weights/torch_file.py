@@ -6,12 +6,13 @@ A checkpoint is a pickle that may name any callable of any module: beside the te
 imported or run. Tensors are described while the pickle is read, and mapped from the file when they are asked for.
 """
 
+import functools
 import io
 import mmap
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from .pickles import Placeholders, check_opcodes, one_line
+from ..limits import MOST_TIMES
+from .pickles import Placeholders, are_axes, check_opcodes, full_name, is_plain, one_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # .tar: .pth.tar
 
@@ -29,10 +31,8 @@ _TYPES = dict(Double=torch.float64, Float=torch.float32, Half=torch.float16, BFl
 _TYPES |= dict(Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool)
 _BESIDE = dict(QInt8=torch.qint8, QUInt8=torch.quint8, QInt32=torch.qint32)  # known, but not what weights are made of
 _BESIDE |= dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
-_MOST_BYTES, _MOST_OPCODES = (
-    2**26,
-    800_000,
-)  # the largest network with average and momentum takes about 5 MB and 300,000
+# the largest network with average and momentum takes about 5 MB and 300,000
+_MOST_BYTES, _MOST_OPCODES = 2**26, 800_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file by torch before 1.6
 MAGIC = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little")
 
@@ -48,13 +48,16 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor that is in the file: what the pickle says about it, not checked yet."""
+    """A tensor that is in the file: what the pickle says about it.
 
-    storage: Any
-    offset: Any
-    size: Any
-    stride: Any
-    flags: tuple[Any, ...]
+    Nothing is looked up in the file yet. What no tensor can have is None, so that two of them are compared in no time.
+    """
+
+    storage: _Storage | None
+    offset: int | None
+    size: tuple[int, ...] | None
+    stride: tuple[int, ...] | None
+    usual: bool  # the rest is what tensors have
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("a tensor is changed after it was made")
@@ -102,12 +105,12 @@ class _Unpickler(pickle.Unpickler):
 
     def _mapping(self, pairs: Any = ()) -> _Mapping:
         self._copied += len(pairs)
-        if not isinstance(pairs, (list, tuple)) or self._copied > _MOST_OPCODES:
-            raise pickle.UnpicklingError("an OrderedDict is not made of pairs")
+        if not isinstance(pairs, (list, tuple)) or self._copied > _MOST_OPCODES or not all(map(_is_pair, pairs)):
+            raise pickle.UnpicklingError("an OrderedDict is not made of pairs of a name and a value")
         return _Mapping(pairs)
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
+        full = full_name(module, name)
         return self._names[full] if full in self._names else self._others[full]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -119,13 +122,24 @@ class _Unpickler(pickle.Unpickler):
         ):
             raise pickle.UnpicklingError("it refers to something that is no tensor's numbers")
         _, kind, key, _, count = pid[:5]
-        if not isinstance(key, str) or not key.isalnum() or len(key) > 40 or type(count) is not int or count < 0:
+        if not isinstance(key, str) or not key.isalnum() or len(key) > 40 or not are_axes((count,)):
             raise pickle.UnpicklingError("it refers to numbers that cannot be there")
         return self.storages.setdefault(key, _Storage(getattr(kind, "dtype", None), key, count))
 
 
+def _is_pair(value: Any) -> bool:
+    """Whether a value is a pair with a plain name: what else is hashed was measured where it stands in the pickle."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and is_plain(value[0])
+
+
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> Stored:
-    return Stored(storage, offset, size, stride, flags)
+    return Stored(
+        storage if isinstance(storage, _Storage) else None,
+        offset if are_axes((offset,)) else None,
+        size if are_axes(size) else None,
+        stride if are_axes(stride) else None,
+        all(flag is None or isinstance(flag, bool | dict) for flag in flags),
+    )
 
 
 def _parameter(data: Any, *flags: Any) -> Stored:
@@ -144,9 +158,24 @@ class TorchFile:
 
     def __init__(self, path: Path, content: Any, places: dict[str, tuple[int, int]]):
         self.path, self.content, self._places = path, content, places
+        self._flat: dict[str, Tensor] = {}
+
+    def tensors(self, found: Mapping[str, Stored]) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU, mapped from the file where they are aligned there.
+
+        Raises:
+            UsageError: one is none that the file can hold, or many share the same numbers.
+        """
+        state, left = {}, MOST_TIMES * self.path.stat().st_size
+        for name, stored in found.items():
+            state[name] = self.tensor(stored, name)
+            left -= state[name].nbytes
+            if left < 0:
+                raise UsageError(f"{self.path}: its tensors hold more than {MOST_TIMES} times the bytes of the file")
+        return state
 
     def tensor(self, stored: Stored, name: str) -> Tensor:
-        """A tensor on the CPU, mapped from the file where it is aligned there.
+        """One of them.
 
         Raises:
             UsageError: it is none that the file can hold.
@@ -154,34 +183,32 @@ class TorchFile:
         wrong = self._wrong(stored)
         if wrong is not None:
             raise UsageError(f"{self.path} is damaged, or no state dict: {name!r:.60} {wrong}")
-        storage = stored.storage
         if 0 in stored.size:
-            return torch.empty(stored.size, dtype=storage.dtype)
-        start, _ = self._places[storage.key]
-        memory, offset = self._mapped, start
-        if start % storage.dtype.itemsize:
-            memory, offset = bytearray(memory[start : start + storage.count * storage.dtype.itemsize]), 0
-        flat = torch.frombuffer(memory, dtype=storage.dtype, count=storage.count, offset=offset)
-        return flat.as_strided(stored.size, stored.stride, stored.offset)
+            return torch.empty(stored.size, dtype=stored.storage.dtype)
+        return self._numbers(stored.storage).as_strided(stored.size, stored.stride, stored.offset)
 
-    @property
+    def _numbers(self, storage: _Storage) -> Tensor:
+        """All of a storage, flat; copied once where it does not lie as numbers in memory must."""
+        if storage.key not in self._flat:
+            memory, (start, _) = self._mapped, self._places[storage.key]
+            if start % storage.dtype.itemsize:
+                memory, start = bytearray(memory[start : start + storage.count * storage.dtype.itemsize]), 0
+            self._flat[storage.key] = torch.frombuffer(memory, dtype=storage.dtype, count=storage.count, offset=start)
+        return self._flat[storage.key]
+
+    @functools.cached_property
     def _mapped(self) -> mmap.mmap:
-        if not hasattr(self, "_memory"):
-            with self.path.open("rb") as file:
-                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._memory
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def _wrong(self, stored: Stored) -> str | None:
         """Why a tensor cannot be had; None if it can."""
         storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
-        if not isinstance(storage, _Storage) or storage.dtype not in _TYPES.values():
+        if storage is None or storage.dtype not in _TYPES.values():
             return "is of numbers that weights are not made of"
-        numbers = all(
-            isinstance(axes, tuple) and all(type(n) is int and 0 <= n < 2**62 for n in axes) for axes in (size, stride)
-        )
-        if not numbers or type(offset) is not int or offset < 0 or not len(size) == len(stride) <= 32:
+        if size is None or stride is None or offset is None or len(size) != len(stride):
             return "has no shape that a tensor can have"
-        if not all(flag is None or isinstance(flag, bool | dict) for flag in stored.flags):
+        if not stored.usual:
             return "has something in it that no tensor has"
         _, held = self._places.get(storage.key, (0, -1))
         count = 1

@@ -6,6 +6,7 @@ keep their arguments, and every other name is refused.
 """
 
 import math
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import regular
-from .pickles import check_names, check_opcodes, one_line
+from ..limits import MOST_TIMES
+from .pickles import are_axes, check_names, check_opcodes, full_name, one_line, shown
 
 _KINDS = "fiub"  # float, int, unsigned, bool
 _MOST_OPCODES = 250_000  # a ResNet-600 with running statistics takes 193,000
@@ -26,7 +28,7 @@ class _Dtype:
 
     def __init__(self, spec: Any, *flags: Any):
         if not isinstance(spec, str) or len(spec) > 8:
-            raise pickle.UnpicklingError(f"dtype {spec!r:.60} is not numeric")
+            raise pickle.UnpicklingError(f"a dtype {shown(spec)} is not numeric")
         self.dtype = np.dtype(spec)
         if self.dtype.kind not in _KINDS:
             raise pickle.UnpicklingError(f"dtype {self.dtype} is not numeric")
@@ -44,8 +46,8 @@ class _Array:
     def fill(self, shape: Any, dtype: Any, data: Any, fortran: Any = False) -> "_Array":
         if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
             raise pickle.UnpicklingError("an array is not made of numbers")
-        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-            raise pickle.UnpicklingError(f"array shape {shape!r:.60} is not a tuple of sizes")
+        if not are_axes(shape):
+            raise pickle.UnpicklingError("the shape of an array is not a tuple of a few sizes")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
             raise pickle.UnpicklingError(f"array of shape {shape} has {len(data)} bytes of {dtype.dtype}")
         self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
@@ -60,8 +62,10 @@ class _Array:
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows the names below and no other. The stand-ins are made per file, so that no file can change the next one."""
 
-    def __init__(self, file: Any):
+    def __init__(self, file: Any, most: int):
+        """``most``: bytes that texts of the file may become."""
         super().__init__(file)
+        left = most
 
         def reconstruct(*args: Any) -> _Array:
             return _Array()
@@ -85,6 +89,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         def encode(text: Any, encoding: Any) -> bytes:  # how protocols 0 to 2 write bytes
             if not isinstance(text, str) or encoding != "latin1":
                 raise pickle.UnpicklingError("text stands where an array's bytes should")
+            nonlocal left
+            left -= len(text)
+            if left < 0:  # each text stands in the file as often as it is used
+                raise pickle.UnpicklingError("its arrays hold more bytes than the file")
             return text.encode("latin1")
 
         def dtype(*args: Any) -> _Dtype:
@@ -101,7 +109,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             self._names[f"{core}.numeric._frombuffer"] = from_buffer
 
     def find_class(self, module: str, name: str) -> Callable:
-        full = f"{module}.{name}"
+        full = full_name(module, name)
         if full not in self._names:
             raise pickle.UnpicklingError(f"it names {full!r:.100}, which is no numpy array")
         return self._names[full]
@@ -121,7 +129,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         with regular(path).open("rb") as file:
             check_opcodes(file, _MOST_OPCODES)
             file.seek(0)
-            content = _ArrayUnpickler(file).load()
+            size = os.fstat(file.fileno()).st_size
+            content = _ArrayUnpickler(file, size).load()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except EOFError as error:
@@ -133,17 +142,17 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds {type(content).__name__}, not a mapping of modules")
     arrays: dict[str, dict[str, np.ndarray]] = {}
+    left = MOST_TIMES * size
     for module, parameters in content.items():
         if not isinstance(module, str) or not isinstance(parameters, dict):
-            raise UsageError(f"{path}: entry {_shown(module)} is not a module with a mapping of parameters")
+            raise UsageError(f"{path}: entry {shown(module)} is not a module with a mapping of parameters")
         arrays[module] = {}
         for name, array in parameters.items():
             if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
-                raise UsageError(f"{path}: {module}/{_shown(name)} is not a numpy array")
+                raise UsageError(f"{path}: {module}/{shown(name)} is not a numpy array")
             arrays[module][name] = array.value
+            left -= array.value.nbytes
+            if left < 0:
+                raise UsageError(f"{path}: its arrays hold more than {MOST_TIMES} times the bytes of the file")
         check_names(parameters, path)
     return check_names(arrays, path)
-
-
-def _shown(key: Any) -> str:
-    return f"{key!r:.100}" if isinstance(key, str) else f"of type {type(key).__name__}"

@@ -1,0 +1,90 @@
+"""Plain data of YAML documents, looked through before it is built: a few lines of aliases are billions of values."""
+
+from typing import Any
+
+import yaml
+
+from ..errors import UsageError
+from ..limits import MOST_DIGITS, MOST_LETTERS, MOST_VALUES
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_WIDE = 18  # digits; beyond, keys can be chosen such that Python looks each up among all others
+
+
+class _Refused(Exception):
+    """A document that could be built only in far too much time or memory."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Measures the document, each value where it is used, before merge keys copy anything."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _unfolded(node, {})
+        return node
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """Plain data of a YAML document.
+
+    Raises:
+        UsageError: no YAML (with the line), or endless; ``source`` says what it is.
+    """
+    if len(text) > MOST_LETTERS:
+        raise UsageError(f"{source} has more than {MOST_LETTERS:,} letters")
+    try:
+        content = yaml.load(text, _Loader)  # a safe loader
+    except _Refused as error:
+        raise UsageError(f"{source} holds {error}") from error
+    except Exception as error:  # PyYAML lets most kinds through: a date of month 13, !!bool x, !!int ''
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error)[:300].split()) or type(error).__name__
+        raise UsageError(f"{source} is not YAML{where}: {reason}") from error
+    check_length(content, source)
+    return content
+
+
+def check_length(content: Any, source: str) -> None:
+    """Refuse plain data of so many values, each counted where it is used, that to go through them takes for ever.
+
+    Raises:
+        UsageError: ``source`` says what it is.
+    """
+    rest, count = [content], 0
+    while rest:
+        value, count = rest.pop(), count + 1
+        if count > MOST_VALUES:
+            raise UsageError(f"{source} holds more than {MOST_VALUES:,} values")
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            rest += value
+
+
+def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """How many values a node stands for, aliases and merge keys included.
+
+    Args:
+        sizes: of the nodes that were measured; None of those in which this one lies.
+    """
+    if id(node) in sizes:
+        size = sizes[id(node)]
+        if size is None:
+            raise _Refused("a value that holds itself")
+        return size
+    sizes[id(node)] = None
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+        if any(key.tag in _NUMBERS and len(key.value) > _WIDE for key, _ in node.value):
+            raise _Refused(f"a key of more than {_WIDE} digits")
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
+        raise _Refused(f"a number of more than {MOST_DIGITS:,} digits")
+    sizes[id(node)] = size = 1 + sum(_unfolded(part, sizes) for part in parts)
+    if size > MOST_VALUES:
+        raise _Refused(f"more than {MOST_VALUES:,} values")
+    return size
