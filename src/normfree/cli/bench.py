@@ -17,8 +17,8 @@ from ..bench.step import Measuring, layout
 from ..bench.tables import Row
 from ..bench.timing import Progress
 from ..data import Batch
-from ..data.config import MOST_PIXELS
 from ..errors import UsageError
+from ..limits import MOST_PIXELS
 from ..models.registry import lookup
 from ..training import keep_freed_memory, pick_device
 from ..words import tell

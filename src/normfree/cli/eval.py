@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from ..data import Loader
-from ..data.config import MOST_PIXELS, MOST_WORKERS
+from ..data.config import MOST_WORKERS
 from ..data.contents import check_labels, check_test_masks
 from ..errors import RunFailed, UsageError
+from ..limits import MOST_PIXELS
 from ..recipes import open_test_images
 from ..tasks.confusion import Confusion
 from ..tasks.depth import DepthErrors

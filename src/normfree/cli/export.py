@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..data.config import MOST_PIXELS
 from ..errors import UsageError
 from ..export import Written, to_archive, to_onnx
 from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
+from ..limits import MOST_IMAGES, MOST_PIXELS
 from ..words import tell
 from .classifier import open_network
 from .exported import ARCHIVE, ONNX
 from .main import Parser
 
-MOST_IMAGES = 4096  # of a call
 SUFFIXES = {"onnx": ONNX, "pt2": ARCHIVE}
 
 

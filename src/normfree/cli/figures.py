@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..data.config import MOST_PIXELS
 from ..errors import RunFailed, UsageError
+from ..limits import MOST_PIXELS
 from ..spp import plot
 from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
 from ..version import __version__

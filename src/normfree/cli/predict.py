@@ -4,10 +4,10 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from ..data.config import MOST_PIXELS
 from ..data.masks import MaskValues
 from ..errors import UsageError
 from ..export.description import VECTORS
+from ..limits import MOST_PIXELS
 from .answers import Answers, predict
 from .classes import Classes
 from .classifier import open_classifier, open_trained

@@ -1,12 +1,19 @@
 """Images of more than 8 bits, of numbers with a point, or of any number of channels: NumPy files, TIFF, 16-bit PNG."""
 
 import io
+import itertools
+import lzma
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..limits import MOST_CHANNELS, MOST_FILE
+
+_SMALL_PART = 2**14  # bytes of compressed pixels
 NUMPY, TIFFS = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEP = ("I", "F")  # beginnings of PIL's modes of one channel and more than 8 bits
 _WITHOUT_ALPHA = {"LA": 1, "RGBA": 3, "La": 1, "RGBa": 3}
@@ -37,6 +44,9 @@ def read_numpy(file: str | Path | bytes) -> np.ndarray:
             )
         if Image.MAX_IMAGE_PIXELS and size > 4 * Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"an array of {size} numbers, more than the limit of {4 * Image.MAX_IMAGE_PIXELS}")
+        start = opened.tell()
+        if size * dtype.itemsize > opened.seek(0, io.SEEK_END) - start:  # else that much memory is asked for first
+            raise ValueError(f"truncated: it ends within its {size * dtype.itemsize:,} bytes of numbers")
         opened.seek(0)
         return np.lib.format.read_array(opened, allow_pickle=False)
 
@@ -46,7 +56,7 @@ def read_deep(image: Image.Image, file: str | Path | bytes) -> np.ndarray:
     if image.format == "PNG" and not image.mode.startswith(_DEEP):
         from torchvision.io import ImageReadMode, decode_image
 
-        content = file if isinstance(file, bytes) else Path(file).read_bytes()
+        content = file if isinstance(file, bytes) else _whole(file)
         pixels = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.UNCHANGED)
         return pixels.permute(1, 2, 0).numpy()[:, :, : _WITHOUT_ALPHA.get(image.mode, len(pixels))]
     if image.format == "TIFF" and (len(image.getbands()) > 1 or _has_more(image)):
@@ -54,6 +64,14 @@ def read_deep(image: Image.Image, file: str | Path | bytes) -> np.ndarray:
     image.load()
     pixels = np.asarray(image)
     return pixels.astype(np.uint16) if image.mode == "I" and image.format in ("PNG", "PPM") else pixels
+
+
+def _whole(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        content = file.read(MOST_FILE + 1)
+    if len(content) > MOST_FILE:
+        raise ValueError(f"more than {MOST_FILE:,} bytes, the limit for a PNG file of 16 bits")
+    return content
 
 
 def read_tiff(file: str | Path | bytes) -> np.ndarray:
@@ -65,13 +83,31 @@ def read_tiff(file: str | Path | bytes) -> np.ndarray:
     import tifffile  # 0.1 s to import, needed here only
 
     with tifffile.TiffFile(io.BytesIO(file) if isinstance(file, bytes) else file) as tiff:
-        pages = [page for page in tiff.pages if page.shape == tiff.pages[0].shape and page.dtype == tiff.pages[0].dtype]
+        every = itertools.islice(tiff.pages, MOST_CHANNELS)  # a page may name an earlier one as the next
+        pages = [page for page in every if page.shape == tiff.pages[0].shape and page.dtype == tiff.pages[0].dtype]
         size = int(np.prod(pages[0].shape, dtype=object)) * (len(pages) if len(pages[0].shape) == 2 else 1)
         if Image.MAX_IMAGE_PIXELS and size > 4 * Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{size} values, more than the limit of {4 * Image.MAX_IMAGE_PIXELS}")
+        for page in pages:
+            _check_packed(page)
         if len(pages[0].shape) == 2 and len(pages) > 1:
             return np.stack([page.asarray() for page in pages])
         return pages[0].asarray()
+
+
+def _check_packed(page: Any) -> None:
+    """Refuse a page of a TIFF file whose compressed parts become larger than the page; they are unpacked at once."""
+    unpacker = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}.get(page.compression)
+    if unpacker is None:
+        return
+    file = page.parent.filehandle
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if length > _SMALL_PART:  # smaller ones cannot become large
+            file.seek(start)
+            one = unpacker()
+            one.decompress(file.read(length), page.nbytes + 1)
+            if not one.eof and getattr(one, "unconsumed_tail", b"1"):
+                raise ValueError(f"compressed parts of more than the {page.nbytes:,} bytes of the image")
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
+from ..limits import MOST_DRAWN, MOST_NUMBERS, MOST_OBJECTS, MOST_SIDE
+from ..words import shown
 from .coco_masks import drawn_mask, is_number, mask_tools
 from .decode import UnreadableImage, decode_image
 from .objects import Objects, SceneObjects
@@ -23,7 +24,6 @@ from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
-MOST_SIDE = 2**16  # pixels
 MOST_FOLDERS = 16  # in which images of an annotation file are looked for
 Annotation = dict[str, Any]
 
@@ -77,16 +77,26 @@ class CocoSplit:
         return Counter(self.labels[a["category_id"]] for some in self.annotations for a in some if not a.get("iscrowd"))
 
     def objects(self, index: int) -> Objects:
-        """Without the image."""
-        annotations, (_, height, width) = self.annotations[index], self.images[index]
+        """Without the image.
+
+        Raises:
+            UnreadableImage: too many objects, or a segmentation that is none.
+        """
+        annotations, (file, height, width) = self.annotations[index], self.images[index]
+        if len(annotations) > MOST_OBJECTS:
+            raise UnreadableImage(
+                f"{file}: {len(annotations):,} objects in {self.path}; an image may have {MOST_OBJECTS:,} at most"
+            )
         corners = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
         boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
         masks = None
         if self.masks:
-            drawn = [
-                drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}") for a in annotations
-            ]
-            masks = torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
+            if len(annotations) * height * width > MOST_DRAWN:
+                told = f"{len(annotations):,} masks of {width} x {height} pixels in {self.path}"
+                raise UnreadableImage(f"{file}: {told}; {MOST_DRAWN:,} pixels may be drawn at most")
+            masks = torch.zeros(len(annotations), height, width, dtype=torch.bool)
+            for mask, a in zip(masks.numpy(), annotations, strict=True):
+                mask[:] = drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}")
         size = (height, width)
         return Objects(
             boxes,
@@ -324,11 +334,12 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
     found: dict[int, Annotation] = {}
     for place, item in enumerate(listed):
         number = item.get("id")
-        if type(number) is not int:
-            raise UsageError(f"data.source: {file}: the id (={number!r:.40}) of {name}[{place}] must be an integer")
+        if type(number) is not int or abs(number) > MOST_NUMBERS:
+            told = f"the id (={shown(number, 40)}) of {name}[{place}]"
+            raise UsageError(f"data.source: {file}: {told} must be an integer below {MOST_NUMBERS:,}")
         if number in found:
             raise UsageError(
-                f"data.source: {file}: two entries of {name!r} have the id {number!r:.40}; each needs its own"
+                f"data.source: {file}: two entries of {name!r} have the id {shown(number, 40)}; each needs its own"
             )
         found[number] = item
     return found
@@ -337,7 +348,7 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
 def _text(item: Annotation, key: str, kind: str, file: Path) -> str:
     found = item.get(key)
     if not isinstance(found, str) or not found.isprintable() or not found:
-        raise UsageError(f"data.source: {file}: {key} (={found!r:.60}) of {kind} {item['id']} must be text")
+        raise UsageError(f"data.source: {file}: {key} (={shown(found, 60)}) of {kind} {item['id']} must be text")
     return found
 
 
@@ -346,7 +357,7 @@ def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str
     for key in ("height", "width"):
         side = item.get(key)
         if type(side) is not int or not 1 <= side <= MOST_SIDE:
-            raise UsageError(f"data.source: {file}: {key} (={side!r:.40}) of image {number} must be pixels")
+            raise UsageError(f"data.source: {file}: {key} (={shown(side, 40)}) of image {number} must be pixels")
         sides.append(side)
     place = folder / _text(item, "file_name", "image", file)
     if not place.is_file():
@@ -362,25 +373,25 @@ def _annotation(
     masks: bool,
 ) -> Annotation:
     """What is kept of an annotation, checked."""
-    where = f"data.source: {file}: annotation {item['id']!r:.40}"
+    where = f"data.source: {file}: annotation {shown(item['id'], 40)}"
     needed = ("id", "image_id", "category_id", "bbox", *(("segmentation",) if masks else ()))
     for key in needed:
         if key not in item:
             raise UsageError(f"{where} has no {key!r}")
     for key, known in (("image_id", places), ("category_id", categories)):
         if type(item[key]) is not int or item[key] not in known:
-            raise UsageError(f"{where} has {key} {item[key]!r:.40}, which the file does not describe")
+            raise UsageError(f"{where} has {key} {shown(item[key], 40)}, which the file does not describe")
     box, (_, height, width) = item["bbox"], places[item["image_id"]]
     if not isinstance(box, list) or len(box) != 4 or not all(is_number(side) for side in box) or min(box[2:]) < 0:
-        raise UsageError(f"{where}: bbox (={box!r:.80}) must be left, top, width, height in pixels")
+        raise UsageError(f"{where}: bbox (={shown(box)}) must be left, top, width, height in pixels")
     left, top, wide, tall = box
     if left >= width or top >= height or left < 0 >= left + wide or top < 0 >= top + tall:
-        raise UsageError(f"{where}: bbox (={box!r:.80}) lies outside of its image of {width} x {height} pixels")
+        raise UsageError(f"{where}: bbox (={shown(box)}) lies outside of its image of {width} x {height} pixels")
     crowd, area = item.get("iscrowd"), item.get("area")
     if crowd is not None and crowd not in (0, 1):
-        raise UsageError(f"{where}: iscrowd (={crowd!r:.40}) must be 0 or 1")
+        raise UsageError(f"{where}: iscrowd (={shown(crowd, 40)}) must be 0 or 1")
     if area is not None and not is_number(area):
-        raise UsageError(f"{where}: area (={area!r:.40}) must be a number")
+        raise UsageError(f"{where}: area (={shown(area, 40)}) must be a number")
     if masks and not isinstance(item["segmentation"], list | dict):
-        raise UsageError(f"{where}: segmentation (={item['segmentation']!r:.40}) must be polygons or run lengths")
+        raise UsageError(f"{where}: segmentation (={shown(item['segmentation'], 40)}) must be polygons or run lengths")
     return {key: item[key] for key in (*needed, "iscrowd", "area") if key in item and key != "image_id"}

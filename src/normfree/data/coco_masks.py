@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
+from ..limits import MOST_OUTLINE
 from .decode import UnreadableImage
 
 FAR = 10.0  # times the image's longer side: a polygon that reaches so far is none
@@ -46,6 +47,8 @@ def drawn_mask(segmentation: Any, height: int, width: int, where: str) -> np.nda
         if isinstance(segmentation, list):
             if not segmentation or not all(_polygon(part, FAR * max(height, width)) for part in segmentation):
                 raise ValueError("polygons must be lists of x, y, x, y, ... of three points or more, near the image")
+            if (length := sum(map(_outline, segmentation))) > MOST_OUTLINE:
+                raise ValueError(f"polygons of {length:,.0f} pixels around; {MOST_OUTLINE:,} are the limit")
             runs = tools.merge(tools.frPyObjects(segmentation, height, width))
         else:
             return _runs(segmentation, height, width)
@@ -61,6 +64,12 @@ def _polygon(part: Any, far: float) -> bool:
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         return False
     return all(is_number(value) and abs(value) <= far for value in part)
+
+
+def _outline(part: list[float]) -> float:
+    """Pixels that a polygon is drawn with, one at least for each of its points."""
+    corners = np.asarray(part, np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(1).clip(min=1).sum())
 
 
 def unpacked(text: str) -> list[int]:

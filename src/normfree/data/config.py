@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UsageError
+from ..limits import MOST_CHANNELS, MOST_PIXELS
 from .masks import check_values
 
-MOST_PIXELS = 4096  # side of an image; the largest network of the papers takes 608
 MOST_WORKERS = 1024
 MOST_SECONDS = 1e9
-MOST_CHANNELS = 1024
 
 
 @dataclass

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from ..files import regular
+from ..limits import MOST_SIDE
 from . import arrays
 
 # what a file may be, whatever it is called: pictures of pixels. PIL would hand an EPS to another program
@@ -108,7 +109,7 @@ def decode_image(
         UnreadableImage: not there, not an image, truncated, absurdly large, of another number of channels, with values
             that are not finite, or such that nearly all of its levels would be lost.
     """
-    with _named(file, name):
+    with named(file, name):
         deep, picture = _opened(file, channels, all_bits=value_range is not None)
         if deep is None:
             pixels = picture
@@ -129,7 +130,7 @@ def raw_values(file: str | Path | bytes, channels: int = 3, name: str | None = N
     Raises:
         UnreadableImage: as :func:`decode_image`.
     """
-    with _named(file, name):
+    with named(file, name):
         deep, _ = _opened(file, channels, load=False)
         if deep is not None:
             _check_finite(deep)
@@ -144,8 +145,8 @@ def to_levels(values: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _named(file: str | Path | bytes, name: str | None) -> Iterator[None]:
-    """Whatever goes wrong with a file names it."""
+def named(file: str | Path | bytes, name: str | None = None) -> Iterator[None]:
+    """Whatever goes wrong with a file becomes an UnreadableImage that names it; PIL's limit of pixels holds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable image
@@ -172,6 +173,7 @@ def _opened(
     else:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_known_formats()) as image:
+                check_sides(*image.size)
                 if image.format == "TIFF" and channels not in (1, 3):  # PIL knows only some numbers of bands
                     pixels = arrays.read_tiff(file)
                 elif arrays.is_deep(image) and (all_bits or len(image.getbands()) == 1):
@@ -189,11 +191,22 @@ def _opened(
                 raise
             pixels = arrays.read_tiff(file)
     pixels = arrays.with_channels(pixels, channels)
+    check_sides(pixels.shape[1], pixels.shape[0])
     if upright is not None:
         pixels = _turned(pixels, upright)
     if pixels.dtype == bool or pixels.dtype == np.uint8:
         return None, pixels.astype(np.uint8) * (255 if pixels.dtype == bool else 1)
     return pixels, None
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image that is longer than any is, and becomes huge where its short side is made larger.
+
+    Raises:
+        ValueError: the reason.
+    """
+    if max(width, height) > MOST_SIDE:
+        raise ValueError(f"{width} x {height} pixels; a side may have {MOST_SIDE:,} at most")
 
 
 def _turned(pixels: np.ndarray, upright: Image.Transpose) -> np.ndarray:

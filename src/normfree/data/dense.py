@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from ..limits import MOST_RESIZED
+from .decode import UnreadableImage
 from .resize import normalize
 
 IGNORE = 255  # the class of pixels that count for nothing
@@ -22,6 +24,7 @@ class DenseTransform:
 
     The image is resized bicubically with antialiasing, the target by its nearest pixel. What lies outside the image is
     filled with the mean colour, and in the target with ``IGNORE`` (int64 classes) or ``INVALID`` (float32 metres).
+    An image that would become too large is an UnreadableImage, whose name the caller knows.
 
     Args:
         height, width: of the crop.
@@ -78,6 +81,10 @@ class DenseTransform:
         size = max(1, round(height * factor)), max(1, round(width * factor))
         if size == (height, width):
             return image, target
+        if size[0] * size[1] > max(MOST_RESIZED, height * width):
+            raise UnreadableImage(
+                f"{width} x {height} pixels would become {size[1]:,} x {size[0]:,}; {MOST_RESIZED:,} is the limit"
+            )
         resized = F.interpolate(image[None].float(), size, mode="bicubic", antialias=True, align_corners=False)[0]
         nearest = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]
         return resized.clamp_(0, 255), nearest.to(target.dtype)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from .decode import UnreadableImage
+from .decode import UnreadableImage, check_sides, named
 from .dense import IGNORE
-from .nyu import matlab
+from .matlab import matlab
 
 MOST_VALUE = 2**16 - 1
 Value = int | tuple[int, ...]  # of a pixel: a number, or red, green and blue
@@ -148,19 +148,20 @@ def _unpacked(value: int) -> tuple[int, int, int]:
 
 def open_png(path: str) -> Image.Image:
     """A PNG file, loaded; UnreadableImage where it is none."""
-    try:
-        image = Image.open(regular(path), formats=("PNG",))
+    with named(path):
+        try:
+            image = Image.open(regular(path), formats=("PNG",))
+        except UnidentifiedImageError as error:
+            raise ValueError("not a PNG file that can be read") from error
+        check_sides(*image.size)
         image.load()
         return image
-    except Exception as error:  # decoders fail in many ways on broken files
-        reason = getattr(error, "strerror", None) or "not a PNG file that can be read"
-        raise UnreadableImage(f"{path}: {reason}") from error
 
 
 def _segmentation(path: str) -> np.ndarray:
     """The mask in a .mat file of SBD, (H, W) uint8."""
     try:
-        mask = np.asarray(matlab(regular(path))["GTcls"]["Segmentation"][0, 0])
+        mask = np.asarray(matlab(regular(path), ["GTcls"])["GTcls"]["Segmentation"][0, 0])
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds

@@ -1,4 +1,4 @@
-"""The labelled set of NYU Depth v2, and what else is in .mat files."""
+"""The labelled set of NYU Depth v2."""
 
 import functools
 import os
@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..words import counted
 from .decode import UnreadableImage
 from .dense import measured
+from .matlab import matlab
 from .sources import Source
 
 KEYS = ("images", "depths")
@@ -116,8 +117,8 @@ def _opened(path: str, process: int) -> Any:
 def _splits(file: Path) -> tuple[list[int], list[int]]:
     """Places of the training and the test images, counted from 0."""
     try:
-        content = matlab(str(file))
-        return tuple(_numbers(content[key], key) for key in ("trainNdxs", "testNdxs"))
+        content = matlab(str(file), keys := ("trainNdxs", "testNdxs"))
+        return tuple(_numbers(content[key], key) for key in keys)
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds
@@ -133,12 +134,3 @@ def _numbers(found: np.ndarray, key: str) -> list[int]:
         if int(number) != number:
             raise ValueError(f"{key} holds {number}; it must hold integers")
     return [int(number) - 1 for number in found.ravel()]
-
-
-def matlab(path: str) -> dict[str, Any]:
-    """The variables of a .mat file."""
-    try:
-        from scipy.io import loadmat  # on demand: it takes a moment; scikit-learn brings it
-    except ImportError as error:
-        raise UsageError("data.source: .mat files need scipy; pip install scipy") from error
-    return loadmat(path)

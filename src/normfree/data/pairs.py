@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from .decode import EXTENSIONS, UnreadableImage, decode_image
+from .arrays import read_numpy
+from .decode import EXTENSIONS, UnreadableImage, decode_image, named
 from .dense import IGNORE, measured
 from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
@@ -210,11 +211,8 @@ def read_depth(path: str) -> Tensor:
         UnreadableImage: not there, or another kind of file.
     """
     if path.endswith(".npy"):
-        try:
-            depth = np.load(regular(path), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UnreadableImage(f"{path}: {' '.join(str(reason).split())}") from error
+        with named(path):
+            depth = read_numpy(regular(path))
         if depth.ndim != 2 or depth.dtype.kind != "f":
             told = f"an array of shape {depth.shape} of {depth.dtype}"
             raise UnreadableImage(f"{path}: {told}; it must be (H, W) metres as floating-point numbers")

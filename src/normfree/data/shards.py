@@ -12,6 +12,7 @@ that seeds, resuming and several processes are exact. Tars must not be compresse
 import contextlib
 import glob
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from ..errors import UsageError
 from ..files import regular
+from ..limits import MOST_FILE, MOST_HEADER, MOST_NAME
 from .decode import EXTENSIONS, UnreadableImage, decode_image
 
 CLASSES = "classes.txt"
@@ -71,6 +73,8 @@ class ShardSplit:
         """The content of an image's file."""
         path, name = self.paths[self.shards[index]], self.name(index)
         offset, size = int(self.table.offsets[index]), int(self.table.sizes[index])
+        if size > MOST_FILE:
+            raise UnreadableImage(f"{name}: {size:,} bytes; an image in a shard may have {MOST_FILE:,} at most")
         try:
             with open(regular(path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
@@ -186,7 +190,7 @@ def _open(paths: list[str], channels: int) -> ShardSplit:
 def _scan(path: str) -> Table:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
-        with tarfile.open(regular(path), "r:") as tar:
+        with _Headers(regular(path)) as file, tarfile.open(path, "r:", fileobj=file) as tar:
             for member in tar:
                 key, extension = _key(member.name)
                 kind = extension if extension == "npy" else "image" if f".{extension}" in EXTENSIONS else extension
@@ -199,10 +203,13 @@ def _scan(path: str) -> Table:
                     )
                 sample[kind] = member
             end = tar.offset
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{path} is no tar, is compressed, or is damaged: {error}") from error
+    except UsageError:
+        raise
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged header makes tarfile fail in many ways
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{path} is no tar, is compressed, or is damaged: {reason}") from error
     with open(path, "rb") as file:
         _check_end(path, os.pread(file.fileno(), tarfile.BLOCKSIZE, end), end)
         rows = [_row(path, key, sample, file.fileno()) for key, sample in samples.items()]
@@ -210,6 +217,15 @@ def _scan(path: str) -> Table:
         raise UsageError(f"{path} holds no sample; it must hold KEY.jpg with KEY.cls or KEY.json")
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Table(columns[0], *(column.astype(np.int64) for column in columns[1:]))
+
+
+class _Headers(io.FileIO):
+    """A tar of which headers alone are read: what they say about a member may not fill the memory."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes; {MOST_HEADER:,} are the limit")
+        return super().read(size)
 
 
 def _check_end(path: str, block: bytes, place: int) -> None:
@@ -222,6 +238,8 @@ def _check_end(path: str, block: bytes, place: int) -> None:
 
 def _row(path: str, key: str, sample: dict[str, tarfile.TarInfo], file: int) -> tuple[bytes, int, int, int]:
     """Key, place and size of the image, and label."""
+    if len(os.fsencode(key)) > MOST_NAME:
+        raise UsageError(f"{path}:{key[:60]}... is a name of more than {MOST_NAME:,} bytes")
     image, told = sample.get("image") or sample.get("npy"), sample.get("cls") or sample.get("json")
     if image is None:
         raise UsageError(f"{path}:{key} has no image ({', '.join(EXTENSIONS)})")

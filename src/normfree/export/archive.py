@@ -1,7 +1,6 @@
 """Archives of ``torch.export`` (.pt2): a folded network that PyTorch runs without normfree; and such a file opened."""
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
-from .description import KEY, Deployed, Description, Preprocessing
+from .contents import check_contents
+from .description import KEY, Deployed, Description, Preprocessing, deployed
 from .seal import seal, sealed
 
 
@@ -64,7 +64,8 @@ def _write(job: Job, part: Path) -> None:
 def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Deployed:
     """A file of :func:`to_archive`.
 
-    torch reads parts of an archive by pickle, which can run code: open archives that you trust.
+    torch reads other archives by pickle, and evaluates text in them. This one is looked through before (see
+    :mod:`.contents`): one that holds anything of that kind is not opened.
 
     Raises:
         UsageError: missing, no archive, not written by normfree, or not as it was written.
@@ -74,30 +75,27 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give an archive of normfree export")
     checked = sealed(path)  # first: damaged files and other files are not even loaded
-    description = Description.from_json(_text(path), str(path))
+    description = Description.from_json(check_contents(path), str(path))
     try:
         with quiet():
             program = torch.export.load(path)
             if torch.device(device).type != "cpu":
                 program = torch.export.passes.move_to_device_pass(program, device)
+            network, shape = program.module(), _input_shape(program)
     except Exception as error:  # a damaged archive fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UsageError(f"{path} cannot be loaded by torch {torch.__version__}: {reason}") from error
-    network = program.module()
+    description.check_input(shape, str(path))
 
     def run(images: Tensor) -> Tensor:
         with torch.no_grad():
             return network(images.to(device)).cpu()
 
-    return Deployed(description, run, checked)
+    return deployed(description, run, str(path), checked)
 
 
-def _text(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next((name for name in archive.namelist() if name.endswith(f"/extra/{KEY}")), None)
-            if name is not None:
-                return archive.read(name).decode()
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as an archive of torch.export: {error}") from error
-    raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
+def _input_shape(program: torch.export.ExportedProgram) -> list[Any]:
+    """Of the one input that is no weight."""
+    (name,) = program.graph_signature.user_inputs
+    (node,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
+    return list(node.meta["val"].shape)

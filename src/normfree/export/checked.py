@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError, check_utf8
 from ..version import __version__
-from .description import OUTPUTS, PRECISIONS, VECTORS, Deployed, Description, Preprocessing, check_classes
+from .description import OUTPUTS, PRECISIONS, VECTORS, Deployed, Description, Preprocessing, check_batch, check_classes
 from .fold import fold
 
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}  # relative; float32 networks measure below 3e-6
@@ -91,8 +91,6 @@ def prepare(
         raise UsageError(f"task (={task!r}) must be one of {', '.join(OUTPUTS)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision (={precision!r}) must be one of {', '.join(PRECISIONS)}")
-    if batch is not None and (not isinstance(batch, int) or batch < 1):
-        raise UsageError(f"batch (={batch!r}) must be an integer of at least 1, or None for any number of images")
     folded = fold(model).cpu()
     parameter = next(model.parameters(), torch.empty(0))
     if parameter.dtype != torch.float32:
@@ -101,6 +99,7 @@ def prepare(
         )
     preprocessing = preprocessing or Preprocessing.of(model)
     shape = preprocessing.shape
+    check_batch(batch, shape)
     noise = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, *shape, generator=noise) for n in ([batch] if batch else (1, 3))]
     try:

@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..limits import MOST_CHANNELS, MOST_IMAGES, MOST_INPUT, MOST_PIXELS
 from ..models import DenseNet
 from ..models.registry import test_crop
-from ..words import as_json
+from ..words import as_json, shown
 
 KEY, FORMAT = "normfree", 1  # the entry of a file's metadata, and the version of its content
 # what a reader must know about each way to resize
@@ -63,13 +66,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
-            value = getattr(self, name)
+            value, most = getattr(self, name), MOST_CHANNELS if name == "channels" else MOST_PIXELS
             if value is None and name in ("width", "short_side"):
                 continue
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} (={value!r}) must be an integer of at least {least}")
+            if type(value) is not int or not least <= value <= most:
+                raise UsageError(f"{name} (={shown(value)}) must be an integer of {least} to {most}")
         if self.resize not in RESIZE:
-            raise UsageError(f"resize (={self.resize!r}) must be one of {', '.join(RESIZE)}")
+            raise UsageError(f"resize (={shown(self.resize)}) must be one of {', '.join(RESIZE)}")
         if (self.resize == "short_side") != (self.short_side is not None):
             raise UsageError(
                 f"short_side (={self.short_side}) belongs to resize 'short_side' alone; resize is {self.resize!r}"
@@ -86,6 +89,8 @@ class Preprocessing:
             object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
             if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
                 raise UsageError(f"value_range (={self.value_range}) must be two numbers, the smaller first")
+        if not all(map(math.isfinite, (*self.mean, *self.std, *(self.value_range or ())))):
+            raise UsageError(f"mean (={self.mean}), std (={self.std}) and value_range must be finite")
         if min(self.std) <= 0:
             raise UsageError(f"std (={self.std}) must be above 0")
 
@@ -145,6 +150,9 @@ class Description:
     shape: tuple[int, ...] = ()
     targets: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_batch(self.batch, self.preprocessing.shape)
+
     def to_json(self) -> str:
         """One line of JSON; ``preprocessing`` spells out the resize."""
         content = dataclasses.asdict(self)
@@ -172,14 +180,36 @@ class Description:
             classes, shape = content.pop("classes"), content.pop("shape")
             if not isinstance(content.get("targets", {}), dict):
                 raise ValueError("targets must be an object")
+            if content.get("task", "classification") not in OUTPUTS or not isinstance(content["model"], str):
+                raise ValueError("its model and task are none of normfree's")
+            if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
+                raise ValueError("shape must be a list of sizes")
+            if classes is not None and (not isinstance(classes, list) or [len(classes)] != shape[:1]):
+                raise ValueError("classes must be a list with a name for each output")
             return cls(
                 preprocessing=Preprocessing(**preprocessing),
                 classes=None if classes is None else tuple(map(str, classes)),
-                shape=tuple(map(int, shape)),
+                shape=tuple(shape),
                 **content,
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(f"{origin} has a description {KEY!r} that cannot be used: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(f"{origin} has a description {KEY!r} that cannot be used: {reason}") from error
+
+    def check_input(self, shape: Sequence[Any], origin: str) -> None:
+        """Refuse a file whose network takes other images than its description says.
+
+        Args:
+            shape: of the network's input; what is no integer is open.
+
+        Raises:
+            UsageError: names ``origin``.
+        """
+        wanted = (self.batch, *self.preprocessing.shape)
+        found = tuple(side if type(side) is int else None for side in shape)
+        if found != wanted:
+            sizes = (" x ".join("N" if side is None else str(side) for side in sides) for sides in (wanted, found))
+            raise UsageError(f"{origin} is described as taking images of {' and takes images of '.join(sizes)}")
 
 
 @dataclass(frozen=True)
@@ -192,6 +222,47 @@ class Deployed:
     description: Description
     run: Callable[[Tensor], Tensor]
     sealed: bool = True
+
+
+def deployed(description: Description, run: Callable[[Tensor], Tensor], origin: str, sealed: bool) -> Deployed:
+    """An opened file, whose function is checked each time: it runs, and gives what the description says.
+
+    Args:
+        run: the file's function.
+        origin: the file.
+        sealed: see :class:`Deployed`.
+    """
+
+    def checked(images: Tensor) -> Tensor:
+        try:
+            answer = run(images)
+        except Exception as error:  # runtimes have classes of their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise UsageError(f"{origin} cannot be run: {reason}") from error
+        wanted = (len(images), *description.shape)
+        if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted or answer.dtype != torch.float32:
+            told = f"{tuple(answer.shape)} of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise UsageError(f"{origin} gives {told}; it is described as giving {wanted} of torch.float32")
+        return answer
+
+    return Deployed(description, checked, sealed)
+
+
+def check_batch(batch: Any, shape: Sequence[int]) -> None:
+    """Refuse a fixed number of images per call that is none, or that would fill the memory.
+
+    Args:
+        shape: (C, H, W) of an image.
+
+    Raises:
+        UsageError: its value, and what would be right.
+    """
+    if batch is None:
+        return
+    most = min(MOST_IMAGES, max(1, MOST_INPUT // math.prod(shape)))
+    if type(batch) is not int or not 1 <= batch <= most:
+        sides = " x ".join(map(str, shape))
+        raise UsageError(f"batch (={shown(batch)}) must be 1 to {most} for images of {sides}, or None for any number")
 
 
 def check_classes(classes: Sequence[str] | None, outputs: int) -> tuple[str, ...] | None:

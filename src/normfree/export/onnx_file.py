@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
-from .description import KEY, Deployed, Description, Preprocessing
+from .description import KEY, Deployed, Description, Preprocessing, deployed
 from .protobuf import OnnxFile
 from .seal import seal, sealed
 
@@ -130,12 +130,15 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
         session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, one for each of its codes
         raise UsageError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
-    (image,) = session.get_inputs()
+    image, *others = session.get_inputs()
+    if others or image.type != "tensor(float)" or len(session.get_outputs()) != 1:
+        raise UsageError(f"{path} takes or gives something else than images and one answer")
+    description.check_input(image.shape, str(path))
 
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
 
-    return Deployed(description, run, checked)
+    return deployed(description, run, str(path), checked)
 
 
 def weight_arithmetic(path: str | os.PathLike[str]) -> list[str]:

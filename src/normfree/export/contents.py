@@ -1,0 +1,122 @@
+"""What an archive of ``torch.export`` consists of, looked through before torch opens it.
+
+torch reads parts of an archive by pickle, evaluates expressions and compiles conditions that stand in it as text, and
+calls functions that it names. What :func:`.to_archive` writes needs none of that: numbers, names, sums and products of
+dimensions, and operators of ``torch.ops.aten``. An archive with anything else is refused.
+"""
+
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..limits import MOST_DESCRIPTION
+
+_ENTRIES = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.format_version|\.storage_alignment"
+    r"|\.data/(version|serialization_id)|models/model\.json|extra/normfree|data/sample_inputs/model\.pt"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+_MODEL, _INPUTS = "models/model.json", "data/sample_inputs/model.pt"  # the latter empty
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file)\w+\.\w+")
+_NAME = re.compile(r"[\w.@+-]{0,1000}")  # of a value, a layer, a mode, a version
+_SIZE = re.compile(r"(Symbol\('[su]\d+'(, \w+=True)*\)|[su]\d+|\d{1,9}|[ +()-]|\*(?!\*)){1,1000}")  # of a dimension
+_DEEPEST = 40  # lists in lists
+_FREE = {"nn_module_stack", "torch_fn", "stack_trace", "from_node", "custom"}  # read by nobody
+_TREE = {"type": (None, "builtins.tuple", "builtins.list", "builtins.dict"), "context": (None, "null", "[]")}
+
+
+def check_contents(path: Path) -> str:
+    """The description in an archive that holds nothing else than :func:`.to_archive` writes.
+
+    Raises:
+        UsageError: no archive, or not such a one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text = _description(archive, path)
+            wrong = _wrong(archive)
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged archive fails in many ways
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(f"{path} cannot be read as an archive of torch.export: {reason}") from error
+    if wrong:
+        raise UsageError(f"{path} holds {wrong}, which normfree export does not write; it is not opened")
+    return text
+
+
+def _description(archive: zipfile.ZipFile, path: Path) -> str:
+    found = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
+    if not found:
+        raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
+    if found[0].file_size > MOST_DESCRIPTION:
+        raise UsageError(f"{path} describes itself in {found[0].file_size:,} bytes; {MOST_DESCRIPTION:,} are the limit")
+    return archive.read(found[0]).decode()
+
+
+def _wrong(archive: zipfile.ZipFile) -> str | None:
+    """What an archive holds that it should not, in words; None if there is nothing."""
+    entries = archive.infolist()
+    root, left = entries[0].filename.partition("/")[0], Path(archive.filename).stat().st_size
+    names = set[str]()
+    for entry in entries:
+        folder, _, name = entry.filename.partition("/")
+        left -= entry.file_size
+        if folder != root or name in names or not _ENTRIES.fullmatch(name):
+            return f"an entry {entry.filename[:60]!r}"
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or left < 0:
+            return f"an entry of {entry.file_size:,} bytes ({name}) that is compressed"
+        names.add(name)
+    for entry in entries:
+        name = entry.filename.partition("/")[2]
+        if name == _INPUTS and entry.file_size:
+            return f"an entry of {entry.file_size:,} bytes ({name})"
+        if name == _MODEL:
+            if not _understood(json.loads(archive.read(entry))):
+                return f"text in {name} that it is not sure to understand"
+        elif name.endswith("_config.json"):
+            sizes = {one.filename.rpartition("/")[2]: one.file_size for one in entries}
+            if not all(_is_stored(one, sizes) for one in json.loads(archive.read(entry))["config"].values()):
+                return f"numbers in {name} that are not stored as numbers"
+    return None
+
+
+def _is_stored(payload: dict[str, Any], sizes: dict[str, int]) -> bool:
+    """Whether a tensor is no pickle, and lies in an entry of the archive that is as large."""
+    about = payload["tensor_meta"]
+    count = math.prod(size["as_int"] for size in about["sizes"]) if about else -1
+    return payload["use_pickle"] is False and 0 <= count <= sizes.get(payload["path_name"], -1)
+
+
+def _understood(value: Any, key: str = "", depth: int = 0) -> bool:
+    """Whether all text in the JSON of a graph is such as :func:`.to_archive` writes.
+
+    Args:
+        key: under which the value stands.
+    """
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, dict):
+        if key == "metadata":
+            return value.keys() <= _FREE
+        return all(
+            (_NAME.fullmatch(name) or _SIZE.fullmatch(name)) and _understood(inner, name, depth + 1)
+            for name, inner in value.items()
+        )
+    if isinstance(value, list):
+        return (key != "guards_code" or not value) and all(_understood(inner, key, depth + 1) for inner in value)
+    if not isinstance(value, str):
+        return True
+    if key in ("in_spec", "out_spec"):
+        return _is_tree(json.loads(value)[1])
+    return bool({"target": _OPERATOR, "expr_str": _SIZE}.get(key, _NAME).fullmatch(value))
+
+
+def _is_tree(spec: dict[str, Any]) -> bool:
+    """Whether the arguments of a network are in tuples, lists and dicts alone."""
+    known = all(spec[name] in values for name, values in _TREE.items())
+    return known and all(map(_is_tree, spec["children_spec"]))
