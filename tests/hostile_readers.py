@@ -30,9 +30,9 @@ from normfree.data.turned import header
 from normfree.errors import RunFailed, UsageError
 from normfree.recipes import load_recipe
 from normfree.weights.file import read_weights_file
+from normfree.words import printable
 
 SECONDS, WAIT, ROOM = 20, 60, 8 << 30  # of the processor; of the clock; bytes of addresses beside what is there
-MANY = torch.randint(0, 1, ())
 
 
 def image(folder: Path) -> None:
@@ -127,9 +127,8 @@ def outcome(read: Callable[[Path], None], folder: Path) -> str:
         read(folder)
         return "read"
     except (UsageError, UnreadableImage) as error:
-        message = str(error)
-        fine = message.isprintable() and len(message) < 3000
-        return f"refused: {message}" if fine else f"not one line: {message!r:.300}"
+        message = printable(str(error))  # as it is told
+        return f"refused: {message}" if len(message) < 3000 else f"a long line: {message:.300}"
     except RunFailed as error:
         return f"failed: {error}"
     except BaseException:

@@ -11,12 +11,14 @@ MOST_RESIZED = 2**25  # pixels of an image that `short_side` or `scale` made lar
 MOST_OBJECTS = 2000  # in one image
 MOST_DRAWN = 2**30  # pixels of the masks of one image together
 MOST_OUTLINE = 10**6  # pixels along the polygons of one object
+MOST_POLYGONS = 10_000  # of one object
 MOST_NUMBERS = 2**53  # an id of COCO's files: beyond, numbers are no longer exact in every reader
 MOST_FILE = 2**30  # bytes of a file that is read whole: an image in a shard, a PNG file of 16 bits
-MOST_NAME = 1024  # bytes of the name of a sample in a shard
+MOST_NAME = 1024  # letters of the name of a sample, an image or a class
 MOST_HEADER = 2**20  # bytes of what a tar says about one member
 MOST_TARGETS = 2**28  # images times classes, where a table has more classes than a tenth of its images
 MOST_UNPACKED = 2**26  # bytes of a .mat file of masks or places
+MOST_CHUNK = 2**28  # bytes of an HDF5 file that are stored as one part
 MOST_DEEP = 16  # arrays in arrays of such a file
 
 # What networks see

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import UnreadableImage, decode_image
+from ..data import Unreadable, UnreadableImage, decode_image
 from ..data.turned import header
 from ..errors import RunFailed, UsageError
 from ..words import as_json, tell
@@ -148,11 +148,11 @@ def _batches(
     for path in paths:
         try:
             image = answers.placed(path, decode_image(path, answers.channels, value_range=answers.value_range))
+            view = answers.view(image)
         except UnreadableImage as error:
-            tell(f"skipped unreadable image {error}", file=sys.stderr)
+            tell(f"skipped unreadable image {Unreadable.of(str(path), error)}", file=sys.stderr)
             unreadable.append(path)
             continue
-        view = answers.view(image)
         if batch and (len(batch) == most or batch[0][1].shape != view.shape):
             yield batch
             batch = []

@@ -1,6 +1,7 @@
 """Sources of images with objects: COCO's layout (a JSON file and a folder of images for each split), and scenes."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_DRAWN, MOST_NUMBERS, MOST_OBJECTS, MOST_SIDE
+from ..limits import MOST_DRAWN, MOST_NAME, MOST_NUMBERS, MOST_OBJECTS, MOST_SIDE
 from ..words import shown
 from .coco_masks import drawn_mask, is_number, mask_tools
 from .decode import UnreadableImage, decode_image
@@ -253,7 +254,7 @@ class CocoIds:
             folder / name: self.sizes[number]
             for folder in sorted(above)[:MOST_FOLDERS]
             for name, number in self.images
-            if number in self.sizes and (folder / name).is_file()
+            if number in self.sizes and os.path.isfile(folder / name)
         }
         files = list(map(str, known))
         return convention(files, list(known.values()).__getitem__, self.path, default=True)
@@ -347,8 +348,9 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
 
 def _text(item: Annotation, key: str, kind: str, file: Path) -> str:
     found = item.get(key)
-    if not isinstance(found, str) or not found.isprintable() or not found:
-        raise UsageError(f"data.source: {file}: {key} (={shown(found, 60)}) of {kind} {item['id']} must be text")
+    if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MOST_NAME:
+        told = f"{key} (={shown(found, 60)}) of {kind} {item['id']}"
+        raise UsageError(f"data.source: {file}: {told} must be text of at most {MOST_NAME} letters")
     return found
 
 
@@ -360,7 +362,7 @@ def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str
             raise UsageError(f"data.source: {file}: {key} (={shown(side, 40)}) of image {number} must be pixels")
         sides.append(side)
     place = folder / _text(item, "file_name", "image", file)
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise UsageError(f"data.source: {place} is missing; {file} names it")
     return str(place), *sides
 

@@ -1,6 +1,5 @@
 """Masks of objects in the forms of COCO's files: polygons and run lengths, packed or not."""
 
-import math
 import warnings
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
-from ..limits import MOST_OUTLINE
+from ..limits import MOST_OUTLINE, MOST_POLYGONS
 from .decode import UnreadableImage
 
 FAR = 10.0  # times the image's longer side: a polygon that reaches so far is none
@@ -33,7 +32,7 @@ def run_lengths(mask: Tensor) -> dict[str, Any]:
 
 def is_number(value: Any) -> bool:
     """Whether a value of a JSON file is a number of pixels."""
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e9
+    return type(value) in (int, float) and abs(value) < 1e9  # neither infinite nor nan
 
 
 def drawn_mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
@@ -45,6 +44,8 @@ def drawn_mask(segmentation: Any, height: int, width: int, where: str) -> np.nda
     tools = mask_tools()
     try:
         if isinstance(segmentation, list):
+            if len(segmentation) > MOST_POLYGONS:
+                raise ValueError(f"{len(segmentation):,} polygons; {MOST_POLYGONS:,} are the limit")
             if not segmentation or not all(_polygon(part, FAR * max(height, width)) for part in segmentation):
                 raise ValueError("polygons must be lists of x, y, x, y, ... of three points or more, near the image")
             if (length := sum(map(_outline, segmentation))) > MOST_OUTLINE:

@@ -281,7 +281,7 @@ def _reason(error: Exception, file: str | Path | bytes) -> str:
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         count = re.search(r"\d+", str(error))[0]
         return f"{count} pixels, more than the limit of {Image.MAX_IMAGE_PIXELS}"
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
 
 
 def _beginning(path: str | Path) -> bytes:

@@ -1,6 +1,7 @@
 """The labelled set of NYU Depth v2."""
 
 import functools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..limits import MOST_CHUNK
 from ..words import counted
 from .decode import UnreadableImage
 from .dense import measured
@@ -95,6 +97,9 @@ def _checked(file: Path) -> int:
     if colours != np.uint8 or metres.kind != "f":
         told = f"images of {colours!s:.40}, depths of {metres!s:.40}"
         raise UsageError(f"data.source: {file}: {told}; they must be uint8 and floating-point numbers in metres")
+    for key in KEYS:
+        if math.prod(opened[key].chunks or (1,)) * opened[key].dtype.itemsize > MOST_CHUNK:
+            raise UsageError(f"data.source: {file}: {key} are stored in parts of more than {MOST_CHUNK:,} bytes")
     if max(images[2:]) > MOST_SIDE:
         raise UsageError(f"data.source: {file}: images of {images[2]} x {images[3]}; at most {MOST_SIDE} pixels a side")
     return images[0]

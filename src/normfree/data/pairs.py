@@ -1,6 +1,7 @@
 """Files that say what each pixel is: masks, Pascal VOC, and depth maps."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -295,10 +296,10 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
     for name in names.read_text(encoding="utf-8-sig", errors="replace").split():
         image = root / "JPEGImages" / f"{name}.jpg"
         places = [root / folder / f"{name}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
-        mask = next((place for place in places if place.is_file()), None)
-        if mask is None or not image.is_file():
+        mask = next((place for place in places if os.path.isfile(place)), None)
+        if mask is None or not os.path.isfile(image):
             lacking = image if mask is not None else places[-1]
-            raise UsageError(f"data.source: {lacking} is missing; {names} names it")
+            raise UsageError(f"data.source: {lacking!s:.300} is missing; {names} names it")
         samples.append((str(image), str(mask)))
     if not samples:
         raise UsageError(f"data.source: {names} is empty")

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,12 +76,14 @@ def read_table(path: Path) -> Table:
         raise UsageError(f"{path} has no rows; it must have a heading, such as file,class, and a row per image")
     columns = rows.pop(0)[1]
     if not 2 <= len(columns) <= MOST_COLUMNS:
-        raise UsageError(f"{path} must have two columns or more, the file of an image and its label; it has {columns}")
-    if (path.parent / columns[0]).is_file():
+        raise UsageError(
+            f"{path} must have two columns or more, the file of an image and its label; it has {_listed(columns)}"
+        )
+    if os.path.isfile(path.parent / columns[0]):
         raise UsageError(f"{path} must begin with a heading, such as file,class; its first line names an image")
     twice = [name for name, count in Counter(columns).items() if count > 1]
     if twice:
-        raise UsageError(f"{path} has two columns {twice[0]!r}")
+        raise UsageError(f"{path} has two columns {twice[0]!r:.100}")
     for line, row in rows:
         if len(row) != len(columns):
             raise UsageError(f"{path} line {line} has {len(row)} columns; the heading has {len(columns)}")
@@ -89,14 +92,15 @@ def read_table(path: Path) -> Table:
     if not kept:
         raise UsageError(f"{path} has no column of labels")
     files = [str(path.parent / row[0]) for _, row in rows]
-    lacking = [(line, row[0]) for (line, row), file in zip(rows, files, strict=True) if not Path(file).is_file()]
+    there = {file for file in set(files) if os.path.isfile(file)}
+    lacking = [(line, row[0]) for (line, row), file in zip(rows, files, strict=True) if file not in there]
     if lacking:
         if all(row[0].isdigit() for _, row in rows):
             raise UsageError(
-                f"{path}: its first column ({columns[0]!r}) holds numbers; the first one must be the file of an image "
-                "(pandas: to_csv(index=False))"
+                f"{path}: its first column ({columns[0]!r:.100}) holds numbers; the first one must be the file of an "
+                "image (pandas: to_csv(index=False))"
             )
-        shown = ", ".join(f"{name!r} (line {line})" for line, name in lacking[:SHOWN])
+        shown = ", ".join(f"{name!r:.100} (line {line})" for line, name in lacking[:SHOWN])
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
         raise UsageError(f"{path}: no such image in {path.parent}: {shown}{more}")
     return Table(
@@ -335,4 +339,4 @@ def _number(cell: str) -> float | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(name[:100] for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import regular
-from .decode import named
+from .decode import check_sides, named
 
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright
 QUARTERS = (5, 6, 7, 8)  # orientations that swap the sides
@@ -23,6 +23,7 @@ def header(file: str) -> tuple[Size, int]:
     """Size of an image as it is stored, and its EXIF orientation, 1 to 8; ((0, 0), 1) where they cannot be read."""
     try:
         with named(file), Image.open(regular(file)) as image:
+            check_sides(*image.size)  # of a PNG file, EXIF is looked for behind the pixels
             turn = image.getexif().get(ORIENTATION, 1)
             return (image.height, image.width), turn if turn in range(1, 9) else 1
     except Exception:  # decoders fail in many ways on broken files, which decoding names

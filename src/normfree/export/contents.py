@@ -63,6 +63,8 @@ def _wrong(archive: zipfile.ZipFile) -> str | None:
     entries = archive.infolist()
     root, left = entries[0].filename.partition("/")[0], Path(archive.filename).stat().st_size
     names = set[str]()
+    if min(entry.header_offset for entry in entries):  # then torch would find other entries than Python
+        return "something in front of its entries"
     for entry in entries:
         folder, _, name = entry.filename.partition("/")
         left -= entry.file_size
@@ -77,7 +79,7 @@ def _wrong(archive: zipfile.ZipFile) -> str | None:
             return f"an entry of {entry.file_size:,} bytes ({name})"
         if name == _MODEL:
             if not _understood(json.loads(archive.read(entry))):
-                return f"text in {name} that it is not sure to understand"
+                return f"text in {name} that is neither name, size nor operator"
         elif name.endswith("_config.json"):
             sizes = {one.filename.rpartition("/")[2]: one.file_size for one in entries}
             if not all(_is_stored(one, sizes) for one in json.loads(archive.read(entry))["config"].values()):

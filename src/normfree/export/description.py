@@ -177,11 +177,13 @@ class Description:
             known = RESIZE[preprocessing["resize"]]
             if {name: preprocessing.pop(name) for name in known} != known:
                 raise ValueError("images are prepared in another way than this version knows")
-            classes, shape = content.pop("classes"), content.pop("shape")
+            classes, shape, task = content.pop("classes"), content.pop("shape"), content.get("task", "classification")
             if not isinstance(content.get("targets", {}), dict):
                 raise ValueError("targets must be an object")
-            if content.get("task", "classification") not in OUTPUTS or not isinstance(content["model"], str):
+            if task not in OUTPUTS or not isinstance(content["model"], str):
                 raise ValueError("its model and task are none of normfree's")
+            if (task in VECTORS) != (preprocessing["resize"] in ("squash", "centre")):
+                raise ValueError(f"resize {preprocessing['resize']!r} is for another task than {task}")
             if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
                 raise ValueError("shape must be a list of sizes")
             if classes is not None and (not isinstance(classes, list) or [len(classes)] != shape[:1]):
@@ -192,7 +194,7 @@ class Description:
                 shape=tuple(shape),
                 **content,
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"{origin} has a description {KEY!r} that cannot be used: {reason}") from error
 
