@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,7 +155,9 @@ def changed_zip(
             if new is not None:
                 made.writestr(name, new)
         for name, one in more.items():
-            made.writestr(f"{root}/{name}", one)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a name that is there twice
+                made.writestr(f"{root}/{name}", one)
     return held.getvalue()
 
 

@@ -13,6 +13,7 @@ from torch import nn
 import normfree
 from normfree import UsageError
 from normfree.export import Preprocessing, open_archive, to_archive
+from normfree.export.description import RESIZE
 
 VIEW = Preprocessing(8, 1, (0.5,), (0.5,), 0)  # of the tiny network
 
@@ -101,7 +102,7 @@ def test_other_precisions_take_and_give_float32(tmp_path, precision, step):
 def test_a_fixed_batch(tmp_path):
     written = to_archive(tiny(), tmp_path / "a.pt2", preprocessing=VIEW, batch=2)
     assert (written.checked, written.description.batch) == ((2,), 2)
-    with pytest.raises(RuntimeError, match="to be equal to 2"):
+    with pytest.raises(UsageError, match=r"a\.pt2 cannot be run: .*to be equal to 2"):
         open_archive(written.path).run(torch.randn(3, 1, 8, 8))
 
 
@@ -113,6 +114,13 @@ def test_another_suffix(tmp_path):
 def foreign(path, text: str | None = None):
     program = torch.export.export(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),))
     torch.export.save(program, path, extra_files={} if text is None else {"normfree": text})
+
+
+SEEN = dict(size=2, channels=1, mean=[0.5], std=[0.5], resize="centre", **RESIZE["centre"])
+DESCRIBED = json.dumps(  # as a network of 2 numbers is not
+    dict(format=1, model="a", classes=None, precision="float32", batch=None, opset=None, normfree="1", torch="2")
+    | dict(shape=[2], preprocessing=SEEN)
+)
 
 
 def cut(path):
@@ -131,6 +139,7 @@ def cut(path):
         (lambda path: path.write_bytes(b"no"), "cannot be read as an archive"),
         (foreign, "was not written by normfree export"),
         (lambda path: foreign(path, "{"), "cannot be used"),
+        (lambda path: foreign(path, DESCRIBED), "holds an entry of .* bytes .*sample_inputs.* it is not opened"),
         (cut, "cannot be loaded by torch"),
     ],
 )

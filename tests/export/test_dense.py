@@ -141,7 +141,7 @@ def test_refusals(model, tmp_path, options, said):
         ),
         (dict(short_side=9), r"short_side \(=9\) belongs to resize 'short_side' alone; resize is 'squash'"),
         (dict(width=9), r"width \(=9\) must be that of size \(=8\)"),
-        (dict(width=0, resize="none"), r"width \(=0\) must be an integer of at least 1"),
+        (dict(width=0, resize="none"), r"width \(=0\) must be an integer of 1 to 4096"),
     ],
 )
 def test_unusable_preprocessing(numbers, said):

@@ -255,7 +255,7 @@ def test_weight_arithmetic_is_found(tmp_path):
         (dict(precision="int8"), "precision (='int8') must be one of float32, float16, bfloat16"),
         (dict(opset=17), "opset (=17) must be an integer of at least 18"),
         (dict(opset=99), "opset (=99) cannot be written by torch"),
-        (dict(batch=0), "batch (=0) must be an integer of at least 1"),
+        (dict(batch=0), "batch (=0) must be 1 to 4096 for images of 1 x 8 x 8, or None"),
         (dict(classes="abcdefghij"), "classes (='abcdefghij') must be a list of names, not one string"),
         (dict(classes=list("abcdefghaa")), "classes has 'a' more than once"),
         (dict(classes=["a"]), "classes has 1 names, the network has 10 outputs"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
-from .contents import check_contents
+from .contents import check_contents, description_in
 from .description import KEY, Deployed, Description, Preprocessing, deployed
 from .seal import seal, sealed
 
@@ -75,7 +75,8 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give an archive of normfree export")
     checked = sealed(path)  # first: damaged files and other files are not even loaded
-    description = Description.from_json(check_contents(path), str(path))
+    description = Description.from_json(description_in(path), str(path))
+    check_contents(path)
     try:
         with quiet():
             program = torch.export.load(path)

@@ -5,10 +5,12 @@ calls functions that it names. What :func:`.to_archive` writes needs none of tha
 dimensions, and operators of ``torch.ops.aten``. An archive with anything else is refused.
 """
 
+import contextlib
 import json
 import math
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +31,43 @@ _FREE = {"nn_module_stack", "torch_fn", "stack_trace", "from_node", "custom"}  #
 _TREE = {"type": (None, "builtins.tuple", "builtins.list", "builtins.dict"), "context": (None, "null", "[]")}
 
 
-def check_contents(path: Path) -> str:
-    """The description in an archive that holds nothing else than :func:`.to_archive` writes.
+def description_in(path: Path) -> str:
+    """What an archive says about itself.
 
     Raises:
-        UsageError: no archive, or not such a one.
+        UsageError: no archive, or it says nothing.
     """
+    with _opened(path) as archive:
+        found = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
+        if not found:
+            raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
+        if (size := found[0].file_size) > MOST_DESCRIPTION:
+            raise UsageError(f"{path} describes itself in {size:,} bytes; {MOST_DESCRIPTION:,} are the limit")
+        return archive.read(found[0]).decode()
+
+
+def check_contents(path: Path) -> None:
+    """Refuse an archive that holds anything else than :func:`.to_archive` writes.
+
+    Raises:
+        UsageError: what it is.
+    """
+    with _opened(path) as archive:
+        wrong = _wrong(archive)
+    if wrong:
+        raise UsageError(f"{path} holds {wrong}, which normfree export does not write; it is not opened")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            text = _description(archive, path)
-            wrong = _wrong(archive)
+            yield archive
     except UsageError:
         raise
     except Exception as error:  # a damaged archive fails in many ways
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UsageError(f"{path} cannot be read as an archive of torch.export: {reason}") from error
-    if wrong:
-        raise UsageError(f"{path} holds {wrong}, which normfree export does not write; it is not opened")
-    return text
-
-
-def _description(archive: zipfile.ZipFile, path: Path) -> str:
-    found = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
-    if not found:
-        raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
-    if found[0].file_size > MOST_DESCRIPTION:
-        raise UsageError(f"{path} describes itself in {found[0].file_size:,} bytes; {MOST_DESCRIPTION:,} are the limit")
-    return archive.read(found[0]).decode()
 
 
 def _wrong(archive: zipfile.ZipFile) -> str | None:
