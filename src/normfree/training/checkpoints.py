@@ -87,9 +87,9 @@ class Checkpoints:
                 os.rename(final, old)
             os.rename(part, final)
             shutil.rmtree(old, ignore_errors=True)
-            _link(self.folder / "last", final.name)
-            if best or self._lacks_link(_best_step(state)):
+            if best or self._lacks_link(_best_step(state)):  # first: a kill before the next line does this step again
                 _link(self.folder / "best", final.name if best else _name(_best_step(state)))
+            _link(self.folder / "last", final.name)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -102,6 +102,13 @@ class Checkpoints:
         self._counted = before if aside else [step, *before][:2]
         self._remove_others(step, *self._counted, _best_step(state))
         return final
+
+    def tidy(self, best: int | None) -> None:
+        """Remove what a kill left: half of a checkpoint, and those that were about to go. ``best``: the best one's."""
+        self._put_back()
+        self._remove_others(self.saved_step, *self._counted, best)
+        for link in ("last.part", "best.part"):
+            (self.folder / link).unlink(missing_ok=True)
 
     def saved_in(self) -> Path | None:
         """Where the last one is, as a user finds it; None if none has been saved, or it is gone."""

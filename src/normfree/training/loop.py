@@ -176,6 +176,7 @@ class Trainer:
         self.resumed = True
         if self.replicas.main:
             told += self.run.forget_after(self.at.step)
+            self.run.checkpoints.tidy(self.at.best.get("step"))
             self.run.began()
         return told
 
