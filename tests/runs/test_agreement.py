@@ -2,6 +2,7 @@
 
 import disagreeing
 import pytest
+import selection
 
 from normfree import RunFailed, UsageError
 from normfree.recipes import load_recipe
@@ -27,14 +28,22 @@ NAMED = {
 }
 
 
+FULL = {"momentum", "several fields", "precision", "one image more", "another folder", "python", "normfree", "fails"}
+
+
+def marked(ways) -> list:
+    return [pytest.param(way, marks=[pytest.mark.full] if way in FULL else []) for way in ways]
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """The folder, and what each of the two processes says in each way."""
     folder = tmp_path_factory.mktemp("pair")
-    return folder, disagreeing.start(folder, disagreeing.WAYS)
+    ways = [way for way in disagreeing.WAYS if selection.whole() or way not in FULL]
+    return folder, disagreeing.start(folder, ways)
 
 
-@pytest.mark.parametrize("way", NAMED)
+@pytest.mark.parametrize("way", marked(NAMED))
 def test_what_differs_is_named_by_both_before_anything_is_written(pair, way):
     folder, said = pair
     for told in said:
@@ -68,7 +77,7 @@ def test_processes_that_were_started_alike_train(pair):
     assert (folder / "alike" / "checkpoints" / "step-00000003").is_dir()
 
 
-@pytest.mark.parametrize("way", ["fails", "dies"])
+@pytest.mark.parametrize("way", marked(["fails", "dies"]))
 def test_a_process_that_loses_the_other_says_what_is_kept(pair, way):
     """In the fourth step of the other, which raises there or is killed."""
     folder, (said, other) = pair
