@@ -347,3 +347,34 @@ def test_processes_that_cannot_be_started(monkeypatch):
     monkeypatch.setattr(os, "fork", refused)
     with pytest.raises(RunFailed, match=r"^2 processes for decoding images cannot be started \(Resource temporarily"):
         list(Loader(Numbered(), VIEW, 4, workers=2))
+
+
+def with_a_stuck_process(told):
+    loader = Loader(Numbered(does={0: forever}), VIEW, 4, workers=1)
+    iterator = loader._begun()
+    told.put(multiprocessing.active_children()[0].pid)
+    forever()
+    del iterator
+
+
+def has_ended(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_process_outlives_a_run_that_was_killed(monkeypatch):
+    """Not even one that is stuck at an image."""
+    monkeypatch.setattr(processes, "WATCH", 0.1)
+    told = multiprocessing.SimpleQueue()
+    run = multiprocessing.get_context("fork").Process(target=with_a_stuck_process, args=(told,))
+    run.start()
+    process = told.get()
+    assert not has_ended(process)
+    run.kill()
+    run.join()
+    while not has_ended(process):
+        time.sleep(0.05)

@@ -76,7 +76,9 @@ def run(argv: Sequence[str]) -> int:
     device = pick_device(options.device)
     transform, dense = evaluation_transform(trained), trained.dense
     kind = dict(pairs=dense, vectors=trained.task in ("multi-label", "regression"))
-    loader = Loader(source.test, transform, options.batch_size, workers=options.workers, **kind)
+    kind |= dict(workers=options.workers, timeout=data.timeout)
+    loader = Loader(source.test, transform, options.batch_size, **kind)
+    loader.say = lambda line: tell(line, file=sys.stderr)
     metrics = metrics_of(trained)
     scores, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
     tell(*(f"skipped unreadable image {one}" for one in unreadable), file=sys.stderr)
