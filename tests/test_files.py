@@ -11,7 +11,7 @@ import numpy as np
 import pair_files
 import pytest
 
-from normfree import UsageError
+from normfree import RunFailed, UsageError
 from normfree.cli import main
 from normfree.data import UnreadableImage, decode_image
 from normfree.data.coco import CocoIds, coco
@@ -23,7 +23,7 @@ from normfree.data.sources import csv_paths
 from normfree.data.split import file_hash
 from normfree.data.tables import read_table
 from normfree.data.turned import header
-from normfree.files import regular
+from normfree.files import append_line, regular
 from normfree.recipes import load_recipe
 from normfree.report.run_files import read_run
 from normfree.runs.record import read as read_started
@@ -135,6 +135,11 @@ def test_run_folders(tmp_path):
     assert [note for note in notes if "a pipe, not a file" in note] == [
         f"{name} cannot be read: a pipe, not a file" for name in ("metrics.jsonl", "clipping.jsonl", "environment.json")
     ]
+
+
+def test_a_pipe_is_not_appended_to(tmp_path):
+    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: a pipe, not a file"):
+        append_line(pipe(tmp_path / "metrics.jsonl"), {})
 
 
 @pytest.mark.parametrize(

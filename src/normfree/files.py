@@ -86,7 +86,7 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
     """
     line = (json.dumps(content) + "\n").encode()
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(regular(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             before = os.fstat(descriptor).st_size
             if os.write(descriptor, line) < len(line):  # the disk is full
