@@ -75,7 +75,7 @@ def test_metrics_are_lines_of_json(tmp_path):
 
 def test_metrics_that_cannot_be_written(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: Is a directory"):
+    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: a folder, not a file"):
         Run(tmp_path, {}).log(step=1)
 
 
