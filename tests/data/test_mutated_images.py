@@ -60,7 +60,7 @@ KINDS = {
     "jpeg 2000": (".jpg", None, dict(format="JPEG2000")),  # a file is what it holds, not what it is called
     "avif": (".jpg", None, dict(format="AVIF")),
 }
-KINDS = {kind: how for kind, how in KINDS.items() if features.check(dict(avif="avif").get(kind, "jpg_2000"))}
+KINDS = {kind: how for kind, how in KINDS.items() if dict(avif="avif").get(kind, "jpg_2000") in features.get_supported()}
 
 
 def image_file(folder: Path, kind: str, seed: int = 0) -> Path:

@@ -306,7 +306,7 @@ def _available(kind: str) -> bool:
     if kind == "HEIF":
         return importlib.util.find_spec("pillow_heif") is not None
     built = dict(AVIF="avif", JPEG2000="jpg_2000", WEBP="webp")
-    return kind not in built or bool(features.check(built[kind]))
+    return kind not in built or built[kind] in features.get_supported()  # older ones warn of what they do not know
 
 
 # suffixes of files that are taken for images; and of images that cannot be decoded here, with the reason
