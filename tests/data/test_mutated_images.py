@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from image_files import pixels, write
@@ -60,7 +61,11 @@ KINDS = {
     "jpeg 2000": (".jpg", None, dict(format="JPEG2000")),  # a file is what it holds, not what it is called
     "avif": (".jpg", None, dict(format="AVIF")),
 }
-KINDS = {kind: how for kind, how in KINDS.items() if dict(avif="avif").get(kind, "jpg_2000") in features.get_supported()}
+if tuple(map(int, PIL.__version__.split(".")[:2])) < (13, 0):
+    del KINDS["tiff fax"]  # its libtiff leaves rows behind a damaged one as they were in memory
+KINDS = {
+    kind: how for kind, how in KINDS.items() if dict(avif="avif").get(kind, "jpg_2000") in features.get_supported()
+}
 
 
 def image_file(folder: Path, kind: str, seed: int = 0) -> Path:
