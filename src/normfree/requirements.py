@@ -18,7 +18,7 @@ OLDEST = {
     "tqdm": "4.66",
     "matplotlib": "3.9",
     "scikit-learn": "1.5",
-    "timm": "1.0.20",
+    "timm": "1.0.27",
     "huggingface-hub": "0.25",
 }
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}  # where the name is another one

@@ -215,6 +215,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11 reading its own archives
             yield
     finally:
         logging.disable(disabled)
