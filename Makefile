@@ -39,9 +39,10 @@ FLOOR_TESTS := tests/data tests/recipes tests/weights tests/export tests/report 
 # The source is not installed again: its compiled kernels are those of the first environment. Old packages do what newer
 # ones beside them call deprecated.
 test-floors: $(INSTALLED) $(FLOORS)/.installed
-	@# the case left out: torch 2.11 does not build timm's regnety_002 without memory
+	@# left out: torch 2.11 does not build timm's regnety_002 without memory; onnxruntime 1.20 to 1.23 have no
+	@# convolution of signed weights of 8 bits
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning \
-		--deselect "tests/optim/test_groups_foreign.py::test_the_classifier_of_other_networks_is_found[timm regnety_002]" \
+		-k "not regnety_002 and not -QInt8" \
 		$(FLOOR_TESTS)
 
 $(FLOORS)/.installed: pyproject.toml constraints.txt tests/oldest.py

@@ -26,6 +26,7 @@ from ..training import TrainConfig
 from ..words import shown
 from .override import check_exact, with_consequences
 from .plain import check_length, load_yaml
+from .repeated import refuse_repeated
 from .stored import as_it_was, is_of_run
 
 DEFAULT = "digits"
@@ -130,7 +131,9 @@ def load_recipe(
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
             value of the wrong type or out of range; each with the dotted path.
     """
-    content = load_yaml(recipe_text(name), f"recipe {_printable(name)}")
+    text, source = recipe_text(name), f"recipe {_printable(name)}"
+    content = load_yaml(text, source)
+    refuse_repeated(text, source)
     content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
     content = as_it_was(content) if is_of_run(name) else content
