@@ -103,6 +103,8 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
             memo[index] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
+        elif name == "DUP":
+            stack.append(stack[-1])
         elif name == "POP_MARK":
             _pop_to_mark(stack)
         else:
