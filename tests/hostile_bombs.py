@@ -123,10 +123,10 @@ def of_torch() -> dict[str, bytes]:
     bombs["pairs that collide"] = mapping(colliding_pairs(40_000))
     pairs = b"".join(key + b"N\x86" for key in colliding(60_000))
     bombs["an OrderedDict of numbers that collide"] = hooks + b"](" + pairs + b"e\x85R"
-    dicts = b"}q\x10" + b"".join(b"}q%c" % (17 + level) + b"0" for level in range(4))
+    dicts = b"}q\x00" + b"".join(b"}q%c0" % level for level in range(1, 5))
     for level in range(4):
-        items = b"".join(text(f"{number}") + b"h%c" % (17 + level) for number in range(500))
-        dicts += b"h%c(" % (16 + level) + items + b"u0"
+        items = b"".join(text(f"{number}") + b"h%c" % (level + 1) for number in range(500))
+        dicts += b"h%c(" % level + items + b"u0"
     bombs["mappings of one another, 500 times each"] = dicts
     named = text("m" * 2**20) + b"q\x000](" + b"".join(b"h\x00" + text(str(n)) + b"\x93" for n in range(900))
     bombs["900 names of a megabyte"] = named + b"e"

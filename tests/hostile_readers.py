@@ -164,7 +164,10 @@ def run_all(root: Path, work: Path) -> None:
     for folder in sorted(root.glob("*/*")):
         found = apart(READERS[folder.parent.name], folder, work)
         found["megabytes"] -= usual
-        found["ran"] = [name.name for place in (work, folder) for name in place.iterdir() if "canary" in name.name]
+        made = [path for place in (work, folder) for path in place.iterdir() if "canary" in path.name]
+        found["ran"] = [path.name for path in made]
+        for path in made:
+            path.rename(path.with_name(f"made by {folder.name}"))
         print(json.dumps(dict(reader=folder.parent.name, name=folder.name, **found)), flush=True)
 
 
