@@ -282,6 +282,11 @@ def exported_archives(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, one(model, _json(*how))
     text = one(model, lambda old: _expressions(old, code))
     yield "expressions of code", text
+    yield "expressions of digits", one(model, lambda old: _expressions(old, "1" * 300 + "!"))
+    yield (
+        "expressions of powers",
+        one(model, lambda old: _expressions(old, "Pow(Integer(9), Pow(Integer(9), Integer(9)))")),
+    )
     yield "an enumeration of a module", one(model, lambda old: old.replace(b"builtins.tuple", b"antigravity.tuple"))
     yield "a million brackets", one(model, lambda _: b"[" * 10**6)
     yield (

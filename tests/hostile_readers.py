@@ -4,6 +4,8 @@ Run as ``python hostile_readers.py FOLDER``: below it lie FOLDER/READER/NAME/*. 
 made for a file, so what it takes is what reading takes.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import resource
@@ -16,9 +18,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-import normfree
 from normfree.cli import main
-from normfree.data import UnreadableImage, decode_image
+from normfree.data import UnreadableImage, decode, decode_image
 from normfree.data.coco import open_objects
 from normfree.data.decode import raw_values
 from normfree.data.dense import DenseTransform
@@ -171,8 +172,25 @@ def run_all(root: Path, work: Path) -> None:
         print(json.dumps(dict(reader=folder.parent.name, name=folder.name, **found)), flush=True)
 
 
+def import_all() -> None:
+    """What readers import when they are asked, so that each file does not pay for it."""
+    verbs = [f"normfree.cli.{verb}" for verb in ("convert", "predict", "report")]
+    for name in (
+        *verbs,
+        "torch.export.pt2_archive._package",
+        "onnxruntime",
+        "h5py",
+        "scipy.io",
+        "tifffile",
+        "pycocotools.mask",
+    ):
+        with contextlib.suppress(ImportError):  # an extra
+            importlib.import_module(name)
+    decode._known_formats()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert normfree.__version__
+    import_all()
     os.environ["XDG_CACHE_HOME"] = sys.argv[2]
     run_all(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -7,6 +7,7 @@ import hostile_corpus
 import pytest
 import tiny_runs
 import torch
+from torch import nn
 
 from normfree import UsageError
 from normfree.export import Preprocessing, open_archive, to_archive
@@ -47,6 +48,24 @@ def test_a_description_of_another_network(good, tmp_path, name):
     (tmp_path / "a.pt2").write_bytes(content)
     with pytest.raises(UsageError, match=r"is described as taking images|must have a number for each of 3 channels"):
         open_archive(tmp_path / "a.pt2")
+
+
+class Other(nn.Module):
+    """Operators, texts and sizes that our own networks do not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count, _, height, width = x.shape
+        rows = x.reshape(count * height, width)
+        rows = torch.einsum("ij,kj->ik", rows, torch.ones(width, width)).view(count, 1, height, width)
+        grown = nn.functional.interpolate(nn.functional.pad(rows, (1, 1, 1, 1), mode="reflect"), scale_factor=2.0)
+        first, second = nn.functional.gelu(grown, approximate="tanh").chunk(2, dim=2)
+        return torch.cat([first, second], 1).flatten(2).softmax(-1).mean(2)
+
+
+def test_networks_of_others_are_let_through(tmp_path):
+    to_archive(Other().eval(), tmp_path / "a.pt2", preprocessing=VIEW)
+    images = torch.randn(3, 1, 8, 8)
+    assert torch.allclose(open_archive(tmp_path / "a.pt2").run(images), Other()(images), atol=1e-6)
 
 
 def test_what_export_writes_is_let_through(good, tmp_path):

@@ -23,9 +23,20 @@ _ENTRIES = re.compile(
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
 )
 _MODEL, _INPUTS = "models/model.json", "data/sample_inputs/model.pt"  # the latter empty
-_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file)\w+\.\w+")
-_NAME = re.compile(r"[\w.@+-]{0,1000}")  # of a value, a layer, a mode, a version
-_SIZE = re.compile(r"(Symbol\('[su]\d+'(, \w+=True)*\)|[su]\d+|\d{1,9}|[ +()-]|\*(?!\*)){1,1000}")  # of a dimension
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_(max|min|int|float|not|ite|sqrt)|math\.(ceil|floor|trunc)"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|and_|or_|eq|ne|lt|le|gt|ge|getitem)"
+)
+_NAME = re.compile(r"[\w.@+-]{0,1000}")  # of a value, a layer, a device, a version
+_SIZE = re.compile(  # of a dimension; without powers, which could be evaluated for ever, and tried in one way alone
+    r"(?>Symbol\('[su]\d++'(?>, \w++=True)*+\)|[su]\d++|\d{1,9}+|[ ,+()-]|\*(?!\*)"
+    r"|(?>Add|Mul|Integer|FloorDiv|Mod|PythonMod|IntTrueDiv|Max|Min)\(){1,1000}+"
+)
+_FORMS = {"target": _OPERATOR, "as_operator": _OPERATOR, "expr_str": _SIZE}
+_TEXTS = (
+    "as_string",
+    "as_strings",
+)  # arguments of operators, such as einsum's; torch writes them as Python writes text
 _DEEPEST = 40  # lists in lists
 _FREE = {"nn_module_stack", "torch_fn", "stack_trace", "from_node", "custom"}  # read by nobody
 _TREE = {"type": (None, "builtins.tuple", "builtins.list", "builtins.dict"), "context": (None, "null", "[]")}
@@ -127,7 +138,7 @@ def _understood(value: Any, key: str = "", depth: int = 0) -> bool:
         return True
     if key in ("in_spec", "out_spec"):
         return _is_tree(json.loads(value)[1])
-    return bool({"target": _OPERATOR, "expr_str": _SIZE}.get(key, _NAME).fullmatch(value))
+    return key in _TEXTS or bool(_FORMS.get(key, _NAME).fullmatch(value))
 
 
 def _is_tree(spec: dict[str, Any]) -> bool:
