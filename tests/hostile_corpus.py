@@ -17,8 +17,8 @@ import hostile_torch as torches
 import hostile_weights as weights
 import numpy as np
 import torch
-from hostile_data import Cases, Write, file, mutated
 from hostile_data import cases as of_data
+from hostile_images import Cases, Write, file, mutated
 
 CANARY = "canary"
 

@@ -4,6 +4,7 @@ import json
 
 import coco_files
 import hostile_data
+import hostile_images
 import image_files
 import numpy as np
 import pair_files
@@ -130,10 +131,10 @@ def test_a_member_of_300_gigabytes_is_left_out(tmp_path, monkeypatch):
 def test_an_array_that_is_not_there(tmp_path):
     """Its heading claims 24 GB; a reader that trusts it asks for them."""
     path = tmp_path / "a.npy"
-    path.write_bytes(hostile_data.npy(hostile_data.numbers("(50000, 60000)")) + bytes(80))
+    path.write_bytes(hostile_images.npy(hostile_images.numbers("(50000, 60000)")) + bytes(80))
     with pytest.raises(UnreadableImage, match=r"a\.npy: an array of 3000000000 numbers, more than the limit"):
         read_depth(str(path))
-    path.write_bytes(hostile_data.npy(hostile_data.numbers("(5000, 6000)")) + bytes(80))
+    path.write_bytes(hostile_images.npy(hostile_images.numbers("(5000, 6000)")) + bytes(80))
     with pytest.raises(UnreadableImage, match=r"a\.npy: truncated: it ends within its 240,000,000 bytes of numbers"):
         read_depth(str(path))
 
@@ -143,7 +144,7 @@ def test_an_array_that_is_not_there(tmp_path):
 )
 def test_matlab_files_that_are_larger_or_deeper_than_they_seem(tmp_path, name):
     path = tmp_path / "a.mat"
-    path.write_bytes(hostile_data.made(dict(hostile_data.matlab_files())[name]))
+    path.write_bytes(hostile_images.made(dict(hostile_data.matlab_files())[name]))
     with pytest.raises(ValueError, match=r"more than 64 MB when unpacked|arrays in arrays, more than 16 deep"):
         matlab(str(path), ["trainNdxs"])
 
