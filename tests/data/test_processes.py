@@ -304,6 +304,13 @@ def test_a_signal_before_a_process_has_begun_does_not_end_it(monkeypatch):
     loader.close()
 
 
+def test_a_process_that_dies_as_it_begins(monkeypatch):
+    monkeypatch.setattr(loaders, "begin", lambda places, worker: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RunFailed, match=r"^(a process that decodes images has died: |process \d+, ).*(SIGKILL|Killed)"):
+        list(Loader(Numbered(), VIEW, 4, workers=2))
+    assert multiprocessing.active_children() == []
+
+
 def test_the_parent_ends_a_process_at_any_time():
     loader = Loader(Numbered(does={0: forever}), VIEW, 4, workers=1)
     iterator = loader._begun()

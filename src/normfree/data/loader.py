@@ -273,10 +273,11 @@ class Loader:
         except OSError as error:
             told = f"{self.loader.num_workers} processes for decoding images cannot be started"
             raise RunFailed(f"{told} ({error.strerror or error}); --data.workers 0 does without") from error
-        except RuntimeError as error:  # those of the last epoch do not answer
-            if not self._processes:
+        except RuntimeError as error:  # one has died, or those of the last epoch do not answer
+            failure = self.lost() or _died(error)
+            if failure is None and not self._processes:
                 raise
-            self._fail(error, self.lost())
+            self._fail(error, failure)
             return self._begun()
         self._processes += [process for process in multiprocessing.active_children() if process not in before]
         self._unfinished = True
@@ -294,7 +295,7 @@ class Loader:
                     self._unfinished = False
                     return
                 except (RuntimeError, OSError, EOFError) as error:
-                    failure = self.lost() or self._stuck()
+                    failure = self.lost() or _died(error) or self._stuck()
                     if failure is None and not str(error).startswith("DataLoader timed out"):
                         raise
                     if failure is not None:
@@ -356,6 +357,12 @@ class _Collate:
         if not self.mixed:
             return batch
         return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))
+
+
+def _died(error: Exception) -> str | None:
+    """What torch says of a process that died as it began, before this loader knew of it."""
+    said = str(error).partition(". ")[0]
+    return f"a process that decodes images has died: {said}" if said.startswith("DataLoader worker (") else None
 
 
 def _target_shape(split: Split, shape: tuple[int, ...], pairs: bool, vectors: bool) -> tuple[int, ...] | None:
