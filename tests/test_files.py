@@ -1,4 +1,4 @@
-"""A pipe is never opened, wherever the name of a file may come from."""
+"""A pipe is never read, wherever the name of a file may come from; what is written leaves pipes and links as such."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from normfree.data.sources import csv_paths
 from normfree.data.split import file_hash
 from normfree.data.tables import read_table
 from normfree.data.turned import header
-from normfree.files import append_line, regular
+from normfree.files import append_line, regular, whole_file
 from normfree.recipes import load_recipe
 from normfree.report.run_files import read_run
 from normfree.runs.record import read as read_started
@@ -140,6 +140,40 @@ def test_run_folders(tmp_path):
 def test_a_pipe_is_not_appended_to(tmp_path):
     with pytest.raises(RunFailed, match=r"cannot write .*metrics\.jsonl: a pipe, not a file"):
         append_line(pipe(tmp_path / "metrics.jsonl"), {})
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    path = pipe(tmp_path / "out")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with whole_file(path) as part:
+            part.write_bytes(b"page")
+        assert os.read(reader, 10) == b"page"
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "file", tmp_path / "link"
+    if there:
+        target.write_text("before")
+    link.symlink_to(Path("far") / "file")
+    with whole_file(link) as part:
+        part.write_text("after")
+    assert link.is_symlink()
+    assert target.read_text() == "after"
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "far", target, link]
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunFailed, match=r"cannot write .*folder: it is a folder"), whole_file(tmp_path / "folder"):
+        pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 
 
 @pytest.mark.parametrize(

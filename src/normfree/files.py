@@ -48,21 +48,29 @@ def regular(path: P) -> P:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A name to write to, which becomes ``path`` at the end of the block; on an error or Ctrl-C it is removed.
 
+    A symbolic link stays one: the file that it names is written. A pipe or a device is written to as it is.
+
     Raises:
-        RunFailed: the file cannot be written; what was there before is intact.
+        RunFailed: the file cannot be written, or is a folder; what was there before is intact.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    if os.path.isdir(path):
+        raise RunFailed(f"cannot write {path}: it is a folder")
+    direct = os.path.exists(path) and not os.path.isfile(path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) and not direct else path
+    part = path if direct else target.with_name(target.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        os.umask(mask := os.umask(0))
-        part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-        sync(part)
-        os.replace(part, path)
+        if not direct:
+            os.umask(mask := os.umask(0))
+            part.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+            sync(part)
+            os.replace(part, target)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        if not direct:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         if isinstance(error, (OSError, SafetensorError)):
             raise RunFailed(f"cannot write {path}: {error}") from error
         raise
