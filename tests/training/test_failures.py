@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from tiny_runs import Scripted, classification, few_digits, trainer
+from tiny_runs import Scripted, classification, evaluations, few_digits, trainer
 
 from normfree import RunFailed, UsageError
 from normfree.data import DataConfig, Source, UnreadableImage
@@ -43,6 +43,31 @@ def test_an_evaluation_that_is_not_finite_is_not_kept(tmp_path):
     with pytest.raises(RunFailed, match=r"evaluation after step 4 is not finite; the checkpoint of step 2 is kept in"):
         run.fit()
     assert read_checkpoint(tmp_path)[1]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ema", "images", "step"),
+    [(None, [0], 2), (None, [20, 0], 4), (0.9, [20, 20, 20, 0], 4)],
+    ids=["first", "second", "averaged weights"],
+)
+def test_an_evaluation_that_read_no_image_is_no_score(tmp_path, ema, images, step):
+    """As when the folder of the test images is gone while the run trains."""
+    task = Scripted([0.5, 0.9, 0.9, 0.9] if ema is None else [0.5] * 4)
+    metrics = task.metrics
+
+    def counted():
+        found, count = metrics(), images.pop(0)
+        compute = found.compute
+        found.compute = lambda: compute() | dict(images=count)
+        return found
+
+    task.metrics = counted
+    run = trainer(tmp_path, task=task, train=dict(steps=4), optim=dict(ema_decay=ema))
+    with pytest.raises(RunFailed, match=rf"^the evaluation after step {step} read none of its images; the checkpoint"):
+        run.fit()
+    assert [line["step"] for line in evaluations(tmp_path)] == ([] if step == 2 else [2])
+    assert read_checkpoint(tmp_path)[1]["step"] == step - 2
+    assert run.at.best.get("step") == (None if step == 2 else 2)
 
 
 def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):

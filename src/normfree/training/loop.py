@@ -321,12 +321,15 @@ class Trainer:
 
         Raises:
             GivenUp: a request to stop came before it was done; nothing has changed.
+            RunFailed: it read no image, or what it measured is not finite.
         """
         measured, unreadable = self._measure()
         if self.ema is not None:
             with self.ema.applied():
                 measured |= {f"ema_{name}": value for name, value in self._measure()[0].items()}
         self._note(unreadable)
+        if 0 in (measured.get("images"), measured.get("ema_images")):
+            raise RunFailed(f"the evaluation after step {self.at.step} read none of its images")
         self.at.unevaluated = False
         self.at.metrics = dict(step=self.at.step, epoch=self._epoch(), **measured)
         if self.replicas.main:
