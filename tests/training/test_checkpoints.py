@@ -153,6 +153,35 @@ def test_a_new_best_takes_the_place_of_a_copied_folder(folder, tmp_path):
     assert there(copy) == [2, 3]
 
 
+@pytest.mark.parametrize("name", ["step-00000001-good", "step-00000001.bak", "step-1.keep", "step-00000001-good.old"])
+def test_what_the_user_has_put_there_stays(folder, name):
+    """Copies under names of the user's own, whole or not; what is made here goes in due time."""
+    shutil.copytree(folder / "step-00000001", folder / name)
+    (folder / name / "weights.safetensors").unlink()
+    for left in ("step-00000007.part", "step-00000008.old", "step-123456789"):
+        (folder / left).mkdir()
+    checkpoints = going_on(folder, 2)
+    checkpoints.tidy(1)
+    save(checkpoints, 3, best=3)
+    save(checkpoints, 4, best=3)
+    assert (folder / name / "state.json").is_file()
+    shutil.rmtree(folder / name)
+    assert there(folder) == [1, 3, 4]  # 1 is what the link "best" is to
+
+
+def test_a_renamed_checkpoint_that_a_run_goes_on_from_stays(folder):
+    source = (folder / "step-00000002").rename(folder / "step-00000009")
+    found, _ = find_checkpoint(folder)
+    assert (found, read_state(found)["step"]) == (source, 2)
+    checkpoints = going_on(folder, 2, source=found)
+    checkpoints.tidy(1)
+    assert damage(source) is None
+    assert checkpoints.saved_in() == source
+    for step in (3, 4, 5):
+        save(checkpoints, step, best=1)
+    assert there(folder) == [1, 4, 5, 9]
+
+
 def test_a_place_is_named_only_if_it_is_there(folder):
     checkpoints = Checkpoints(folder, {})
     assert checkpoints.saved_in() is None

@@ -171,6 +171,21 @@ def test_lines_that_cannot_be_read_are_said_and_left_out(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path)] == [1]
 
 
+def test_lines_of_others_are_not_touched(tmp_path):
+    """A run rewrites, and empties at a second start, what it writes itself."""
+    line = '{"step": 9, "layers": {}}\n'
+    names = ("metrics.jsonl", "clipping.jsonl", "spp.jsonl", "notes.jsonl")
+    for name in names:
+        (tmp_path / name).write_text(line)
+    Run(tmp_path, {}).forget_after(3)
+    assert [(tmp_path / name).read_text() for name in names] == ["", "", "", line]
+    for name in names:
+        (tmp_path / name).write_text(line)
+    (tmp_path / "starting").touch()
+    new_folder("tiny", str(tmp_path))
+    assert [(tmp_path / name).read_text() for name in names] == ["", "", "", line]
+
+
 def test_half_a_line_is_not_left_on_a_full_disk(tmp_path, monkeypatch):
     run = Run(tmp_path, {})
     run.log(kind="train", step=1)

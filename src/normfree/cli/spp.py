@@ -20,9 +20,10 @@ from ..data.decode import UnreadableImage
 from ..errors import UsageError
 from ..recipes import open_images
 from ..recipes.plain import load_yaml
-from ..runs.prepare import FILM, PROBE
+from ..runs.prepare import PROBE
 from ..spp import SPP, Frame, Spectrum, plot, read_first, record, spectra
 from ..training import pick_device
+from ..training.run import FILM
 from ..words import counted, tell
 from .images import given_images
 from .main import Parser

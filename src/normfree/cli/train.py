@@ -12,7 +12,7 @@ from ..files import whole_file
 from ..recipes import DEFAULT, Recipe, load_recipe
 from ..runs import RunLock, prepare, resumed_recipe, run_to_go_on_with
 from ..runs.agreement import compare_processes, settings, together
-from ..runs.prepare import FILM, on_main, say
+from ..runs.prepare import on_main, say
 from ..spp import plot_film, read_film
 from ..training import (
     StopRequests,
@@ -23,6 +23,7 @@ from ..training import (
     plot_curves,
     replicas,
 )
+from ..training.run import FILM
 from ..words import counted, tell
 from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse

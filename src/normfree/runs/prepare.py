@@ -32,7 +32,7 @@ from ..training import (
 )
 from ..training.checkpoints import STATE, read_state
 from ..training.environment import basis
-from ..training.run import CHECKPOINTS, RECIPE
+from ..training.run import CHECKPOINTS, FILM, RECIPE
 from ..words import counted, tell
 from .agreement import compare_processes, contents, settings, together
 from .lock import RunLock
@@ -42,7 +42,7 @@ from .record import read as read_started
 from .record import write as write_started
 from .resume import LENGTH, changed, instead, other_rounding, write_lengths
 
-FILM, PROBE = "spp.jsonl", 32  # recorded signals; test images that are shown each time
+PROBE = 32  # test images that are shown each time signals are recorded
 T = TypeVar("T")
 
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ MANIFEST, STATE, WEIGHTS, KEY = "manifest.json", "state.json", "weights.safetens
 FORMAT = 2  # of a run's JSON files, which say it; those of 1 did not say theirs
 # what systems say that have no symbolic links, or not for everyone (EINVAL: Windows)
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+OWN = re.compile(r"step-[0-9]{8,}(\.part|\.old)?")  # what is made here, and may be removed; the rest is the user's
 Tensors = Mapping[str, Tensor]
 
 
@@ -44,10 +46,12 @@ class Checkpoints:
         self.folder, self.description, self.keep_every = Path(folder), dict(description), keep_every
         self.saved_step: int | None = None
         self._counted: list[int] = []  # the steps that are kept whatever follows, newest first
+        self._source: Path | None = None  # what the run goes on from, if the user has renamed it
 
-    def goes_on(self, step: int, *, aside: bool = False) -> None:
-        """A run goes on from one of these; ``aside`` as it was saved."""
+    def goes_on(self, step: int, *, source: Path | None = None, aside: bool = False) -> None:
+        """A run goes on from one of these, the folder ``source``; ``aside`` as it was saved."""
         self.saved_step = step
+        self._source = source if source is not None and _order(source)[0] not in (-1, step) else None
         there = [_order(path)[0] for path in saved(self.folder)]
         self._counted = [n for n in dict.fromkeys(there) if n < step or (n == step and not aside)][:2]
 
@@ -119,7 +123,7 @@ class Checkpoints:
             return final  # on another machine
         if link.is_symlink() and link.exists() and final.exists() and os.path.samefile(link, final):
             return link
-        return next((path for path in (final, _old(final), link) if path.is_dir()), None)
+        return next((path for path in (final, _old(final), self._source, link) if path and path.is_dir()), None)
 
     def _lacks_link(self, best: int | None) -> bool:
         """Whether the best one is there and nothing says so, as in a copy without links."""
@@ -128,7 +132,7 @@ class Checkpoints:
 
     def _put_back(self) -> None:
         """What a kill left between the two renames of a save."""
-        for old in self.folder.glob("step-*.old"):
+        for old in self._own(".old"):
             final = old.with_name(old.name.removesuffix(".old"))
             if damage(old) is None and (not final.exists() or damage(final) is not None):
                 shutil.rmtree(final, ignore_errors=True)
@@ -137,14 +141,20 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _remove_others(self, *steps: int | None) -> None:
-        """All but the given ones, the best, and those to keep."""
+        """All but the given ones, the best, those to keep, and what the user has put there."""
         keep = {_name(step) for step in steps if step is not None}
         keep |= {os.readlink(link) for name in ("last", "best") if (link := self.folder / name).is_symlink()}
-        for path in self.folder.glob("step-*"):
+        if self._source is not None:
+            keep.add(self._source.name)
+        for path in self._own():
             number = path.name.removeprefix("step-")
             every = self.keep_every and number.isdigit() and int(number) % self.keep_every == 0 and int(number) > 0
             if path.name not in keep and not every:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _own(self, ending: str = "") -> list[Path]:
+        """Folders by names that are made here."""
+        return [path for path in self.folder.glob(f"step-*{ending}") if OWN.fullmatch(path.name)]
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:

@@ -172,7 +172,7 @@ class Trainer:
             UsageError: it is of another network or recipe.
         """
         self.at, told = restore(checkpoint, self.step)
-        self.run.checkpoints.goes_on(self.at.step, aside=self.step.skipped > 0)
+        self.run.checkpoints.goes_on(self.at.step, source=Path(checkpoint), aside=self.step.skipped > 0)
         self.resumed = True
         if self.replicas.main:
             told += self.run.forget_after(self.at.step)

@@ -13,7 +13,8 @@ from .checkpoint import read_weights
 from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
-CLIPPING, ENVIRONMENT, BOARD = "clipping.jsonl", "environment.json", "tensorboard"
+CLIPPING, FILM, ENVIRONMENT, BOARD = "clipping.jsonl", "spp.jsonl", "environment.json", "tensorboard"
+LINES = METRICS, CLIPPING, FILM  # which a run appends to; other files are the user's
 STARTED, LOCK = "started.json", "lock"  # what the run was started with; who writes it now
 STARTING = "starting"  # there from the start of a run to its first checkpoint
 
@@ -43,8 +44,9 @@ def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda
         take(folder)
         _must_be_empty(folder)  # another process may have been here first
         (folder / STARTING).touch()
-        for lines in {folder / METRICS, *folder.glob("*.jsonl")}:
-            lines.write_bytes(b"")
+        for lines in (folder / name for name in LINES):
+            if lines.name == METRICS or lines.exists():
+                lines.write_bytes(b"")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
     return folder
@@ -135,7 +137,9 @@ class Run:
             What to tell the user of lines that cannot be read.
         """
         told = []
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in (self.folder / name for name in sorted(LINES)):
+            if not path.exists():
+                continue
             lines, others = read_lines(path)
             kept = [line for line in lines if _until(line, step)]
             with whole_file(path) as part:
