@@ -6,7 +6,6 @@ import errno
 import importlib
 import io
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from ..errors import RunFailed, UsageError, did_you_mean
 from ..version import __version__
 from ..words import printable, tell
+from .streams import discard, lossy_errors, reader_gone
 
 VERBS = {
     "train": "train a network by a recipe",
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with _writable_output(utf8="--json" in arguments), _printable_notes():
+    with lossy_errors(), _writable_output(utf8="--json" in arguments), _printable_notes():
         return _run(arguments)
 
 
@@ -96,9 +96,14 @@ def _writable_output(utf8: bool) -> Iterator[None]:
 def _run(arguments: list[str]) -> int:
     """A verb and its exit code, errors as one line."""
     try:
-        return _dispatch(arguments)
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError as error:
+        if not reader_gone(sys.stdout):
+            return _unexpected(arguments, error)
+        discard(sys.stdout)  # head, less
         return 0
     except KeyboardInterrupt as error:
         return _say(arguments, str(error) or "interrupted", 130)
@@ -119,8 +124,7 @@ def _run(arguments: list[str]) -> int:
 
         if no_memory(error):
             return _say(arguments, "memory is too small; lower the batch, --train.micro_batch or the size of images", 1)
-        message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-        return _say(arguments, f"{message} (--traceback shows where)", 1)
+        return _unexpected(arguments, error)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -144,6 +148,11 @@ def _overview() -> str:
         "normfree COMMAND --help says more; normfree train, with nothing else, trains a small network on real images.\n"
         "Exit codes: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."
     )
+
+
+def _unexpected(arguments: list[str], error: Exception) -> int:
+    message = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    return _say(arguments, f"{message} (--traceback shows where)", 1)
 
 
 def _say(arguments: list[str], message: str, code: int) -> int:
