@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import csv
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from ..data.turned import header
 from ..errors import RunFailed, UsageError
 from ..words import as_json, tell
 from .images import given_images
+from .outputs import check_output
+
+TABLES = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
     """
     paths = list(dict.fromkeys(given_images(options.images)))
     names, unreadable, written = _names(paths), [], 0
+    _check_places(answers, options, names)
     answers.begin(paths)
     with contextlib.closing(_Table(options.csv)) as table:
         for batch in _batches(answers, paths, names, options.batch_size, unreadable):
@@ -112,12 +117,13 @@ def writing(place: str | Path, error: OSError) -> RunFailed:
     return RunFailed(f"{place} cannot be written: {error.strerror or error}")
 
 
-def check_csv(path: str) -> None:
+def check_csv(path: str, inputs: Iterable[str | Path] = ()) -> None:
     """Tell now, not after minutes, that a table cannot be written; a file that is there stays as it is.
 
     Raises:
         UsageError: it cannot.
     """
+    check_output("--csv", path, TABLES, inputs)
     there = Path(path).exists()
     try:
         Path(path).open("a").close()
@@ -125,6 +131,25 @@ def check_csv(path: str) -> None:
         raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
     if not there:
         Path(path).unlink()
+
+
+def _check_places(answers: Answers, options: argparse.Namespace, names: Mapping[Path, str]) -> None:
+    """No file that is written is one that is read.
+
+    Raises:
+        UsageError: one is.
+    """
+    inputs = [options.network, *names, *filter(None, [options.annotations])]
+    for flag, endings in dict(csv=TABLES, boxes=(".json",)).items():
+        if path := getattr(options, flag):
+            check_output(f"--{flag}", path, endings, inputs)
+    drawn = f"_{answers.pictures.task}.png" if hasattr(answers, "pictures") else ".png"
+    for flag, endings in dict(masks=(".png",), depths=(".png", ".npy"), out=(drawn,)).items():
+        if folder := getattr(options, flag):
+            read = set(map(os.path.realpath, names))
+            for place in (os.path.join(folder, name + ending) for name in names.values() for ending in endings):
+                if os.path.realpath(place) in read:
+                    raise UsageError(f"--{flag} {folder}: {place} is an image that is read here; name another folder")
 
 
 def make_folder(flag: str, folder: str | Path) -> Path:

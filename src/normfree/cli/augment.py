@@ -24,6 +24,7 @@ from ..report.drawing import rgb_picture
 from ..words import tell
 from .images import given_images
 from .main import Parser
+from .outputs import check_output
 
 MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
 LARGEST, SMALLEST, GAP, TEXT = 192, 96, 8, 12  # pixels: tiles in the picture, space between them, size of letters
@@ -54,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--layers (={options.layers}) must be at most 100")
     augmentation, path = _augmentation(options), _writable(Path(options.out))
     paths = given_images(options.images)
+    check_output("--out", path, (path.suffix.lower(),), [*paths, options.recipe])
     images, unreadable = _read(_spread(paths)[: 1 if options.ops else options.count], augmentation)
     if options.ops:
         rows, what = _operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"

@@ -20,10 +20,11 @@ from ..tasks.regression import RegressionErrors
 from ..tasks.segmentation import Overlap
 from ..training import evaluate, pick_device
 from ..words import counted, tell
-from .answers import check_csv, writing
+from .answers import TABLES, check_csv, writing
 from .foreign import UNSAID
 from .main import Parser
 from .measured import Metrics, measured
+from .outputs import check_output
 from .trained import Trained, evaluation_transform, load_trained
 
 
@@ -59,11 +60,13 @@ def run(argv: Sequence[str]) -> int:
     if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
     if options.csv:
-        check_csv(options.csv)
+        check_csv(options.csv, [options.run, options.data or ""])
     trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
     data = trained.recipe.data
     if options.data is None and data.source == UNSAID:
         raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
+    if options.csv:
+        check_output("--csv", options.csv, TABLES, [data.source])
     if options.size:
         data.test_size, data.test_width = options.size, None
     about = trained.classes, trained.source, options.data, trained.held_out

@@ -18,6 +18,7 @@ from ..words import tell
 from .classifier import open_network
 from .exported import ARCHIVE, ONNX
 from .main import Parser
+from .outputs import check_output
 
 SUFFIXES = {"onnx": ONNX, "pt2": ARCHIVE}
 
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--opset is for --format onnx, not for {kind}")
     else:
         check_place(path, ARCHIVE)
+    check_output("--out", path, SUFFIXES.values(), [options.network])
     network = open_network(options.network, options.checkpoint, random=options.random)
     preprocessing = network.preprocessing
     if options.size is not None:

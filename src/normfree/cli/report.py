@@ -44,6 +44,7 @@ from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
 from ..words import counted, tell
 from .main import Parser
+from .outputs import check_output
 from .report_looks import look
 from .report_objects import objects
 from .report_pixels import pixels
@@ -75,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out) if options.out else folder / "report.html"
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file")
+    check_output("--out", out, (".html", ".htm"))
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: folder {out.parent} does not exist")
     if not os.access(out.parent, os.W_OK):

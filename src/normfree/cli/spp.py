@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from ..data import EvalTransform, Split, decode_image
+from ..data import EvalTransform, Split, decode_image, find_images
 from ..data.decode import UnreadableImage
+from ..data.walk import Walk
 from ..errors import UsageError
 from ..recipes import open_images
 from ..recipes.plain import load_yaml
@@ -28,6 +29,7 @@ from ..words import counted, tell
 from .images import given_images
 from .main import Parser
 from .networks import Named, open_network
+from .outputs import check_output
 from .shown import Shown, shown_to
 from .trained import Trained
 
@@ -256,7 +258,11 @@ def _prefix(options: argparse.Namespace, name: str) -> str:
     if not folder.is_dir():
         raise UsageError(f"--out {prefix}: folder {folder} does not exist")
     for suffix in (f".{options.format}", ".csv", *(["-spectra.csv"] if options.spectra else [])):
-        with _writing(path := Path(prefix + suffix)):
+        path, inputs = Path(prefix + suffix), list(options.network)
+        if options.data and path.is_file():
+            inputs += find_images([options.data], Walk())
+        check_output("--out", path, (path.suffix,), inputs)
+        with _writing(path):
             existed = path.exists()
             path.open("ab").close()
             if not existed:
