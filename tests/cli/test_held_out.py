@@ -47,7 +47,7 @@ def test_a_fraction_is_held_out_and_stays_so(normfree, photos, tmp_path):
     assert "48 to train, 6 to test" in (run / "report.html").read_text()
     result = normfree("eval", alone)
     assert result.code == 2
-    assert re.search(f"holds other images than when training began, .*{HELD_OUT}", result.error)
+    assert re.search(f"holds other images than when training began: .*{HELD_OUT}", result.error)
     (photos / held[0]).unlink()
     result = normfree("eval", run, "--json")
     assert json.loads(result.out)["images"] == 5
@@ -70,6 +70,28 @@ def test_a_resumed_run_holds_out_the_same(normfree, photos, tmp_path):
     assert "goes on after step 2 of 4" in result.err
     ends = [(f / "checkpoints" / "last" / "weights.safetensors").read_bytes() for f in (whole, cut)]
     assert ends[0] == ends[1]
+
+
+def test_a_list_that_is_gone_or_changed_is_not_gone_on_with(normfree, photos, tmp_path):
+    """Training images would be tested with, and test images trained with."""
+    run = tmp_path / "run"
+    flags = [*SMALL, "--data", f"imagefolder:{photos}", "--data.val_fraction", "0.25", "--train.steps", "1"]
+    assert normfree("train", *flags, "--out", run).code == 0
+    listed = json.loads((run / HELD_OUT).read_text())
+    going_on = ["train", "--resume", run, "--train.steps", "2", "--quiet"]
+    (run / HELD_OUT).write_text(json.dumps(listed | dict(names=listed["names"][1:])))
+    changed = f"{HELD_OUT} of the run has changed: it lists other images than the run has held out"
+    for command in (going_on, ["eval", run]):
+        result = normfree(*command)
+        assert (result.code, result.error) == (2, changed)
+    (run / HELD_OUT).unlink()
+    image_files.write(photos / "cat" / "new.png")
+    result = normfree(*going_on)
+    said = f"{run / HELD_OUT} is missing, the list of the images that the run has held out for testing"
+    assert (result.code, result.error) == (2, said)
+    assert "holds other images than when training began" in normfree("eval", run).error
+    (run / HELD_OUT).write_text(json.dumps(listed))
+    assert normfree(*going_on).code == 0
 
 
 def test_class_weights_are_stored_as_numbers(normfree, photos, tmp_path):

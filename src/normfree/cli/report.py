@@ -147,12 +147,13 @@ class Found:
 
 def _open(recipe: Recipe, folder: Path, trained: Trained | Missing) -> Source:
     """The images; those to test with where the others are gone."""
+    held_out = HeldOut.read(folder) if isinstance(trained, Missing) else trained.held_out
     try:
-        return open_images(recipe, held_out=HeldOut.read(folder))
+        return open_images(recipe, held_out=held_out)
     except UsageError:
         if isinstance(trained, Missing):
             raise
-        return open_test_images(recipe, trained.classes, trained.source, held_out=trained.held_out)
+        return open_test_images(recipe, trained.classes, trained.source, held_out=held_out)
 
 
 def _load(folder: Path, device: torch.device) -> Trained:

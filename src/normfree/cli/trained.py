@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,9 @@ def _held_out(path: str, recipe: Recipe, description: Mapping[str, Any]) -> Held
     if (folder / STATE).is_file():  # a checkpoint, in RUN/checkpoints
         folder = folder.parent.parent
     listed = HeldOut.read(folder) if folder.is_dir() else None
-    return listed or HeldOut(recipe.data.val_fraction, recipe.data.val_seed, expected=str(description.get("held_out")))
+    if listed is not None:
+        return replace(listed, expected=description.get("held_out"))
+    return HeldOut(recipe.data.val_fraction, recipe.data.val_seed, expected=str(description.get("held_out")))
 
 
 def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor], file: str) -> None:

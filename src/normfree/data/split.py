@@ -48,7 +48,7 @@ class HeldOut:
         fraction: of the images of each class, at least one of each.
         seed: of the choice; it depends on this and on the names of the images alone, not on their order.
         names: of the images held out, relative to the source, sorted; None: to be chosen.
-        expected: the fingerprint of the choice, where the names themselves are not known.
+        expected: the fingerprint of the choice, as a checkpoint has it; None: not known.
     """
 
     fraction: float
@@ -138,16 +138,19 @@ def hold_out(
         groups: class of each image; None takes all images as one.
 
     Raises:
-        UsageError: see :meth:`HeldOut.chosen`; none of the images held out before is there.
+        UsageError: see :meth:`HeldOut.chosen`; the choice is not the expected one; none of the images held out before
+            is there.
     """
     paths = [split.name(index) for index in range(len(split))]
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     drawn, expected = held_out.names is None, held_out.expected
     held_out = held_out.chosen(names, groups or [str(root)] * len(names), [_identity(path) for path in paths])
-    if drawn and expected is not None and held_out.fingerprint != expected:
+    if expected is not None and held_out.fingerprint != expected:
+        if not drawn:
+            raise UsageError(f"{HELD_OUT} of the run has changed: it lists other images than the run has held out")
         raise UsageError(
-            f"{root} holds other images than when training began, so which were held out is not known; the run folder "
-            f"has the list ({HELD_OUT})"
+            f"{root} holds other images than when training began: which were held out is not known, and {HELD_OUT} of "
+            "the run, which lists them, is not there"
         )
     train, test = held_out.divided(split, names)
     if not len(test) or not len(train):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from ..data import HeldOut, Source
 from ..data.layouts import described
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
+from ..data.split import HELD_OUT
 from ..errors import RunFailed, UsageError
 from ..files import whole_file
 from ..optim import freeze
@@ -30,7 +32,7 @@ from ..training import (
     read_description,
     set_checkpointing,
 )
-from ..training.checkpoints import STATE, read_state
+from ..training.checkpoints import STATE, WEIGHTS, read_state
 from ..training.environment import basis
 from ..training.run import CHECKPOINTS, FILM, RECIPE
 from ..words import counted, tell
@@ -138,14 +140,25 @@ def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Sour
     """The images of a recipe, whose source is a full path from then on.
 
     Raises:
-        UsageError: there is no such device or no such images; a process does not see the run's folder.
+        UsageError: there is no such device or no such images; a process does not see the run's folder; the list of the
+            images held out is gone or has changed.
     """
     pick_device(recipe.train.device, float64=True)
     if checkpoint is not None and not (checkpoint / STATE).is_file():
         raise UsageError(f"{checkpoint} is not there; all machines must see the folder of a run that goes on")
-    source = open_images(recipe, held_out=None if resume is None else HeldOut.read(resume))
+    source = open_images(recipe, held_out=None if resume is None else held_out_before(resume, checkpoint))
     recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
     return source
+
+
+def held_out_before(folder: Path, checkpoint: Path) -> HeldOut | None:
+    """The images that a run has held out for testing, with their fingerprint in its checkpoint; None: it has none."""
+    listed, expected = HeldOut.read(folder), read_description(checkpoint / WEIGHTS).get("held_out")
+    if listed is None and expected is not None:
+        raise UsageError(
+            f"{folder / HELD_OUT} is missing, the list of the images that the run has held out for testing"
+        )
+    return None if listed is None else replace(listed, expected=expected)
 
 
 def network(
@@ -187,7 +200,7 @@ def compare_images(folder: Path, checkpoint: Path, now: dict[str, Any], where: s
         UsageError: they have other classes.
     """
     started = read_started(folder)
-    before = started.get("images") or dict(classes=read_description(checkpoint / "weights.safetensors")["classes"])
+    before = started.get("images") or dict(classes=read_description(checkpoint / WEIGHTS)["classes"])
     told = compare(before, now, where)
     if told and started:
         write_started(folder, started["asked"], now)
