@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,9 +164,69 @@ def test_a_process_that_stood_still_notices_the_other(tmp_path):
     assert written(tmp_path)["host"] == "node7"  # the other's is left alone
 
 
-@pytest.mark.parametrize("left", ["", '{"host": "a', "[]", "{}"])
-def test_a_lock_that_was_cut_off(tmp_path, left):
-    (tmp_path / "lock").write_text(left)
+DAMAGED = ["", '{"host": "a', "[]", "{}", "[" * 100_000, b"\xff\xfe\x00" * 99]
+
+
+@pytest.mark.parametrize("left", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_lock_that_was_cut_off_or_damaged(tmp_path, left):
+    (tmp_path / "lock").write_bytes(left if isinstance(left, bytes) else left.encode())
     with RunLock() as lock:
         lock.take(tmp_path)
         assert written(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(("field", "value"), [("pid", "5"), ("pid", None), ("host", 5), ("place", []), ("inode", "1")])
+def test_a_lock_of_other_kinds_of_values_is_nobodys(tmp_path, field, value):
+    holder = dataclasses.asdict(elsewhere(tmp_path)) | {field: value}
+    (tmp_path / "lock").write_text(json.dumps(holder))
+    with RunLock() as lock:
+        lock.take(tmp_path)
+
+
+def test_a_process_whose_lock_was_damaged_goes_on(tmp_path):
+    with RunLock() as lock:
+        lock.take(tmp_path)
+        (tmp_path / "lock").write_bytes(b"\xff[" * 100_000)
+        lock.check()
+
+
+def test_a_copy_of_a_folder_in_use_is_free(tmp_path, other):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy2(tmp_path / "lock", copy)
+    said = []
+    with RunLock(said.append) as lock:
+        lock.take(copy)
+        assert written(copy)["pid"] == os.getpid()
+    who = f"process {other.pid} on {platform.node()}"
+    assert said == [f"{who} held the folder that {copy} is a copy of; this process takes over"]
+    with pytest.raises(UsageError, match=f"in use by {who}"):
+        RunLock().take(tmp_path)
+
+
+def test_a_lock_from_before_that_does_not_name_its_file(tmp_path, other):
+    content = written(tmp_path)
+    del content["inode"]
+    (tmp_path / "lock").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=f"in use by process {other.pid}"):
+        RunLock().take(tmp_path)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy2(tmp_path / "lock", copy)
+    with pytest.raises(UsageError, match=f"in use by process {other.pid}"):
+        RunLock().take(copy)
+
+
+def test_a_pipe_and_a_link_are_refused_by_name(tmp_path):
+    path = tmp_path / "lock"
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match=f"{path} cannot be written: a pipe, not a file"):
+        RunLock().take(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "file")
+    for content in (None, "here"):
+        if content is not None:
+            (tmp_path / "file").write_text(content)
+        with pytest.raises(UsageError, match=f"{path} cannot be written: a symbolic link, not a file"):
+            RunLock().take(tmp_path)
+    assert (tmp_path / "file").read_text() == "here"

@@ -3,7 +3,7 @@
 The file RUN/lock names its holder. On one machine the process itself is looked for, by its number and time of start,
 and the system's own lock on the file (fcntl) is asked; it works on most shared file systems, too. Between machines the
 holder renews the file's time, and a holder that does not for ``SILENCE`` is gone. The times of two machines are never
-compared: the file is watched for a change.
+compared: the file is watched for a change. A lock that was copied with its folder is known by the number of its file.
 """
 
 import contextlib
@@ -15,11 +15,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunFailed, UsageError
+from ..files import regular
 from ..training.run import LOCK
 
 try:
@@ -34,13 +35,14 @@ HELD, UNSUPPORTED = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, e
 @dataclass(frozen=True)
 class Holder:
     """A process: the name of its host, which boot of it and which of its process spaces, number, time of start, and a
-    number of its own for each lock."""
+    number of its own for each lock; that of the file it is written into (its inode), 0 in locks from before."""
 
     host: str
     place: str
     pid: int
     started: str
     token: str
+    inode: int = 0
 
     @classmethod
     def here(cls) -> "Holder":
@@ -75,6 +77,7 @@ class RunLock:
         holder = Holder.here()
         try:
             file = self._locked(path)
+            holder = replace(holder, inode=os.fstat(file.fileno()).st_ino)
             file.write(json.dumps(asdict(holder)))
             file.flush()
             os.fsync(file.fileno())
@@ -117,17 +120,17 @@ class RunLock:
     def _locked(self, path: Path) -> Any:
         """The file, empty, with the system's lock where there is such."""
         while True:
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666), "r+")
+            file = _opened(path)
             try:
                 before = _parsed(file.read())
-                if not _system_lock(file) or (before is not None and self._alive(before, path)):
+                if not _system_lock(file) or (before is not None and self._alive(before, path, file)):
                     raise UsageError(
                         f"{path.parent} is in use by {before or 'another process'}; one process at a time writes a "
                         f"run (if it is gone for certain, remove {path})"
                     )
                 if _same_file(path, file):
                     if before is not None:
-                        self.say(f"{before} held {path.parent} and is gone; this process takes over")
+                        self.say(f"{before} {_story(before, path, file)}; this process takes over")
                     file.seek(0)
                     file.truncate()
                     return file
@@ -136,9 +139,9 @@ class RunLock:
                 raise
             file.close()  # its holder removed it in between
 
-    def _alive(self, holder: Holder, path: Path) -> bool:
+    def _alive(self, holder: Holder, path: Path, file: Any) -> bool:
         if holder.place and holder.place == _place():
-            return _started(holder.pid) == holder.started
+            return _started(holder.pid) == holder.started and not _copied(holder, file)
         self.say(f"{holder} holds {path.parent}; waiting up to {SILENCE:.0f} s for a sign of life")
         return _changes(path)
 
@@ -146,6 +149,28 @@ class RunLock:
         while not released.wait(RENEWAL):
             with contextlib.suppress(OSError):  # a file system that is away for a while
                 os.utime(path)
+
+
+def _opened(path: Path) -> Any:
+    """For reading and writing, whatever its bytes; made where it is not there."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a symbolic link, not a file", str(path))
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(regular(path), flags, 0o666), "r+", encoding="utf-8", errors="replace")
+
+
+def _copied(holder: Holder, file: Any) -> bool:
+    """Whether the holder wrote into another file, of which this one is a copy.
+
+    To be asked of holders on this machine alone: on some network file systems the numbers are each machine's own.
+    """
+    return holder.inode not in (0, os.fstat(file.fileno()).st_ino)
+
+
+def _story(holder: Holder, path: Path, file: Any) -> str:
+    if holder.place == _place() and _copied(holder, file):
+        return f"held the folder that {path.parent} is a copy of"
+    return f"held {path.parent} and is gone"
 
 
 def _changes(path: Path) -> bool:
@@ -189,16 +214,18 @@ def _same_file(path: Path, file: Any) -> bool:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return _parsed(path.read_text())
-    except (OSError, ValueError):
+        return _parsed(regular(path).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
         return None
 
 
 def _parsed(text: str) -> Holder | None:
+    """None of a lock that is empty, cut off by a kill, or damaged: it is nobody's."""
     try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):  # empty, or cut off by a kill
+        holder = Holder(**json.loads(text))
+    except (ValueError, TypeError, RecursionError):
         return None
+    return holder if all(type(getattr(holder, field.name)) is field.type for field in fields(Holder)) else None
 
 
 def _place() -> str:
