@@ -235,6 +235,24 @@ def test_recipes_say_whether_standardized_weights_are_kept(tmp_path, again):
     run.fit()
 
 
+@pytest.mark.parametrize("what", ["run", "run/checkpoints"])
+@pytest.mark.parametrize("error", [RunFailed("no more"), KeyboardInterrupt()], ids=["failed", "interrupted"])
+def test_a_checkpoint_that_is_gone_is_not_said_to_be_kept(tmp_path, monkeypatch, what, error):
+    """The folder was moved while the run trained."""
+    run, call = trainer(tmp_path / "run"), TrainStep.__call__
+
+    def moved(step, *args):
+        if run.at.step == 3:
+            (tmp_path / what).rename(tmp_path / "moved")
+            raise error
+        return call(step, *args)
+
+    monkeypatch.setattr(TrainStep, "__call__", moved)
+    with pytest.raises(type(error)) as caught:
+        run.fit()
+    assert str(caught.value).endswith(f"; the checkpoint of step 2 is gone from {tmp_path}/run/checkpoints")
+
+
 def test_stages_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"train\.activation_checkpointing \(=\[7\]\): stage 7 is not there"):
         trainer(tmp_path, train=dict(activation_checkpointing=[7]))

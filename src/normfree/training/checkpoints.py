@@ -114,13 +114,17 @@ class Checkpoints:
         for link in ("last.part", "best.part"):
             (self.folder / link).unlink(missing_ok=True)
 
-    def saved_in(self) -> Path | None:
-        """Where the last one is, as a user finds it; None if none has been saved, or it is gone."""
+    def saved_in(self, *, elsewhere: bool = False) -> Path | None:
+        """Where the last one is, as a user finds it; None if none has been saved, or it is gone.
+
+        Args:
+            elsewhere: another process has written it, perhaps on a machine whose disk is not seen here.
+        """
         if self.saved_step is None:
             return None
         final, link = self.folder / _name(self.saved_step), self.folder / "last"
-        if not self.folder.is_dir():
-            return final  # on another machine
+        if elsewhere and not self.folder.is_dir():
+            return final
         if link.is_symlink() and link.exists() and final.exists() and os.path.samefile(link, final):
             return link
         return next((path for path in (final, _old(final), self._source, link) if path and path.is_dir()), None)

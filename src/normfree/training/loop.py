@@ -385,8 +385,7 @@ class Trainer:
     def _interrupted(self) -> KeyboardInterrupt:
         self._ended("stopped", "it was interrupted")
         goes_on = f"; normfree train --resume {shlex.quote(str(self.run.folder))} goes on"
-        saved = self.run.checkpoints.saved_step is not None
-        return KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}{goes_on if saved else ''}")
+        return KeyboardInterrupt(f"stopped at step {self.at.step}; {self._kept()}{goes_on if self._saved_in() else ''}")
 
     def _ended(self, state: str, reason: str) -> None:
         """The last line of metrics.jsonl; a full disk must not hide why the run ended."""
@@ -394,11 +393,14 @@ class Trainer:
             with contextlib.suppress(RunFailed):
                 self.run.log(kind="end", step=self.at.step, state=state, reason=reason)
 
+    def _saved_in(self) -> Path | None:
+        return self.run.checkpoints.saved_in(elsewhere=not self.replicas.main)
+
     def _kept(self) -> str:
         checkpoints = self.run.checkpoints
         if checkpoints.saved_step is None:
             return "no checkpoint has been written"
-        place = checkpoints.saved_in()
+        place = self._saved_in()
         if place is None:
             return f"the checkpoint of step {checkpoints.saved_step} is gone from {checkpoints.folder}"
         return f"the checkpoint of step {checkpoints.saved_step} is kept in {place}"
