@@ -30,6 +30,14 @@ def rewrite_descriptions(checkpoint: Path, change: Callable[[dict[str, Any]], No
         _sum(checkpoint, path.name)
 
 
+def remove(checkpoint: Path, name: str) -> None:
+    """Take out a file, and its line of the manifest."""
+    (checkpoint / name).unlink()
+    told = json.loads((checkpoint / MANIFEST).read_text())
+    del told["files"][name]
+    (checkpoint / MANIFEST).write_text(json.dumps(told))
+
+
 def _write(path: Path, changes: dict[str, Any]) -> None:
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from checkpoint_files import remove
 from selection import share
 from tiny_runs import trainer
 
@@ -268,6 +269,22 @@ def test_an_evaluation_that_was_given_up_is_done_first(tmp_path, uninterrupted, 
     assert not again.fit().stopped
     same(everything(again), everything(uninterrupted))
     assert timeless(folder) == timeless(uninterrupted.run.folder)
+
+
+def test_what_a_checkpoint_lacks_is_said(tmp_path):
+    """A run goes on without random states or momentum."""
+    whole = trainer(tmp_path / "whole")
+    whole.fit()
+    checkpoint, _ = find_checkpoint(whole.run.checkpoints.folder)
+    for name in ("random", "momentum"):
+        remove(checkpoint, f"{name}.safetensors")
+    assert find_checkpoint(whole.run.checkpoints.folder) == (checkpoint, [])
+    again = trainer(tmp_path / "again", train=dict(steps=8))
+    assert again.resume(checkpoint) == [
+        f"{checkpoint} has no momentum.safetensors: the momentum begins again at zero",
+        f"{checkpoint} has no random states: the same images in the same order, but other dropout masks",
+    ]
+    assert again.fit().steps == 8
 
 
 def test_a_request_before_the_first_step_saves_step_0(tmp_path, uninterrupted):

@@ -82,6 +82,8 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
     state, told = read_state(checkpoint), []
     load_weights(step.model, read_tensors(checkpoint, "weights"), str(checkpoint))
     parameters, momentum = dict(step.model.named_parameters()), read_tensors(checkpoint, "momentum")
+    if not (checkpoint / "momentum.safetensors").is_file():
+        told.append(f"{checkpoint} has no momentum.safetensors: the momentum begins again at zero")
     unknown = sorted(momentum.keys() - parameters.keys())
     if unknown:
         raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
@@ -100,16 +102,17 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
     if step.micro_batch == "auto" and state.get("micro_batch") is not None:
         step.micro_batch = state["micro_batch"]  # as before the stop, bit for bit, whatever is free now
     replicas = step.replicas
-    if state["world"] == replicas.world:
-        random = read_tensors(checkpoint, "random")
-        own = {k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")}
+    random = read_tensors(checkpoint, "random")
+    own = {k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")}
+    others = "the same images in the same order, but other dropout masks"
+    if state["world"] == replicas.world and "cpu" in own:
         _set_random_state(own, step.device)
     else:
         torch.manual_seed(torch.initial_seed() + 1_000_003 * state["step"] + replicas.rank)
-        told.append(
-            f"the run had {state['world']} processes and goes on with {replicas.world}: the same images in the same "
-            "order, but other dropout masks"
-        )
+        if state["world"] == replicas.world:
+            told.append(f"{checkpoint} has no random states: {others}")
+        else:
+            told.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {others}")
     progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
     progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
     return progress, told
