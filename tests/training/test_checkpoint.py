@@ -124,6 +124,21 @@ def test_an_unusable_file_is_named(tmp_path, spoil):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"), [("momentum", "the momentum of the optimizer"), ("random", "the random states")]
+)
+@pytest.mark.parametrize("beside", [[], ["weights"], ["weights", "ema"]], ids=len)
+def test_other_parts_of_a_checkpoint_are_no_weights(tmp_path, kind, told, beside):
+    path = tmp_path / f"{kind}.safetensors"
+    for part in (kind, *beside):
+        save_weights(tmp_path / f"{part}.safetensors", network().state_dict(), dict(kind=part))
+    wanted = " or ".join(f"{part}.safetensors" for part in beside) + " beside it" if beside else "a file of weights"
+    with pytest.raises(UsageError, match=f"^{path} is {told} of a run, not weights; give {wanted}$"):
+        read_weights(path)
+    for part in beside:
+        assert read_weights(tmp_path / f"{part}.safetensors")[1] == dict(kind=part)
+
+
 def test_loading_fills_the_model():
     source, model = network(), network()
     assert not identical(dict(source.state_dict()), dict(model.state_dict()))

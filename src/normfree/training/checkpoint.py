@@ -15,6 +15,7 @@ from ..files import regular, whole_file
 from ..optim.sharded import fill
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_OTHERS = dict(momentum="the momentum of the optimizer", random="the random states")  # kinds in a checkpoint
 _KEY = "normfree"  # entry of the file's metadata that holds our description as JSON
 
 
@@ -33,7 +34,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a file by :func:`save_weights`.
 
     Raises:
-        UsageError: missing, truncated, not safetensors, or written by something else.
+        UsageError: missing, truncated, not safetensors, written by something else, or no weights but another part of a
+            checkpoint.
     """
     state, description = _read(path)
     if description is None:
@@ -42,9 +44,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"timm's become such by `normfree convert {path} FILE --to normfree`"
         )
     try:
-        return state, json.loads(description)
+        content = json.loads(description)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} has a description that is not JSON: {error}") from error
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if isinstance(kind, str) and kind in _OTHERS:
+        beside = [name for name in ("weights.safetensors", "ema.safetensors") if Path(path).with_name(name).is_file()]
+        wanted = " or ".join(beside) + " beside it" if beside else "a file of weights"
+        raise UsageError(f"{path} is {_OTHERS[kind]} of a run, not weights; give {wanted}")
+    return state, content
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
