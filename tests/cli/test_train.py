@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from types import SimpleNamespace
 
 import image_files
 import numpy as np
@@ -11,8 +12,10 @@ import yaml
 from PIL import Image
 from tiny_runs import FLAGS, evaluations, network
 
+from normfree.cli import train
+from normfree.cli.train import draw_film, report
 from normfree.recipes import load_recipe
-from normfree.training import read_checkpoint, read_metrics
+from normfree.training import Summary, read_checkpoint, read_metrics
 from normfree.weights import to_haiku
 
 SHORT = [*FLAGS, "--train.steps", "2"]
@@ -77,6 +80,38 @@ def test_what_it_says(normfree, tmp_path):
     assert f"normfree predict {out} {out / 'examples'}" in result.out
     (line,) = result.err.splitlines()  # quiet: no bar
     assert "1437 training and 360 test images of 10 classes" in line
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, capsys):
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        file.write('{"kind": "train", "step": 5, "loss": "x", "lr": [1]}\n')
+    last = dict(top1=0.5, epoch=1)
+    summary = Summary(last, last, steps=5, train_seconds=1.0, seconds=1.0, unreadable=[])
+    (tmp_path / "checkpoints" / "last").mkdir(parents=True)
+    task = SimpleNamespace(score="top1", score_format=".1%", score_label="top-1", remark=lambda score: None)
+    checkpoints = SimpleNamespace(folder=tmp_path / "checkpoints")
+    trainer = SimpleNamespace(task=task, run=SimpleNamespace(checkpoints=checkpoints))
+    for spoil in (lambda: None, (tmp_path / "curves.png").mkdir):
+        spoil()
+        lines = report(summary, tmp_path, trainer)
+        assert lines[0].startswith("top-1 50.0%")
+        assert not any("curves.png" in line for line in lines)
+        warning = capsys.readouterr().err
+        assert warning.startswith(f"warning: {tmp_path / 'curves.png'} is not drawn: ")
+        assert warning.count("\n") == 1
+        (tmp_path / "metrics.jsonl").write_text("")
+
+
+def test_a_film_that_cannot_be_drawn_is_a_warning(tmp_path, capsys, monkeypatch):
+    def broken(film):
+        raise ValueError("two\nlines")
+
+    draw_film(tmp_path)  # there is none
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(train, "read_film", lambda path: [])
+    monkeypatch.setattr(train, "plot_film", broken)
+    draw_film(tmp_path)
+    assert capsys.readouterr().err == f"warning: {tmp_path / 'spp.png'} is not drawn: ValueError: two lines\n"
 
 
 def test_the_progress_bar_shows_the_numbers(normfree, tmp_path):

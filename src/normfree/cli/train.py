@@ -3,7 +3,8 @@
 import contextlib
 import shlex
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..training import (
     plot_curves,
     replicas,
 )
-from ..training.run import FILM
+from ..training.run import CURVES, FILM
 from ..words import counted, tell
 from .initialize import adopt, initialize
 from .train_options import FOLDER_RECIPE, SAME, parse
@@ -104,11 +105,23 @@ def stopped(summary: Summary, folder: Path) -> list[str]:
 
 
 def draw_film(folder: Path) -> None:
-    """The film strip of a run, as far as it got; a film that a full disk cut off must not hide why the run ended."""
-    with contextlib.suppress(UsageError, RunFailed):
+    """The film strip of a run, as far as it got; none where nothing was recorded, or a full disk cut the film off."""
+    with contextlib.suppress(UsageError), _drawing(folder / STRIP):
         strip = plot_film(read_film(folder / FILM))
         with whole_file(folder / STRIP) as part:
             strip.savefig(part, format="png")
+
+
+@contextlib.contextmanager
+def _drawing(picture: Path) -> Iterator[None]:
+    """A picture is drawn: what goes wrong is a warning, whatever it is, and hides neither a run nor why it ended."""
+    try:
+        yield
+    except UsageError:  # there is nothing to draw
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
+        tell(f"warning: {picture} is not drawn: {' '.join(reason.split())}", file=sys.stderr)
 
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
@@ -130,11 +143,14 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     if summary.early:
         waited = counted(trainer.at.waited, "evaluation")
         lines.append(f"stopped after {waited} that were no better than the best (train.patience)")
-    plot_curves(folder, score)
+    with _drawing(folder / CURVES):
+        plot_curves(folder, score)
     saved = trainer.run.checkpoints.folder
     links = [name for name in ("last", "best") if (saved / name).exists()] or [find_checkpoint(saved)[0].name]
     weights = ", ".join(f"{saved.name}/{name}" for name in links)
-    places = dict(recipe="recipe.yaml", metrics="metrics.jsonl", curves="curves.png", weights=weights)
+    places = dict(recipe="recipe.yaml", metrics="metrics.jsonl", curves=CURVES, weights=weights)
+    if not (folder / CURVES).is_file():
+        del places["curves"]
     if (folder / STRIP).is_file():
         places["signal"] = f"{STRIP}, {FILM}"
     lines += [
