@@ -1,6 +1,7 @@
 """`normfree eval`: what cannot be measured is said before anything is measured; scores that are not defined."""
 
 import json
+import shutil
 
 import image_files
 import numpy as np
@@ -123,3 +124,22 @@ def test_masks_that_are_colours_say_how_to_give_them(tmp_path):
             read_values(str(tmp_path / "x.png"), most=65535)
     with pytest.raises(UnreadableImage, match="save the mask as RGB, without transparency"):
         read_values(str(tmp_path / "x.png"), colours=True)
+
+
+def test_what_is_said_of_a_damaged_checkpoint(normfree, trained, tmp_path):
+    """The one before it is used, and no place in the code is named."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, symlinks=True)
+    damaged = (run / "checkpoints" / "last").resolve()
+    (damaged / "ema.safetensors").write_bytes(b"")
+    for arguments in (
+        ["eval", run],
+        ["train", *FLAGS, "--train.steps", "1", "--init", run, "--out", tmp_path / "new", "--quiet"],
+    ):
+        result = normfree(*arguments)
+        lines = result.err.splitlines()
+        assert result.code == 0
+        start = next(n for n, line in enumerate(lines) if line.startswith(f"checkpoint {damaged} is damaged (ema"))
+        assert lines[start + 1].startswith(f"checkpoint {damaged.parent / 'step-'}")
+        assert lines[start + 1].endswith(" is used instead")
+        assert "Warning" not in result.err

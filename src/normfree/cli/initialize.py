@@ -1,6 +1,7 @@
 """Other weights to start from: which network they describe, and filling it with them."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from ..weights import convert
 from ..weights.carry import carry, fitted, told
 from ..weights.file import Weights
 from ..weights.state_dict import find_state
+from ..words import tell
 from .foreign import read_named
 from .named import PREFIX, TRAINED, Kind, kind_of, other_wanted
 
@@ -93,7 +95,7 @@ def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:
     if kind not in TRAINED:
         raise other_wanted(path, kind)
     if kind in (Kind.RUN, Kind.CHECKPOINT):
-        state, description, file = read_checkpoint(path)
+        state, description, file = read_checkpoint(path, say=lambda line: tell(line, file=sys.stderr))
         recipe = description.get("recipe") if isinstance(description, dict) else None
         model = recipe.get("model") if isinstance(recipe, dict) else None
         return Weights(state, "normfree", str(file)), _checked(model)

@@ -84,7 +84,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         recipe, (classes, names) = recipe_of(opened, {}), class_names(opened.model.num_classes)
         return Trained(opened.model, recipe, classes, path, names, list(range(1, 1 + len(classes))))
     kind = {"raw": "weights", "ema": "ema", None: None}[weights]
-    state, description, file = read_checkpoint(path, which or "last", kind)
+    state, description, file = read_checkpoint(path, which or "last", kind, lambda line: tell(line, file=sys.stderr))
     try:
         content, classes = description["recipe"], description["classes"]
     except (TypeError, KeyError) as error:
