@@ -6,9 +6,8 @@ from pathlib import Path
 
 from ..data.split import HELD_OUT
 from ..errors import UsageError
-from ..runs.prepare import FILM
 from ..training.checkpoints import MANIFEST, STATE
-from ..training.run import CHECKPOINTS, ENVIRONMENT, METRICS, RECIPE, STARTED
+from ..training.run import CHECKPOINTS, ENVIRONMENT, FILM, METRICS, RECIPE, STARTED
 
 OWN = (FILM, ENVIRONMENT, STARTED, HELD_OUT)  # files of a run that end like what is written here
 

@@ -106,7 +106,7 @@ def stopped(summary: Summary, folder: Path) -> list[str]:
 
 def draw_film(folder: Path) -> None:
     """The film strip of a run, as far as it got; none where nothing was recorded, or a full disk cut the film off."""
-    with contextlib.suppress(UsageError), _drawing(folder / STRIP):
+    with _drawing(folder / STRIP), contextlib.suppress(UsageError):
         strip = plot_film(read_film(folder / FILM))
         with whole_file(folder / STRIP) as part:
             strip.savefig(part, format="png")
@@ -117,10 +117,8 @@ def _drawing(picture: Path) -> Iterator[None]:
     """A picture is drawn: what goes wrong is a warning, whatever it is, and hides neither a run nor why it ended."""
     try:
         yield
-    except UsageError:  # there is nothing to draw
-        raise
     except Exception as error:
-        reason = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, RunFailed | UsageError) else f"{type(error).__name__}: {error}"
         tell(f"warning: {picture} is not drawn: {' '.join(reason.split())}", file=sys.stderr)
 
 
