@@ -27,7 +27,7 @@ import yaml
 from normfree.export import Preprocessing, to_archive, to_onnx
 
 VIEW = Preprocessing(8, 1, (0.5,), (0.5,), 0)  # of the tiny network
-SAMPLE, LEAST = 60, 500
+SAMPLE, LEAST = 45, 500
 MEGABYTES = 500
 SECONDS = 10  # of the processor. That nothing takes for ever is what is said here: the slowest was measured at 1.3
 

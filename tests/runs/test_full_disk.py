@@ -11,7 +11,7 @@ import pytest
 import selection
 from killed_runs import Kind, Runs, Server, ended, same
 
-SPACE, INODES, QUOTAS = 40, 12, 8  # so many sizes in the whole; three by default
+SPACE, INODES, QUOTAS = 40, 12, 8  # so many sizes in the whole; two by default
 NOBODY = 65534
 
 
@@ -37,7 +37,7 @@ def runs(mounting, photos_folder, tmp_path_factory) -> Runs:
 
 
 def some(sizes: list) -> list:
-    return sizes if selection.whole() else sizes[:: -(-len(sizes) // 3)]
+    return sizes if selection.whole() else sizes[:: -(-len(sizes) // 2)]
 
 
 def goes_on(runs: Runs, name: str, options: str, said: str, user: int | None = None) -> int:

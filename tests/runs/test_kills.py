@@ -27,7 +27,7 @@ def test_a_kill_at_any_event(runs):
     events = len(runs.events)
     assert events > (60 if runs.kind.rank == 0 else 6)  # another process writes nothing
     every = 1 if runs.kind in (KINDS["alone"], KINDS["two, the other one"]) else 2
-    for at in range(0, events, every) if selection.whole() else range(events // 8, events, events // 4):
+    for at in range(0, events, every) if selection.whole() else range(events // 4, events, events // 2):
         runs.killed(at)
 
 
