@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 from types import SimpleNamespace
 
 import image_files
@@ -112,6 +113,18 @@ def test_a_film_that_cannot_be_drawn_is_a_warning(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(train, "plot_film", broken)
     draw_film(tmp_path)
     assert capsys.readouterr().err == f"warning: {tmp_path / 'spp.png'} is not drawn: ValueError: two lines\n"
+
+
+def test_the_next_commands_can_be_pasted(normfree, tmp_path):
+    out = tmp_path / "my run"
+    result = normfree("train", *SHORT, "--out", out)
+    assert result.code == 0
+    commands = [shlex.split(line.removeprefix("next:")) for line in result.out.splitlines()[-3:]]
+    assert commands == [
+        ["normfree", "eval", str(out)],
+        ["normfree", "report", str(out)],
+        ["normfree", "predict", str(out), str(out / "examples")],
+    ]
 
 
 def test_the_progress_bar_shows_the_numbers(normfree, tmp_path):

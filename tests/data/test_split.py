@@ -1,6 +1,5 @@
 """Holding images out for testing."""
 
-import json
 import os
 from collections import Counter
 
@@ -114,6 +113,35 @@ def test_the_list_is_written_and_read(tmp_path):
     held_out.write(tmp_path)
     assert HeldOut.read(tmp_path) == held_out
     assert HeldOut.read(tmp_path / "nowhere") is None
-    (tmp_path / HELD_OUT).write_text(json.dumps(dict(fraction=1)))
-    with pytest.raises(UsageError, match=f"{HELD_OUT} cannot be used"):
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"fraction": 1}',
+        "",
+        "[" * 100_000,
+        "5",
+        '["a"]',
+        '{"fraction": 0.1, "seed": 0, "names": "abc"}',
+        '{"fraction": 0.1, "seed": 0, "names": {"a": 1}}',
+        '{"fraction": 0.1, "seed": 0, "names": [["a"]]}',
+        '{"fraction": 0.1, "seed": 1e999, "names": ["a"]}',
+        '{"fraction": [], "seed": 0, "names": ["a"]}',
+        '{"fraction": 1%s, "seed": 0, "names": ["a"]}' % ("0" * 400),
+    ],
+    ids=range(11),
+)
+def test_a_damaged_list_is_named_in_a_line(tmp_path, content):
+    (tmp_path / HELD_OUT).write_text(content)
+    with pytest.raises(UsageError) as caught:
+        HeldOut.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / HELD_OUT} is damaged: it should hold a fraction, a seed and the names of the images held out"
+    )
+
+
+def test_a_list_in_another_encoding_is_damaged(tmp_path):
+    (tmp_path / HELD_OUT).write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is damaged"):
         HeldOut.read(tmp_path)

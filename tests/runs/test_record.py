@@ -12,13 +12,13 @@ from pair_files import masks_folder
 from PIL import Image
 
 from normfree import UsageError
-from normfree.data import Source, image_folder
+from normfree.data import Source, image_folder, open_source
 from normfree.data.coco import coco
 from normfree.data.pairs import open_pairs
 from normfree.data.scenes import scenes
 from normfree.data.sources import ArraySplit
 from normfree.data.split import BLOCK, file_hash
-from normfree.runs.record import compare, images
+from normfree.runs.record import compare, images, read, write
 
 
 def arrays(labels, classes) -> Source:
@@ -62,6 +62,49 @@ def test_a_run_from_before_has_its_classes_compared():
     assert "only the classes were compared" in compare(dict(classes=["a", "b"]), now, "photos")[0]
     with pytest.raises(UsageError, match="'c' is gone"):
         compare(dict(classes=["a", "b", "c"]), now, "photos")
+
+
+SAID = dict(images=1, names_and_labels="a")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        dict(classes=5, train=SAID, test=SAID),
+        dict(classes=[["cat"], "dog"], train=SAID, test=SAID),
+        dict(train=SAID, test=SAID),
+        dict(classes=["a"], train=[1], test=SAID),
+        dict(classes=["a"], train={}, test=SAID),
+        dict(classes=["a"], train=SAID),
+    ],
+    ids=str,
+)
+def test_images_that_a_damaged_record_does_not_say(tmp_path, said):
+    asked = dict(train=dict(seed=1))
+    write(tmp_path, asked, said)
+    started = read(tmp_path)
+    assert (started["images"], started["asked"]) == ({}, asked)
+
+
+def test_a_whole_record_is_read_as_it_was_written(tmp_path):
+    for source in (arrays([0, 1], ["a", "b"]), Source(*scenes("20", "depth"), [])):
+        write(tmp_path, {}, images(source))
+        assert read(tmp_path)["images"] == images(source)
+
+
+def test_a_table_of_absolute_and_relative_paths(tmp_path, monkeypatch):
+    """The same images whether the table itself is named from here, as at first, or from the root, as by a recipe."""
+    rows = ["file,class,split"]
+    for split in ("train", "val"):
+        for name in (f"here/{split}.png", f"there/{split}.png"):
+            image_files.write(tmp_path / name)
+        rows += [f"here/{split}.png,cat,{split}", f"{tmp_path}/there/{split}.png,dog,{split}"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    found = images(open_source("csv:labels.csv"))
+    assert found == images(open_source(f"csv:{tmp_path}/labels.csv"))
+    assert found["train"]["images"] == 2
 
 
 def test_a_folder_that_was_moved_is_the_same(tmp_path):

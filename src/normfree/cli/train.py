@@ -155,8 +155,10 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
         f"  {what:8} {', '.join(str(folder / part) for part in where.split(', '))}" for what, where in places.items()
     ]
     examples = folder / "examples"
-    lines += [f"next: normfree eval {folder}", f"      normfree report {folder}"]
-    lines.append(f"      normfree predict {folder} {examples if examples.is_dir() else 'IMAGE_OR_FOLDER ...'}")
+    run = shlex.quote(str(folder))
+    lines += [f"next: normfree eval {run}", f"      normfree report {run}"]
+    shown = shlex.quote(str(examples)) if examples.is_dir() else "IMAGE_OR_FOLDER ..."
+    lines.append(f"      normfree predict {run} {shown}")
     return lines
 
 

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..files import regular, write_json
 
 HELD_OUT = "held_out.json"  # in a run's folder
+DAMAGED = "{} is damaged: it should hold a fraction, a seed and the names of the images held out"
 BLOCK = 2**15  # bytes of a large file that are compared at each of three places
 
 
@@ -109,10 +110,16 @@ class HeldOut:
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text())
-            return cls(float(content["fraction"]), int(content["seed"]), tuple(map(str, content["names"])))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{path} cannot be used: {error}") from error
+            content = json.loads(path.read_bytes().decode())
+            fraction, seed, names = (content[field] for field in ("fraction", "seed", "names"))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UsageError(DAMAGED.format(path)) from error
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not listed or type(seed) is not int or type(fraction) not in (int, float) or not 0 <= fraction <= 1:
+            raise UsageError(DAMAGED.format(path))
+        return cls(float(fraction), seed, tuple(names))
 
     def divided(self, split: Any, names: Sequence[str]) -> tuple[Part, Part]:
         """Images to train with, and those held out."""

@@ -46,7 +46,8 @@ def write(folder: Path, asked: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What :func:`write` wrote; nothing of a run from before, or of a damaged file.
+    """What :func:`write` wrote; nothing of a run from before, or of a damaged file. Images that say too little say
+    nothing.
 
     Raises:
         UsageError: a newer version wrote it.
@@ -59,7 +60,17 @@ def read(folder: Path) -> dict[str, Any]:
         raise
     except (ValueError, KeyError, AttributeError):
         return {}
-    return content if all(isinstance(section, dict) for section in sections) else {}
+    if not all(isinstance(section, dict) for section in sections):
+        return {}
+    return content if _whole(content["images"]) else content | dict(images={})
+
+
+def _whole(found: dict[str, Any]) -> bool:
+    """Whether it is as :func:`images` makes it."""
+    classes, splits = found.get("classes"), [found.get(name) for name in SPLITS]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return False
+    return all(isinstance(split, dict) and {"images", "names_and_labels"} <= set(split) for split in splits)
 
 
 def as_asked(recipe: Recipe) -> dict[str, Any]:
@@ -110,6 +121,8 @@ def _classes(before: Sequence[str], now: Sequence[str]) -> list[str]:
 def _hash(split: Split) -> str:
     """Of names, below the folder that all share, and labels in their order: the same where the folder was moved."""
     names = [split.name(index) for index in range(len(split))]
+    if len({os.path.isabs(name) for name in names}) == 2:  # a table may have both, which share no folder as they are
+        names = [os.path.abspath(name) for name in names]
     folders = Counter(os.path.dirname(name) for name in names)
     root = os.path.commonpath(folders) if all(folders) else ""
     label = getattr(split, "label", lambda index: "")
