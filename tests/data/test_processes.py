@@ -19,7 +19,7 @@ from normfree.data import EvalTransform, Loader, Mixing, TrainTransform, Unreada
 from normfree.data import loader as loaders
 from normfree.data.coco import open_objects
 from normfree.data.objects import ObjectList, ObjectTransform
-from normfree.data.processes import Places, deaths_unnoticed, lacking
+from normfree.data.processes import Places, lacking
 from normfree.data.sources import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -195,15 +195,21 @@ def forever():
     time.sleep(10**6)
 
 
+def forever_and_deaf():
+    """As a library that never lets Python go on: no thread of the process runs."""
+    ctypes.PyDLL(None).sleep(10**6)
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(loaders, "POLL", 0.1)
     monkeypatch.setattr(loaders, "GRACE", 0.5)
 
 
+@pytest.mark.parametrize("does", [forever, forever_and_deaf])
 @pytest.mark.usefixtures("impatient")
-def test_a_process_that_is_stuck_is_named():
-    loader = Loader(Numbered(does={13: forever}), VIEW, 4, workers=2, timeout=1)
+def test_a_process_that_is_stuck_is_named(does):
+    loader = Loader(Numbered(does={13: does}), VIEW, 4, workers=2, timeout=1)
     seen = []
     with pytest.raises(RunFailed) as caught:
         seen += loader
@@ -215,7 +221,28 @@ def test_a_process_that_is_stuck_is_named():
     assert multiprocessing.active_children() == []
     indices = [batch.indices.tolist() for batch in seen]
     assert indices == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]][: len(indices)]
-    assert indices
+    assert indices or does is forever_and_deaf  # whose batch may be waited for first
+
+
+def deaf_after_a_batch():
+    time.sleep(0.5)  # in which the batch before is announced; handing it over takes a thread of this process, too
+    forever_and_deaf()
+
+
+@pytest.mark.parametrize("requested", [False, True])
+@pytest.mark.usefixtures("impatient")
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(requested):
+    loader = Loader(Numbered(does={4: deaf_after_a_batch}), VIEW, 4, workers=1, timeout=0 if requested else 1)
+    loader.asked = lambda: requested
+    iterator = loader._begun()
+    time.sleep(1.5)
+    if requested:
+        batches = list(loader._watched(iterator))
+        assert [len(batch) for batch in batches] == [0]
+    else:
+        with pytest.raises(RunFailed, match=r"is stuck at image photos/4.png for more than 1 s \(data.timeout\)$"):
+            list(loader._watched(iterator))
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(
@@ -309,9 +336,8 @@ def test_the_parent_ends_a_process_at_any_time():
     loader = Loader(Numbered(does={0: forever}), VIEW, 4, workers=1)
     iterator = loader._begun()
     (process,) = multiprocessing.active_children()
-    with deaths_unnoticed():
-        process.terminate()
-        process.join(60)
+    process.terminate()
+    process.join(60)
     assert process.exitcode == 1
     del iterator
     loader.close()
@@ -366,10 +392,19 @@ def has_ended(process):
         return True
 
 
+def begin_late(places, worker):
+    """After the run that started this process is gone."""
+    while os.getppid() == multiprocessing.parent_process().pid:
+        time.sleep(0.01)
+    processes.begin(places, worker)
+
+
+@pytest.mark.parametrize("begin", [processes.begin, begin_late])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_process_outlives_a_run_that_was_killed(monkeypatch):
-    """Not even one that is stuck at an image."""
+def test_no_process_outlives_a_run_that_was_killed(begin, monkeypatch):
+    """Not even one that is stuck at an image, or has not begun yet."""
     monkeypatch.setattr(processes, "WATCH", 0.1)
+    monkeypatch.setattr(loaders, "begin", begin)
     told = multiprocessing.SimpleQueue()
     run = multiprocessing.get_context("fork").Process(target=with_a_stuck_process, args=(told,))
     run.start()

@@ -16,7 +16,18 @@ from ..errors import RunFailed
 from .decode import Unreadable, UnreadableImage
 from .mixing import Mixing
 from .objects import ObjectList, Objects
-from .processes import PREFETCH, Piped, Places, Sent, begin, deaths_unnoticed, how_it_ended, most_files, signals_held
+from .processes import (
+    PREFETCH,
+    Guard,
+    Piped,
+    Places,
+    Sent,
+    begin,
+    deaths_unnoticed,
+    how_it_ended,
+    most_files,
+    signals_held,
+)
 from .sampling import Key, SeededBatches, Share
 from .sources import Split
 from .transforms import Transform
@@ -224,15 +235,14 @@ class Loader:
         """
         if not self._processes:
             return
-        with deaths_unnoticed():
-            timer = threading.Timer(GRACE, self._kill)
-            timer.start()
-            self.loader = self._new()  # torch waits for those of the one before
-            timer.cancel()
-            timer.join()
-            self._kill()
-            for process in self._processes:
-                process.join(GRACE)
+        timer = threading.Timer(GRACE, self._kill)
+        timer.start()
+        self.loader = self._new()  # torch waits for those of the one before
+        timer.cancel()
+        timer.join()
+        self._kill()
+        for process in self._processes:
+            process.join(GRACE)
         self._processes, self._unfinished = [], False
 
     def _kill(self) -> None:
@@ -270,43 +280,56 @@ class Loader:
         try:
             with signals_held():
                 iterator = iter(self.loader)
+            deaths_unnoticed(iterator)
         except OSError as error:
             told = f"{self.loader.num_workers} processes for decoding images cannot be started"
             raise RunFailed(f"{told} ({error.strerror or error}); --data.workers 0 does without") from error
         except RuntimeError as error:  # one has died, or those of the last epoch do not answer
+            self._processes += _new_processes(before)
             failure = self.lost() or _died(error)
             if failure is None and not self._processes:
                 raise
             self._fail(error, failure)
             return self._begun()
-        self._processes += [process for process in multiprocessing.active_children() if process not in before]
+        self._processes += _new_processes(before)
         self._unfinished = True
         return iterator
 
     def _watched(self, iterator: Iterator[Batch | Piped]) -> Iterator[Batch]:
         """The batches, with a look at the processes while one is waited for."""
-        while True:
-            self.places.forget()
+        with Guard(iterator, self.places, self._kill, self.timeout, POLL, lambda: self.asked()) as guard:
             while True:
-                try:
-                    batch = next(iterator)
-                    break
-                except StopIteration:
-                    self._unfinished = False
-                    return
-                except (RuntimeError, OSError, EOFError) as error:
-                    failure = self.lost() or _died(error) or self._stuck()
-                    if failure is None and not str(error).startswith("DataLoader timed out"):
-                        raise
-                    if failure is not None:
-                        del iterator
-                        self._fail(error, failure)
-                if self.asked():
-                    yield self.collate([])
-            if (lacks := self.places.lacks) is not None and not self._said:
-                self._said = True
-                self.say(f"{lacks} for some batches, which go through pipes instead")
-            yield batch.unpacked() if isinstance(batch, Piped) else batch
+                self.places.forget()
+                while True:
+                    try:
+                        with guard.waiting():
+                            batch = next(iterator)
+                        break
+                    except StopIteration:
+                        self._unfinished = False
+                        return
+                    except (RuntimeError, OSError, EOFError) as error:
+                        failure = self._failure(error, guard)
+                        if guard.cut or failure is not None:
+                            del iterator
+                            self._fail(error, failure)
+                    if self.asked():
+                        yield self.collate([])
+                    if guard.cut:
+                        return
+                if (lacks := self.places.lacks) is not None and not self._said:
+                    self._said = True
+                    self.say(f"{lacks} for some batches, which go through pipes instead")
+                yield batch.unpacked() if isinstance(batch, Piped) else batch
+
+    def _failure(self, error: Exception, guard: Guard) -> str | None:
+        """Why a batch did not come; None: it may come yet, or ``guard`` has ended the wait because of a request."""
+        if guard.cut:
+            return None if guard.stuck is None else self._stuck_at(guard.stuck)
+        failure = self.lost() or _died(error) or self._stuck()
+        if failure is None and not str(error).startswith("DataLoader timed out"):
+            raise error
+        return failure
 
     def _fail(self, error: Exception, failure: str | None) -> None:
         """End the processes, and the run if there is a reason."""
@@ -324,8 +347,9 @@ class Loader:
 
     def _stuck(self) -> str | None:
         process = self.places.stuck(self.timeout) if self.timeout else None
-        if process is None:
-            return None
+        return None if process is None else self._stuck_at(process)
+
+    def _stuck_at(self, process: int) -> str:
         at = self._at(process) or " and has sent no batch"
         return f"{self._named(process)} is stuck{at} for more than {self.timeout:g} s (data.timeout)"
 
@@ -357,6 +381,10 @@ class _Collate:
         if not self.mixed:
             return batch
         return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))
+
+
+def _new_processes(before: set) -> list[multiprocessing.Process]:
+    return [process for process in multiprocessing.active_children() if process not in before]
 
 
 def _died(error: Exception) -> str | None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils import signal_handling
 
 PREFETCH = 2  # batches that each process makes ahead
 SHARED = "/dev/shm"
@@ -85,6 +87,73 @@ class Places:
         return at_work[0] if at_work else still[0][0] if len(still) == len(self._seen) else None
 
 
+class Guard:
+    """Ends a wait that torch's own limit does not end: for a batch that is made already, and whose process cannot hand
+    it over because the decoder that it runs by now never gives Python's lock back.
+
+    Args:
+        iterator: torch's, of a loader with processes.
+        kill: ends these at once.
+        timeout: seconds that one of them may be at one image; None or 0: no limit.
+        patience: seconds that the wait for a batch takes at most where nothing is wrong.
+        asked: whether a request to stop came, which such a wait may not hold up.
+
+    Attributes:
+        cut: whether a wait was ended.
+        stuck: the number of the process that it was ended for; None: a request to stop came.
+    """
+
+    def __init__(
+        self,
+        iterator: Iterator,
+        places: Places,
+        kill: Callable[[], None],
+        timeout: float | None,
+        patience: float,
+        asked: Callable[[], bool],
+    ):
+        self.places, self.kill, self.timeout, self.patience, self.asked = places, kill, timeout, patience, asked
+        self.cut, self.stuck = False, None
+        self._iterator = weakref.ref(iterator)
+        self._waits_since: float | None = None
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Guard":
+        threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._over.set()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around each wait for a batch."""
+        self._waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waits_since = None
+
+    def _look(self) -> None:
+        while not self._over.wait(self.patience):
+            since = self._waits_since
+            if since is None or time.monotonic() - since < 2 * self.patience:
+                continue  # then the wait itself asks ``places``
+            stuck = self.places.stuck(self.timeout) if self.timeout else None
+            if stuck is not None or self.asked():
+                self.cut, self.stuck = True, stuck
+                self._end_wait()
+                return
+
+    def _end_wait(self) -> None:
+        """Whoever reads from the processes meets the end of what they wrote: of sockets, and of the pipe for results,
+        of which this process holds an end, too."""
+        self.kill()
+        iterator = self._iterator()
+        if iterator is not None:
+            iterator._worker_result_queue._writer.close()
+
+
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the end; processes that begin inside never see them but by :func:`begin`."""
@@ -105,7 +174,8 @@ def begin(places: Places, worker: int) -> None:
     if not hasattr(signal, "sigtimedwait"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process().pid  # who may be gone by now
+    threading.Thread(target=_obey, args=(parent,), daemon=True).start()
 
 
 def _obey(parent: int) -> None:
@@ -117,17 +187,12 @@ def _obey(parent: int) -> None:
     os._exit(1)
 
 
-@contextlib.contextmanager
-def deaths_unnoticed() -> Iterator[None]:
-    """No error for the processes that are ended inside, which torch would raise."""
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+def deaths_unnoticed(iterator: Iterator) -> None:
+    """No error of torch for each process of its iterator that dies, wherever the run is by then: whoever waits for a
+    batch looks at the processes."""
+    if iterator._worker_pids_set:
+        iterator._worker_pids_set = False
+        signal_handling._remove_worker_pids(id(iterator))
 
 
 def how_it_ended(code: int) -> str:

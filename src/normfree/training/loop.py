@@ -205,9 +205,8 @@ class Trainer:
         except RunFailed as error:
             self._ended("failed", str(error))
             raise RunFailed(f"{error}; {self._kept()}") from error
-        except RuntimeError as error:  # torch's, at any place, where a process that decodes or another one has died
-            gone = next(filter(None, (loader.lost() for loader in self.loaders)), None)
-            gone = gone or (lost(error) if self.replicas.world > 1 else None)
+        except RuntimeError as error:  # torch's, where another process has died
+            gone = lost(error) if self.replicas.world > 1 else None
             self._ended("failed", gone or f"{type(error).__name__}: {error}")
             if gone is None:
                 raise
