@@ -75,6 +75,7 @@ timm-suite: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff format .

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import normfree
 from normfree import UsageError, internals
+from normfree.data import processes
 from normfree.internals import Missing, private
 from normfree.kernels import library
 from normfree.nn import Activation, recompute
@@ -92,7 +94,7 @@ print(normfree.kernels.why_off())
     assert done.stdout.startswith(f"torch {torch.__version__} has no torch.")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "saved_tensors" not in name and "Mode" not in name])
+@pytest.mark.parametrize("name", [name for name in NAMES if not re.search("saved_tensors|Mode|worker", name)])
 def test_kernels_are_off_and_say_why(name, monkeypatch):
     monkeypatch.setenv("NORMFREE_KERNELS", "1")
     without = again(library, name, monkeypatch)
@@ -119,6 +121,15 @@ def test_what_watches_operations_names_what_it_lacks(monkeypatch):
     tracer = again(trace, name, monkeypatch).Tracer
     with pytest.raises(UsageError, match=f"has no {name}, which this needs"):
         tracer(nn.Identity(), lambda frame, moments: None)
+
+
+def test_deaths_of_processes_are_torchs_to_tell(monkeypatch):
+    without = again(processes, "torch.utils.data._utils.signal_handling._remove_worker_pids", monkeypatch)
+    loader = DataLoader(list(range(4)), num_workers=1)
+    iterator = iter(loader)
+    without.deaths_unnoticed(iterator)
+    assert iterator._worker_pids_set  # as torch left it: it tells of each that dies
+    assert sum(len(batch) for batch in iterator) == 4
 
 
 def test_a_scaler_that_does_not_tell_is_refused(monkeypatch):

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from torch.utils.data._utils import signal_handling
 
+from ..internals import private
+
+remove_worker_pids = private("torch.utils.data._utils.signal_handling._remove_worker_pids")
 PREFETCH = 2  # batches that each process makes ahead
 SHARED = "/dev/shm"
 ROOM = 2  # times what the batches under way need must be there: an evaluation has processes of its own
@@ -150,8 +152,9 @@ class Guard:
         of which this process holds an end, too."""
         self.kill()
         iterator = self._iterator()
-        if iterator is not None:
-            iterator._worker_result_queue._writer.close()
+        writer = getattr(getattr(iterator, "_worker_result_queue", None), "_writer", None)
+        if writer is not None:
+            writer.close()
 
 
 @contextlib.contextmanager
@@ -190,9 +193,9 @@ def _obey(parent: int) -> None:
 def deaths_unnoticed(iterator: Iterator) -> None:
     """No error of torch for each process of its iterator that dies, wherever the run is by then: whoever waits for a
     batch looks at the processes."""
-    if iterator._worker_pids_set:
+    if remove_worker_pids and getattr(iterator, "_worker_pids_set", False):
         iterator._worker_pids_set = False
-        signal_handling._remove_worker_pids(id(iterator))
+        remove_worker_pids(id(iterator))
 
 
 def how_it_ended(code: int) -> str:
