@@ -78,7 +78,7 @@ def measure(
     precision: str = "float32",
     device: str = "cpu",
     channels_last: bool = True,
-    started: Callable[[str, int, int], None] = lambda *point: None,
+    started: Callable[[str, int, int], None] = lambda model, batch, size: None,
     progress: Progress = iter,
 ) -> Iterator[Point]:
     """Measure the points one after the other.
@@ -90,7 +90,7 @@ def measure(
         started(name, count, size)
         torch.manual_seed(0)
         with Measuring(name, count, size):
-            model = create_model(name).train().to(device, memory_format=layout(channels_last))
+            model = create_model(name).train().to(device).to(memory_format=layout(channels_last))
             batch = image_batch(count, size, device=device, channels_last=channels_last)
             kept, most = step_memory(model, batch, precision)
             step = training_step(model, batch, precision=precision)

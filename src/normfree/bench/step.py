@@ -77,7 +77,7 @@ def training_step(
     precision: str = "float32",
     compiled: bool = False,
     micro_batch: int | None = None,
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Forward, cross-entropy, backward, clipping, SGD with Nesterov's momentum, moving average: one step per call.
 
     Args:
@@ -94,8 +94,15 @@ def training_step(
             for wide, decay in ((True, DECAY), (False, 0.0))
         ]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
-    settings = dict(precision=precision, compiled=compiled, micro_batch=micro_batch)
-    step = TrainStep(model.train(), CrossEntropy(), optimizer, ema=EMA(model, AVERAGE), **settings)
+    step = TrainStep(
+        model.train(),
+        CrossEntropy(),
+        optimizer,
+        ema=EMA(model, AVERAGE),
+        micro_batch=micro_batch,
+        precision=precision,
+        compiled=compiled,
+    )
     return lambda: step(batch, LR)
 
 

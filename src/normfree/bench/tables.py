@@ -132,8 +132,8 @@ def measure(
             measuring = Measuring(name, batch_size, size or own)
             with measuring:
                 batch = image_batch(batch_size, size or own, device=device, channels_last=channels_last)
-                model = network_of(name).to(device, memory_format=layout(channels_last))
-                settings = dict(clipping=table.clipping, precision=precision, compiled=compiled)
-                sides[name] = measuring(training_step(model, batch, **settings))
+                model = network_of(name).to(device).to(memory_format=layout(channels_last))
+                step = training_step(model, batch, clipping=table.clipping, precision=precision, compiled=compiled)
+                sides[name] = measuring(step)
         ours, theirs = alternate(sides, rounds, device=device, warmup=1, progress=progress).values()
         yield row, ours, theirs

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from ..errors import UsageError, check_utf8
 from .checked import Job, Written, check_place, prepare, quiet, write_checked
@@ -46,8 +47,16 @@ def to_archive(
         RunFailed: the file cannot be written, or computes something else; it is not kept.
     """
     check_place(path, ".pt2")
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task, targets=targets)
-    job = prepare(model, **described, batch=batch, precision=precision)
+    job = prepare(
+        model,
+        preprocessing=preprocessing,
+        classes=classes,
+        name=name,
+        task=task,
+        targets=targets,
+        batch=batch,
+        precision=precision,
+    )
     return write_checked(path, job, lambda part: _write(job, part), open_archive)
 
 
@@ -81,7 +90,7 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
         with quiet():
             program = torch.export.load(path)
             if torch.device(device).type != "cpu":
-                program = torch.export.passes.move_to_device_pass(program, device)
+                program = move_to_device_pass(program, device)
             network, shape = program.module(), _input_shape(program)
     except Exception as error:  # a damaged archive fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]

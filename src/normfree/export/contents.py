@@ -64,7 +64,7 @@ def check_contents(path: Path) -> None:
         UsageError: what it is.
     """
     with _opened(path) as archive:
-        wrong = _wrong(archive)
+        wrong = _wrong(archive, path)
     if wrong:
         raise UsageError(f"{path} holds {wrong}, which normfree export does not write; it is not opened")
 
@@ -81,10 +81,10 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UsageError(f"{path} cannot be read as an archive of torch.export: {reason}") from error
 
 
-def _wrong(archive: zipfile.ZipFile) -> str | None:
+def _wrong(archive: zipfile.ZipFile, path: Path) -> str | None:
     """What an archive holds that it should not, in words; None if there is nothing."""
     entries = archive.infolist()
-    root, left = entries[0].filename.partition("/")[0], Path(archive.filename).stat().st_size
+    root, left = entries[0].filename.partition("/")[0], path.stat().st_size
     names = set[str]()
     if min(entry.header_offset for entry in entries):  # then torch would find other entries than Python
         return "something in front of its entries"

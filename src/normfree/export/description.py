@@ -105,10 +105,10 @@ class Preprocessing:
         if not isinstance(config, dict) or "mean" not in config:
             raise UsageError(f"{type(model).__name__} does not say how its images are prepared; give preprocessing=")
         channels, test_size = (config.get("test_input_size") or config["input_size"])[::2]
-        how = dict(resize=test_crop(config))
+        size, mean, std = size or test_size, config["mean"], config["std"]
         if isinstance(model, DenseNet):
-            how = dict(resize="none", resize_margin=0)
-        return cls(size or test_size, channels, config["mean"], config["std"], **how)
+            return cls(size, channels, mean, std, resize="none", resize_margin=0)
+        return cls(size, channels, mean, std, resize=test_crop(config))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -54,8 +54,17 @@ def to_onnx(
         RunFailed: the file cannot be written or run, or computes something else; it is not kept.
     """
     check_onnx(path, precision, opset)
-    described = dict(preprocessing=preprocessing, classes=classes, name=name, task=task, targets=targets)
-    job = prepare(model, **described, batch=batch, precision=precision, opset=opset)
+    job = prepare(
+        model,
+        preprocessing=preprocessing,
+        classes=classes,
+        name=name,
+        task=task,
+        targets=targets,
+        batch=batch,
+        precision=precision,
+        opset=opset,
+    )
     return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
 
 
@@ -92,6 +101,7 @@ def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
             )
     except torch.onnx.OnnxExporterError as error:
         raise RunFailed(f"cannot write {path}: torch's exporter fails: {str(error).splitlines()[0]}") from error
+    assert program is not None  # torch returns None of its older exporter alone
     got = program.model.opset_imports[""]
     if got != opset:  # the exporter keeps what it has where it cannot convert
         raise UsageError(f"opset (={opset}) cannot be written by torch {torch.__version__} for this network, {got} can")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,11 @@ _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # packed against plain, on 
 _OPAQUE = "a prepacked network stays as and where it is: copy, save, fold or convert the network that it was made from"
 
 
-def _fused(layer: nn.Module) -> tuple[str, str] | None:
-    return _FUSED.get(layer.name) if type(layer) is Activation else None
+def _fusable(layer: nn.Module) -> TypeGuard[Activation]:
+    return type(layer) is Activation and layer.name in _FUSED
 
 
-def _plain(layer: nn.Module) -> bool:
+def _plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """A convolution that computes what its attributes say, which a subclass need not."""
     zeros = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
     return zeros and type(layer) in (nn.Conv2d, FoldedConv2d, PaddedConv2d) and "forward" not in vars(layer)
@@ -54,8 +54,9 @@ class PackedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, input_shape: Sequence[int], act: Activation | None = None):
         super().__init__()
         self.same = conv.same if isinstance(conv, PaddedConv2d) else None
-        self.padding, self.geometry = list(conv.padding), (list(conv.stride), list(conv.dilation), conv.groups)
-        self.fused = ("none", "") if act is None else _fused(act)
+        self.padding = [side for side in conv.padding if isinstance(side, int)]  # a convolution's may be a word, too
+        self.geometry = list(conv.stride), list(conv.dilation), conv.groups
+        self.fused = ("none", "") if act is None else _FUSED[act.name]
         x, padding = self._pad(torch.empty(input_shape, dtype=conv.weight.dtype, device="meta"))
         weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, *self.geometry, list(x.shape))
@@ -110,8 +111,10 @@ class PackedBlock(nn.Module):
         for name in ("conv0", "conv1", "conv1b"):
             if (conv := getattr(block, name)) is not None:
                 last = name == ("conv1" if block.conv1b is None else "conv1b")
-                gate = {"gate": block.squeeze_excite} if last and block.se_position == "middle" else {}
-                layers |= {name: conv, **gate, f"{name}_act": block.act}
+                layers[name] = conv
+                if last and block.se_position == "middle" and block.squeeze_excite is not None:
+                    layers["gate"] = block.squeeze_excite
+                layers[f"{name}_act"] = block.act
         self.branch = _packed_sequence({**layers, "conv2": block.conv2}, shapes)
         self.gate = block.squeeze_excite if block.se_position == "end" else None
 
@@ -131,10 +134,16 @@ def _packed_sequence(
     Names stay; a computed activation leaves an identity. Convolutions ``apart`` are not fused: their output is a map
     that others look at.
     """
-    packed, before = nn.Sequential(), None
+    packed = nn.Sequential()
+    before: nn.Module | None = None
     for name, layer in layers.items():
-        packs = before in shapes and _plain(before) and before not in apart
-        if packs and _fused(layer) and not (_hooked(before) or _hooked(layer)):
+        if (
+            _plain(before)
+            and before in shapes
+            and before not in apart
+            and _fusable(layer)
+            and not (_hooked(before) or _hooked(layer))
+        ):
             packed[-1] = PackedConv2d(before, shapes[before], layer)
             packed.add_module(name, nn.Identity())
         else:
@@ -145,7 +154,7 @@ def _packed_sequence(
 
 def _packed_layer(layer: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
     """A convolution that the network has called, packed; any other layer as it is."""
-    if layer not in shapes or not _plain(layer):
+    if not _plain(layer) or layer not in shapes:
         return layer
     return in_place_of(layer, PackedConv2d(layer, shapes[layer]))
 

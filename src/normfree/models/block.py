@@ -60,7 +60,7 @@ class Branch:
             raise UsageError(f"inner width (={width}) must be at least group_width (={self.group_width})")
         return groups * self.group_width, groups
 
-    def gate(self, channels: int) -> nn.Module:
+    def gate(self, channels: int) -> SqueezeExcite | EfficientChannelAttention:
         """The Squeeze-Excite or its replacement for so many channels."""
         if self.attention == "eca":
             return EfficientChannelAttention(channels, factor=self.se_factor)
