@@ -2,6 +2,7 @@
 
 import os
 
+import doc_pages
 import pytest
 import selection
 import torch
@@ -18,6 +19,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.pluginmanager.register(selection.Selection(config))
+    config.pluginmanager.register(doc_pages.Tally())
 
 
 @pytest.fixture(autouse=True)

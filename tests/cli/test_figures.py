@@ -34,8 +34,10 @@ def test_files(gallery):
 
 
 def test_the_page(gallery):
-    page = (gallery / "README.md").read_text()
-    assert f"    normfree figures 10 2 --layers 50 --size 64 --quiet --seed 3 --out {gallery}\n" in page
+    written = (gallery / "README.md").read_text()
+    assert f"\n```bash\nnormfree figures 10 2 --layers 50 --size 64 --quiet --seed 3 --out {gallery}\n```\n" in written
+    assert max(map(len, written.splitlines())) <= max(120, len(str(gallery)) + 80)
+    page = " ".join(written.split())  # whatever its lines are
     assert page.index("## Figure 2: ") < page.index("## Figure 10: ")
     for number in (2, 10):
         assert FIGURES[number].claim in page

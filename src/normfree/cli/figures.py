@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import shlex
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,8 +117,15 @@ def _page(sections: list[str], command: str, options: argparse.Namespace, second
         f"(Brock, De, Smith; ICLR 2021), drawn anew: networks of {options.layers} layers at initialization, "
         f"{options.batch} unit Gaussian inputs of {options.size} px, seed {options.seed}. Black dots end a stage; "
         "dashed lines are the variance that theory expects of the Normalizer-Free ones.",
-        f"    {command}",
+        f"<!-- not run: takes minutes -->\n```bash\n{command}\n```",
         f"{seconds:.0f} s on {os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} of them used, "
         f"torch {torch.__version__.partition('+')[0]}, normfree {__version__}.",
     ]
-    return "\n\n".join([*head, *sections]) + "\n"
+    return "\n\n".join(map(_wrapped, "\n\n".join([*head, *sections]).split("\n\n"))) + "\n"
+
+
+def _wrapped(paragraph: str) -> str:
+    """Lines of at most 120 letters; tables, code and pictures as they are."""
+    if paragraph.startswith(("|", "<", "!", "#")):
+        return paragraph
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
