@@ -10,12 +10,9 @@ recipe's, so that all see the same images equally often. Held-out scenes, averag
 import argparse
 import statistics
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from normfree import RunFailed
-from normfree.cli.train import prepare
-from normfree.models.config import ModelConfig
+from normfree import RunFailed, runs
 from normfree.recipes import load_recipe
 
 SCORES = {"segmentation": "miou", "depth": "delta1", "detection": "ap50"}
@@ -29,13 +26,11 @@ def train(task: str, batch: int, control: bool, seed: int, folder: Path) -> floa
     changes = {"train.seed": seed, "train.batch_size": batch, "optim.lr": own.optim.lr * batch / own.train.batch_size}
     # so many images in the average's memory as in the recipe's
     changes["optim.ema_decay"] = own.optim.ema_decay ** (batch / own.train.batch_size)
-    recipe = load_recipe(f"demo_{task}", changes)
     if control:
         options = {name: value for name, value in own.model.options.items() if name not in ALONE}
-        recipe = replace(recipe, model=ModelConfig(CONTROL, options=options))
-    trainer, _ = prepare(recipe, f"demo_{task}", str(folder))
+        changes |= {"model.name": CONTROL, "model.options": options}
     try:
-        last = trainer.fit().last
+        last = runs.train(f"demo_{task}", changes, out=str(folder)).summary.last
     except RunFailed as error:
         print(f"{task}, batch {batch}, {'BatchNorm' if control else 'normalizer-free'}, seed {seed}: {error}")
         return 0.0

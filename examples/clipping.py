@@ -13,8 +13,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from normfree import RunFailed
-from normfree.cli.train import prepare
+from normfree import RunFailed, runs
 from normfree.recipes import load_recipe
 from normfree.training import read_metrics
 
@@ -23,10 +22,9 @@ PICTURE = Path(__file__).parent.parent / "docs" / "clipping.png"
 
 def train(seed: int, lr: float, clipping: float | None, folder: Path) -> list[dict]:
     """Metrics of one run; a run that diverges keeps the metrics it has."""
-    recipe = load_recipe("digits", {"train.seed": seed, "optim.lr": lr, "optim.clipping": clipping})
-    trainer, folder = prepare(recipe, "digits", str(folder))
+    fields = {"train.seed": seed, "optim.lr": lr, "optim.clipping": clipping}
     try:
-        summary = trainer.fit()
+        summary = runs.train("digits", fields, out=str(folder)).summary
         end = f"{summary.last['ema_top1']:.2%} averaged weights, {summary.last['top1']:.2%} raw"
         print(f"lr {lr:g}, clipping {clipping}, seed {seed}: {end}, {summary.train_seconds:.1f} s of training")
     except RunFailed as error:

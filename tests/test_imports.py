@@ -28,14 +28,21 @@ ALLOWED = {
     "export": {"functional", "gain", "nn", "models"},
     "optim": {"functional", "gain", "kernels", "nn"},
     "data": set(),
-    "tasks": {"functional", "gain", "nn", "models", "data"},
+    "pictures": set(),
+    "tasks": {
+        *("functional", "gain", "nn", "models", "optim", "data", "export", "pictures", "recipes", "report", "spp"),
+        "training",
+    },
     "training": {"functional", "gain", "nn", "optim", "data"},
     # dataclasses of settings from the rooms below
-    "recipes": {"functional", "gain", "nn", "models", "optim", "data", "tasks", "training"},
+    "recipes": {"functional", "gain", "nn", "models", "optim", "data", "training"},
     "bench": {"functional", "gain", "kernels", "nn", "models", "spp", "optim", "data", "training"},
-    "runs": {"functional", "gain", "nn", "models", "spp", "optim", "data", "tasks", "training", "recipes"},
+    "runs": {
+        *("functional", "gain", "nn", "models", "spp", "weights", "export", "optim", "data", "training", "recipes"),
+        *("tasks", "pictures", "report"),
+    },
     "timm": {"functional", "models", "nn", "weights"},
-    "report": {"spp"},
+    "report": {"spp", "pictures"},
     "cli": None,  # binds them all
     "__init__": None,  # the front door
     "__main__": None,

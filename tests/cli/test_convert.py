@@ -13,8 +13,8 @@ from convertible import FORMS, NFNET, shaken
 from safetensors.torch import load_file, save_file
 
 import normfree as library
-from normfree.cli import convert as verb
-from normfree.cli.trained import load_trained
+from normfree.runs import foreign
+from normfree.runs.trained import load_trained
 from normfree.training import read_checkpoint, read_weights
 from normfree.weights import read_arrays, to_haiku, to_timm
 
@@ -169,7 +169,7 @@ def test_a_converted_file_can_be_used(normfree, theirs, tmp_path):
 )
 def test_classes_sort_as_their_labels(count, first, last):
     """A folder of images per class is read in the order of the names."""
-    classes, names = verb.class_names(count)
+    classes, names = foreign.class_names(count)
     assert (classes[0], classes[-1], len(classes), len(names)) == (first, last, count, count)
     assert classes == sorted(classes)
     assert (names[0] == "tench, Tinca tinca") == (count == 1000)

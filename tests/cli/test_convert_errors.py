@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from unprivileged import public_folder, unprivileged
 
 import normfree as library
-from normfree.cli import convert as verb
 from normfree.cli import main
-from normfree.cli.trained import load_trained
+from normfree.runs import convert as verb
+from normfree.runs.trained import load_trained
 from normfree.weights import to_timm
 
 

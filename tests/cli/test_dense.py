@@ -11,12 +11,12 @@ import torch
 from pair_files import depth_folder, masks_folder, nyu_file, voc_folder
 from PIL import Image
 
-from normfree.cli.overlays import save_depth
-from normfree.cli.trained import load_trained
 from normfree.data.masks import MaskValues
 from normfree.data.pairs import read_depth
 from normfree.export import Preprocessing, to_archive
 from normfree.recipes import list_recipes, load_recipe
+from normfree.runs.trained import load_trained
+from normfree.tasks.pixel_answers import save_depth
 from normfree.training import read_metrics
 
 SMALL = ["--quiet", "--train.device", "cpu", "--train.batch_size", "2", "--train.steps", "2", "--task.head_width", "8"]

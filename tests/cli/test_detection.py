@@ -15,11 +15,11 @@ from image_files import turn
 from PIL import Image
 
 from normfree.cli import main
-from normfree.cli.objects import drawn, listed
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import Objects
 from normfree.models import DetectionNet, Detections
 from normfree.recipes import list_recipes, load_recipe
+from normfree.runs.trained import load_trained
+from normfree.tasks.object_answers import listed, object_picture
 from normfree.training import TrainStep, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_tensors
 
@@ -70,7 +70,7 @@ def test_a_prediction_is_what_the_evaluation_sees(normfree, run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     network = load_trained(str(run))
-    view, image = evaluation_transform(network), torch.from_numpy(pixels).permute(2, 0, 1)
+    view, image = network.transform, torch.from_numpy(pixels).permute(2, 0, 1)
     seen, true = view(image, Objects.none((20, 31), (20, 31)))
     assert seen.shape == (3, 32, 32)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_what_is_drawn():
     mask[0, 10:30, 20:50] = True
     boxes = torch.tensor([[20.0, 10, 50, 30], [0.0, 0, 5, 5]])
     found = Detections(boxes, torch.tensor([0.91, 0.5]), torch.tensor([1, 0]), mask)
-    sheet = drawn(image, found, ["cat", "dog"])
+    sheet = object_picture(image, found, ["cat", "dog"])
     assert listed(found, ["cat", "dog"])[0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
     pixels = np.asarray(sheet).astype(int)
     times, left = 6, 10 + 60 * 6 + 8  # enlarged to 320 pixels at least; where the right panel begins
@@ -133,7 +133,7 @@ def test_what_is_drawn():
     assert outside.tolist() == [100] * 3
     assert np.abs(inside - 100).max() > 20
     assert np.abs(pixels[10 + 10 * times + 1, left + 40 * times] - inside).max() > 20  # the box's line
-    alone = drawn(image, Detections(boxes, found.scores, found.labels), ["cat", "dog"])
+    alone = object_picture(image, Detections(boxes, found.scores, found.labels), ["cat", "dog"])
     assert np.asarray(alone)[10 + 20 * times, left + 35 * times].tolist() == [100] * 3
 
 

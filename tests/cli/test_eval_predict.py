@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import FLAGS, evaluations
 
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import decode_image, digits
+from normfree.runs.trained import load_trained
 from normfree.training import read_checkpoint, save_weights
 
 
@@ -88,7 +88,7 @@ def test_other_images_of_the_same_classes(normfree, trained, digit_files):
     assert (result.code, result.err) == (0, "")
     assert f"on imagefolder:{digit_files}, 40 images" in result.out
     net, split = load_trained(str(trained)), digits(1).test
-    images = torch.stack([evaluation_transform(net)(split.image(i)) for i in range(40)])
+    images = torch.stack([net.transform(split.image(i)) for i in range(40)])
     with torch.no_grad():
         right = (net.model(images).argmax(1) == split.labels[:40]).float().mean()
     assert numbers(result.out)[0] == pytest.approx(100 * right.item(), abs=0.005)
@@ -129,7 +129,7 @@ def test_images_of_other_classes(normfree, trained, tmp_path):
 
 def test_classes_in_another_order(normfree, trained, monkeypatch):
     source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))], told=())
-    monkeypatch.setattr("normfree.recipes.build.open_test", lambda *_, **__: source)
+    monkeypatch.setattr("normfree.tasks.classification.open_test", lambda *_, **__: source)
     result = normfree("eval", trained)
     assert result.code == 2
     assert "differ: class 0 is 1 there, 0 here, class 1 is 0 there, 1 here" in result.error
@@ -163,7 +163,7 @@ def test_predictions_are_the_networks(normfree, trained):
     assert (result.code, result.err) == (0, "")
     found = predictions(result.out)
     assert list(found) == sorted(str(p) for p in (trained / "examples").iterdir())
-    net, transform = load_trained(str(trained)), evaluation_transform(load_trained(str(trained)))
+    net, transform = load_trained(str(trained)), load_trained(str(trained)).transform
     for path, lines in found.items():
         with torch.no_grad():
             expected = net.model(transform(decode_image(path, 1))[None]).softmax(1)[0]

@@ -11,9 +11,9 @@ from PIL import Image
 from tiny_runs import FLAGS
 
 from normfree.cli import main
-from normfree.cli.measured import measured
 from normfree.data import Batch, UnreadableImage, decode_image
 from normfree.data.masks import read_values
+from normfree.tasks import Regression
 from normfree.tasks.regression import RegressionErrors
 
 SMALL = [*FLAGS, "--data.image_size", "12", "--data.test_size", "12", "--train.batch_size", "4", "--train.steps", "1"]
@@ -80,7 +80,7 @@ def test_r2_of_one_image_is_not_defined(normfree, tmp_path):
         torch.tensor([[1.0]]),
         Batch(torch.zeros(1, 3, 2, 2), torch.zeros(1), torch.zeros(1), targets=torch.tensor([[4.0]])),
     )
-    found = measured(metrics, ["age"])
+    found = Regression.measured(metrics, ["age"])
     told = json.loads(found.as_json())
     assert (told["r2"], told["numbers"][0]["r2"]) == (None, None)
     assert told["mae"] == pytest.approx(1.0)

@@ -11,8 +11,8 @@ from small_models import shake, small
 
 import normfree
 from normfree import UsageError
-from normfree.cli.initialize import initialize
 from normfree.models import depth_estimator, segmenter
+from normfree.runs.initialize import initialize
 from normfree.training.checkpoint import save_weights
 from normfree.weights import pretrained, to_haiku, to_timm
 

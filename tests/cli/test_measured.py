@@ -11,9 +11,10 @@ import pytest
 import torch
 from tiny_runs import FLAGS
 
-from normfree.cli.measured import LARGEST_MATRIX, MOST_ROWS, measured
 from normfree.data import Batch
+from normfree.tasks import Classification
 from normfree.tasks.confusion import Confusion
+from normfree.tasks.measured import LARGEST_MATRIX, MOST_ROWS
 
 
 def test_text_of_an_evaluation(normfree, trained):
@@ -63,7 +64,7 @@ def counted(classes: int) -> Confusion:
 
 def test_many_classes_are_shortened_in_text_alone():
     classes = max(MOST_ROWS, LARGEST_MATRIX) + 1
-    found = measured(counted(classes), [f"c{i}" for i in range(classes)])
+    found = Classification.measured(counted(classes), [f"c{i}" for i in range(classes)])
     lines = found.as_text().splitlines()
     assert lines[3].split()[0] == "c0"  # the worst one is first
     assert f"  ({MOST_ROWS} of {classes} classes, the worst ones first; --csv FILE writes all)" in lines
@@ -75,7 +76,7 @@ def test_many_classes_are_shortened_in_text_alone():
 def test_missing_classes_are_named():
     metric = Confusion(3)
     metric.update(torch.eye(3)[:2], Batch(torch.zeros(2, 1, 1, 1), torch.arange(2), torch.arange(2)))
-    found = measured(metric, ["cat", "dog", "emu"])
+    found = Classification.measured(metric, ["cat", "dog", "emu"])
     assert found.notes == ["over 2 of 3 classes: no test image of emu"]
     assert json.loads(found.as_json())["classes"][2] == dict(name="emu", images=0, precision=None, recall=None, f1=None)
 

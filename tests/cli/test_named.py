@@ -13,12 +13,12 @@ from small_models import shake
 from tiny_runs import FLAGS, OPTIONS, network
 
 import normfree as library
-from normfree.cli.initialize import adopt
-from normfree.cli.named import Kind, kind_of
-from normfree.cli.trained import load_trained
 from normfree.errors import UsageError
 from normfree.export import Preprocessing, to_onnx
 from normfree.recipes import describe, load_recipe
+from normfree.runs.initialize import adopt
+from normfree.runs.named import Kind, kind_of
+from normfree.runs.trained import load_trained
 from normfree.training import read_weights, save_weights
 from normfree.weights import to_timm
 

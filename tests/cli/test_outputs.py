@@ -8,8 +8,8 @@ import image_files
 import pytest
 
 from normfree import UsageError
-from normfree.cli.answers import Answers, _check_places
-from normfree.cli.outputs import check_output
+from normfree.runs.outputs import check_output
+from normfree.runs.predict import Answers, _check_places
 
 
 @pytest.fixture

@@ -16,12 +16,14 @@ from onnx import TensorProto, helper, save
 from PIL import Image
 from small_models import small
 
-from normfree.cli import answers, classifier
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import centre_view, decode_image, evaluation_view, normalize
 from normfree.data.resize import centre_crop, padded_centre_window
 from normfree.export import Preprocessing, open_archive, to_archive, to_onnx
 from normfree.models import create_model
+from normfree.runs import deployed
+from normfree.runs import predict as prediction
+from normfree.runs.trained import load_trained
+from normfree.tasks.trained import view_of
 
 GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,7 +38,7 @@ def read(out: str) -> dict[str, dict[str, float]]:
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
     """The run as exported files, by the names that the tests call them by."""
-    folder, network = tmp_path_factory.mktemp("files"), classifier.open_network(str(trained))
+    folder, network = tmp_path_factory.mktemp("files"), deployed.open_network(str(trained))
     settings = dict(preprocessing=network.preprocessing, classes=network.classes)
     to_onnx(network.model, folder / "free.onnx", **settings)
     to_onnx(network.model, folder / "fixed.onnx", **settings, batch=2)
@@ -88,7 +90,7 @@ def test_json_says_all(normfree, trained):
     assert [sorted(entry) for entry in first["classes"]] == [["index", "name", "probability"]] * 3
     net = load_trained(str(trained))
     with torch.no_grad():
-        expected = net.model(evaluation_transform(net)(decode_image(images[0], 1))[None]).softmax(1)[0]
+        expected = net.model(net.transform(decode_image(images[0], 1))[None]).softmax(1)[0]
     assert first["classes"][0]["index"] == expected.argmax()
     assert first["classes"][0]["name"] == str(expected.argmax().item())
     assert first["classes"][0]["probability"] == pytest.approx(expected.max().item(), abs=1e-6)
@@ -127,7 +129,7 @@ def test_images_are_prepared_as_in_the_papers(normfree, photograph):
         golden = normalize(golden.permute(2, 0, 1), MEAN, STD).permute(1, 2, 0)
     (found,) = read(result.out).values()
     assert found == pytest.approx(probabilities(model, golden.permute(2, 0, 1)), abs=1e-5)
-    view = classifier.view_of(Preprocessing.of(model, 96))(decode_image(image))
+    view = view_of(Preprocessing.of(model, 96))(decode_image(image))
     torch.testing.assert_close(view, golden.permute(2, 0, 1), rtol=0, atol=1e-3 / 255 / min(STD))
 
 
@@ -156,7 +158,7 @@ def small_by_name(name, **options):
 
 def test_a_model_by_name_knows_imagenets_classes(normfree, trained, monkeypatch):
     asked = []
-    monkeypatch.setattr(classifier, "create_model", lambda name, **o: asked.append((name, o)) or small_by_name(name))
+    monkeypatch.setattr(deployed, "create_model", lambda name, **o: asked.append((name, o)) or small_by_name(name))
     image = sorted((trained / "examples").iterdir())[0]
     result = normfree("predict", "nf_resnet26_small", image, "--json", "--top", 1000)
     assert (result.code, asked) == (0, [("nf_resnet26_small", {"pretrained": True})])
@@ -164,7 +166,7 @@ def test_a_model_by_name_knows_imagenets_classes(normfree, trained, monkeypatch)
     names = {entry["index"]: entry["name"] for entry in line["classes"]}
     assert len(names) == 1000
     assert (names[0], names[999]) == ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue")
-    assert classifier.imagenet_classes(10) is None
+    assert deployed.imagenet_classes(10) is None
 
 
 def test_classes_without_names_are_numbers(normfree, tmp_path):
@@ -288,6 +290,6 @@ def test_a_file_of_an_earlier_version_is_used_and_one_that_was_changed_is_not(no
 
 def test_images_of_one_name_are_numbered():
     paths = [Path(f"{i}/a.png") for i in range(3)] + [Path("a-2.png"), Path("x/a.jpg"), Path("b.png")]
-    assert list(answers._names(paths).values()) == ["a", "a-2", "a-3", "a-2-2", "a-4", "b"]
-    many = answers._names([Path(f"{i}/a.png") for i in range(5000)])
+    assert list(prediction._names(paths).values()) == ["a", "a-2", "a-3", "a-2-2", "a-4", "b"]
+    many = prediction._names([Path(f"{i}/a.png") for i in range(5000)])
     assert len(set(many.values())) == 5000

@@ -20,7 +20,7 @@ from small_models import small
 from tiny_runs import FLAGS
 
 from normfree.cli import main
-from normfree.cli.main import _printable_notes
+from normfree.cli.streams import printable_notes
 from normfree.data import open_source
 from normfree.export import Preprocessing, to_archive, to_onnx
 
@@ -155,7 +155,7 @@ def test_weights_and_recipes(normfree, tmp_path):
 
 
 def test_warnings_and_log_lines_of_libraries(capsys):
-    with _printable_notes():
+    with printable_notes():
         said = warnings.formatwarning(UserWarning(f"odd: {HOSTILE[0]}{HOSTILE[2]}"), UserWarning, "x.py", 1, "source")
         message = HOSTILE[2] + HOSTILE[0]
         logging.lastResort.handle(logging.LogRecord("a.b", logging.WARNING, "x.py", 1, "file %s", (message,), None))

@@ -18,8 +18,8 @@ from report.pages import Page
 from tiny_runs import FLAGS
 
 from normfree.cli import main
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import digits
+from normfree.runs.trained import load_trained
 from normfree.training import read_metrics
 
 SMALL = ["--recipe", "digits", *FLAGS, "--train.steps", "2", "--optim.warmup_epochs", "0"]
@@ -73,7 +73,7 @@ def test_the_head_is_that_of_the_run(whole, trained):
 def test_the_examples_are_the_most_confident_mistakes(whole, trained):
     """Recomputed image by image."""
     net, split = load_trained(str(trained)), digits(1).test
-    transform = evaluation_transform(net)
+    transform = net.transform
     with torch.no_grad():
         likely, said = net.model(torch.stack([transform(split.image(i)) for i in range(360)])).softmax(1).max(1)
     order = [i for i in likely.argsort(descending=True).tolist() if said[i] != split.label(i)]

@@ -10,10 +10,10 @@ from PIL import Image
 from report.pages import Page
 
 from normfree.cli import main
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data.scenes import CLASSES
-from normfree.recipes import open_images
-from normfree.report.drawing import class_colors, draw_objects
+from normfree.pictures.drawing import class_colors, draw_objects
+from normfree.runs.trained import load_trained
+from normfree.tasks import open_images
 from normfree.tasks.detection import share_found
 
 SMALL = ["--quiet", "--train.device", "cpu", "--train.batch_size", "2", "--train.steps", "2", "--task.head_width", "8"]
@@ -41,7 +41,7 @@ def pictures(page: Page) -> list[np.ndarray]:
 def test_pictures_are_the_networks_from_the_worst_to_the_best(reported):
     run, page = reported
     trained = load_trained(str(run))
-    split, view, every = open_images(trained.recipe).test, evaluation_transform(trained), []
+    split, view, every = open_images(trained.recipe).test, trained.transform, []
     for i in range(len(split)):
         image, true = view(*split.pair(i))
         found = trained.model(image[None], [true])[0].placed(true.size, true.original)

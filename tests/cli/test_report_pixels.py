@@ -12,12 +12,12 @@ from report.pages import Page
 from tiny_runs import evaluations
 
 from normfree.cli import main
-from normfree.cli.report_looks import spread
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data.scenes import CLASSES
-from normfree.recipes import open_images
-from normfree.report.drawing import class_colors, draw_depth, draw_mask
+from normfree.pictures.drawing import class_colors, draw_depth, draw_mask
+from normfree.runs.trained import load_trained
+from normfree.tasks import open_images
 from normfree.tasks.depth import NEAREST, fraction_near
+from normfree.tasks.gallery import spread
 from normfree.tasks.segmentation import fraction_right
 
 SMALL = [
@@ -61,7 +61,7 @@ def answers(task, run):
     """(score, image, truth, said) of every test image, the worst first, by the run's own network."""
     trained = load_trained(str(run))
     trained.recipe.data.source = "scenes:40,32"
-    split, view, found = open_images(trained.recipe).test, evaluation_transform(trained), []
+    split, view, found = open_images(trained.recipe).test, trained.transform, []
     for i in range(len(split)):
         image, truth = view(*split.pair(i))
         said = trained.model(image[None])

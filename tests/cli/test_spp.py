@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from normfree.cli import main
-from normfree.cli.trained import evaluation_transform, load_trained
 from normfree.data import decode_image, digits
+from normfree.runs.trained import load_trained
 from normfree.spp import record
 
 SHAPE = ["--option", "depths=[1,2]", "--option", "widths=[16,32]", "--option", "stem=3x3"]
@@ -132,7 +132,7 @@ def test_the_right_rules_are_chosen_and_named(normfree, trained, mine):
 def test_a_run_is_compared_with_its_own_first_record(normfree, trained, mine):
     shutil.copytree(trained, mine / "died", symlinks=True)
     network = load_trained(str(trained))
-    images = torch.stack([evaluation_transform(network)(digits(1).test.image(i)) for i in range(32)])
+    images = torch.stack([network.transform(digits(1).test.image(i)) for i in range(32)])
     first = record(network.model, images)
     for row in first.rows:
         row.avg_var *= 1e5
@@ -246,7 +246,7 @@ def test_a_run_is_shown_images_as_it_is_evaluated_on_them(normfree, trained, min
     assert result.code == 0, result.err
     assert result.out.startswith("run: 3 residual blocks")
     network = load_trained(str(trained))
-    image = evaluation_transform(network)(decode_image(mine / "photos" / "0.png", 1))
+    image = network.transform(decode_image(mine / "photos" / "0.png", 1))
     assert image.shape == (1, 8, 8)
     spp = record(network.model, image[None])
     got = [float(row["avg_var"]) for row in rows("x.csv")[1:]]

@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 from tiny_runs import FLAGS, evaluations, network
 
-from normfree.cli import train
-from normfree.cli.train import draw_film, report
+from normfree.cli.train import report
 from normfree.recipes import load_recipe
+from normfree.runs import pictures
+from normfree.runs.pictures import draw_curves, draw_film
 from normfree.training import Summary, read_checkpoint, read_metrics
 from normfree.weights import to_haiku
 
@@ -94,6 +95,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, capsys):
     trainer = SimpleNamespace(task=task, run=SimpleNamespace(checkpoints=checkpoints))
     for spoil in (lambda: None, (tmp_path / "curves.png").mkdir):
         spoil()
+        draw_curves(tmp_path, task.score)
         lines = report(summary, tmp_path, trainer)
         assert lines[0].startswith("top-1 50.0%")
         assert not any("curves.png" in line for line in lines)
@@ -109,8 +111,8 @@ def test_a_film_that_cannot_be_drawn_is_a_warning(tmp_path, capsys, monkeypatch)
 
     draw_film(tmp_path)  # there is none
     assert not capsys.readouterr().err
-    monkeypatch.setattr(train, "read_film", lambda path: [])
-    monkeypatch.setattr(train, "plot_film", broken)
+    monkeypatch.setattr(pictures, "read_film", lambda path: [])
+    monkeypatch.setattr(pictures, "plot_film", broken)
     draw_film(tmp_path)
     assert capsys.readouterr().err == f"warning: {tmp_path / 'spp.png'} is not drawn: ValueError: two lines\n"
 

@@ -9,7 +9,7 @@ from tiny_runs import FLAGS
 from normfree.cli.options import grouped
 from normfree.cli.train_options import parse
 from normfree.recipes import field_paths, load_recipe
-from normfree.tasks.config import DETECTION
+from normfree.recipes.task import DETECTION
 
 
 def test_short_options_are_fields():

@@ -12,7 +12,7 @@ import yaml
 from tiny_runs import FLAGS, evaluations
 from worlds import Plan, run
 
-from normfree.cli.trained import load_trained
+from normfree.runs.trained import load_trained
 from normfree.training import read_checkpoint
 
 SMALL = [
@@ -105,11 +105,11 @@ def test_predictions(normfree, runs, photos, tmp_path):
     assert re.search(r"^ +[\d.]+  left$", result.out, re.MULTILINE)
     (line,) = normfree("predict", runs / "multi", photos / "0.png", "--json").out.splitlines()
     net, image = load_trained(str(runs / "multi")), photos / "0.png"
-    from normfree.cli.trained import evaluation_transform
+
     from normfree.data import decode_image
 
     with torch.no_grad():
-        expected = net.model(evaluation_transform(net)(decode_image(image, 3))[None])[0].sigmoid()
+        expected = net.model(net.transform(decode_image(image, 3))[None])[0].sigmoid()
     for one in json.loads(line)["classes"]:
         assert one["probability"] == pytest.approx(expected[one["index"]].item(), rel=1e-5)
     result = normfree("predict", runs / "numbers", image, "--top", "3")

@@ -6,14 +6,15 @@ import image_files
 import pytest
 import yaml
 
-from normfree.cli import classifier, main
-from normfree.cli.networks import open_network
-from normfree.cli.trained import evaluation_transform, load_trained
+from normfree.cli import main
 from normfree.export import open_onnx
 from normfree.models import list_models
 from normfree.models.registry import default_cfg
 from normfree.models.registry import test_crop as crop_of
 from normfree.recipes import load_recipe
+from normfree.runs import deployed
+from normfree.runs.networks import open_network
+from normfree.runs.trained import load_trained
 from normfree.training.checkpoint import read_weights, save_weights
 
 TINY = {
@@ -44,10 +45,10 @@ def test_the_networks_view_is_stored_and_used_by_every_verb(tmp_path, capsys, mo
     run = train(tmp_path, model)
     assert load_recipe(f"{run}/recipe.yaml").data.test_crop == view
     trained = load_trained(run)
-    assert (trained.recipe.data.test_crop, evaluation_transform(trained).crop) == (view, view)
+    assert (trained.recipe.data.test_crop, trained.transform.crop) == (view, view)
     assert open_network(run, {}, 0).test_crop == view
     assert open_network(model, {}, 0).test_crop == view
-    assert classifier.open_network(run).preprocessing.resize == view
+    assert deployed.open_network(run).preprocessing.resize == view
 
 
 def test_an_exported_file_says_it_and_predicts_the_same(tmp_path, capsys):
@@ -67,7 +68,7 @@ def test_an_exported_file_says_it_and_predicts_the_same(tmp_path, capsys):
 
 def test_the_view_can_be_chosen(tmp_path):
     run = train(tmp_path, "nf_resnet50", "--data.test_crop", "squash")
-    assert evaluation_transform(load_trained(run)).crop == "squash"
+    assert load_trained(run).transform.crop == "squash"
 
 
 def test_runs_of_earlier_versions_keep_the_squash(tmp_path):
@@ -80,7 +81,7 @@ def test_runs_of_earlier_versions_keep_the_squash(tmp_path):
     old = tmp_path / "old.safetensors"
     save_weights(old, weights, {**description, "recipe": recipe})
     trained = load_trained(str(old))
-    assert evaluation_transform(trained).crop == "squash"
+    assert trained.transform.crop == "squash"
 
 
 def test_other_tasks_have_no_such_view(tmp_path, capsys):

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from normfree import UsageError
-from normfree.cli.answers import Answers, _batches
 from normfree.data import Loader, UnreadableImage, coco_masks, decode_image
 from normfree.data import coco as coco_module
 from normfree.data.coco import open_objects
@@ -26,6 +25,7 @@ from normfree.data.pairs import open_pairs, read_depth
 from normfree.data.shards import shards
 from normfree.data.tables import labelled, read_table
 from normfree.limits import MOST_OBJECTS, MOST_RESIZED, MOST_SIDE
+from normfree.runs.predict import Answers, _batches
 
 GREY = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
 LONG = "would become 2,400,000 x 48; 33,554,432 is the limit"

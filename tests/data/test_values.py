@@ -15,7 +15,8 @@ from normfree.data import DataConfig, UnreadableImage, decode_image, digits
 from normfree.data.mixing import to_uint8
 from normfree.data.sources import FolderSplit, Source
 from normfree.data.values import BYTES, fitted
-from normfree.recipes import load_recipe, open_images
+from normfree.recipes import load_recipe
+from normfree.tasks import open_images
 
 
 def scene(top: float, dtype, seed: int = 0, size: tuple[int, int] = (40, 50)) -> np.ndarray:

@@ -25,8 +25,8 @@ from unprivileged import public_folder, unprivileged
 
 import normfree
 from normfree.cli import main
-from normfree.cli.initialize import initialize
-from normfree.cli.trained import load_trained
+from normfree.runs.initialize import initialize
+from normfree.runs.trained import load_trained
 from normfree.weights import load_haiku, load_timm, to_haiku
 
 

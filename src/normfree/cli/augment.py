@@ -1,47 +1,23 @@
 """``normfree augment``."""
 
 import argparse
-import itertools
-import sys
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import Tensor
+from PIL import Image
 
-from ..data import Source, TrainTransform, UnreadableImage
-from ..data.mixing import Mixing, to_uint8
-from ..data.randaugment import NAMES, RandAugment, apply, arguments
-from ..data.sources import FolderSplit
-from ..data.values import ValueRange, fitted
+from ..data import TrainTransform
+from ..data.mixing import Mixing
+from ..data.randaugment import RandAugment
 from ..errors import UsageError
 from ..models.registry import default_cfg
-from ..recipes import is_dense, load_recipe
-from ..report.drawing import rgb_picture
+from ..recipes import load_recipe
+from ..runs.augmented import Augmentation, in_turns, operations, pipeline, read, sheet, steps_in_words
+from ..runs.images import given_images
+from ..runs.outputs import check_output
+from ..tasks import task_of
 from ..words import tell
-from .images import given_images
-from .main import Parser
-from .outputs import check_output
-
-MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
-LARGEST, SMALLEST, GAP, TEXT = 192, 96, 8, 12  # pixels: tiles in the picture, space between them, size of letters
-PAPER, INK, PALE = "white", "black", "#555555"
-Tile = tuple[Tensor, str]  # an image (C, H, W) uint8, and what is written below it
-Group = tuple[str, list[Tile]]  # what is written above, and images side by side
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What happens to the images of a recipe, in this order."""
-
-    crop: TrainTransform
-    mixing: Mixing
-    randaugment: RandAugment
-    channels: int
-    value_range: ValueRange
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,12 +32,12 @@ def run(argv: Sequence[str]) -> int:
     augmentation, path = _augmentation(options), _writable(Path(options.out))
     paths = given_images(options.images)
     check_output("--out", path, (path.suffix.lower(),), [*paths, options.recipe])
-    images, unreadable = _read(_spread(paths)[: 1 if options.ops else options.count], augmentation)
+    images, unreadable = read(in_turns(paths)[: 1 if options.ops else options.count], augmentation)
     if options.ops:
-        rows, what = _operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"
+        rows, what = operations(images[0], augmentation), f"operations as {augmentation.randaugment.ops}"
     else:
-        rows, what = _pipeline(images, options.count, options.seed, augmentation), _steps(augmentation)
-    _sheet(rows, augmentation.crop.size).save(path)
+        rows, what = pipeline(images, options.count, options.seed, augmentation), steps_in_words(augmentation)
+    sheet(rows, augmentation.crop.size).save(path)
     tell(f"{augmentation.crop.size} px; {what}", f"picture {path}")
     return 1 if unreadable else 0
 
@@ -92,7 +68,7 @@ def _parser() -> Parser:
 
 def _augmentation(options: argparse.Namespace) -> Augmentation:
     recipe = load_recipe(options.recipe)
-    if is_dense(recipe):
+    if task_of(recipe).targets == "pairs":
         raise UsageError(
             f"recipe {options.recipe} is for {recipe.task.name}; this draws the augmentation of classification"
         )
@@ -108,119 +84,9 @@ def _augmentation(options: argparse.Namespace) -> Augmentation:
     return Augmentation(crop, Mixing(data.mixup, data.cutmix), how, data.channels, data.value_range)
 
 
-def _steps(augmentation: Augmentation) -> str:
-    crop, mixing, randaugment = augmentation.crop, augmentation.mixing, augmentation.randaugment
-    parts = [f"crop {crop.crop}" + (" and flip" if crop.flip else "")]
-    parts += [
-        f"{name} (alpha {value:g})" for name, value in (("MixUp", mixing.mixup), ("CutMix", mixing.cutmix)) if value
-    ]
-    if randaugment.layers:
-        parts.append(
-            f"RandAugment ({randaugment.layers} layers, magnitude {randaugment.magnitude:g}, {randaugment.ops})"
-        )
-    return "; ".join(parts)
-
-
 def _writable(path: Path) -> Path:
     if path.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"--out {path} must end like an image file, for example in .png")
     if not path.parent.is_dir():
         raise UsageError(f"--out {path}: folder {path.parent} does not exist")
     return path
-
-
-def _spread(paths: list[Path]) -> list[Path]:
-    """The same files with folders taking turns: the first of each, the second of each, and so on."""
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.parent, []).append(path)
-    turns = itertools.zip_longest(*folders.values())
-    return [path for turn in turns for path in turn if path is not None]
-
-
-def _read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], int]:
-    """Images, and how many files were none."""
-    images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
-    source, _ = fitted(Source(files, files, []), augmentation.value_range)
-    tell(*source.told, file=sys.stderr)
-    for index in range(len(paths)):
-        try:
-            images.append(to_uint8(source.train.image(index)))
-        except UnreadableImage as error:
-            tell(f"skipped unreadable image {error}", file=sys.stderr)
-    if not images:
-        raise UsageError(f"none of the {len(paths)} images could be read")
-    return images, len(paths) - len(images)
-
-
-def _pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmentation) -> list[list[Group]]:
-    """One row per step; each column is an image of a batch."""
-    crop, randaugment = augmentation.crop, augmentation.randaugment
-    whole, cropped, mixed, augmented = [], [], [], []
-    for i in range(count):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
-        first, second = images[i % len(images)], images[(i + 1) % len(images)]
-        view, partner = crop(first, generator), crop(second, generator)
-        mix, ratio = augmentation.mixing(view, partner, i, count, generator)
-        steps = randaugment.draw(crop.size, crop.size, generator)
-        kind = dict(mixup="MixUp", cutmix="CutMix").get(augmentation.mixing.kind(i, count), "not mixed")
-        whole.append((_fitted(first, crop.size), ""))
-        cropped.append((to_uint8(view), ""))
-        mixed.append((to_uint8(mix), f"{kind}: {100 * ratio:.0f} % from above"))
-        augmented.append((apply(to_uint8(mix), steps), ", ".join(name for name, _ in steps)))
-    rows = [("images, cut square", whole), ("cropped and flipped" if crop.flip else "cropped", cropped)]
-    if augmentation.mixing.kind(0, count):
-        rows.append(("mixed with another crop, of the next image", mixed))
-    if randaugment.layers:
-        rows.append((f"RandAugment: {randaugment.layers} layers of magnitude {randaugment.magnitude:g}", augmented))
-    return [[row] for row in rows]
-
-
-def _operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
-    """Two operations per row, each at three magnitudes."""
-    size, ops = augmentation.crop.size, augmentation.randaugment.ops
-    image, groups = _fitted(image, size), []
-    for name in NAMES:
-        tiles = []
-        for magnitude in MAGNITUDES:
-            how = arguments(name, magnitude, size, size, place=(size // 2, size // 2), ops=ops)
-            shown = {key: value for key, value in how.items() if key not in ("y", "x", "centred")}
-            note = ", ".join(f"{key} {value:.3g}" for key, value in shown.items())
-            tiles.append((apply(image, [(name, how)]), note))
-        groups.append((f"{name} at magnitudes {', '.join(map(str, MAGNITUDES))}", tiles))
-    return [groups[i : i + 2] for i in range(0, len(groups), 2)]
-
-
-def _fitted(image: Tensor, size: int) -> Tensor:
-    """The middle square of an image, shrunk with antialiasing: for looking at."""
-    picture = ImageOps.fit(rgb_picture(image), (size, size), Image.Resampling.LANCZOS)
-    if len(image) == 1:
-        picture = picture.convert("L")
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(size, size, -1).permute(2, 0, 1)
-
-
-def _sheet(rows: list[list[Group]], size: int) -> Image.Image:
-    """Rows of groups of images of side ``size``, with their words, as one picture."""
-    side = LARGEST if size > LARGEST else size * -(-SMALLEST // size)
-    font = ImageFont.load_default(TEXT)
-    letters = max(8, int(side / font.getlength("n")))  # that fit below an image
-    words = [[[textwrap.wrap(note, letters) for _, note in tiles] for _, tiles in row] for row in rows]
-    lines = [max(len(note) for group in row for note in group) for row in words]
-    line, heading = TEXT + 3, TEXT + 8
-    heights = [heading + side + count * line + 2 * GAP for count in lines]
-    width = max(sum(len(tiles) * (side + GAP) + 2 * GAP for _, tiles in row) for row in rows)
-    sheet = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
-    draw, top = ImageDraw.Draw(sheet), GAP
-    for row, notes, height in zip(rows, words, heights, strict=True):
-        left = 2 * GAP
-        for (title, tiles), below in zip(row, notes, strict=True):
-            draw.text((left, top), title, INK, font)
-            for (image, _), note in zip(tiles, below, strict=True):
-                how = Image.Resampling.LANCZOS if size > side else Image.Resampling.NEAREST
-                sheet.paste(rgb_picture(image).resize((side, side), how), (left, top + heading))
-                for i, text in enumerate(note):
-                    draw.text((left, top + heading + side + 2 + i * line), text, PALE, font)
-                left += side + GAP
-            left += 2 * GAP
-        top += height
-    return sheet

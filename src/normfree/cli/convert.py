@@ -2,30 +2,16 @@
 
 import argparse
 import os
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
-from ..errors import RunFailed, UsageError
-from ..files import whole_file
-from ..models import ResidualNet
-from ..models.config import ModelConfig
-from ..recipes import describe
-from ..training import save_weights
+from ..errors import UsageError
+from ..runs.convert import FORMS, open_any, summary, table, verify, write
+from ..runs.named import Kind, kind_of
 from ..weights import convert as weights
 from ..words import tell
-from .foreign import Opened, class_names, open_foreign, read_named, recipe_from, recipe_of
-from .main import Parser
-from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
 from .options import parse_overrides
-from .trained import load_trained
-
-FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
-SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -38,21 +24,21 @@ def run(argv: Sequence[str]) -> int:
     if options.model is not None:
         overrides["model.name"] = options.model
     dest, form = _destination(options)
-    opened = _open(options.source, overrides, options.checkpoint, options.weights)
+    opened = open_any(options.source, overrides, options.checkpoint, options.weights)
     if opened.form == form and not (form == "normfree" and kind_of(options.source) is Kind.WEIGHTS):
         raise UsageError(f"{options.source} is in {FORMS[form]} already; --to must name another one")
     if dest.exists() and opened.file.exists() and dest.samefile(opened.file):
         raise UsageError(f"SOURCE and DEST are the same file, {dest}")
     overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
     tensors = weights.convert(opened.model, form)
-    _write(dest, form, tensors, opened, overrides)
+    write(dest, form, tensors, opened, overrides)
     shapes = weights.shapes_of(tensors, form)
     rows = weights.report(opened.model, opened.shapes, opened.form, shapes, form)
     if not options.quiet:
-        tell(*_table(rows, opened.form, form))
-    tell(*_summary(rows, dest, form, tensors, opened))
+        tell(*table(rows, opened.form, form))
+    tell(*summary(rows, dest, form, tensors, opened))
     if options.verify:
-        tell(*_verify(dest, form, opened))
+        tell(*verify(dest, form, opened))
     return 0
 
 
@@ -106,110 +92,3 @@ def _destination(options: argparse.Namespace) -> tuple[Path, str]:
     if not dest.parent.is_dir():
         raise UsageError(f"DEST (={dest}): folder {dest.parent} does not exist")
     return dest, form
-
-
-def _open(source: str, overrides: Mapping[str, Any], which: str | None = None, kind: str | None = None) -> Opened:
-    """The weights of a file of any form, in a model."""
-    what = kind_of(source)
-    check_choice(source, what, which)
-    if what not in TRAINED:
-        raise other_wanted(source, what)
-    if what in (Kind.RUN, Kind.CHECKPOINT):
-        if given := [key for key in overrides if key.startswith("model.")]:
-            raise UsageError(f"{source} says which network it is; --{given[0].replace('.name', '')} is for other files")
-        trained = load_trained(source, which, kind)
-        shapes = weights.shapes_of(trained.model.state_dict(), "normfree")
-        return Opened("normfree", Path(trained.source), trained.model, trained.recipe.model, shapes)
-    config = recipe_from({key: value for key, value in overrides.items() if key.startswith("model.")}).model
-    return open_foreign(source, config, kind)
-
-
-def _write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, overrides: Mapping[str, Any]) -> None:
-    """The file appears whole or not at all."""
-    if form == "normfree":
-        return save_weights(dest, tensors, _description(opened, overrides))
-    if overrides:
-        raise UsageError(f"--{next(iter(overrides))} is for --to normfree; {FORMS[form]} has no place for it")
-    with whole_file(dest) as part:
-        if form == "timm":
-            save_file(tensors, part, metadata={"format": "pt"})
-        else:
-            with part.open("wb") as file:
-                pickle.dump(tensors, file, protocol=4)
-    return None
-
-
-def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the file a checkpoint: the papers' evaluation of this network, and names of its classes."""
-    recipe = recipe_of(opened, overrides)
-    classes, names = class_names(opened.model.num_classes)
-    return describe(recipe, classes) | dict(names=names, converted_from=opened.form)
-
-
-def _table(rows: Sequence[weights.Row], before: str, after: str) -> list[str]:
-    """A line per tensor: name and shape there, name and shape here."""
-
-    def cells(name: str | None, shape: tuple[int, ...] | None) -> tuple[str, str]:
-        return ("-", "") if name is None else (name, "x".join(map(str, shape)) or "1")
-
-    table = [(before, "", after, "")]
-    table += [(*cells(row.source, row.source_shape), *cells(row.dest, row.dest_shape)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in table]
-
-
-def _summary(
-    rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened
-) -> list[str]:
-    model, written = opened.model, [row for row in rows if row.dest]
-    parameters = sum(p.numel() for p in model.parameters())
-    lines = [f"{opened.file}: {note}" for note in opened.notes]
-    left = [row.source for row in rows if row.dest is None]
-    if left:
-        lines.append(f"{len(left)} tensors of {opened.file} have no place in {FORMS[form]}: {', '.join(left[:3])}, ...")
-    lines.append(
-        f"{dest}: {opened.config.name} with {model.num_classes} classes in {FORMS[form]}; {len(written)} tensors, "
-        f"{parameters:,} parameters, {dest.stat().st_size / 1e6:,.1f} MB"
-    )
-    return lines
-
-
-def _verify(dest: Path, form: str, opened: Opened) -> list[str]:
-    """Read the file back, compare every bit, and the logits with timm's where timm has the network."""
-    fields = {f"model.{key}": value for key, value in vars(opened.config).items()}
-    again = _open(str(dest), {} if form == "normfree" else fields)
-    new = weights.report(opened.model, opened.shapes, opened.form, again.shapes, form)
-    kept = weights.tensor_names(opened.model, form).keys() & weights.tensor_names(opened.model, opened.form).keys()
-    differing = weights.same_tensors(opened.model, again.model, sorted(kept))
-    if differing:
-        raise RunFailed(f"{dest} was written, but {len(differing)} tensors differ when it is read: {differing[0]}, ...")
-    lines = [f"read back: all {sum(row.dest is not None for row in new)} tensors are the same bit for bit"]
-    if "haiku" in (form, opened.form):
-        lines.append("the authors' code (JAX and Haiku) is not run here; nothing is claimed about its outputs")
-    if "timm" in (form, opened.form):
-        file = dest if form == "timm" else opened.file
-        lines += _against_timm(file, again.model if opened.form == "timm" else opened.model, opened.config)
-    return lines
-
-
-@torch.no_grad()
-def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> list[str]:
-    """Logits of timm's network with the tensors of its file against ours, on one seeded input."""
-    name = f"dm_{config.name}" if model.family == "nfnet" else config.name.removeprefix("timm_")
-    try:
-        import timm
-    except ImportError:
-        return ["timm is not installed: its logits cannot be compared"]
-    state, channels = read_named(str(file)).tensors, model.in_chans
-    if config.options or name not in timm.list_models():
-        return [f"timm has no {name}{' with these options' if config.options else ''}: there are no logits to compare"]
-    theirs = timm.create_model(name, num_classes=model.num_classes, in_chans=channels).eval()
-    theirs.load_state_dict(state)
-    x = torch.randn(1, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    expected = theirs(x)
-    largest = ((model(x) - expected).abs().max() / expected.abs().max()).item()
-    lines = [f"logits of {config.name} and of timm's {name} at {SIZE} px: largest relative difference {largest:.1e}"]
-    if model.family == "nfnet":
-        told = f"  (timm's {name} computes another function than the released one: docs/weights.md; "
-        lines.append(f"{told}--model timm_{name} is timm's)")
-    return lines

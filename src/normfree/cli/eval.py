@@ -1,31 +1,19 @@
 """``normfree eval``."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ..data import Loader
 from ..data.config import MOST_WORKERS
-from ..data.contents import check_labels, check_test_masks
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
 from ..limits import MOST_PIXELS
-from ..recipes import open_test_images
-from ..tasks.confusion import Confusion
-from ..tasks.depth import DepthErrors
-from ..tasks.detection import AveragePrecision
-from ..tasks.multilabel import LabelPrecision
-from ..tasks.regression import RegressionErrors
-from ..tasks.segmentation import Overlap
-from ..training import evaluate, pick_device
+from ..runs.evaluate import evaluate
+from ..runs.foreign import UNSAID
+from ..runs.outputs import check_output
+from ..runs.predict import TABLES, check_csv
+from ..runs.trained import load_trained
+from ..tasks.answers import writing
 from ..words import counted, tell
-from .answers import TABLES, check_csv, writing
-from .foreign import UNSAID
-from .main import Parser
-from .measured import Metrics, measured
-from .outputs import check_output
-from .trained import Trained, evaluation_transform, load_trained
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,65 +55,17 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
     if options.csv:
         check_output("--csv", options.csv, TABLES, [data.source])
-    if options.size:
-        data.test_size, data.test_width = options.size, None
-    about = trained.classes, trained.source, options.data, trained.held_out
-    source = open_test_images(trained.recipe, *about)
-    if trained.task == "multi-label":
-        check_labels(source.test)
-    if trained.task == "segmentation" and not data.allow_missing_classes:
-        check_test_masks(source)
-    tell(*source.told, file=sys.stderr)
-    device = pick_device(options.device)
-    transform, dense = evaluation_transform(trained), trained.dense
-    kind = dict(pairs=dense, vectors=trained.task in ("multi-label", "regression"))
-    kind |= dict(workers=options.workers, timeout=data.timeout)
-    loader = Loader(source.test, transform, options.batch_size, **kind)
-    loader.say = lambda line: tell(line, file=sys.stderr)
-    metrics = metrics_of(trained)
-    scores, unreadable = evaluate(trained.model.to(device), loader, metrics, device)
-    tell(*(f"skipped unreadable image {one}" for one in unreadable), file=sys.stderr)
-    if not scores["images"]:
-        raise RunFailed(f"none of the {len(unreadable)} images could be read")
-    if len(unreadable) > data.max_unreadable:
-        raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {data.max_unreadable}")
-    if missing := _without(metrics):
-        raise RunFailed(f"none of the {scores['images']} test images of {options.data or data.source} has {missing}")
-    found, images = measured(metrics, trained.names), options.data or data.source
+    about = dict(size=options.size, batch_size=options.batch_size, workers=options.workers, device=options.device)
+    found = evaluate(trained, options.data, **about)
     if options.json:
-        about = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task)
-        print(found.as_json(**about, data=images))
+        network = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task.kind)
+        print(found.measured.as_json(**network, data=found.data))
     else:
-        tell(f"{trained.source}: {trained.recipe.model.name} on {images}, {counted(scores['images'], 'image')}")
-        print(found.as_text())
+        tell(f"{trained.source}: {trained.recipe.model.name} on {found.data}, {counted(found.images, 'image')}")
+        print(found.measured.as_text())
     if options.csv:
         try:
-            Path(options.csv).write_text(found.as_csv(), encoding="utf-8", errors="surrogateescape")
+            Path(options.csv).write_text(found.measured.as_csv(), encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise writing(options.csv, error) from error
     return 0
-
-
-def metrics_of(trained: Trained) -> Metrics:
-    """What its task measures."""
-    if trained.recipe.task.name == "detection":
-        return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
-    if trained.recipe.task.name == "segmentation":
-        return Overlap(len(trained.classes))
-    if trained.task == "multi-label":
-        return LabelPrecision(len(trained.classes))
-    if trained.task == "regression":
-        task = trained.recipe.task
-        return RegressionErrors(torch.tensor(task.target_mean), torch.tensor(task.target_std), in_units=True)
-    return DepthErrors() if trained.recipe.task.name == "depth" else Confusion(len(trained.classes))
-
-
-def _without(metrics: Metrics) -> str | None:
-    """What there is none of in all images, where nothing could be measured: numbers would be of nothing."""
-    if isinstance(metrics, AveragePrecision):
-        return None if sum(metrics.objects()) else "an object"
-    if isinstance(metrics, DepthErrors):
-        return None if metrics.pixels else "a pixel whose depth is known"
-    if isinstance(metrics, LabelPrecision):
-        return None if any(metrics.images()) else "a class"
-    return "a pixel of a class" if isinstance(metrics, Overlap) and not metrics.confusion.any() else None

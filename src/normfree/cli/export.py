@@ -14,11 +14,11 @@ from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
 from ..limits import MOST_IMAGES, MOST_PIXELS
+from ..runs.deployed import open_network
+from ..runs.exported import ARCHIVE, ONNX
+from ..runs.outputs import check_output
 from ..words import tell
-from .classifier import open_network
-from .exported import ARCHIVE, ONNX
-from .main import Parser
-from .outputs import check_output
+from .parser import Parser
 
 SUFFIXES = {"onnx": ONNX, "pt2": ARCHIVE}
 
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     if options.size is not None:
         preprocessing = replace(preprocessing, size=options.size, width=None)
     settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
-    settings |= dict(task=network.task, targets=network.targets)
+    settings |= dict(task=network.task.kind, targets=network.targets)
     tell(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
     written = (to_onnx if kind == "onnx" else to_archive)(network.model, path, **settings)
     tell(*_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))

@@ -18,7 +18,7 @@ from ..spp import plot
 from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
 from ..version import __version__
 from ..words import counted, tell
-from .main import Parser
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:

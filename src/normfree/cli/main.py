@@ -1,20 +1,15 @@
 """Choosing the verb, and turning errors into one line and an exit code."""
 
-import argparse
-import contextlib
 import errno
 import importlib
-import io
-import logging
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..errors import RunFailed, UsageError, did_you_mean
 from ..version import __version__
-from ..words import printable, tell
-from .streams import discard, lossy_errors, reader_gone
+from ..words import tell
+from .streams import discard, lossy_errors, printable_notes, reader_gone, writable_output
 
 VERBS = {
     "train": "train a network by a recipe",
@@ -36,61 +31,11 @@ BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ)  # of files, which w
 SHOWN = 100  # letters of such a name
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of exiting, so that every error takes the same way out."""
-
-    def __init__(self, verb: str, **kwargs):
-        super().__init__(prog=f"normfree {verb}", allow_abbrev=False, **kwargs)
-        self.add_argument("--traceback", action="store_true", help="show where an error comes from")
-
-    def error(self, message: str) -> None:
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 a run failed, 2 unusable input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with lossy_errors(), _writable_output(utf8="--json" in arguments), _printable_notes():
+    with lossy_errors(), writable_output(utf8="--json" in arguments), printable_notes():
         return _run(arguments)
-
-
-@contextlib.contextmanager
-def _printable_notes() -> Iterator[None]:
-    """Warnings, and log lines of libraries that nobody handles, hold names and contents of files as well."""
-    form, handler = warnings.formatwarning, logging.lastResort
-    warnings.formatwarning = lambda message, *where, **more: form(printable(str(message)), *where, **more)
-    logging.lastResort = _Printable(logging.WARNING)
-    try:
-        yield
-    finally:
-        warnings.formatwarning, logging.lastResort = form, handler
-
-
-class _Printable(logging._StderrHandler):
-    """The handler that Python has for such log lines, which are lines here."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-@contextlib.contextmanager
-def _writable_output(utf8: bool) -> Iterator[None]:
-    """Let standard output take every character: with ``utf8`` in UTF-8, else in the terminal's own encoding.
-
-    What an encoding lacks is written as an escape. So are the bytes of a file's name that are no UTF-8: as \\udcXX,
-    which is also how JSON writes them.
-    """
-    stream = sys.stdout
-    if not isinstance(stream, io.TextIOWrapper):  # a notebook's, which takes everything
-        yield
-        return
-    before = dict(encoding=stream.encoding, errors=stream.errors)
-    stream.reconfigure(encoding="utf-8" if utf8 else None, errors="backslashreplace")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
-            stream.reconfigure(**before)
 
 
 def _run(arguments: list[str]) -> int:

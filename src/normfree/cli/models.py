@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError, did_you_mean
 from ..models import list_models, model_info
-from .main import Parser
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import yaml
 from ..errors import UsageError, listed
 from ..recipes import describe_type, field_help, field_paths, nearest_fields
 from ..recipes.plain import load_yaml
-from ..tasks.config import DETECTION
+from ..recipes.task import DETECTION
 
 # what fields are for: title, the section whose other fields stand there, and fields by name
 GROUPS: dict[str, tuple[str | None, tuple[str, ...]]] = {

@@ -1,27 +1,12 @@
 """``normfree predict``."""
 
-import argparse
-import dataclasses
 from collections.abc import Sequence
 
-from ..data.masks import MaskValues
 from ..errors import UsageError
-from ..export.description import VECTORS
 from ..limits import MOST_PIXELS
-from .answers import Answers, predict
-from .classes import Classes
-from .classifier import open_classifier, open_trained
-from .main import Parser
-from .objects import ObjectAnswers
-from .overlays import answers_for, exported_pixels, trained_pixels
-from .trained import Trained
-from .vectors import Labels, Numbers
-
-# options that are for some tasks alone
-FOR = dict(top="classification, multi-label", antialias="classification, multi-label, regression") | dict.fromkeys(
-    ("score", "boxes", "annotations"), "detection"
-)
-FOR |= dict(masks="segmentation", depths="depth", out="segmentation, depth or detection")
+from ..runs.predict import open_answers, predict
+from ..tasks import PredictOptions
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:
@@ -35,7 +20,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--score (={options.score}) must be from 0 to 1")
     if options.annotations and not options.boxes:
         raise UsageError("--annotations says which numbers images have in the file of --boxes; give --boxes, too")
-    return predict(_answers(options), options)
+    how = {name: value for name, value in vars(options).items() if name in PredictOptions.__dataclass_fields__}
+    asked = PredictOptions(**how, as_json=options.json)
+    return predict(open_answers(asked, options.checkpoint), asked)
 
 
 def _parser() -> Parser:
@@ -103,55 +90,3 @@ def _parser() -> Parser:
         "--score", type=float, help="detection: least score of objects that are told and drawn, from 0.05; default: 0.5"
     )
     return parser
-
-
-def _answers(options: argparse.Namespace) -> Answers:
-    """The network, with what is asked of it.
-
-    Raises:
-        UsageError: no such network, or an option that is not for its task.
-    """
-    trained = open_trained(options.network, options.checkpoint)
-    if trained is not None and trained.dense:
-        task = trained.recipe.task.name
-        _check(options, task)
-        _resize(trained, options.size)
-        if task == "detection":
-            return ObjectAnswers(trained, options)
-        data = trained.recipe.data
-        values = MaskValues(len(trained.classes), data.mask_values, data.mask_ignored)
-        return answers_for(trained_pixels(trained, options.device), values, options)
-    network = open_classifier(options.network, options.checkpoint, options.device, trained)
-    _check(options, network.task)
-    if network.exported:
-        for flag in ("size", "masks", "depths"):
-            if getattr(options, flag):
-                shape = " x ".join(map(str, network.preprocessing.shape[1:]))
-                told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
-                raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
-    if network.task not in VECTORS:
-        return answers_for(exported_pixels(network), MaskValues(len(network.classes or ())), options)
-    if options.size:
-        view = dataclasses.replace(network.preprocessing, size=options.size)
-        network = dataclasses.replace(network, preprocessing=view)
-    made = {"multi-label": Labels, "regression": Numbers}.get(network.task, Classes)
-    return made(network, options.network, options.top or 5, antialias=options.antialias)
-
-
-def _resize(trained: Trained, size: int | None) -> None:
-    """Have a network for places see images of another size."""
-    if size is None:
-        return
-    if trained.recipe.task.name == "detection":
-        trained.recipe.data.test_size, trained.recipe.data.test_width = size, None
-    else:
-        trained.recipe.data.short_side = size
-
-
-def _check(options: argparse.Namespace, task: str) -> None:
-    """No option that is for other tasks alone."""
-    this = "classifies images" if task in ("classification", "multi-label") else f"is for {task}"
-    for name, tasks in FOR.items():
-        if task not in tasks and getattr(options, name) not in (None, False):
-            those = "that classify images" if "classification" in tasks else f"for {tasks}"
-            raise UsageError(f"--{name} is for networks {those}; {options.network} {this}")

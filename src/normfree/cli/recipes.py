@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..recipes import list_recipes, recipe_header, recipe_text
 from ..words import tell
-from .main import Parser
+from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:

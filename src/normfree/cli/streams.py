@@ -1,11 +1,16 @@
 """Standard output and standard error whose readers go away while a verb is at work."""
 
 import contextlib
+import io
+import logging
 import os
 import select
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from ..words import printable
 
 
 class Lossy:
@@ -71,3 +76,42 @@ def _emptied(stream: Any) -> None:
         except OSError:
             discard(stream)
             stream.flush()
+
+
+@contextlib.contextmanager
+def printable_notes() -> Iterator[None]:
+    """Warnings, and log lines of libraries that nobody handles, hold names and contents of files as well."""
+    form, handler = warnings.formatwarning, logging.lastResort
+    warnings.formatwarning = lambda message, *where, **more: form(printable(str(message)), *where, **more)
+    logging.lastResort = _Printable(logging.WARNING)
+    try:
+        yield
+    finally:
+        warnings.formatwarning, logging.lastResort = form, handler
+
+
+class _Printable(logging._StderrHandler):
+    """The handler that Python has for such log lines, which are lines here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+@contextlib.contextmanager
+def writable_output(utf8: bool) -> Iterator[None]:
+    """Let standard output take every character: with ``utf8`` in UTF-8, else in the terminal's own encoding.
+
+    What an encoding lacks is written as an escape. So are the bytes of a file's name that are no UTF-8: as \\udcXX,
+    which is also how JSON writes them.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):  # a notebook's, which takes everything
+        yield
+        return
+    before = dict(encoding=stream.encoding, errors=stream.errors)
+    stream.reconfigure(encoding="utf-8" if utf8 else None, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
+            stream.reconfigure(**before)

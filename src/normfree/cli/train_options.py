@@ -7,11 +7,11 @@ from typing import Any
 from ..data.layouts import described
 from ..errors import UsageError
 from ..recipes import DEFAULT
-from .main import Parser
+from ..runs.start import FOLDER_RECIPE
 from .options import fields_help, parse_overrides, parse_value
+from .parser import Parser
 
 SAME = "the run of --out"  # --resume without a value
-FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
 # short options of recipe fields
 SHORT = {
     "epochs": ("train.epochs", "N", "passes over the training images"),

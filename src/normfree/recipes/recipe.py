@@ -21,13 +21,13 @@ from ..files import regular
 from ..limits import MOST_LETTERS
 from ..models.config import ModelConfig
 from ..optim import OptimConfig
-from ..tasks import TaskConfig
 from ..training import TrainConfig
 from ..words import shown
 from .override import check_exact, with_consequences
 from .plain import check_length, load_yaml
 from .repeated import refuse_repeated
 from .stored import as_it_was, is_of_run
+from .task import TaskConfig
 
 DEFAULT = "digits"
 
@@ -80,6 +80,12 @@ class Recipe:
             raise UsageError(f"{source}: a value is nested too deeply") from error
         recipe.model.options = options
         return recipe
+
+
+def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = None) -> dict[str, Any]:
+    """What a checkpoint says about itself, so that it can be used alone; ``numbers`` as of :class:`.data.Source`."""
+    about = dict(recipe=dataclasses.asdict(recipe), classes=classes)
+    return about if numbers is None else about | dict(numbers=numbers)
 
 
 def list_recipes() -> list[str]:

@@ -1,7 +1,33 @@
-"""Runs of ``normfree train``: making one, going on with one."""
+"""Runs of training and the networks that they leave, from Python: what the commands do.
 
+from normfree import runs
+
+run = runs.train("digits", {"train.epochs": 5}, out="runs/five")  # normfree train
+runs.train(overrides={"train.epochs": 10}, resume="runs/five")  # ... --resume
+network = runs.load("runs/five")  # a run, a file of weights, an exported file, pretrained:NAME
+runs.evaluate(network).measured.scores  # normfree eval
+list(runs.predictions(network, ["photos"]))  # normfree predict
+"""
+
+from .evaluate import Evaluation, evaluate
+from .initialize import initialize
 from .lock import RunLock
+from .predict import predictions
 from .prepare import prepare
 from .resume import resumed_recipe, run_to_go_on_with
+from .start import Finished, train
+from .trained import load_trained as load
 
-__all__ = ["RunLock", "prepare", "resumed_recipe", "run_to_go_on_with"]
+__all__ = [
+    "Evaluation",
+    "Finished",
+    "RunLock",
+    "evaluate",
+    "initialize",
+    "load",
+    "predictions",
+    "prepare",
+    "resumed_recipe",
+    "run_to_go_on_with",
+    "train",
+]

@@ -18,9 +18,9 @@ from ..data.split import HELD_OUT
 from ..errors import RunFailed, UsageError
 from ..files import whole_file
 from ..optim import freeze
-from ..recipes import Recipe, build_network, build_task, describe, dump_recipe, is_dense, open_images, set_sizes
-from ..recipes.build import Task
+from ..recipes import Recipe, describe, dump_recipe
 from ..spp import Film
+from ..tasks import Task, open_images, task_of
 from ..training import (
     Replicas,
     Run,
@@ -87,14 +87,13 @@ def prepare(
         told += on_main(replicas, lambda: compare_images(resume, checkpoint, images, recipe.data.source))
     model, more = network(recipe, source, init, replicas)
     told += more
-    set_sizes(recipe, model)
-    task = build_task(recipe, source, replicas.share)
+    task_of(recipe).set_sizes(recipe, model)
+    task = task_of(recipe).of(recipe, source, replicas.share)
     told += task.notes
     description = describe(recipe, source.classes, source.numbers)
     if source.held_out is not None:
         description["held_out"] = source.held_out.fingerprint
-    if is_dense(recipe):
-        told += task.examine(recipe.data)
+    told += task.examine(recipe.data)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
     trainer = Trainer(
         model,
@@ -166,7 +165,7 @@ def network(
 ) -> tuple[nn.Module, list[str]]:
     """The network at its start, the same in all processes, and what to tell the user."""
     torch.manual_seed(recipe.train.seed)
-    model = together(replicas, lambda: build_network(recipe, source.classes))
+    model = together(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
     told = [] if init is None else [together(replicas, lambda: init(model))]
     replicas.share_weights(model)
     freeze(model, recipe.optim.frozen)
@@ -251,13 +250,11 @@ def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:
     replicas = trainer.replicas
     params = sum(p.numel() for p in trainer.model.parameters())
     processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
-    classes = f" of {counted(len(source.classes), 'class', 'classes')}" if source.classes else ""
-    if recipe.task.name == "regression":
-        classes = f" with {counted(len(source.classes), 'number')} each"
-    kind = f" for {recipe.task.name}" if is_dense(recipe) else ""
+    task = task_of(recipe)
+    kind = f" for {task.name}" if task.targets == "pairs" else ""
     return (
         f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
-        f"{len(source.train)} training and {counted(len(source.test), 'test image')}{classes}; "
+        f"{len(source.train)} training and {counted(len(source.test), 'test image')}{task.counted(source.classes)}; "
         f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}; "
         f"into {trainer.run.folder}"
     )

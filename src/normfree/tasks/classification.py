@@ -1,9 +1,10 @@
 """Image classification."""
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,76 +14,45 @@ from ..data import (
     Batch,
     DataConfig,
     EvalTransform,
-    Loader,
+    HeldOut,
     Mixing,
     RandAugment,
-    Share,
     Source,
     TrainTransform,
+    open_source,
+    open_test,
     soft_labels,
 )
 from ..errors import UsageError
-from .config import TaskConfig
+from ..recipes import Recipe
+from ..recipes.task import TaskConfig
+from ..report import Confusion as ConfusionTable
+from ..report import Example, Mistake, Mistakes, percent
+from ..words import counted
+from .answers import Answers, PredictOptions
+from .class_answers import Classes
+from .confusion import Accuracy, Confusion
+from .gallery import Gallery, Look, example
 from .majority import majority_result
+from .measured import Measured, over_classes
 from .statistics import image_statistics
+from .task import Task, refuse_fields, refuse_masks
+from .trained import ReadyNetwork, Trained
 
 # fields of the data section that are for pixels, as they are left alone
 DENSE_FIELDS = dict(image_width=None, test_width=None, short_side=None, scale=(1.0, 1.0), color=False)
 
 
-class Accuracy:
-    """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits.
-
-    Args:
-        classes: their number; of up to five there is no top-5, which would be 100 % whatever the network says.
-    """
-
-    def __init__(self, classes: int | None = None) -> None:
-        self.classes = classes
-        self.count = self.top1 = self.top5 = 0
-        self.loss = 0.0
-
-    @property
-    def totals(self) -> list[float]:
-        """What is added up over batches, and over processes."""
-        return [self.count, self.top1, self.top5, self.loss]
-
-    @totals.setter
-    def totals(self, totals: list[float]) -> None:
-        self.count, self.top1, self.top5 = map(int, totals[:3])
-        self.loss = totals[3]
-
-    def update(self, logits: Tensor, batch: Batch) -> None:
-        logits = logits.float()
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        self.count += len(batch.labels)
-        self.top1 += int(ranked[:, 0].sum())
-        self.top5 += int(ranked.any(1).sum())
-        self.loss += F.cross_entropy(logits, batch.labels, reduction="sum").item()
-
-    def compute(self) -> dict[str, float]:
-        """Fractions, the mean loss, and the number of images they are over."""
-        n = max(self.count, 1)
-        top5 = {} if self.classes is not None and self.classes <= 5 else dict(top5=self.top5 / n)
-        return dict(top1=self.top1 / n, **top5, loss=self.loss / n, images=self.count)
-
-
-class Classification:
-    """Images and labels of a source, cross-entropy, top-1 and top-5.
+class VectorTask(Task):
+    """What the tasks share whose answer is one vector for an image: classes or numbers.
 
     Args:
         source: the images, see :func:`normfree.data.open_source`.
-        image_size, test_size: side of the network's inputs in training and evaluation.
-        batch_size: images per training step.
-        seed: of the order and the augmentation.
-        share: which part of each batch this process loads.
-        across_epochs: whether training batches run across the ends of epochs.
+        image_size, test_size: side of the network's inputs in training and evaluation; None: those of ``data``.
+        options: as of :class:`.Task`.
     """
 
-    score = "top1"  # the metric a better network has more of
-    score_label = "test accuracy"
-    score_format = ".2%"
-    vectors = False  # whether images have a vector each instead of a label
+    answers_by: ClassVar[str]  # what images are labelled with, one of :data:`normfree.data.folders.ANSWERS`
 
     def __init__(
         self,
@@ -90,55 +60,116 @@ class Classification:
         config: TaskConfig,
         data: DataConfig,
         *,
-        image_size: int,
-        test_size: int,
-        batch_size: int,
-        seed: int = 0,
-        share: Share = Share(),  # noqa: B008 - immutable
-        across_epochs: bool = False,
+        image_size: int | None = None,
+        test_size: int | None = None,
+        **options: Any,
     ):
         if data.crop == "random":
             raise UsageError("data.crop (='random') is for segmentation and depth")
-        for name, default in DENSE_FIELDS.items():
-            if getattr(data, name) != default:
-                raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for segmentation and depth")
-        self.label_smoothing, self.kind, self.classes = config.label_smoothing, config.loss, len(source.classes)
-        self.weights, self.notes = None, list[str]()  # the latter is what a user should know
+        refuse_fields(data, DENSE_FIELDS, "segmentation and depth")
+        sizes = dict(image_size=image_size or data.image_size, test_size=test_size or data.test_size)
+        super().__init__(source, config, dataclasses.replace(data, **sizes), **options)
+
+    @classmethod
+    def open(
+        cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
+    ) -> Source:
+        refuse_masks(recipe)
+        _check_kind(recipe, source)
+        data = recipe.data
+        if held_out is None and data.val_fraction is not None:
+            held_out = HeldOut(data.val_fraction, data.val_seed)
+        return open_source(source, data.channels, answers=cls.answers_by, held_out=held_out)
+
+    @classmethod
+    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source:
+        _check_kind(recipe, source)
+        return open_test(source, list(classes), recipe.data.channels, answers=cls.answers_by, network=network)
+
+    @classmethod
+    def counted(cls, classes: Sequence[str]) -> str:
+        return f" of {counted(len(classes), 'class', 'classes')}" if classes else ""
+
+    @classmethod
+    def train_transform(cls, data: DataConfig) -> TrainTransform:
+        how = data.crop, data.flip, *image_statistics(data), randaugment(data), data.resize_margin
+        return TrainTransform(data.image_size, *how)
+
+    @classmethod
+    def test_transform(cls, data: DataConfig) -> EvalTransform:
+        return EvalTransform(data.test_size, data.resize_margin, *image_statistics(data), data.test_crop or "squash")
+
+    @classmethod
+    def train_options(cls, data: DataConfig) -> dict[str, Any]:
+        mixing = Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None
+        return dict(balanced=data.sampler == "balanced", mixing=mixing)
+
+
+class Classification(VectorTask):
+    """Images and labels of a source, cross-entropy, top-1 and top-5.
+
+    Args:
+        source, options: as :class:`.VectorTask`.
+    """
+
+    name = kind = "classification"
+    does = "classifies images"
+    answers_by = "class"
+    output = "logits"
+    options = frozenset({"top", "antialias"})
+    score = "top1"
+    score_label = "test accuracy"
+
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+        super().__init__(source, config, data, **options)
+        self.label_smoothing, self.loss_kind, self.weights = config.label_smoothing, config.loss, None
         if config.class_weights is not None:
             self.weights = torch.tensor(resolved_weights(config.class_weights, source))
             shown = zip(source.classes[:8], self.weights.tolist(), strict=False)
             more = ", ..." if self.classes > 8 else ""
             self.notes.append(f"class weights: {', '.join(f'{name} {weight:.4g}' for name, weight in shown)}{more}")
-        if self.vectors and data.sampler != "shuffled":
-            raise UsageError(f"data.sampler (={data.sampler!r}) is for classification with one class per image")
-        self.source = source
-        mean, std = image_statistics(data)
-        self.train = Loader(
-            source.train,
-            TrainTransform(image_size, data.crop, data.flip, mean, std, randaugment(data), data.resize_margin),
-            batch_size,
-            shape=(data.channels, image_size, image_size),
-            seed=seed,
-            shuffle=True,
-            balanced=data.sampler == "balanced",
-            drop_last=len(source.train) >= batch_size,
-            across=across_epochs,
-            workers=data.workers,
-            timeout=data.timeout,
-            share=share,
-            vectors=self.vectors,
-            mixing=Mixing(data.mixup, data.cutmix) if data.mixup or data.cutmix else None,
-        )
-        self.test = Loader(
-            source.test,
-            EvalTransform(test_size, data.resize_margin, mean, std, data.test_crop or "squash"),
-            batch_size,
-            shape=(data.channels, test_size, test_size),
-            workers=data.workers,
-            timeout=data.timeout,
-            share=share,
-            vectors=self.vectors,
-        )
+
+    @classmethod
+    def resolve(cls, recipe: Recipe, source: Source) -> None:
+        if recipe.task.class_weights is not None:
+            recipe.task.class_weights = resolved_weights(recipe.task.class_weights, source)
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> Confusion:
+        return Confusion(len(trained.classes))
+
+    @classmethod
+    def measured(cls, metrics: Confusion, names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        top5 = f"   top-5 {scores['top5']:.2%}" if "top5" in scores else ""
+        lines = [f"top-1 {scores['top1']:.2%}{top5}   loss {scores['loss']:.4f}"]
+        lines.append(f"balanced accuracy {scores['balanced_accuracy']:.2%}")
+        rows = [dict(name=name) | vars(found) for name, found in zip(names, metrics.per_class(), strict=True)]
+        notes = [over_classes([names[label] for label in metrics.without_images()], len(names))]
+        notes.append(metrics.majority(names))
+        return Measured(lines, scores, rows, metrics, [note for note in notes if note])
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        return Classes(network, options.top or 5, antialias=options.antialias)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        """The images that it is wrong about, the surest first."""
+        mistakes, trained = Mistakes(look.count), look.trained
+        measured, unreadable = look.evaluate(mistakes)
+        wrong, images = measured["wrong"], measured["images"]
+        shown = [one for mistake in mistakes.worst if (one := _mistake(mistake, look))]
+        if not images:
+            return Gallery(shown, "", 0, unreadable)
+        said = f"{wrong:,} of {counted(images, 'test image')} ({percent(wrong / images)}) "
+        said += f"{'is' if wrong == 1 else 'are'} classified wrongly by the {look.weights}."
+        if shown:
+            said += (
+                f" The {len(shown)} it is surest of: the true class \N{RIGHTWARDS ARROW} what it says, with the "
+                "probability it gives that, and the one it gives the truth."
+            )
+        return Gallery(shown, said, images, unreadable, ConfusionTable(trained.names, mistakes.confusions))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy, in float32 at least, with label smoothing; logits (N, num_classes).
@@ -149,7 +180,7 @@ class Classification:
         the gradient of a batch is the mean of its parts'.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.kind == "sigmoid":
+        if self.loss_kind == "sigmoid":
             partners = batch.labels if batch.partners is None else batch.partners
             ratios = torch.ones_like(logits[:, 0]) if batch.ratios is None else batch.ratios
             targets = soft_labels(batch.labels, partners, ratios, logits.shape[1], self.label_smoothing)
@@ -184,6 +215,19 @@ class Classification:
         if len(images) < 2:
             return f"all test images are of {names[next(iter(images))]}" if images else None
         return majority_result(images, names, round(accuracy * images.total()))
+
+
+def _mistake(mistake: Mistake, look: Look) -> Example | None:
+    names = look.trained.names
+    probability, of_truth = percent(mistake.probability, 1), percent(mistake.of_truth, 1)
+    caption = f"{names[mistake.true]} \N{RIGHTWARDS ARROW} {names[mistake.said]}"
+    return example(look.split, mistake.index, caption, f"{probability}, truth {of_truth}\n")
+
+
+def _check_kind(recipe: Recipe, source: str) -> None:
+    if source.partition(":")[0] in ("scenes", "voc", "masks", "nyu", "depth", "coco"):
+        other = "detection" if source.startswith("coco") else "segmentation or depth"
+        raise UsageError(f"data.source (={source!r}) is for {other}; task.name is {recipe.task.name}")
 
 
 def resolved_weights(weights: Literal["auto"] | Sequence[float], source: Source) -> tuple[float, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Batch
-from .classification import Accuracy
 from .majority import majority_result
 
 
@@ -29,6 +29,43 @@ class ClassScores:
     precision: float | None
     recall: float | None
     f1: float | None
+
+
+class Accuracy:
+    """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits.
+
+    Args:
+        classes: their number; of up to five there is no top-5, which would be 100 % whatever the network says.
+    """
+
+    def __init__(self, classes: int | None = None) -> None:
+        self.classes = classes
+        self.count = self.top1 = self.top5 = 0
+        self.loss = 0.0
+
+    @property
+    def totals(self) -> list[float]:
+        """What is added up over batches, and over processes."""
+        return [self.count, self.top1, self.top5, self.loss]
+
+    @totals.setter
+    def totals(self, totals: list[float]) -> None:
+        self.count, self.top1, self.top5 = map(int, totals[:3])
+        self.loss = totals[3]
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        logits = logits.float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        self.count += len(batch.labels)
+        self.top1 += int(ranked[:, 0].sum())
+        self.top5 += int(ranked.any(1).sum())
+        self.loss += F.cross_entropy(logits, batch.labels, reduction="sum").item()
+
+    def compute(self) -> dict[str, float]:
+        """Fractions, the mean loss, and the number of images they are over."""
+        n = max(self.count, 1)
+        top5 = {} if self.classes is not None and self.classes <= 5 else dict(top5=self.top5 / n)
+        return dict(top1=self.top1 / n, **top5, loss=self.loss / n, images=self.count)
 
 
 class Confusion(Accuracy):

@@ -1,102 +1,102 @@
-"""Loaders of images with a target for each pixel: what segmentation and depth share."""
+"""Images with a target for each pixel, or with objects: what segmentation, depth and detection share."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..data import DataConfig, Loader, Share, Source
+from torch import nn
+
+from ..data import DataConfig, HeldOut, Source
 from ..data.dense import DenseTransform
+from ..data.pairs import open_pairs
 from ..data.scenes import SceneSplit
 from ..errors import UsageError
+from ..recipes import Recipe
+from ..recipes.task import TaskConfig
+from ..words import counted
 from .statistics import image_statistics
+from .task import Task
 
 
-def train_transform(data: DataConfig) -> DenseTransform:
-    """The augmentation of a recipe.
-
-    Raises:
-        UsageError: a crop or an augmentation of classification.
-    """
-    if data.crop not in ("random", "none"):
-        raise UsageError(f"data.crop (={data.crop!r}) must be 'random' or 'none' for segmentation and depth")
-    for name in ("mixup", "cutmix", "randaugment_layers"):
-        if getattr(data, name):
-            raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for segmentation and depth")
-    height = data.image_size
-    size = height, data.image_width or height
-    random = dict(random=data.crop == "random", scale=data.scale, flip=data.flip, color=data.color)
-    return DenseTransform(*size, *image_statistics(data), data.short_side, **random)
-
-
-def test_transform(data: DataConfig) -> DenseTransform:
-    """The centre crop that a recipe is evaluated on; its sizes must be set."""
-    height = data.test_size
-    return DenseTransform(height, data.test_width or height, *image_statistics(data), data.short_side)
-
-
-test_transform.__test__ = False  # no test, whatever its name
-
-
-class DenseTask:
-    """Training and test batches, with ``targets``.
+class PairTask(Task):
+    """What the tasks share whose images have something at each place: a target for each pixel, or objects.
 
     Args:
-        source: pairs, see :func:`normfree.data.open_pairs`.
-        data: with ``image_size`` and ``test_size``.
-        batch_size: images per training step.
-        seed: of the order and the augmentation.
-        share: which part of each batch this process loads.
-        across_epochs: whether training batches run across the ends of epochs.
+        source, data, options: as :class:`.Task`; batches have ``targets``.
     """
 
-    score_format = ".2%"
-    notes: Sequence[str] = ()  # what a user should know
+    targets = "pairs"
 
-    def __init__(
-        self,
-        source: Source,
-        data: DataConfig,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        share: Share = Share(),  # noqa: B008 - immutable
-        across_epochs: bool = False,
-    ):
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
         if data.sampler != "shuffled":
             raise UsageError(f"data.sampler (={data.sampler!r}) is for classification")
         if data.test_crop is not None:
             raise UsageError(f"data.test_crop (={data.test_crop!r}) is for classification")
-        self.source = source
-        transform, view = self.transforms(data)
-        options = dict(workers=data.workers, timeout=data.timeout, share=share, pairs=True)
-        self.train = Loader(
-            source.train,
-            transform,
-            batch_size,
-            shape=(data.channels, transform.height, transform.width),
-            seed=seed,
-            shuffle=True,
-            drop_last=len(source.train) >= batch_size,
-            across=across_epochs,
-            **options,
-        )
-        self.test = Loader(source.test, view, batch_size, shape=(data.channels, view.height, view.width), **options)
+        super().__init__(source, config, data, **options)
 
-    def transforms(self, data: DataConfig) -> tuple[Any, Any]:
-        """Of training and of evaluation."""
-        return train_transform(data), test_transform(data)
-
-    def remark(self, score: float) -> str | None:
-        """What must be said about a score, if anything."""
-        return None
-
-    def examine(self, data: DataConfig) -> list[str]:
-        """Look at what is to be learnt and measured; what to tell. Scenes are known to be sound.
+    @classmethod
+    def refuse_held_out(cls, recipe: Recipe) -> None:
+        """Refuse ``data.val_fraction``: images for testing are not held out of such sources.
 
         Raises:
-            UsageError: there is nothing to learn or to measure.
+            UsageError: it is set.
         """
-        return [] if isinstance(self.source.train, SceneSplit) else self.look(data)
+        if recipe.data.val_fraction is not None:
+            raise UsageError(
+                f"data.val_fraction (={recipe.data.val_fraction:g}) is for classification and regression; for "
+                f"{cls.name} the source needs test images of its own, such as a folder val beside train"
+            )
 
-    def look(self, data: DataConfig) -> list[str]:
+    @classmethod
+    def counted(cls, classes: Sequence[str]) -> str:
+        return f" of {counted(len(classes), 'class', 'classes')}" if classes else ""
+
+    def examine(self, data: DataConfig) -> list[str]:
+        """As of :class:`.Task`; scenes are known to be sound."""
+        return [] if isinstance(self.source.train, SceneSplit) else self.check(data)
+
+    def check(self, data: DataConfig) -> list[str]:
         """The same of files."""
-        raise NotImplementedError
+        return []
+
+
+class PixelTask(PairTask):
+    """What segmentation and depth share: an answer for each pixel."""
+
+    @classmethod
+    def open(
+        cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
+    ) -> Source:
+        cls.refuse_held_out(recipe)
+        data = recipe.data
+        options = dict(known=known, value_range=data.value_range)
+        return open_pairs(source, cls.name, data.channels, data.mask_values, data.mask_ignored, **options)
+
+    @classmethod
+    def build_backbone(cls, recipe: Recipe) -> nn.Module:
+        return recipe.model.build(num_classes=0, in_chans=recipe.data.channels)
+
+    @classmethod
+    def train_transform(cls, data: DataConfig) -> DenseTransform:
+        if data.crop not in ("random", "none"):
+            raise UsageError(f"data.crop (={data.crop!r}) must be 'random' or 'none' for segmentation and depth")
+        refuse_mixing(data, "segmentation and depth")
+        size = data.image_size, data.image_width or data.image_size
+        random = dict(random=data.crop == "random", scale=data.scale, flip=data.flip, color=data.color)
+        return DenseTransform(*size, *image_statistics(data), data.short_side, **random)
+
+    @classmethod
+    def test_transform(cls, data: DataConfig) -> DenseTransform:
+        """The centre crop that a recipe is evaluated on."""
+        height = data.test_size
+        return DenseTransform(height, data.test_width or height, *image_statistics(data), data.short_side)
+
+
+def refuse_mixing(data: DataConfig, tasks: str) -> None:
+    """Refuse augmentations of classification.
+
+    Raises:
+        UsageError: one is asked for.
+    """
+    for name in ("mixup", "cutmix", "randaugment_layers"):
+        if getattr(data, name):
+            raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for {tasks}")

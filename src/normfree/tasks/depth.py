@@ -1,32 +1,90 @@
 """Depth from one image: metres for each pixel (NF-ResNets, appendix H.2)."""
 
-import torch
-from torch import Tensor
+import functools
+from collections.abc import Sequence
 
-from ..data import Batch, DataConfig, Source
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch, DataConfig, HeldOut, Source
 from ..data.contents import check_depths
 from ..data.dense import INVALID
-from .config import TaskConfig
-from .dense import DenseTask
+from ..models import depth_estimator
+from ..pictures.drawing import depth_colors, draw_depth
+from ..recipes import Recipe
+from ..report import Overlay, Overlays, Range
+from .answers import Answers, PredictOptions
+from .dense import PixelTask
+from .gallery import Gallery, Look, from_worst_to_best
+from .measured import Measured
+from .pixel_answers import NEAREST, DepthAnswers, pixels_of_network
+from .pixel_gallery import AnsweredImage, answered, overlay
+from .task import refuse_masks
+from .trained import ReadyNetwork, Trained
 
-NEAREST = 1e-3  # metres: what an answer counts as at least, in the metrics
 RATIO = 1.25
 DELTAS = ("delta1", "delta2", "delta3")  # within a factor of 1.25, 1.25**2, 1.25**3
 
 
-class Depth(DenseTask):
+class Depth(PixelTask):
     """Images and depth maps of a source, reverse Huber loss, the five metrics.
 
     Args:
-        source, data, options: as :class:`.DenseTask`.
+        source, data, options: as :class:`.PairTask`.
     """
 
+    name = kind = "depth"
+    does = "is for depth"
+    named_outputs, output = False, "metres"
+    options = frozenset({"depths", "out"})
     score, score_label = "delta1", "test pixels within a factor of 1.25"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
-        super().__init__(source, data, **options)
+    @classmethod
+    def open(
+        cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
+    ) -> Source:
+        refuse_masks(recipe)
+        return super().open(recipe, source, held_out=held_out, known=known)
 
-    def look(self, data: DataConfig) -> list[str]:
+    @classmethod
+    def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+        return depth_estimator(cls.build_backbone(recipe), width=recipe.task.head_width)
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> "DepthErrors":
+        return DepthErrors()
+
+    @classmethod
+    def lacking(cls, metrics: "DepthErrors") -> str | None:
+        return None if metrics.pixels else "a pixel whose depth is known"
+
+    @classmethod
+    def measured(cls, metrics: "DepthErrors", names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        lines = [
+            f"within a factor of 1.25 {scores['delta1']:.2%}   of 1.25^2 {scores['delta2']:.2%}   "
+            f"of 1.25^3 {scores['delta3']:.2%}",
+            f"rms {scores['rms']:.4f} m   rel {scores['rel']:.4f}   loss {scores['loss']:.4f}",
+        ]
+        return Measured(lines, scores)
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        return DepthAnswers(pixels_of_network(network, options), options)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        """Depths in colours."""
+
+        def draw(chosen: list[tuple[float, int]], metrics: DepthErrors) -> Overlays:
+            return Overlays(*_depths(answered(look, chosen)))
+
+        def score(output: Tensor, batch: Batch) -> list[float]:
+            return fraction_near(output, batch.targets).tolist()
+
+        return from_worst_to_best(look, score, draw, "the share of the pixels within a factor of 1.25")
+
+    def check(self, data: DataConfig) -> list[str]:
         return check_depths(self.source)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -109,3 +167,20 @@ def _ratio(said: Tensor, true: Tensor) -> Tensor:
     """The larger over the smaller of two depths in metres, at least 1."""
     said, true = said.clamp(min=NEAREST), true.clamp(min=NEAREST)
     return torch.maximum(said / true, true / said)
+
+
+def _depths(seen: Sequence[AnsweredImage]) -> tuple[list[Overlay], Range]:
+    """Depth in the same colours in all pictures: those of the range of what was measured in them."""
+    measured = [one.truth[one.truth > 0] for one in seen if (one.truth > 0).any()]
+    low = min((values.min().item() for values in measured), default=0.0)
+    high = max((values.max().item() for values in measured), default=1.0)
+    draw = functools.partial(draw_depth, low=low, high=high)
+    drawn = []
+    for one in seen:
+        said = one.answer[0].clamp(min=NEAREST)
+        ends = [
+            f"{values.min():.2f} to {values.max():.2f} m" for values in (one.truth[one.truth > 0], said) if len(values)
+        ]
+        more = f"{ends[0]}; network {ends[1]}\n" if len(ends) > 1 else ""
+        drawn.append(overlay(one, draw(one.truth), draw(said), more))
+    return drawn, Range(low, high, "m", depth_colors())

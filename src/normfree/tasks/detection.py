@@ -1,75 +1,140 @@
 """Detection and instance segmentation: boxes, classes and masks of objects."""
 
-import warnings
+import math
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data import Batch, DataConfig, ObjectList, Objects, Source
-from ..data.coco_masks import mask_tools
+from ..data import Batch, DataConfig, HeldOut, Share, Source, UnreadableImage
+from ..data.coco import open_objects
 from ..data.contents import check_objects
 from ..data.objects import ObjectTransform
 from ..errors import UsageError
-from ..models.detection import LOSSES, Detections
-from .config import TaskConfig
-from .dense import DenseTask
+from ..models import Detections, detector
+from ..models.detection import LOSSES
+from ..pictures.drawing import class_colors, draw_objects, rgb_picture
+from ..recipes import Recipe
+from ..recipes.task import DETECTION, TaskConfig
+from ..report import Colors, Overlay, Overlays, Table, percent
+from ..words import counted
+from .answers import Answers, PredictOptions
+from .average_precision import AveragePrecision, needed_for_ap, share_found
+from .dense import PairTask, refuse_mixing
+from .gallery import Gallery, Look, from_worst_to_best
+from .measured import Measured, named_rows
+from .object_answers import ObjectAnswers
 from .statistics import image_statistics
+from .task import refuse_masks
+from .trained import ReadyNetwork, Trained
 
-NAMES = dict(map="ap", map_50="ap50", map_75="ap75", map_small="ap_small", map_medium="ap_medium", map_large="ap_large")
-KINDS = dict(bbox="", segm="mask_")  # what torchmetrics calls them, and our prefix
-MOST = [1, 10, 100]  # detections per image that count, as COCO's
-# COCO's own numbers, which differ from torchmetrics' by float32's rounding: an overlap of 0.8 is at least 0.8
-OVERLAPS, RECALLS = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0.0, 1.0, 101).tolist()
+LEAST_DRAWN = 0.5  # score
 
 
-def train_transform(data: DataConfig) -> ObjectTransform:
-    """The augmentation of a recipe.
-
-    Raises:
-        UsageError: a crop or an augmentation of another task.
-    """
-    if data.crop != "none":
-        raise UsageError(f"data.crop (={data.crop!r}) must be 'none' for detection: images are padded, not cropped")
-    for name in ("mixup", "cutmix", "randaugment_layers"):
-        if getattr(data, name):
-            raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for detection")
-    size = data.image_size, data.image_width or data.image_size
-    options = dict(scale=data.scale, flip=data.flip, color=data.color, train=True)
-    return ObjectTransform(*size, *image_statistics(data), data.short_side, **options)
-
-
-def test_transform(data: DataConfig) -> ObjectTransform:
-    """What a recipe is evaluated on; its sizes must be set."""
-    size = data.test_size, data.test_width or data.test_size
-    return ObjectTransform(*size, *image_statistics(data), data.short_side)
-
-
-test_transform.__test__ = False  # no test, whatever its name
-
-
-class Detection(DenseTask):
+class Detection(PairTask):
     """Images with objects of a source, the losses of Faster and Mask R-CNN, COCO's average precision.
 
     Args:
-        source, data, options: as :class:`.DenseTask`; the source's targets are :class:`normfree.data.Objects`.
+        source, data, options: as :class:`.PairTask`; the source's targets are :class:`normfree.data.Objects`.
     """
 
+    name = kind = "detection"
+    does = "is for detection"
+    options = frozenset({"score", "boxes", "annotations", "out"})
     score, score_label = "ap", "test box AP"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
         needed_for_ap()
-        super().__init__(source, data, **options)
-        self.classes, self.masks = len(source.classes), config.masks
+        super().__init__(source, config, data, **options)
+        self.masks = config.masks
 
-    def look(self, data: DataConfig) -> list[str]:
+    @classmethod
+    def open(
+        cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
+    ) -> Source:
+        refuse_masks(recipe)
+        cls.refuse_held_out(recipe)
+        data = recipe.data
+        options = dict(masks=recipe.task.masks, test_only=known is not None, value_range=data.value_range)
+        return open_objects(source, data.channels, **options)
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+        fields = {name: getattr(recipe.task, name) for name in DETECTION}
+        backbone = recipe.model.build(num_classes=0, in_chans=recipe.data.channels)
+        return detector(backbone, len(classes), width=recipe.task.head_width, **fields)
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: Source, share: Share = Share()) -> "Detection":  # noqa: B008 - immutable
+        if recipe.train.compile:
+            raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
+        return super().of(recipe, source, share)
+
+    @classmethod
+    def train_transform(cls, data: DataConfig) -> ObjectTransform:
+        if data.crop != "none":
+            raise UsageError(f"data.crop (={data.crop!r}) must be 'none' for detection: images are padded, not cropped")
+        refuse_mixing(data, "detection")
+        size = data.image_size, data.image_width or data.image_size
+        options = dict(scale=data.scale, flip=data.flip, color=data.color, train=True)
+        return ObjectTransform(*size, *image_statistics(data), data.short_side, **options)
+
+    @classmethod
+    def test_transform(cls, data: DataConfig) -> ObjectTransform:
+        size = data.test_size, data.test_width or data.test_size
+        return ObjectTransform(*size, *image_statistics(data), data.short_side)
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> AveragePrecision:
+        return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
+
+    @classmethod
+    def lacking(cls, metrics: AveragePrecision) -> str | None:
+        return None if sum(metrics.objects()) else "an object"
+
+    @classmethod
+    def measured(cls, metrics: AveragePrecision, names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        return Measured(_lines(metrics, scores), scores, named_rows(names, "ap", metrics.per_class()))
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        if network.trained is None:
+            raise UsageError(f"{options.network} is no run and no checkpoint, which networks for detection are")
+        data = network.trained.recipe.data
+        if options.size is not None:
+            data.test_size, data.test_width = options.size, None
+        return ObjectAnswers(network.trained, options)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        """Objects that are there beside those that are found, and how well each class is found."""
+        names = look.trained.names
+        palette = class_colors(len(names) + 1)[1:]
+
+        def score(output: Sequence[Detections], batch: Batch) -> list[float]:
+            pairs = zip(output, batch.targets, strict=True)
+            return [
+                share_found(one.without_masks().placed(true.size, true.original), true, least=LEAST_DRAWN)
+                for one, true in pairs
+            ]
+
+        def draw(chosen: list[tuple[float, int]], metrics: AveragePrecision) -> Overlays:
+            overlays = [one for score, index in chosen if (one := _overlay(look, index, score, palette))]
+            key = Colors(list(names), palette) if overlays else None
+            return Overlays(overlays, key, [_by_class(metrics, names, palette)])
+
+        words = (
+            "the objects found as a share of those found, missed and seen where there are none "
+            f"(score of at least {LEAST_DRAWN:g}, overlap of at least half)"
+        )
+        return from_worst_to_best(look, score, draw, words)
+
+    def check(self, data: DataConfig) -> list[str]:
         return check_objects(self.source)
-
-    def transforms(self, data: DataConfig) -> tuple[ObjectTransform, ObjectTransform]:
-        """Of training and of evaluation."""
-        return train_transform(data), test_transform(data)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over images of the sum of their losses, each a mean within the image; output (N, 6) of a detector."""
@@ -80,141 +145,52 @@ class Detection(DenseTask):
         """Share of the drawn regions whose class is right, summed over images: for the progress bar."""
         return output[:, -1].sum()
 
-    def metrics(self) -> "AveragePrecision":
+    def metrics(self) -> AveragePrecision:
         return AveragePrecision(self.classes, self.masks)
 
 
-class AveragePrecision:
-    """COCO's average precision of boxes and masks, in pixels of the files.
-
-    Computed by torchmetrics, which runs COCO's own code.
-
-    Args:
-        classes: their number.
-        masks: whether masks are judged, too.
-    """
-
-    def __init__(self, classes: int, masks: bool):
-        self.classes, self.masks, self.order = classes, masks, []
-        self.metric = needed_for_ap()(
-            iou_type=("bbox", "segm") if masks else ("bbox",),
-            iou_thresholds=OVERLAPS,
-            rec_thresholds=RECALLS,
-            max_detection_thresholds=MOST,
-            extended_summary=True,
-            backend="pycocotools",
-        )
-
-    def update(self, output: Sequence[Detections], batch: Batch) -> None:
-        """Detections and objects of a batch's images."""
-        if not len(batch):
-            return
-        self.order += batch.indices.tolist()
-        for one, true in zip(
-            output, batch.targets, strict=True
-        ):  # masks of large images are packed before the next one's
-            self.metric.update([_entry(one.placed(true.size, true.original))], _truths([true], self.masks))
-
-    @property
-    def parts(self) -> dict[str, list]:
-        """What this process holds: lists with an entry for each image."""
-        return dict(order=self.order) | self.metric.metric_state
-
-    def join(self, parts: Sequence[dict[str, list]]) -> None:
-        """Take what all processes hold, in the order of the images: the same as of one process."""
-        every = {name: [entry for part in parts for entry in part[name]] for name in parts[0]}
-        places = sorted(range(len(every["order"])), key=every["order"].__getitem__)
-        self.order = sorted(every.pop("order"))
-        for name, entries in every.items():
-            setattr(self.metric, name, [entries[place] for place in places] if entries else [])
-        self.metric.update([], [])  # forgets what was computed before
-
-    def compute(self) -> dict[str, float]:
-        """``ap`` (mean over overlaps of 0.5 to 0.95), ``ap50``, ``ap75``, of sizes that occur (small: below 32 x 32
-        pixels, large: above 96 x 96); of masks with ``mask_`` in front; and the number of images."""
-        measured, found = self._computed(), {}
-        for kind, prefix in KINDS.items():
-            for theirs, name in NAMES.items():
-                value = measured.get(f"{kind}_{theirs}" if self.masks else theirs)
-                if value is None or (kind == "segm" and not self.masks):
-                    continue
-                if value >= 0 or name in ("ap", "ap50", "ap75"):  # -1: nothing of this size is there
-                    found[prefix + name] = max(0.0, float(value))
-        return found | dict(images=len(self.order))
-
-    def per_class(self, kind: str = "bbox") -> list[float]:
-        """AP of each class; NaN of one that has no objects."""
-        measured = self._computed()
-        precision = measured[f"{kind}_precision" if self.masks else "precision"][:, :, :, 0, -1]  # (T, R, K)
-        known = measured["classes"].view(-1).tolist()
-        values = dict(zip(known, precision.flatten(0, 1).T, strict=True)) if precision.numel() else {}
-        found = {label: value[value >= 0].double().mean().item() for label, value in values.items()}
-        return [found.get(label, float("nan")) for label in range(self.classes)]
-
-    def objects(self) -> list[int]:
-        """How many there are of each class, crowds apart."""
-        state = self.metric.metric_state
-        pairs = zip(state["groundtruth_labels"], state["groundtruth_crowds"], strict=True)
-        single = [labels[crowds == 0] for labels, crowds in pairs]
-        return torch.bincount(torch.cat([torch.zeros(0).long(), *single]), minlength=self.classes).tolist()
-
-    def _computed(self) -> dict[str, Any]:
-        if not self.order:
-            return {name: torch.tensor(-1.0) for name in NAMES} | {f"bbox_{name}": torch.tensor(-1.0) for name in NAMES}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools makes its arrays as NumPy 1 wants them
-            return self.metric.compute()
+def _lines(metrics: AveragePrecision, scores: dict[str, float]) -> list[str]:
+    """Boxes and masks."""
+    words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
+    lines = []
+    for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
+        told = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
+        lines.append(f"{kind} {'   '.join(told)}")
+    return lines
 
 
-def share_found(found: Detections, true: Objects, *, least: float = 0.5, overlap: float = 0.5) -> float:
-    """Objects found, over those found, missed and seen where there are none; 1 where there is nothing and none is seen.
-
-    Detections of at least a score, the surest first, each take the object of their class that they overlap most, by at
-    least ``overlap`` of the union. Crowds neither count nor are they wrong to see.
-
-    Args:
-        found, true: boxes in the same pixels, the former on the CPU.
-    """
-    from torchvision.ops import box_iou
-
-    crowd = true.crowd.cpu()
-    found, single = found.chosen(found.scores >= least), ~crowd
-    inside = box_iou(found.boxes, true.boxes.cpu()) * (found.labels[:, None] == true.labels.cpu())
-    crowded = (inside[:, crowd] >= overlap).any(1)
-    inside, taken = inside[:, single], 0
-    free = torch.ones(inside.shape[1], dtype=torch.bool)
-    wrong = 0
-    for overlaps, may in zip(inside, crowded.tolist(), strict=True):
-        overlaps = overlaps * free
-        if len(overlaps) and overlaps.max() >= overlap:
-            free[overlaps.argmax()] = False
-            taken += 1
-        else:
-            wrong += not may
-    every = int(single.sum()) + wrong
-    return taken / every if every else 1.0
-
-
-def needed_for_ap() -> Any:
-    """torchmetrics' MeanAveragePrecision; UsageError where it or pycocotools is not installed."""
-    mask_tools()
+def _overlay(look: Look, index: int, score: float, palette: np.ndarray) -> Overlay | None:
+    """None if it cannot be read any more."""
+    view, trained = look.trained.transform, look.trained
     try:
-        from torchmetrics.detection import MeanAveragePrecision
-    except ImportError as error:
-        raise UsageError('average precision needs torchmetrics; pip install "normfree[detection]"') from error
-    return MeanAveragePrecision
+        image, true = look.split.pair(index)
+        seen, target = view(image, true)
+    except UnreadableImage:
+        return None
+    with torch.inference_mode():
+        found = trained.model(seen[None].to(look.device), [target])[0]
+    found = found.chosen(found.scores >= LEAST_DRAWN).placed(target.size, target.original)
+    panels = [
+        ("image", rgb_picture(image)),
+        ("truth", draw_objects(image, target.boxes, target.labels, target.masks, palette)),
+        ("network", draw_objects(image, found.boxes, found.labels, found.masks, palette)),
+    ]
+    name = look.split.name(index)
+    detail = f"{counted(len(target), 'object')}, {counted(len(found), 'detection')}\n" + "/".join(
+        PurePath(name).parts[-2:]
+    )
+    return Overlay(panels, percent(score, 1), detail, name)
 
 
-def _entry(found: Detections) -> dict[str, Tensor]:
-    entry = dict(boxes=found.boxes, scores=found.scores, labels=found.labels)
-    return entry if found.masks is None else entry | dict(masks=found.masks)
-
-
-def _truths(objects: ObjectList, masks: bool) -> list[dict[str, Tensor]]:
-    """As torchmetrics names them, on the CPU."""
-    found = []
-    for one in objects:
-        entry = dict(boxes=one.boxes, labels=one.labels, iscrowd=one.crowd.long(), area=one.areas)
-        entry |= dict(masks=one.masks) if masks else {}
-        found.append({name: value.cpu() for name, value in entry.items()})
-    return found
+def _by_class(metrics: AveragePrecision, names: Sequence[str], palette: np.ndarray) -> Table:
+    """How well each class is found."""
+    columns, objects = [metrics.per_class()], metrics.objects()
+    if metrics.masks:
+        columns.append(metrics.per_class("segm"))
+    rows = []
+    for i, name in enumerate(names):
+        values = [percent(None if math.isnan(column[i]) else column[i], 1) for column in columns]
+        rows.append([name, f"{objects[i]:,}", *values])
+    headings = ["class", "objects", "AP of boxes", *(["AP of masks"] if metrics.masks else [])]
+    note = "AP: COCO's average precision, a mean over overlaps of 0.5 to 0.95."
+    return Table("Each class, over all test images", headings, rows, palette, note)

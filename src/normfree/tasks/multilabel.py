@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,24 +10,74 @@ from torch import Tensor
 
 from ..data import Batch, DataConfig, Source
 from ..data.contents import check_labels
-from .classification import Classification
-from .config import TaskConfig
+from ..errors import UsageError
+from ..recipes.task import TaskConfig
+from .answers import Answers, PredictOptions
+from .class_answers import LIKELY, Labels
+from .classification import VectorTask
+from .far import furthest_from_truth, names_of
+from .gallery import Gallery, Look
+from .measured import Measured, named_rows, over_classes
+from .trained import ReadyNetwork, Trained
 
 
-class MultiLabel(Classification):
+class MultiLabel(VectorTask):
     """Images with several classes of a source: binary cross-entropies, mean average precision.
 
     Args:
-        source, config, data, options: as :class:`.Classification`; the source's splits have ``target(index)``, (K,)
+        source, config, data, options: as :class:`.VectorTask`; the source's splits have ``target(index)``, (K,)
             float32 of 0 and 1.
     """
 
+    name, kind = "classification", "multi-label"
+    does = "classifies images"
+    answers_by = "classes"
+    targets = "vectors"
+    output = "logits"
+    options = frozenset({"top", "antialias"})
     score, score_label = "map", "test mean average precision"
-    vectors = True
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
         check_labels(source.test)
+        refuse_sampler(data)
         super().__init__(source, config, data, **options)
+        self.label_smoothing = config.label_smoothing
+
+    @classmethod
+    def check_test(cls, source: Source, data: DataConfig) -> None:
+        check_labels(source.test)
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> "LabelPrecision":
+        return LabelPrecision(len(trained.classes))
+
+    @classmethod
+    def lacking(cls, metrics: "LabelPrecision") -> str | None:
+        return None if any(metrics.images()) else "a class"
+
+    @classmethod
+    def measured(cls, metrics: "LabelPrecision", names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        line = f"mean average precision {scores['map']:.2%}   loss {scores['loss']:.4f}"
+        images = metrics.images()
+        rows = zip(named_rows(names, "ap", metrics.per_class()), images, strict=True)
+        missing = [name for name, count in zip(names, images, strict=True) if not count]
+        notes = [note] if (note := over_classes(missing, len(names))) else []
+        rows = [dict(name=row["name"], images=count, ap=row["ap"]) for row, count in rows]
+        return Measured([line], scores, rows, notes=notes)
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        return Labels(network, options.top or 5, antialias=options.antialias)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        names = look.trained.names
+        words = (lambda logits: names_of(logits.sigmoid() >= LIKELY, names), lambda true: names_of(true > 0.5, names))
+        what = "by the class it is most wrong about: the true classes \N{RIGHTWARDS ARROW} those of a probability of "
+        return furthest_from_truth(
+            look, lambda logits, true: (logits.sigmoid() - true).abs().max(1).values, words, f"{what}{LIKELY} or more."
+        )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Binary cross-entropies summed over classes, a mean over images, in float32 at least; logits (N, K).
@@ -45,8 +96,11 @@ class MultiLabel(Classification):
     def metrics(self) -> "LabelPrecision":
         return LabelPrecision(self.classes)
 
-    def remark(self, score: float) -> str | None:
-        return None
+
+def refuse_sampler(data: DataConfig) -> None:
+    """Refuse ``data.sampler``, which is for classification with one class per image."""
+    if data.sampler != "shuffled":
+        raise UsageError(f"data.sampler (={data.sampler!r}) is for classification with one class per image")
 
 
 class LabelPrecision:

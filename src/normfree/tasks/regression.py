@@ -1,6 +1,8 @@
 """Regression: numbers of an image."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,36 +10,94 @@ from torch import Tensor, nn
 from ..data import Batch, DataConfig, Source
 from ..data.contents import check_numbers
 from ..errors import UsageError
-from .classification import Classification
-from .config import TaskConfig
+from ..recipes import Recipe
+from ..recipes.task import TaskConfig
+from ..words import counted
+from .answers import Answers, PredictOptions
+from .class_answers import Numbers
+from .classification import VectorTask
+from .far import furthest_from_truth, numbers_of
+from .gallery import Gallery, Look
+from .measured import Measured
+from .multilabel import refuse_sampler
+from .trained import ReadyNetwork, Trained
 
 NEAR = 0.5  # standard deviations
 
 
-class Regression(Classification):
+class Regression(VectorTask):
     """Images with numbers of a source: squared error of standardized numbers, R2.
 
     The network learns ``(number - mean) / std`` with mean and standard deviation of the training numbers, which are in
     the recipe of the run; :func:`in_units` makes it say the numbers themselves.
 
     Args:
-        source, config, data, options: as :class:`.Classification`; the source's splits have ``target(index)``, (K,)
+        source, config, data, options: as :class:`.VectorTask`; the source's splits have ``target(index)``, (K,)
             float32, and ``classes`` are the names of the numbers.
     """
 
+    name = kind = "regression"
+    does = "is for regression"
+    answers_by = "numbers"
+    targets = "vectors"
+    output = "numbers"
+    options = frozenset({"antialias"})
     score, score_label, score_format = "r2", "test R2", ".4f"
-    vectors = True
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
         if data.mixup or data.cutmix:
             name = "mixup" if data.mixup else "cutmix"
             raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for regression")
         check_numbers(source.test)
+        refuse_sampler(data)
         super().__init__(source, config, data, **options)
         mean, std = resolved_units(config, source)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         shown = zip(source.classes[:8], mean, std, strict=False)
         self.notes.append("numbers to learn: " + ", ".join(f"{n} (mean {m:.4g}, std {s:.4g})" for n, m, s in shown))
+
+    @classmethod
+    def resolve(cls, recipe: Recipe, source: Source) -> None:
+        recipe.task.target_mean, recipe.task.target_std = resolved_units(recipe.task, source)
+
+    @classmethod
+    def counted(cls, classes: Sequence[str]) -> str:
+        return f" with {counted(len(classes), 'number')} each"
+
+    @classmethod
+    def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
+        mean, std = recipe.task.target_mean, recipe.task.target_std
+        if mean is None or len(mean) != len(classes):
+            raise UsageError(f"{file}: task.target_mean (={mean!s:.60}) must have {len(classes)} numbers")
+        in_units(model.get_classifier(), torch.tensor(mean), torch.tensor(std))
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> "RegressionErrors":
+        task = trained.recipe.task
+        return RegressionErrors(torch.tensor(task.target_mean), torch.tensor(task.target_std), in_units=True)
+
+    @classmethod
+    def measured(cls, metrics: "RegressionErrors", names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        mean = "" if len(names) == 1 else f" (mean of {len(names)})"
+        error = f"   mean absolute error {scores['mae']:.5g}" if len(names) == 1 else ""  # else units differ
+        undefined = math.isnan(scores["r2"])
+        r2 = "R2 not defined" if undefined else f"R2 {scores['r2']:.4f}{mean}"
+        notes = ["R2 is not defined: it needs at least 2 test images"] if undefined else []
+        rows = [dict(name=n) | _defined(found) for n, found in zip(names, metrics.per_number(), strict=True)]
+        line = f"{r2}{error}   loss {scores['loss']:.4f}"
+        return Measured([line], _defined(scores), rows, notes=notes, of="numbers")
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        return Numbers(network, antialias=options.antialias)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        names, std = look.trained.names, torch.tensor(look.trained.recipe.task.target_std)
+        words = (lambda said: numbers_of(said, names), lambda true: numbers_of(true, names))
+        what = "by the largest error in standard deviations: the true numbers \N{RIGHTWARDS ARROW} what it says."
+        return furthest_from_truth(look, lambda said, true: ((said - true).abs() / std).max(1).values, words, what)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error, a mean over numbers and images, in float32 at least; output (N, K), standardized."""
@@ -145,3 +205,8 @@ def in_units(classifier: nn.Linear, mean: Tensor, std: Tensor) -> None:
     mean, std = mean.to(classifier.bias.dtype), std.to(classifier.bias.dtype)
     classifier.weight.mul_(std[:, None])
     classifier.bias.mul_(std).add_(mean)
+
+
+def _defined(scores: dict[str, float]) -> dict[str, float | None]:
+    """None in the place of NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}

@@ -1,34 +1,100 @@
 """Semantic segmentation: a class for each pixel (NF-ResNets, appendix H.1)."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, Source
-from ..data.contents import check_masks
+from ..data.contents import check_masks, check_test_masks
 from ..data.dense import IGNORE
+from ..data.masks import MaskValues
 from ..data.pairs import VOC_CLASSES
-from .config import TaskConfig
-from .dense import DenseTask
+from ..models import segmenter
+from ..pictures.drawing import class_colors, draw_mask
+from ..recipes import Recipe
+from ..recipes.task import TaskConfig
+from ..report import Colors, Overlay, Overlays, Table, percent
+from .answers import Answers, PredictOptions
+from .dense import PixelTask
+from .gallery import Gallery, Look, from_worst_to_best
+from .measured import Measured, named_rows
+from .pixel_answers import MaskAnswers, pixels_of_network
+from .pixel_gallery import AnsweredImage, answered, overlay
+from .trained import ReadyNetwork, Trained
 
 
-class Segmentation(DenseTask):
+class Segmentation(PixelTask):
     """Images and masks of a source, cross-entropy over pixels, mean intersection over union.
 
     Args:
-        source, data, options: as :class:`.DenseTask`.
+        source, data, options: as :class:`.PairTask`.
     """
 
+    name = kind = "segmentation"
+    does = "is for segmentation"
+    output = "logits"
+    options = frozenset({"masks", "out"})
     score, score_label = "miou", "test mean IoU"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options):
-        super().__init__(source, data, **options)
-        self.classes, self.label_smoothing = len(source.classes), config.label_smoothing
+    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+        super().__init__(source, config, data, **options)
+        self.label_smoothing = config.label_smoothing
         self.only: str | None = None  # the class of all test masks, if it is known
 
-    def look(self, data: DataConfig) -> list[str]:
+    @classmethod
+    def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+        return segmenter(cls.build_backbone(recipe), len(classes), width=recipe.task.head_width)
+
+    @classmethod
+    def check_test(cls, source: Source, data: DataConfig) -> None:
+        if not data.allow_missing_classes:
+            check_test_masks(source)
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> "Overlap":
+        return Overlap(len(trained.classes))
+
+    @classmethod
+    def lacking(cls, metrics: "Overlap") -> str | None:
+        return None if metrics.confusion.any() else "a pixel of a class"
+
+    @classmethod
+    def measured(cls, metrics: "Overlap", names: Sequence[str]) -> Measured:
+        scores = metrics.compute()
+        rows, notes, what, value = named_rows(names, "iou", metrics.per_class()), [], "mean IoU", scores["miou"]
+        if len(metrics.present()) == 1:
+            (only,) = metrics.present()
+            what, value = f"IoU of {names[only]!r}", metrics.per_class()[only]
+            notes = [only_class(names[only])]
+        line = f"{what} {value:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
+        return Measured([line], scores, rows, notes=notes)
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        values = MaskValues(len(network.classes or ()))
+        if network.trained is not None:
+            data = network.trained.recipe.data
+            values = MaskValues(len(network.trained.classes), data.mask_values, data.mask_ignored)
+        return MaskAnswers(pixels_of_network(network, options), values, options)
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        """Masks over their images, and how well each class is found."""
+        names = look.trained.names
+
+        def draw(chosen: list[tuple[float, int]], metrics: Overlap) -> Overlays:
+            return Overlays(*_masks(answered(look, chosen), names), [_by_class(metrics, names)])
+
+        def score(output: Tensor, batch: Batch) -> list[float]:
+            return fraction_right(output, batch.targets).tolist()
+
+        return from_worst_to_best(look, score, draw, "the share of the pixels right")
+
+    def check(self, data: DataConfig) -> list[str]:
         fixed = tuple(self.source.classes) == VOC_CLASSES
         told, only = check_masks(self.source, fixed=fixed, allow_missing=data.allow_missing_classes)
         if only is not None:
@@ -122,3 +188,36 @@ def fraction_right(logits: Tensor, targets: Tensor) -> Tensor:
 def _counted(targets: Tensor) -> Tensor:
     """Pixels of each image that are not ignored, at least 1: (N,)."""
     return (targets != IGNORE).flatten(1).sum(1).clamp(min=1)
+
+
+def _masks(seen: Sequence[AnsweredImage], names: Sequence[str]) -> tuple[list[Overlay], Colors]:
+    """Masks over their images, and the colours of the classes that are in any."""
+    palette = class_colors(len(names))
+    drawn, there = [], torch.zeros(len(names), dtype=torch.bool)
+    for one in seen:
+        answer = one.answer.argmax(0)
+        for mask in (one.truth, answer):
+            there[mask[mask < len(names)]] = True
+        drawn.append(overlay(one, *(draw_mask(one.image, mask, palette) for mask in (one.truth, answer))))
+    known = there.nonzero()[:, 0].tolist()
+    return drawn, Colors([names[i] for i in known], palette[known])
+
+
+def _by_class(metrics: Overlap, names: Sequence[str]) -> Table:
+    """How well each class is found, and what it is taken for."""
+    confusion = metrics.confusion.double()
+    true, said, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    rows = []
+    for i, (name, value) in enumerate(zip(names, metrics.per_class(), strict=True)):
+        wrong = confusion[i].clone()
+        wrong[i] = 0
+        other = f"{names[int(wrong.argmax())]} {percent((wrong.max() / true[i]).item(), 1)}" if wrong.any() else ""
+        parts = [_share(true[i], confusion.sum()), _share(right[i], true[i]), _share(right[i], said[i])]
+        rows.append([name, percent(None if math.isnan(value) else value, 1), *parts, other])
+    headings = ["class", "IoU", "of all pixels", "found", "right where said", "taken for most"]
+    note = "IoU: pixels that are the class and are said to be, of those that are one or the other."
+    return Table("Each class, over all test images", headings, rows, class_colors(len(names)), note)
+
+
+def _share(part: Tensor, whole: Tensor) -> str:
+    return percent((part / whole).item() if whole > 0 else None, 1)

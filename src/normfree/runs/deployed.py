@@ -1,31 +1,27 @@
 """A network that is deployed: by name with published weights, a trained one, or an exported file."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
-from ..data import EvalTransform, normalize
 from ..data.dense import DenseTransform
-from ..data.resize import centre_crop, padded_centre_window
 from ..errors import UsageError
 from ..export import Deployed, Preprocessing
 from ..models import create_model as create_untrained
+from ..tasks import TASKS, Classification, ReadyNetwork, Task, Trained
 from ..training import pick_device
 from ..weights import create_model
 from .exported import ONNX, open_exported, targets_of
 from .named import PREFIX, Kind, check_choice, kind_of, other_wanted
-from .trained import Trained, evaluation_transform, load_trained
+from .trained import load_trained
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in evaluation mode, how its images are prepared, its classes, in words where it is from; its task.
+    """A network in evaluation mode, how its images are prepared, its classes, where it is from in words, its task.
 
     ``targets`` are as of :class:`.Description`.
     """
@@ -35,38 +31,8 @@ class Network:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     origin: str
-    task: str = "classification"
+    task: type[Task] = Classification
     targets: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """From images (N, C, H, W) to logits (N, classes), or of another task (N, outputs, H, W); float32 on the CPU.
-
-    ``exported``: from a file, which takes images of one size.
-    """
-
-    run: Callable[[Tensor], Tensor]
-    preprocessing: Preprocessing
-    classes: tuple[str, ...] | None
-    task: str = "classification"
-    exported: bool = False
-
-    def label(self, index: int) -> str:
-        return str(index) if self.classes is None else self.classes[index]
-
-
-@dataclass(frozen=True)
-class AntialiasedTransform(EvalTransform):
-    """The same view by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
-
-    def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        side = self.size + self.margin
-        if self.crop == "centre":
-            top, left, side, _ = padded_centre_window(*image.shape[-2:], self.size, self.margin)
-            image, side = image[:, top : top + side, left : left + side], self.size
-        image = TF.resize(image, [side] * 2, InterpolationMode.BICUBIC, antialias=True)
-        return normalize(centre_crop(image, self.size), self.mean, self.std)
 
 
 def open_trained(text: str, which: str | None = None) -> Trained | None:
@@ -101,8 +67,8 @@ def open_network(
         raise other_wanted(text, kind)
     if kind not in (Kind.MODEL, Kind.PUBLISHED):
         trained = trained or load_trained(text, which)
-        if trained.recipe.task.name == "detection":
-            raise UsageError(f"{text} is a network for detection; this takes one whose answer is one tensor")
+        if trained.task.output is None:
+            raise UsageError(f"{text} is a network for {trained.task.name}; this takes one whose answer is one tensor")
         about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
         return Network(trained.model, *about, trained.task, targets_of(trained.recipe))
     torch.manual_seed(0)
@@ -115,7 +81,7 @@ def open_network(
 
 def _preprocessing(trained: Trained) -> Preprocessing:
     """What its test images go through, in the words of an exported file."""
-    view, data = evaluation_transform(trained), trained.recipe.data
+    view, data = trained.transform, trained.recipe.data
     channels, value_range = data.channels, dict(value_range=data.value_range)
     if not isinstance(view, DenseTransform):
         return Preprocessing(view.size, channels, view.mean, view.std, view.margin, resize=view.crop, **value_range)
@@ -123,10 +89,12 @@ def _preprocessing(trained: Trained) -> Preprocessing:
     return Preprocessing(view.height, channels, view.mean, view.std, 0, view.width, **how)
 
 
-def open_classifier(
-    text: str, which: str | None = None, device: str = "auto", trained: Trained | None = None
-) -> Classifier:
-    """What :func:`open_network` opens, an ONNX file, or an archive of ``torch.export``, ready to run.
+def open_ready(text: str, which: str | None = None, device: str = "auto", size: int | None = None) -> ReadyNetwork:
+    """What a text names (see :mod:`.named`), ready to answer; a model by name with its published weights.
+
+    Args:
+        which: a run folder's "last" (None: the same) or "best" checkpoint.
+        size: side in pixels of what a network sees; None: the size that it is evaluated at.
 
     Raises:
         UsageError: unknown or unusable; a device that is not there, or another than the CPU for an ONNX file.
@@ -137,25 +105,19 @@ def open_classifier(
         if Path(text).suffix == ONNX and device not in ("auto", "cpu"):
             raise UsageError(f"--device {device}: ONNX files are run on the cpu")
         return _deployed(open_exported(text, pick_device(device)))
+    trained = open_trained(text, which)
+    if trained is not None and trained.task.targets == "pairs":
+        return ReadyNetwork(trained.model, None, tuple(trained.names) or None, trained.task, trained=trained)
     network = open_network(text, which, trained=trained)
-    place = pick_device(device)
+    place, view = pick_device(device), network.preprocessing
     model = network.model.to(place)
 
     def run(image: Tensor) -> Tensor:
         with torch.inference_mode():
             return model(image.to(place)).float().cpu()
 
-    return Classifier(run, network.preprocessing, network.classes, network.task)
-
-
-def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
-    """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
-    if preprocessing.resize not in ("squash", "centre"):
-        _, *size = preprocessing.shape
-        return DenseTransform(*size, preprocessing.mean, preprocessing.std, preprocessing.short_side)
-    made = AntialiasedTransform if antialias else EvalTransform
-    about = preprocessing
-    return made(about.size, about.resize_margin, about.mean, about.std, about.resize)
+    view = view if size is None else replace(view, size=size)
+    return ReadyNetwork(run, view, network.classes, network.task, trained=trained)
 
 
 def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
@@ -167,7 +129,7 @@ def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
     return tuple(ImageNetInfo().label_descriptions())
 
 
-def _deployed(deployed: Deployed) -> Classifier:
+def _deployed(deployed: Deployed) -> ReadyNetwork:
     about = deployed.description
 
     def run(images: Tensor) -> Tensor:
@@ -176,4 +138,4 @@ def _deployed(deployed: Deployed) -> Classifier:
         filled = torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])]) if lacking else images
         return torch.cat([deployed.run(part) for part in filled.split(fixed)])[: len(images)]
 
-    return Classifier(run, about.preprocessing, about.classes, about.task, exported=True)
+    return ReadyNetwork(run, about.preprocessing, about.classes, TASKS[about.task], exported=True)

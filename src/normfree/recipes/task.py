@@ -6,6 +6,8 @@ from typing import Literal
 
 from ..errors import UsageError
 
+# names of tasks; `normfree.tasks.register` adds to them
+NAMES = ["classification", "segmentation", "depth", "detection", "regression"]
 MOST_WIDTH = 16384
 MOST_REGIONS, MOST_RATIOS = 10_000, 16
 # fields that are for detection, as other tasks leave them alone
@@ -38,7 +40,7 @@ class TaskConfig:
         regions: of detection, how many of them are drawn per image in training.
     """
 
-    name: Literal["classification", "segmentation", "depth", "detection", "regression"] = "classification"
+    name: str = "classification"
     labels: Literal["single", "multi"] = "single"
     label_smoothing: float = 0.0
     loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -53,6 +55,8 @@ class TaskConfig:
     regions: int = 512
 
     def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UsageError(f"task.name (={self.name!r}) must be one of {', '.join(NAMES)}")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"task.label_smoothing (={self.label_smoothing}) must be at least 0 and below 1")
         if self.head_width is not None and not 1 <= self.head_width <= MOST_WIDTH:

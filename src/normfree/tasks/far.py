@@ -1,15 +1,13 @@
-"""Test images that a network for several classes, or for numbers, is furthest from."""
+"""Test images whose answers are furthest from the truth, for the page of ``normfree report``."""
 
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .trained import Trained
-from .vectors import LIKELY
+from .gallery import Gallery, Look, example
 
 SHOWN = 6  # classes or numbers in a caption
 
@@ -62,27 +60,32 @@ class Furthest:
         return sorted(self.kept, reverse=True)
 
 
-def furthest(trained: Trained, count: int) -> tuple[Furthest, str]:
-    """The metric for a trained network, and the sentence about what it keeps."""
-    if trained.task == "multi-label":
-        words = (lambda logits: _listed(logits.sigmoid() >= LIKELY, trained), lambda true: _listed(true > 0.5, trained))
-        metric = Furthest(count, lambda logits, true: (logits.sigmoid() - true).abs().max(1).values, words)
-        what = f"those of a probability of {LIKELY} or more"
-        return metric, f"by the class it is most wrong about: the true classes \N{RIGHTWARDS ARROW} {what}."
-    std = torch.tensor(trained.recipe.task.target_std)
-    words = (lambda said: _numbers(said, trained), lambda true: _numbers(true, trained))
-    metric = Furthest(count, lambda said, true: ((said - true).abs() / std).max(1).values, words)
-    what = "by the largest error in standard deviations"
-    return metric, f"{what}: the true numbers \N{RIGHTWARDS ARROW} what it says."
+def furthest_from_truth(
+    look: Look, distance: Callable[[Tensor, Tensor], Tensor], words: Sequence[Callable], what: str
+) -> Gallery:
+    """The images that a network is furthest from.
+
+    Args:
+        distance, words: as of :class:`Furthest`.
+        what: the end of the sentence about them.
+    """
+    metric = Furthest(look.count, distance, words)
+    measured, unreadable = look.evaluate(metric)
+    captions = ((one.index, f"{one.true} \N{RIGHTWARDS ARROW} {one.said}") for one in metric.worst)
+    shown = [one for index, caption in captions if (one := example(look.split, index, caption))]
+    said = f"Of {measured['images']:,} test images, the {len(shown)} that the {look.weights} are furthest from, {what}"
+    return Gallery(shown, said if shown else "", measured["images"], unreadable)
 
 
-def _listed(there: Tensor, trained: Trained) -> str:
-    names = [trained.names[index] for index in there.nonzero().flatten().tolist()]
-    return (", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")) or "none"
+def names_of(there: Tensor, names: Sequence[str]) -> str:
+    """The first classes of (K,) bool."""
+    listed = [names[index] for index in there.nonzero().flatten().tolist()]
+    return (", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")) or "none"
 
 
-def _numbers(values: Tensor, trained: Trained) -> str:
+def numbers_of(values: Tensor, names: Sequence[str]) -> str:
+    """The first of (K,) numbers."""
     shown = values.tolist()[:SHOWN]
-    if len(trained.names) == 1:
+    if len(names) == 1:
         return f"{shown[0]:.4g}"
-    return ", ".join(f"{name} {value:.4g}" for name, value in zip(trained.names, shown, strict=False))
+    return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, shown, strict=False))

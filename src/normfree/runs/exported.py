@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..export import Deployed, open_archive, open_onnx
 from ..export.description import VECTORS
 from ..recipes import Recipe
+from ..tasks import task_of
 from ..words import tell
 from .foreign import UNSAID, class_names, recipe_from
 
@@ -85,7 +86,7 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
     recipe = recipe_from(fields)
     if about.task == "regression" and recipe.task.target_mean is None:
         raise UsageError(f"{network.path} does not say mean and std of the training numbers; export the run again")
-    if about.task == "depth":
+    if not task_of(recipe).named_outputs:
         return recipe, [], []
     folders, names = class_names(about.shape[0])
     if about.classes is None or list(about.classes) == names:

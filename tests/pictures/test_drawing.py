@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from normfree.report.drawing import (
+from normfree.pictures.drawing import (
     BLEND,
     UNKNOWN,
     class_colors,

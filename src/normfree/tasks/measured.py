@@ -7,15 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..tasks.confusion import Confusion
-from ..tasks.depth import DepthErrors
-from ..tasks.detection import AveragePrecision
-from ..tasks.multilabel import LabelPrecision
-from ..tasks.regression import RegressionErrors
-from ..tasks.segmentation import Overlap, only_class
 from ..words import as_json, printable
+from .confusion import Confusion
 
-Metrics = Confusion | LabelPrecision | RegressionErrors | Overlap | DepthErrors | AveragePrecision
 MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
 LARGEST_JSON = 2000  # classes of a confusion matrix in JSON: 4 million numbers
 NUMBERS = ("mae", "r2")  # columns that are no fractions
@@ -109,60 +103,6 @@ def _cell(column: str, value: float | None, none: str) -> str:
     return f"{value:9.2%}" if column not in NUMBERS else f"{value:9.5g}"
 
 
-def measured(metrics: Metrics, names: Sequence[str]) -> Measured:
-    """What the metrics of a task have found.
-
-    Args:
-        names: of the classes.
-    """
-    scores = metrics.compute()
-    if isinstance(metrics, Confusion):
-        return _classes(metrics, scores, names)
-    if isinstance(metrics, LabelPrecision):
-        line = f"mean average precision {scores['map']:.2%}   loss {scores['loss']:.4f}"
-        images = metrics.images()
-        rows = zip(_rows(names, "ap", metrics.per_class()), images, strict=True)
-        missing = [name for name, count in zip(names, images, strict=True) if not count]
-        notes = [note] if (note := over_classes(missing, len(names))) else []
-        rows = [dict(name=row["name"], images=count, ap=row["ap"]) for row, count in rows]
-        return Measured([line], scores, rows, notes=notes)
-    if isinstance(metrics, RegressionErrors):
-        mean = "" if len(names) == 1 else f" (mean of {len(names)})"
-        error = f"   mean absolute error {scores['mae']:.5g}" if len(names) == 1 else ""  # else units differ
-        undefined = math.isnan(scores["r2"])
-        r2 = "R2 not defined" if undefined else f"R2 {scores['r2']:.4f}{mean}"
-        notes = ["R2 is not defined: it needs at least 2 test images"] if undefined else []
-        rows = [dict(name=n) | _defined(found) for n, found in zip(names, metrics.per_number(), strict=True)]
-        line = f"{r2}{error}   loss {scores['loss']:.4f}"
-        return Measured([line], _defined(scores), rows, notes=notes, of="numbers")
-    if isinstance(metrics, AveragePrecision):
-        return Measured(_precision(metrics, scores), scores, _rows(names, "ap", metrics.per_class()))
-    if isinstance(metrics, DepthErrors):
-        lines = [
-            f"within a factor of 1.25 {scores['delta1']:.2%}   of 1.25^2 {scores['delta2']:.2%}   "
-            f"of 1.25^3 {scores['delta3']:.2%}",
-            f"rms {scores['rms']:.4f} m   rel {scores['rel']:.4f}   loss {scores['loss']:.4f}",
-        ]
-        return Measured(lines, scores)
-    rows, notes, what, value = _rows(names, "iou", metrics.per_class()), [], "mean IoU", scores["miou"]
-    if len(metrics.present()) == 1:
-        (only,) = metrics.present()
-        what, value = f"IoU of {names[only]!r}", metrics.per_class()[only]
-        notes = [only_class(names[only])]
-    line = f"{what} {value:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
-    return Measured([line], scores, rows, notes=notes)
-
-
-def _classes(metrics: Confusion, scores: dict[str, float], names: Sequence[str]) -> Measured:
-    top5 = f"   top-5 {scores['top5']:.2%}" if "top5" in scores else ""
-    lines = [f"top-1 {scores['top1']:.2%}{top5}   loss {scores['loss']:.4f}"]
-    lines.append(f"balanced accuracy {scores['balanced_accuracy']:.2%}")
-    rows = [dict(name=name) | vars(found) for name, found in zip(names, metrics.per_class(), strict=True)]
-    notes = [over_classes([names[label] for label in metrics.without_images()], len(names))]
-    notes.append(metrics.majority(names))
-    return Measured(lines, scores, rows, metrics, [note for note in notes if note])
-
-
 def over_classes(missing: Sequence[str], classes: int) -> str | None:
     """The sentence about classes that there are no test images of."""
     if not missing:
@@ -171,20 +111,6 @@ def over_classes(missing: Sequence[str], classes: int) -> str | None:
     return f"over {classes - len(missing)} of {classes} classes: no test image of {listed}"
 
 
-def _precision(metrics: AveragePrecision, scores: dict[str, float]) -> list[str]:
-    """Boxes and masks."""
-    words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
-    lines = []
-    for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
-        told = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
-        lines.append(f"{kind} {'   '.join(told)}")
-    return lines
-
-
-def _defined(scores: dict[str, float]) -> dict[str, float | None]:
-    """None in the place of NaN, which JSON does not have."""
-    return {name: None if math.isnan(value) else value for name, value in scores.items()}
-
-
-def _rows(names: Sequence[str], score: str, values: Sequence[float]) -> list[dict[str, Any]]:
+def named_rows(names: Sequence[str], score: str, values: Sequence[float]) -> list[dict[str, Any]]:
+    """Of each class its ``name`` and a score; None for NaN, which JSON does not have."""
     return [{"name": n, score: None if math.isnan(v) else v} for n, v in zip(names, values, strict=True)]

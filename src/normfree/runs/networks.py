@@ -15,10 +15,10 @@ from torch import nn
 from ..errors import UsageError
 from ..models import create_model
 from ..models.registry import IMAGENET_MEAN, IMAGENET_STD, test_crop
-from ..recipes import set_sizes
+from ..tasks import Trained
 from ..tasks.statistics import image_statistics
 from .named import Kind, check_choice, kind_of
-from .trained import Trained, load_trained
+from .trained import load_trained
 
 # no expression: nothing is run before both names are known to be names
 GRAMMAR = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -66,7 +66,7 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     check_choice(text, kind, which)
     if kind not in (Kind.FUNCTION, Kind.MODEL):
         network = load_trained(text, which)
-        set_sizes(network.recipe, network.model)
+        network.task.set_sizes(network.recipe, network.model)
         data = network.recipe.data
         shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
         view = data.resize_margin, data.test_crop or "squash"

@@ -1,6 +1,5 @@
 """What a network for detection finds in images: pictures, and a file of boxes and masks as COCO's tools read."""
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from ..data import Objects
@@ -18,14 +17,14 @@ from ..data.coco_masks import run_lengths
 from ..errors import UsageError
 from ..models import Detections
 from ..models.detection import LEAST_SCORE
-from ..report.drawing import class_colors, under_masks
+from ..pictures.sheets import LEGEND_CLASSES, object_sheet
 from ..training import pick_device
 from ..words import tell
-from .answers import Answers, Asked, writing
-from .overlays import INK, MOST_NAMED, TEXT, Pictures, beside, enlarged
-from .trained import Trained, evaluation_transform
+from .answers import Answers, Asked, PredictOptions, writing
+from .pixel_answers import Pictures
+from .trained import Trained
 
-LEAST = 0.5  # score of what is told
+LEAST_TOLD = 0.5  # score
 
 
 class ObjectAnswers(Answers):
@@ -40,13 +39,14 @@ class ObjectAnswers(Answers):
 
     columns = ("class", "score", "left", "top", "right", "bottom", "pixels")
 
-    def __init__(self, trained: Trained, options: argparse.Namespace):
+    def __init__(self, trained: Trained, options: PredictOptions):
         self.names, self.channels = trained.names, trained.recipe.data.channels
         self.value_range = trained.recipe.data.value_range
         self.place = pick_device(options.device)
-        self.model, self.transform = trained.model.to(self.place), evaluation_transform(trained)
-        self.least = LEAST if options.score is None else options.score
-        self.pictures, self.counts = Pictures(trained.recipe.task.name, options), Counter()
+        self.model, self.transform = trained.model.to(self.place), trained.transform
+        self.least = LEAST_TOLD if options.score is None else options.score
+        self.pictures, self.counts = Pictures(trained.task.kind, options), Counter()
+        self.picture_ending = f"_{trained.task.kind}.png"
         self.boxes = options.boxes and BoxFile(options.boxes, options.annotations, trained, options.score or 0.0)
 
     def begin(self, paths: Sequence[Path]) -> None:
@@ -73,7 +73,7 @@ class ObjectAnswers(Answers):
         if self.boxes:
             self.boxes.add(asked, every, size)
         found = every.chosen(every.scores >= self.least).placed(size, original)
-        told = self.pictures.save(asked, lambda: drawn(asked.image, found, self.names))
+        told = self.pictures.save(asked, lambda: object_picture(asked.image, found, self.names))
         objects = listed(found, self.names)
         self.counts.update(one["name"] for one in objects)
         return told | dict(objects=objects)
@@ -91,7 +91,7 @@ class ObjectAnswers(Answers):
             yield [one["name"], one["score"], *one["box"], one.get("pixels", "")]
 
     def finish(self) -> list[str]:
-        lines = [f"  {count:7} {name}" for name, count in self.counts.most_common(MOST_NAMED)] or ["  nothing"]
+        lines = [f"  {count:7} {name}" for name, count in self.counts.most_common(LEGEND_CLASSES)] or ["  nothing"]
         return [*lines, *self.pictures.finish(), *(self.boxes.write() if self.boxes else [])]
 
 
@@ -164,27 +164,9 @@ class BoxFile:
         return [f"  {len(self.found)} boxes of at least {max(self.least, LEAST_SCORE):g} in {self.path}", *self.told]
 
 
-def drawn(image: Tensor, found: Detections, names: list[str]) -> Image.Image:
+def object_picture(image: Tensor, found: Detections, names: list[str]) -> Image.Image:
     """An image beside itself with masks, boxes, classes and scores."""
-    palette = class_colors(len(names) + 1)[1:]
-    height, width = image.shape[-2:]
-    sheet = beside(image, Image.fromarray(under_masks(image, found.labels, found.masks, palette)))
-    times, right = enlarged(width, height)
-    top = (sheet.height - height * times) // 2
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    parts = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    for box, score, label in reversed(list(parts)):  # the surest on top
-        color = tuple(palette[label].tolist())
-        corners = [right + box[0] * times, top + box[1] * times, right + box[2] * times, top + box[3] * times]
-        draw.rectangle(corners, outline=color, width=2)
-        text = f"{names[label][:20]} {score:.2f}"
-        wide = draw.textlength(text, font)
-        # inside of the picture, above the box where there is room
-        left = max(right, min(corners[0], right + width * times - wide - 4))
-        line = corners[1] - TEXT - 4 if corners[1] - TEXT - 4 >= top else corners[1]
-        draw.rectangle((left, line, left + wide + 4, line + TEXT + 4), fill=color)
-        draw.text((left + 2, line + 1), text, INK if sum(color) > 300 else "white", font)
-    return sheet
+    return object_sheet(image, found.boxes, found.scores, found.labels, found.masks, names)
 
 
 def listed(found: Detections, names: list[str]) -> list[dict[str, Any]]:

@@ -2,56 +2,23 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import EvalTransform, HeldOut
-from ..data.dense import DenseTransform
-from ..data.objects import ObjectTransform
+from ..data import HeldOut
 from ..errors import UsageError
-from ..models import DenseNet, DetectionNet, ResidualNet
-from ..recipes import Recipe, as_it_was, build_network, is_dense, set_sizes
-from ..tasks import dense, detection
-from ..tasks.regression import in_units
-from ..tasks.statistics import image_statistics
+from ..recipes import Recipe, as_it_was
+from ..tasks import Trained, task_of
 from ..training import load_weights, read_checkpoint
 from ..training.checkpoints import STATE
 from ..words import tell
 from .exported import ExportedNet, exported_recipe
 from .foreign import class_names, open_foreign, recipe_of
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network in evaluation mode and what it needs: class names, recipe, where it came from.
-
-    ``classes`` are folder names; ``names`` say the same to a reader, where the file has such. ``numbers`` are what the
-    files of the training data called them (COCO's categories), else they count from 1. ``held_out`` says which images
-    were held out for testing, where the source has no test split.
-    """
-
-    model: ResidualNet | DenseNet | DetectionNet | ExportedNet
-    recipe: Recipe
-    classes: list[str]
-    source: str
-    names: list[str]
-    numbers: list[int]
-    held_out: HeldOut | None = None
-
-    @property
-    def task(self) -> str:
-        """What it is for, as exported files call it: "multi-label" is classification with several classes per image."""
-        return "multi-label" if self.recipe.task.labels == "multi" else self.recipe.task.name
-
-    @property
-    def dense(self) -> bool:
-        """Whether it answers for places in an image: each pixel, or each object."""
-        return is_dense(self.recipe)
 
 
 def load_trained(path: str, which: str | None = None, weights: str | None = None, *, exported: bool = False) -> Trained:
@@ -73,7 +40,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     if what is Kind.EXPORTED and exported:
         network = ExportedNet(path)
         recipe, classes, names = exported_recipe(network)
-        return Trained(network.eval(), recipe, classes, path, names, list(range(1, 1 + len(classes))))
+        return Trained(network.eval(), recipe, task_of(recipe), classes, path, names, list(range(1, 1 + len(classes))))
     if what not in TRAINED:
         raise other_wanted(path, what)
     if what is Kind.CHECKPOINT and weights:
@@ -82,7 +49,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         opened = open_foreign(path, kind=weights)
         tell(*(f"{path}: {note}" for note in opened.notes), file=sys.stderr)
         recipe, (classes, names) = recipe_of(opened, {}), class_names(opened.model.num_classes)
-        return Trained(opened.model, recipe, classes, path, names, list(range(1, 1 + len(classes))))
+        return Trained(opened.model, recipe, task_of(recipe), classes, path, names, list(range(1, 1 + len(classes))))
     kind = {"raw": "weights", "ema": "ema", None: None}[weights]
     state, description, file = read_checkpoint(path, which or "last", kind, lambda line: tell(line, file=sys.stderr))
     try:
@@ -106,15 +73,12 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
         raise UsageError(f"{file}: {reason}") from error
     if recipe.data.value_range == "auto":  # never found: no image was seen
         recipe.data.value_range = None
-    model = build_network(recipe, classes)
+    task = task_of(recipe)
+    model = task.build_network(recipe, classes)
     load_weights(model, state, str(file))
-    if recipe.task.name == "regression":
-        mean, std = recipe.task.target_mean, recipe.task.target_std
-        if mean is None or len(mean) != len(classes):
-            raise UsageError(f"{file}: task.target_mean (={mean!s:.60}) must have {len(classes)} numbers")
-        in_units(model.get_classifier(), torch.tensor(mean), torch.tensor(std))
+    task.finish(model, recipe, classes, str(file))
     held_out = _held_out(path, recipe, description)
-    return Trained(model.eval(), recipe, classes, str(file), names, numbers, held_out)
+    return Trained(model.eval(), recipe, task, classes, str(file), names, numbers, held_out)
 
 
 def _held_out(path: str, recipe: Recipe, description: Mapping[str, Any]) -> HeldOut | None:
@@ -139,18 +103,9 @@ def _check_size(recipe: Recipe, classes: list[str], state: Mapping[str, Tensor],
         )
     try:
         with torch.device("meta"):
-            model = build_network(recipe, classes)
+            model = task_of(recipe).build_network(recipe, classes)
     except UsageError:
         raise
     except Exception as error:  # options are whatever the file says
         raise UsageError(f"model.options do not build {recipe.model.name}: {error}") from error
     load_weights(model, state, file)
-
-
-def evaluation_transform(trained: Trained) -> EvalTransform | DenseTransform | ObjectTransform:
-    """The preprocessing that the network is evaluated with; of one for places, that of image and target."""
-    set_sizes(trained.recipe, trained.model)
-    data = trained.recipe.data
-    if trained.dense:
-        return (detection if trained.recipe.task.name == "detection" else dense).test_transform(data)
-    return EvalTransform(data.test_size, data.resize_margin, *image_statistics(data), data.test_crop)

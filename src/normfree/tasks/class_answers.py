@@ -1,4 +1,4 @@
-"""What a network that classifies says about images."""
+"""What a network says about images whose answer is one vector: classes, or numbers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from .answers import Answers, Asked
-from .classifier import Classifier, view_of
+from .trained import ReadyNetwork, view_of
 
+LIKELY = 0.5  # a class of several is told where it has at least this probability
 MOST_COUNTED = 24  # classes in the summary
 
 
@@ -18,13 +19,13 @@ class Classes(Answers):
     Args:
         network: from images to logits.
         top: how many classes.
-        antialias: see :func:`.classifier.view_of`.
+        antialias: see :func:`.view_of`.
 
     Raises:
         UsageError: a network of images with other channels than files have.
     """
 
-    def __init__(self, network: Classifier, text: str, top: int = 5, *, antialias: bool = False):
+    def __init__(self, network: ReadyNetwork, top: int = 5, *, antialias: bool = False):
         self.network, self.channels = network, network.preprocessing.channels
         self.value_range = network.preprocessing.value_range
         self.view_of = view_of(network.preprocessing, antialias=antialias)
@@ -68,3 +69,34 @@ class Classes(Answers):
         lines = [f"  {count:7} {name}" for name, count in counted]
         more = len(self.counts) - len(counted)
         return lines + ([f"  and {more} more classes"] if more else [])
+
+
+class Labels(Classes):
+    """The likeliest classes of each image with a probability each, whatever the others have."""
+
+    def probabilities(self, answer: Tensor) -> Tensor:
+        return answer.sigmoid()
+
+    def count(self, found: Sequence[dict[str, Any]]) -> None:
+        self.counts.update(one["name"] for one in found if one["probability"] >= LIKELY)
+
+
+class Numbers(Classes):
+    """The numbers of each image."""
+
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        said = self.network.run(seen)
+        self.columns = [self.network.label(index) for index in range(said.shape[1])]
+        return said
+
+    def tell(self, asked: Any, answer: Tensor) -> dict[str, Any]:
+        return dict(numbers=dict(zip(self.columns, answer.tolist(), strict=True)))
+
+    def lines(self, told: dict[str, Any]) -> list[str]:
+        return [told["path"], *(f"  {value:12.6g}  {name}" for name, value in told["numbers"].items())]
+
+    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [float(f"{value:.7g}") for value in told["numbers"].values()]
+
+    def finish(self) -> list[str]:
+        return []

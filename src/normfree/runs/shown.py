@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..data import Split, UnreadableImage
-from ..runs.prepare import PROBE
+from ..tasks import Trained
 from ..words import counted
-from .trained import Trained, evaluation_transform
+from .prepare import PROBE
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ def shown_to(trained: Trained, test: Split | None, count: int = PROBE) -> Shown:
     images = None if test is None else _first_images(test, trained, count)
     if images is not None:
         return Shown(images, counted(len(images), "test image"), count == PROBE)
-    view = evaluation_transform(trained)
-    sides = (view.height, view.width) if trained.dense else (view.size, view.size)
+    view, pairs = trained.transform, trained.task.targets == "pairs"
+    sides = (view.height, view.width) if pairs else (view.size, view.size)
     shape = (count, trained.recipe.data.channels, *sides)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return Shown(noise, "unit Gaussian noise, for want of test images", False)
@@ -34,11 +34,11 @@ def shown_to(trained: Trained, test: Split | None, count: int = PROBE) -> Shown:
 
 def _first_images(split: Split, trained: Trained, count: int) -> Tensor | None:
     """(N, C, H, W) of so many readable ones; None if there are none."""
-    transform, images = evaluation_transform(trained), []
+    transform, images, pairs = trained.transform, [], trained.task.targets == "pairs"
     for index in range(min(len(split), 4 * count)):
         try:
             image = split.image(index)
-            images.append(transform.view(image) if trained.dense else transform(image))
+            images.append(transform.view(image) if pairs else transform(image))
         except UnreadableImage:
             continue
         if len(images) == count:

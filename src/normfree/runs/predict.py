@@ -1,13 +1,11 @@
-"""What `normfree predict` does whatever the task: images in, in batches; lines, JSON, CSV and a summary out."""
+"""Asking a network about images: images in, in batches; lines, JSON, CSV and a summary out."""
 
-import argparse
 import contextlib
 import csv
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,90 +14,71 @@ from torch import Tensor
 
 from ..data import Unreadable, UnreadableImage, decode_image
 from ..data.turned import header
-from ..errors import RunFailed, UsageError
+from ..errors import UsageError
+from ..tasks import TASKS, Answers, Asked, PredictOptions, Task
+from ..tasks.answers import writing
 from ..words import as_json, tell
+from .deployed import open_ready
 from .images import given_images
 from .outputs import check_output
 
 TABLES = (".csv", ".tsv", ".txt")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """An image that was read: its file, a name for files about it, and its pixels (C, H, W) uint8."""
-
-    path: Path
-    name: str
-    image: Tensor
+# options that are for some tasks alone, in the order in which they are looked at
+OF_SOME = ("top", "antialias", "score", "boxes", "annotations", "masks", "depths", "out")
 
 
-class Answers:
-    """What a network says about images, and the files that are written about it; a subclass per task.
+def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
+    """The network of ``options``, with what is asked of it.
 
-    Attributes:
-        channels, value_range: that images are decoded to, see :func:`normfree.data.decode_image`.
-        columns: of the CSV file, after the image's path; known when the first image was asked about.
+    Args:
+        which: a run folder's "last" (None: the same) or "best" checkpoint.
+
+    Raises:
+        UsageError: no such network, or an option that is not for its task.
     """
-
-    channels: int = 3
-    value_range: tuple[float, ...] | None = None
-    columns: Sequence[str] = ()
-
-    def begin(self, paths: Sequence[Path]) -> None:
-        """The start: all images that are asked about."""
-
-    def placed(self, path: Path, image: Tensor) -> Tensor:
-        """An upright image as answers are to be about it.
-
-        Raises:
-            UnreadableImage: it is not the image that they are to be about.
-        """
-        return image
-
-    def view(self, image: Tensor) -> Tensor:
-        """What the network sees of an image (C, H, W) uint8: (C, H', W') float32."""
-        raise NotImplementedError
-
-    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Any]:
-        """An answer for each of a batch: ``seen`` is (N, C, H', W'), ``images`` are as they were decoded."""
-        raise NotImplementedError
-
-    def tell(self, asked: Asked, answer: Any) -> dict[str, Any]:
-        """What is said about an image, as plain data; writes the files about it."""
-        raise NotImplementedError
-
-    def lines(self, told: dict[str, Any]) -> list[str]:
-        """The same for people."""
-        raise NotImplementedError
-
-    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
-        """The same as rows of the CSV file."""
-        raise NotImplementedError
-
-    def finish(self) -> list[str]:
-        """The end: write what is about all images; what was found in all, in lines."""
-        return []
+    network = open_ready(options.network, which, options.device, options.size)
+    check_options(options, network.task)
+    if network.exported:
+        for flag in ("size", "masks", "depths"):
+            if getattr(options, flag):
+                shape = " x ".join(map(str, network.preprocessing.shape[1:]))
+                told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
+                raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
+    return network.task.answers(network, options)
 
 
-def predict(answers: Answers, options: argparse.Namespace) -> int:
+def check_options(options: PredictOptions, task: type[Task]) -> None:
+    """Refuse options that are for other tasks alone.
+
+    Raises:
+        UsageError: one is given.
+    """
+    for name in OF_SOME:
+        if name not in task.options and getattr(options, name) not in (None, False):
+            kinds = [kind for kind, other in TASKS.items() if name in other.options]
+            those = "that classify images" if "classification" in kinds else f"for {_listed(kinds)}"
+            raise UsageError(f"--{name} is for networks {those}; {options.network} {task.does}")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def predict(answers: Answers, options: PredictOptions) -> int:
     """Ask about each image; the exit code: 1 where some could not be read.
 
     Raises:
         UsageError: no image, or none that can be read; a CSV file that cannot be written.
     """
-    paths = list(dict.fromkeys(given_images(options.images)))
-    names, unreadable, written = _names(paths), [], 0
-    _check_places(answers, options, names)
-    answers.begin(paths)
+    names, unreadable, written = _named(answers, options), list[Path](), 0
+    paths = list(names)
     with contextlib.closing(_Table(options.csv)) as table:
-        for batch in _batches(answers, paths, names, options.batch_size, unreadable):
-            seen = torch.stack([view for _, view in batch])
-            said = answers.ask(seen, [asked.image for asked, _ in batch])
-            for (asked, _), answer in zip(batch, said, strict=True):
-                told = dict(path=str(asked.path)) | answers.tell(asked, answer)
-                tell(*([as_json(told)] if options.json else answers.lines(told)), flush=options.json)
-                table.write(["path", *answers.columns], ([told["path"], *cells] for cells in answers.rows(told)))
-                written += 1
+        for about in _each(answers, names, options.batch_size, unreadable):
+            tell(*([as_json(about)] if options.as_json else answers.lines(about)), flush=options.as_json)
+            table.write(["path", *answers.columns], ([about["path"], *cells] for cells in answers.rows(about)))
+            written += 1
     if not written:
         raise UsageError(f"none of the {len(paths)} images could be read")
     end = answers.finish()
@@ -107,14 +86,56 @@ def predict(answers: Answers, options: argparse.Namespace) -> int:
         turned = sum(header(str(path))[1] != 1 for path in paths)
         if turned:
             tell(f"EXIF turns {turned} of the images; what is written is for images as they are shown", file=sys.stderr)
-    if not options.json and (len(paths) > 1 or any(map(Path.is_dir, map(Path, options.images)))):
+    if not options.as_json and (len(paths) > 1 or any(map(Path.is_dir, map(Path, options.images)))):
         tell(_count(written, len(unreadable)), *end, *([f"  table {options.csv}"] if options.csv else []))
     return 1 if unreadable else 0
 
 
-def writing(place: str | Path, error: OSError) -> RunFailed:
-    """Of a file that cannot be written."""
-    return RunFailed(f"{place} cannot be written: {error.strerror or error}")
+def predictions(
+    network: str, images: str | Path | Sequence[str | Path], *, checkpoint: str | None = None, **options: Any
+) -> Iterator[dict[str, Any]]:
+    """What a network says about each image, as plain data: the lines of ``normfree predict --json``.
+
+    Args:
+        network: a run folder, a file of weights, an exported file, or the name of a model with published weights.
+        images: files, or folders of them; those that cannot be read are left out, and named on standard error.
+        checkpoint: a run folder's "last" (None: the same) or "best".
+        options: of :class:`normfree.tasks.PredictOptions`; pictures are drawn where ``out`` says.
+
+    Raises:
+        UsageError: no such network or image, or an option that is not for its task.
+
+    Example:
+        >>> for one in normfree.runs.predictions("runs/digits", ["photos"]):  # doctest: +SKIP
+        ...     print(one["path"], one["classes"][0]["name"])
+    """
+    files = [images] if isinstance(images, str | Path) else images
+    asked = PredictOptions(network, list(map(str, files)), **options)
+    answers = open_answers(asked, checkpoint)
+    yield from _each(answers, _named(answers, asked), asked.batch_size, [])
+    answers.finish()
+
+
+def _named(answers: Answers, options: PredictOptions) -> dict[Path, str]:
+    """The images that are asked about, and names for the files about them.
+
+    Raises:
+        UsageError: there are none; a file that would be written is one of them.
+    """
+    names = _names(list(dict.fromkeys(given_images(options.images))))
+    _check_places(answers, options, names)
+    return names
+
+
+def _each(
+    answers: Answers, names: dict[Path, str], batch_size: int, unreadable: list[Path]
+) -> Iterator[dict[str, Any]]:
+    """What is said about each image; those that cannot be read are put into ``unreadable``."""
+    answers.begin(list(names))
+    for batch in _batches(answers, list(names), names, batch_size, unreadable):
+        views = torch.stack([view for _, view in batch])
+        for (asked, _), answer in zip(batch, answers.ask(views, [asked.image for asked, _ in batch]), strict=True):
+            yield dict(path=str(asked.path)) | answers.tell(asked, answer)
 
 
 def check_csv(path: str, inputs: Iterable[str | Path] = ()) -> None:
@@ -133,7 +154,7 @@ def check_csv(path: str, inputs: Iterable[str | Path] = ()) -> None:
         Path(path).unlink()
 
 
-def _check_places(answers: Answers, options: argparse.Namespace, names: Mapping[Path, str]) -> None:
+def _check_places(answers: Answers, options: PredictOptions, names: Mapping[Path, str]) -> None:
     """No file that is written is one that is read.
 
     Raises:
@@ -143,26 +164,13 @@ def _check_places(answers: Answers, options: argparse.Namespace, names: Mapping[
     for flag, endings in dict(csv=TABLES, boxes=(".json",)).items():
         if path := getattr(options, flag):
             check_output(f"--{flag}", path, endings, inputs)
-    drawn = f"_{answers.pictures.task}.png" if hasattr(answers, "pictures") else ".png"
-    for flag, endings in dict(masks=(".png",), depths=(".png", ".npy"), out=(drawn,)).items():
+    places = dict(masks=(".png",), depths=(".png", ".npy"), out=(answers.picture_ending,))
+    for flag, endings in places.items():
         if folder := getattr(options, flag):
             read = set(map(os.path.realpath, names))
             for place in (os.path.join(folder, name + ending) for name in names.values() for ending in endings):
                 if os.path.realpath(place) in read:
                     raise UsageError(f"--{flag} {folder}: {place} is an image that is read here; name another folder")
-
-
-def make_folder(flag: str, folder: str | Path) -> Path:
-    """A folder for files about images.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--{flag} {folder} cannot be made: {error.strerror or error}") from error
-    return Path(folder)
 
 
 def _batches(
@@ -222,7 +230,7 @@ class _Table:
             self.file.close()
 
 
-def _names(paths: list[Path]) -> dict[Path, str]:
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """A name for the files about each image; images of one name in several folders are numbered."""
     taken: set[str] = set()
     names, numbers = {}, Counter[str]()

@@ -1,0 +1,70 @@
+"""The images of a recipe, or of another source for its task."""
+
+from collections.abc import Sequence
+
+from ..data import HeldOut, Source
+from ..data.layouts import described
+from ..data.sources import absolute
+from ..data.values import fitted
+from ..errors import UsageError
+from ..recipes import Recipe
+from .table import task_of
+
+
+def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source:
+    """The images of a recipe. A ``data.value_range`` of "auto" becomes numbers in the recipe.
+
+    Args:
+        held_out: which images a run that goes on has held out for testing.
+
+    Raises:
+        UsageError: they cannot be had, or are for another task.
+    """
+    return _fitted(recipe, task_of(recipe).open(recipe, described(recipe.data.source), held_out=held_out), "train")
+
+
+def open_test_images(
+    recipe: Recipe,
+    classes: Sequence[str],
+    network: str,
+    source: str | None = None,
+    held_out: HeldOut | None = None,
+) -> Source:
+    """The test images of a recipe, or of another source for its task, to measure a trained network on.
+
+    Other sources than the recipe's need no training images.
+
+    Args:
+        classes: of the network; network: its name, for messages.
+        held_out: which images the run has held out for testing.
+
+    Raises:
+        UsageError: they cannot be had, are for another task, or of other classes than the network's.
+    """
+    task, own_source = task_of(recipe), described(recipe.data.source)
+    source = None if source is None else described(source)
+    own = source is None or absolute(source) == recipe.data.source
+    if task.targets != "pairs" and own and recipe.data.val_fraction is not None:
+        opened = _fitted(recipe, task.open(recipe, source or own_source, held_out=held_out), "test")
+    else:
+        opened = task.open_test(recipe, source or own_source, classes, network)
+    differing = _differing(list(opened.classes), list(classes))
+    if differing:
+        where = recipe.data.source if source is None else source
+        raise UsageError(f"classes of {where} and of {network} differ: {', '.join(differing[:8])}")
+    return _fitted(recipe, opened, "test")
+
+
+def _fitted(recipe: Recipe, source: Source, part: str) -> Source:
+    """With the value range of the recipe, which is found in the images where it is "auto"."""
+    source, recipe.data.value_range = fitted(source, recipe.data.value_range, part)
+    return source
+
+
+def _differing(images: list[str], network: list[str]) -> list[str]:
+    """How the classes of images differ from a network's."""
+    if images == network:
+        return []
+    sided = [f"{n} (only in the {'images' if n in images else 'network'})" for n in sorted(set(images) ^ set(network))]
+    pairs = enumerate(zip(images, network, strict=False))
+    return sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]

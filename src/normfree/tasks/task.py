@@ -1,0 +1,285 @@
+"""What a network is trained for: everything that differs between tasks, in one class each."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Batch, DataConfig, HeldOut, Loader, Share, Source, Split
+from ..data.masks import listed
+from ..data.workers import workers_for
+from ..errors import UsageError
+from ..models.registry import test_crop
+from ..recipes import Recipe
+from ..recipes.task import TaskConfig
+from .answers import Answers, PredictOptions
+from .gallery import Gallery, Look
+from .measured import Measured
+from .trained import ReadyNetwork, Trained
+
+
+class Task:
+    """How images are opened, the network is built, trained and measured, and what is said and drawn of its answers.
+
+    The class answers for the task as such: class methods, which take a recipe or a trained network. An object of it is
+    the task on the images of one run: loss, loaders and metrics for :class:`normfree.training.Trainer`. A new task is a
+    subclass that is added with :func:`normfree.tasks.register`; nothing else in the library knows its name.
+
+    Attributes:
+        name: in recipes, ``task.name``.
+        kind: in :data:`normfree.tasks.TASKS` and in exported files; not ``name`` where one name has two kinds.
+        does: what such a network does, for messages.
+        score: the metric that is better when larger; ``score_label``, ``score_format``: how it is printed.
+        targets: what an image comes with: "labels" (a class), "vectors" (K numbers), or "pairs" (an image of targets,
+            or objects).
+        named_outputs: whether outputs have names, of classes or of numbers.
+        output: what an exported file calls the output, see :class:`normfree.export.Description`; None: not exported.
+        options: those of :class:`.PredictOptions` that are for some tasks alone, and for this one.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    does: ClassVar[str]
+    score: str
+    score_label: str
+    score_format: str = ".2%"
+    targets: ClassVar[Literal["labels", "vectors", "pairs"]] = "labels"
+    named_outputs: ClassVar[bool] = True
+    output: ClassVar[str | None] = None
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    # From a recipe.
+
+    @classmethod
+    def open(
+        cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
+    ) -> Source:
+        """The images of a recipe, or of another source.
+
+        Args:
+            source: its description, such as "imagefolder:PATH".
+            held_out: which images a run that goes on has held out for testing.
+            known: classes of a network that is measured, which needs no training images.
+
+        Raises:
+            UsageError: they cannot be had, or are for another task.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source:
+        """Test images for a network with these classes, from another source than it was trained on."""
+        return cls.open(recipe, source, known=classes)
+
+    @classmethod
+    def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+        """The network of a recipe for these classes, freshly initialized.
+
+        Raises:
+            UsageError: a model or an option that there is not.
+        """
+        return recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
+
+    @classmethod
+    def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
+        """Fill in the sizes of images, and the view of test images, that the recipe leaves to the model."""
+        data = recipe.data  # of an exported file, all of this is set, and the network says nothing
+        data.image_size = data.image_size or model.default_cfg["input_size"][-1]
+        data.test_size = data.test_size or model.default_cfg["test_input_size"][-1]
+        if cls.targets != "pairs":
+            data.test_crop = data.test_crop or test_crop(model.default_cfg)
+
+    @classmethod
+    def of(cls, recipe: Recipe, source: Source, share: Share = Share()) -> Self:  # noqa: B008 - immutable
+        """The task on the images of a run, whose sizes are set; what the recipe leaves to the images is filled in.
+
+        Raises:
+            UsageError: a field that is for another task.
+        """
+        cls.resolve(recipe, source)
+        data, train = recipe.data, recipe.train
+        data = dataclasses.replace(data, workers=workers_for(source) if data.workers is None else data.workers)
+        options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
+        return cls(source, recipe.task, data, **options)
+
+    @classmethod
+    def resolve(cls, recipe: Recipe, source: Source) -> None:
+        """Fill in what the recipe leaves to the training images."""
+
+    @classmethod
+    def train_transform(cls, data: DataConfig) -> Any:
+        """The augmentation of a recipe, whose sizes are set.
+
+        Raises:
+            UsageError: a field that is for another task.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def test_transform(cls, data: DataConfig) -> Any:
+        """The preprocessing that a recipe is evaluated with, whose sizes are set."""
+        raise NotImplementedError
+
+    @classmethod
+    def loader(cls, split: Split, transform: Any, batch_size: int, **options: Any) -> Loader:
+        """Batches of a split; ``options`` are those of :class:`normfree.data.Loader`."""
+        return Loader(
+            split, transform, batch_size, pairs=cls.targets == "pairs", vectors=cls.targets == "vectors", **options
+        )
+
+    @classmethod
+    def counted(cls, classes: Sequence[str]) -> str:
+        """The end of "N training and M test images", for the first line of a run."""
+        return ""
+
+    # Of a trained network.
+
+    @classmethod
+    def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
+        """Make of the network of a checkpoint the one that is used; in place.
+
+        Raises:
+            UsageError: ``file`` does not say what that needs.
+        """
+
+    @classmethod
+    def check_test(cls, source: Source, data: DataConfig) -> None:
+        """Refuse test images that there is nothing to measure on.
+
+        Raises:
+            UsageError: there is nothing.
+        """
+
+    @classmethod
+    def metrics_of(cls, trained: Trained) -> Any:
+        """What ``normfree eval`` measures: has ``update(output, batch)`` and ``compute()``, with ``images``."""
+        raise NotImplementedError
+
+    @classmethod
+    def lacking(cls, metrics: Any) -> str | None:
+        """What none of the images had, where nothing could be measured: numbers would be of nothing."""
+        return None
+
+    @classmethod
+    def measured(cls, metrics: Any, names: Sequence[str]) -> Measured:
+        """What the metrics found, for people and as data; ``names`` are of the classes."""
+        scores = metrics.compute()
+        told = "   ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "images")
+        return Measured([told], scores)
+
+    @classmethod
+    def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
+        """What ``normfree predict`` says, draws and writes.
+
+        Raises:
+            UsageError: an option that does not fit, or a folder that cannot be made.
+        """
+        raise UsageError(f"networks for {cls.kind} have no `normfree predict`")
+
+    @classmethod
+    def gallery(cls, look: Look) -> Gallery:
+        """Test images for the page of ``normfree report``."""
+        raise UsageError(f"networks for {cls.kind} have no pictures")
+
+    # On the images of one run.
+
+    def __init__(
+        self,
+        source: Source,
+        config: TaskConfig,
+        data: DataConfig,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        share: Share = Share(),  # noqa: B008 - immutable
+        across_epochs: bool = False,
+    ):
+        """The task on the images of ``source``.
+
+        Args:
+            data: with ``image_size`` and ``test_size``.
+            batch_size: images per training step.
+            seed: of the order and the augmentation.
+            share: which part of each batch this process loads.
+            across_epochs: whether training batches run across the ends of epochs.
+        """
+        self.source, self.config, self.data, self.classes = source, config, data, len(source.classes)
+        self.notes: list[str] = []  # what a user should know
+        shared: dict[str, Any] = dict(workers=data.workers, timeout=data.timeout, share=share)
+        self.train = self.loader(
+            source.train,
+            self.train_transform(data),
+            batch_size,
+            shape=self.shape_of(data, data.image_size, data.image_width),
+            seed=seed,
+            shuffle=True,
+            drop_last=len(source.train) >= batch_size,
+            across=across_epochs,
+            **self.train_options(data),
+            **shared,
+        )
+        self.test = self.loader(
+            source.test,
+            self.test_transform(data),
+            batch_size,
+            shape=self.shape_of(data, data.test_size, data.test_width),
+            **shared,
+        )
+
+    @staticmethod
+    def shape_of(data: DataConfig, height: int, width: int | None) -> tuple[int, int, int]:
+        """(C, H, W) of transformed images."""
+        return data.channels, height, width or height
+
+    @classmethod
+    def train_options(cls, data: DataConfig) -> dict[str, Any]:
+        """More options of the training loader."""
+        return {}
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """The loss of a batch, a mean over images: the gradient of a batch is the mean of its parts'."""
+        raise NotImplementedError
+
+    def correct(self, output: Any, batch: Batch) -> Tensor:
+        """How much of the batch is right, on the device: for the progress bar."""
+        return torch.zeros((), device=output.device)
+
+    def metrics(self) -> Any:
+        """What evaluations during the run measure: has ``update(output, batch)``, ``compute()`` and ``totals``."""
+        raise NotImplementedError
+
+    def remark(self, score: float) -> str | None:
+        """What must be said about a score on the test images, if anything."""
+        return None
+
+    def examine(self, data: DataConfig) -> list[str]:
+        """Look at what is to be learnt and measured; what to tell.
+
+        Raises:
+            UsageError: there is nothing to learn or to measure.
+        """
+        return []
+
+
+def refuse_fields(data: DataConfig, others: dict[str, Any], tasks: str) -> None:
+    """Refuse fields of the data section that are for other tasks.
+
+    Args:
+        others: such fields, with the values that leave them alone.
+        tasks: the tasks that they are for.
+
+    Raises:
+        UsageError: one is set.
+    """
+    for name, default in others.items():
+        if getattr(data, name) != default:
+            raise UsageError(f"data.{name} (={getattr(data, name)!s:.80}) is for {tasks}")
+
+
+def refuse_masks(recipe: Recipe) -> None:
+    """Refuse ``data.mask_values``, which is for segmentation."""
+    if recipe.data.mask_values is not None:
+        values, task = listed(recipe.data.mask_values), recipe.task.name
+        raise UsageError(f"data.mask_values (={values}) is for segmentation; task.name is {task}")

@@ -1,0 +1,130 @@
+"""A trained network, and one that is ready to answer: what the rooms above hand to a task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from ..data import DataConfig, EvalTransform, HeldOut, Loader, Source, normalize
+from ..data.dense import DenseTransform
+from ..data.objects import ObjectTransform
+from ..data.resize import centre_crop, padded_centre_window
+from ..export import Preprocessing
+from ..recipes import Recipe
+from .answers import Answers, PredictOptions
+from .measured import Measured
+
+
+class UsedTask(Protocol):
+    """What is used of the task of a trained network, see :class:`normfree.tasks.Task`."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    does: ClassVar[str]
+    targets: ClassVar[Literal["labels", "vectors", "pairs"]]
+    output: ClassVar[str | None]
+    options: ClassVar[frozenset[str]]
+
+    @classmethod
+    def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None: ...
+
+    @classmethod
+    def test_transform(cls, data: DataConfig) -> Any: ...
+
+    @classmethod
+    def loader(cls, split: Any, transform: Any, batch_size: int, **options: Any) -> Loader: ...
+
+    @classmethod
+    def check_test(cls, source: Source, data: DataConfig) -> None: ...
+
+    @classmethod
+    def metrics_of(cls, trained: "Trained") -> Any: ...
+
+    @classmethod
+    def lacking(cls, metrics: Any) -> str | None: ...
+
+    @classmethod
+    def measured(cls, metrics: Any, names: Sequence[str]) -> Measured: ...
+
+    @classmethod
+    def answers(cls, network: "ReadyNetwork", options: PredictOptions) -> Answers: ...
+
+    @classmethod
+    def gallery(cls, look: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode and what it needs to be used.
+
+    Attributes:
+        task: what it was trained for, one of :data:`normfree.tasks.TASKS`.
+        classes: names of the classes' folders; ``names`` say the same to a reader, where the file has such.
+        numbers: what the files of the training data called the classes (COCO's categories), else counted from 1.
+        source: the file that it came from.
+        held_out: which images were held out for testing, where the source has no test split.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    task: type[UsedTask]
+    classes: list[str]
+    source: str
+    names: list[str]
+    numbers: list[int]
+    held_out: HeldOut | None = None
+
+    @property
+    def transform(self) -> EvalTransform | DenseTransform | ObjectTransform:
+        """The preprocessing that the network is evaluated with; of pairs, that of image and target."""
+        self.task.set_sizes(self.recipe, self.model)
+        return self.task.test_transform(self.recipe.data)
+
+
+@dataclass(frozen=True)
+class ReadyNetwork:
+    """From images (N, C, H, W) to outputs (N, ...), float32 on the CPU.
+
+    Attributes:
+        classes: their names, or None.
+        exported: it is from an exported file, which takes images of one size.
+        trained: what it is made of, where it is no exported file.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None
+    task: type[UsedTask]
+    exported: bool = False
+    trained: Trained | None = None
+    targets: dict[str, Any] = field(default_factory=dict)
+
+    def label(self, index: int) -> str:
+        return str(index) if self.classes is None else self.classes[index]
+
+
+@dataclass(frozen=True)
+class AntialiasedTransform(EvalTransform):
+    """The same view by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
+
+    def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        side = self.size + self.margin
+        if self.crop == "centre":
+            top, left, side, _ = padded_centre_window(*image.shape[-2:], self.size, self.margin)
+            image, side = image[:, top : top + side, left : left + side], self.size
+        image = TF.resize(image, [side] * 2, InterpolationMode.BICUBIC, antialias=True)
+        return normalize(centre_crop(image, self.size), self.mean, self.std)
+
+
+def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
+    """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
+    if preprocessing.resize not in ("squash", "centre"):
+        _, *size = preprocessing.shape
+        return DenseTransform(*size, preprocessing.mean, preprocessing.std, preprocessing.short_side)
+    made = AntialiasedTransform if antialias else EvalTransform
+    about = preprocessing
+    return made(about.size, about.resize_margin, about.mean, about.std, about.resize)
