@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from .errors import RunFailed
 
-P = TypeVar("P", str, Path)
+P = TypeVar("P", bound=str | Path)
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",

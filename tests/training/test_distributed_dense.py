@@ -7,7 +7,7 @@ import torch.distributed.fsdp
 from torch import nn
 from worlds import Plan, run, saved
 
-from normfree.training import Replicas
+from normfree.training import Replicas, distributed
 
 TASKS = ("segmentation", "depth")
 WORLDS = (2, 3)
@@ -75,7 +75,7 @@ def test_worlds_agree(worlds, task, parallel, world):
 def test_shares_are_of_blocks(monkeypatch):
     """Of a network within a network, too: the rest of it is one piece."""
     pieces = []
-    monkeypatch.setattr(torch.distributed, "init_device_mesh", lambda kind, shape: None)
+    monkeypatch.setattr(distributed, "init_device_mesh", lambda kind, shape: None)
     monkeypatch.setattr(torch.distributed.fsdp, "fully_shard", lambda module, **options: pieces.append(module))
     inner = nn.Module()
     inner.stages = nn.Sequential(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), nn.Sequential(nn.Linear(1, 1)))

@@ -1,15 +1,18 @@
 """Labelled images: sources, transforms, and batches in a seeded order."""
 
+from .batch import Batch
 from .config import DataConfig
 from .decode import Unreadable, UnreadableImage, decode_image
 from .folders import image_folder, open_source, open_test
-from .loader import Batch, Loader, Share
+from .loader import Loader
 from .mixing import Mixing, soft_labels
 from .objects import ObjectList, Objects
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, resize_bicubic
-from .sources import Source, Split, digits, find_images
+from .sampling import Share
+from .sources import Source, digits, find_images
 from .split import HeldOut
+from .splits import ObjectSplit, PairSplit, Split, VectorSplit
 from .transforms import EvalTransform, TrainTransform
 
 __all__ = [
@@ -20,7 +23,9 @@ __all__ = [
     "Loader",
     "Mixing",
     "ObjectList",
+    "ObjectSplit",
     "Objects",
+    "PairSplit",
     "RandAugment",
     "Share",
     "Source",
@@ -28,6 +33,7 @@ __all__ = [
     "TrainTransform",
     "Unreadable",
     "UnreadableImage",
+    "VectorSplit",
     "centre_view",
     "decode_image",
     "digits",

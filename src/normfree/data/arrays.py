@@ -22,7 +22,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])  # as PIL's
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an opened image file holds more than 8 bits for a value, of which PIL may give only 8."""
-    if image.mode.startswith(_DEEP) or ";16" in str(image.tile):
+    if image.mode.startswith(_DEEP) or ";16" in str(getattr(image, "tile", "")):
         return True
     return any(bits > 8 for bits in _bits(image))
 
@@ -135,7 +135,7 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 def _has_more(image: Image.Image) -> bool:
     """Whether PIL shows less of a TIFF file than it holds: some bands alone, or 32 bits without a sign as with one."""
-    tags = image.tag_v2
+    tags = getattr(image, "tag_v2", {})
     return tags.get(277, 1) > 1 or (_bits(image) == (32,) and tags.get(339, (1,)) == (1,))
 
 

@@ -125,8 +125,8 @@ def open_objects(
     kind, _, rest = source.partition(":")
     check_channels(kind, channels)
     if kind == "scenes":
-        splits = scenes(rest, "masks" if masks else "boxes", channels, SceneObjects)
-        return Source(*splits, list(CLASSES[1:]))
+        train, test = scenes(rest, "masks" if masks else "boxes", channels, SceneObjects)
+        return Source(train, test, list(CLASSES[1:]))
     if kind != "coco":
         raise unknown_source(source, ("scenes", "coco"), f"must be {KINDS} for detection")
     return coco(rest, channels, masks=masks, test_only=test_only, value_range=value_range)
@@ -180,7 +180,7 @@ def coco(
     if test_only:
         splits.insert(0, replace(splits[0], images=[], annotations=[]))
     categories = parts[0][1]
-    return Source(*splits, list(categories.values()), tuple(told), list(categories))
+    return Source(splits[0], splits[1], list(categories.values()), tuple(told), list(categories))
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,11 @@ class CocoIds:
         lacking = [name for name in classes if name not in names]
         if lacking:
             raise UsageError(f"{file} has no category {lacking[0]!r:.60}, which the network knows")
-        sides = {number: (item.get("height"), item.get("width")) for number, item in images.items()}
-        sizes = {number: both for number, both in sides.items() if all(type(side) is int for side in both)}
+        sizes = {
+            number: (height, width)
+            for number, item in images.items()
+            if type(height := item.get("height")) is int and type(width := item.get("width")) is int
+        }
         return cls(path, files, [names[name] for name in classes], sizes)
 
     def of(self, paths: Sequence[Path]) -> list[int]:

@@ -142,8 +142,8 @@ class DataConfig:
             raise UsageError(f"data.std (={list(self.std)}) must be above 0")
 
 
-def _check_range(value: object) -> None:
-    if value in (None, "auto"):
+def _check_range(value: Literal["auto"] | tuple[float, ...] | None) -> None:
+    if value is None or value == "auto":
         return
     if len(value) != 2 or not all(map(math.isfinite, value)) or not value[0] < value[1]:
         raise UsageError(

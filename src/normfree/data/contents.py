@@ -11,12 +11,15 @@ from .decode import UnreadableImage
 from .dense import IGNORE, INVALID
 from .masks import MaskValues
 from .sources import Source
+from .splits import CountedSplit, MapSplit
 
 MOST_SHOWN = 8  # names in a line
 LOOKED_AT = 16  # depth maps whose range is said
 
 
-def check_masks(source: Source, *, fixed: bool = False, allow_missing: bool = False) -> tuple[list[str], str | None]:
+def check_masks(
+    source: Source[MapSplit], *, fixed: bool = False, allow_missing: bool = False
+) -> tuple[list[str], str | None]:
     """Which classes the masks hold: all training masks are looked at, or as many as it takes to see every class.
 
     Args:
@@ -121,7 +124,7 @@ def check_numbers(split: Any) -> None:
         raise UsageError("data.source: there is 1 test image; R2 needs at least 2")
 
 
-def _classes_of(split: Any, few: int) -> tuple[set[int] | None, bool]:
+def _classes_of(split: MapSplit, few: int) -> tuple[set[int] | None, bool]:
     """The classes in masks, and whether pixels are ignored; until so many classes are seen. None: nothing was read."""
     seen: set[int] = set()
     ignored = read = False
@@ -135,7 +138,7 @@ def _classes_of(split: Any, few: int) -> tuple[set[int] | None, bool]:
     return (seen if read else None), ignored
 
 
-def check_depths(source: Source) -> list[str]:
+def check_depths(source: Source[MapSplit]) -> list[str]:
     """Whether depth was measured anywhere; what to tell: the range of a few maps, in which a wrong unit shows.
 
     Raises:
@@ -154,7 +157,7 @@ def check_depths(source: Source) -> list[str]:
     return [f"depth in {len(few)} of the training maps: {low:.2f} to {high:.2f} m"]
 
 
-def check_objects(source: Source) -> list[str]:
+def check_objects(source: Source[CountedSplit]) -> list[str]:
     """Whether there are objects; what to tell: the classes of which there are none.
 
     Raises:
@@ -174,7 +177,7 @@ def check_objects(source: Source) -> list[str]:
     return told
 
 
-def _targets(split: Any) -> Iterator[Tensor]:
+def _targets(split: MapSplit) -> Iterator[Tensor]:
     """Those that can be read, in an order that meets rare classes soon: a seeded permutation."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     for index in order.tolist():

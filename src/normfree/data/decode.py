@@ -112,6 +112,7 @@ def decode_image(
     with named(file, name):
         deep, picture = _opened(file, channels, all_bits=value_range is not None)
         if deep is None:
+            assert picture is not None  # as it was loaded
             pixels = picture
         elif value_range is None:
             pixels = _as_bytes(deep)
@@ -153,8 +154,8 @@ def named(file: str | Path | bytes, name: str | None = None) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
-        name = name or ("image" if isinstance(file, bytes) else file)
-        raise UnreadableImage(f"{name}: {_reason(error, file)}") from error
+        called = name or ("image" if isinstance(file, bytes) else file)
+        raise UnreadableImage(f"{called}: {_reason(error, file)}") from error
 
 
 def _opened(
@@ -265,7 +266,7 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
 def _upright(image: Image.Image) -> Image.Transpose | None:
     """How to turn the stored pixels; not at all where the metadata cannot be read, which is no fault of the pixels."""
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return None
 
@@ -279,7 +280,7 @@ def _reason(error: Exception, file: str | Path | bytes) -> str:
         missing = next((kind for kind, brands in _BRANDS.items() if brand in brands and not _available(kind)), None)
         return f"a {missing} image, which {_NEEDED[missing]}" if missing else "not an image of a known format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        count = re.search(r"\d+", str(error))[0]
+        count = re.findall(r"\d+", str(error))[0]
         return f"{count} pixels, more than the limit of {Image.MAX_IMAGE_PIXELS}"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:300]
 

@@ -15,7 +15,6 @@ from .sources import (
     VALIDATION_NAMES,
     FolderSplit,
     Source,
-    Split,
     TargetSplit,
     check_channels,
     csv_paths,
@@ -24,6 +23,7 @@ from .sources import (
     unknown_source,
 )
 from .split import HeldOut, hold_out
+from .splits import Split
 from .tables import LABELS, without_images
 from .walk import Walk
 
@@ -100,11 +100,14 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
     there = [] if test is None else _classes(test, walk)
     if set(there) - set(classes):
         differing = sorted(set(classes) ^ set(there))
-        one_sided = [f"{name} (only in {(folder if name in classes else test).name})" for name in differing]
+        one_sided = [
+            f"{name} (only in {folder.name if test is None or name in classes else test.name})" for name in differing
+        ]
         raise UsageError(f"classes of {folder} and {test} differ: {_listed(one_sided)}")
     split = _folder_split(folder, classes, channels, walk)
     shared = _in_several_classes(split, classes)
     if test is None:
+        assert held_out is not None  # else there would be nothing to test on, which is refused above
         groups = [classes[label] for _, label in split.samples]
         return _with_held_out(split, classes, root, held_out, groups, [*walk.told(root), *shared])
     if held_out is not None:
@@ -175,17 +178,14 @@ def open_test(
     kind, _, rest = source.partition(":")
     if kind not in ("imagefolder", "csv"):
         return open_source(source, channels, answers=answers)
-    walk = Walk()
-    table = csv_paths(rest)[-1] if kind == "csv" else None
-    if kind == "imagefolder":
-        root, folder = _root(rest), _test_folder(rest)
-        there = walk.folders(folder)
-        if folder == root or answers != "class" or not there:
-            table = next((path for path in (folder / LABELS, root / LABELS) if path.is_file()), None)
-    if table is not None:
-        rows = tables.splits_of(tables.read_table(table), VALIDATION_NAMES)[-1]
-        found = tables.labelled(rows, answers, classes)
-        return Source(FolderSplit([], channels), _table_split(found, channels), classes, tuple(found.without_images()))
+    if kind == "csv":
+        return _test_table(csv_paths(rest)[-1], classes, channels, answers)
+    walk, root, folder = Walk(), _root(rest), _test_folder(rest)
+    there = walk.folders(folder)
+    if folder == root or answers != "class" or not there:
+        table = next((path for path in (folder / LABELS, root / LABELS) if path.is_file()), None)
+        if table is not None:
+            return _test_table(table, classes, channels, answers)
     if answers != "class":
         raise UsageError(f"data.source: {folder} has no {LABELS}, which {answers} of images are read from")
     _classes(folder, walk)
@@ -196,6 +196,13 @@ def open_test(
     split = _folder_split(folder, classes, channels, walk, full=False)
     told = [*walk.told(root), *without_images({label for _, label in split.samples}, classes)]
     return Source(FolderSplit([], channels), split, classes, tuple(told))
+
+
+def _test_table(path: Path, classes: list[str], channels: int, answers: str) -> Source:
+    """The test images of a table."""
+    rows = tables.splits_of(tables.read_table(path), VALIDATION_NAMES)[-1]
+    found = tables.labelled(rows, answers, classes)
+    return Source(FolderSplit([], channels), _table_split(found, channels), classes, tuple(found.without_images()))
 
 
 def _no_targets(folder: Path, root: Path, walk: Walk) -> None:

@@ -4,18 +4,18 @@ import multiprocessing
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import RunFailed
-from .decode import Unreadable, UnreadableImage
+from .batch import Batch
 from .mixing import Mixing
-from .objects import ObjectList, Objects
 from .processes import (
     PREFETCH,
     Guard,
@@ -28,135 +28,14 @@ from .processes import (
     most_files,
     signals_held,
 )
-from .sampling import Key, SeededBatches, Share
-from .sources import Split
+from .samples import Collate, LabelledSamples, PairSamples, PairTransform, Sample, VectorSamples
+from .sampling import SeededBatches, Share
+from .splits import ObjectSplit, PairSplit, Split, VectorSplit
 from .transforms import Transform
 
 TIMEOUT = 600.0  # seconds that a process may be at one image
 POLL = 1.0  # seconds between two looks at the processes while a batch is waited for
 GRACE = 5.0  # seconds until a process that does not end is killed
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest.
-
-    Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
-    of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
-    Where images hold objects, ``targets`` are these; where an image has a vector, they are (N, K) float32.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    unreadable: list[Unreadable] = field(default_factory=list)
-    partners: Tensor | None = None
-    ratios: Tensor | None = None
-    targets: Tensor | ObjectList | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def inputs(self) -> tuple:
-        """What a network is called with: images, and for one that finds objects the sizes of these and the objects."""
-        return (self.images, self.targets) if isinstance(self.targets, ObjectList) else (self.images,)
-
-    def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
-        """``function`` of the tensors ``names`` that there are."""
-        return {name: function(value) for name in names if (value := getattr(self, name)) is not None}
-
-    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
-        images = self.images.to(device, memory_format=memory_format, non_blocking=True)
-        moved = self._each(lambda x: x.to(device, non_blocking=True), "labels", "partners", "ratios", "targets")
-        return replace(self, images=images, **moved)
-
-    def pin_memory(self) -> "Batch":
-        return replace(
-            self, **self._each(lambda x: x.pin_memory(), "images", "labels", "partners", "ratios", "targets")
-        )
-
-    def pieces(self, size: int) -> "Iterator[Batch]":
-        """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
-        for start in range(0, max(1, len(self)), size):
-            yield self.part(slice(start, start + size))
-
-    def part(self, places: slice) -> "Batch":
-        """Some of its images."""
-        names = "images", "labels", "indices", "partners", "ratios", "targets"
-        return Batch(**self._each(lambda x: x[places], *names))
-
-
-@dataclass(frozen=True)
-class _Sample:
-    image: Tensor | None
-    label: int
-    index: int
-    partner: int = 0
-    ratio: float = 1.0
-    error: Unreadable | None = None
-    target: Tensor | Objects | None = None
-
-
-class _Transformed(Dataset):
-    """Samples by key: a sample's augmentation depends on its seed, not on the worker that makes it."""
-
-    def __init__(self, split: Split, transform: Transform, mixing: Mixing | None, places: Places | None):
-        self.split, self.transform, self.mixing, self.places = split, transform, mixing, places
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, key: Key) -> _Sample:
-        if self.places is None:
-            return self.sample(key)
-        self.places.set(key.index)
-        try:
-            return self.sample(key)
-        finally:
-            self.places.set(None)
-
-    def sample(self, key: Key) -> _Sample:
-        generator, index = torch.Generator().manual_seed(key.seed), key.index
-        try:
-            image = self.split.image(index)
-            if key.partner is None:
-                return _Sample(self.transform(image, generator), self.split.label(index), index)
-            index = key.partner
-            if self.places is not None:
-                self.places.set(index)
-            other = self.split.image(index)
-        except UnreadableImage as error:
-            return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(index), error))
-        views = [self.transform.view(one, generator) for one in (image, other)]
-        mixed, ratio = self.mixing(*views, key.position, key.batch_size, generator)
-        labels = self.split.label(key.index), self.split.label(key.partner)
-        return _Sample(self.transform.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
-
-
-class _TransformedVectors(_Transformed):
-    """The same with a vector for each image; of mixed images the vectors are mixed."""
-
-    def sample(self, key: Key) -> _Sample:
-        sample = super().sample(key)
-        if sample.image is None:
-            return sample
-        target = self.split.target(key.index)
-        if key.partner is not None:
-            target = torch.lerp(self.split.target(key.partner), target, sample.ratio)
-        return replace(sample, target=target)
-
-
-class _TransformedPairs(_Transformed):
-    """The same of pairs of an image and what each of its pixels is, or its objects; their label is 0."""
-
-    def sample(self, key: Key) -> _Sample:
-        generator = torch.Generator().manual_seed(key.seed)
-        try:
-            image, target = self.transform(*self.split.pair(key.index), generator)
-        except UnreadableImage as error:
-            return _Sample(None, -1, key.index, error=Unreadable.of(self.split.name(key.index), error))
-        return _Sample(image, 0, key.index, target=target)
 
 
 class Loader:
@@ -181,8 +60,8 @@ class Loader:
 
     def __init__(
         self,
-        split: Split,
-        transform: Transform,
+        split: Split | VectorSplit | PairSplit | ObjectSplit,
+        transform: Transform | PairTransform,
         batch_size: int,
         *,
         shape: tuple[int, ...] = (0,),
@@ -198,34 +77,32 @@ class Loader:
         vectors: bool = False,
         timeout: float | None = TIMEOUT,
     ):
-        labels = torch.tensor([split.label(i) for i in range(len(split))]) if balanced else None
+        labels = _labels(split) if balanced else None
         dropped = drop_last and not across
         self.batches = SeededBatches(
             len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
         )
-        made = _TransformedPairs if pairs else _TransformedVectors if vectors else _Transformed
-        collate = _Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors))
-        self.split, self.timeout, self.collate = split, timeout, collate
+        self.collate = Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors))
+        self.split, self.timeout = split, timeout
         self.asked: Callable[[], bool] = lambda: False
         self.say: Callable[[str], None] = lambda line: None
-        self.places, options = None, {}
-        if workers:
-            self.places = Places(workers)
+        self.places = Places(workers) if workers else None
+        options: dict[str, Any] = {}
+        if self.places is not None:
             options = dict(persistent_workers=True, prefetch_factor=PREFETCH, timeout=POLL)
             options |= dict(worker_init_fn=partial(begin, self.places))
-            collate = Sent(collate, self.places)
         self._new = partial(
             DataLoader,
-            made(split, transform, mixing, self.places),
+            _samples(split, transform, mixing, self.places, pairs, vectors),
             batch_sampler=self.batches,
-            collate_fn=collate,
+            collate_fn=self.collate if self.places is None else Sent(self.collate, self.places),
             num_workers=workers or 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each iterator takes a number from the global one
             **options,
         )
         self.loader = self._new()
-        self._processes: list[multiprocessing.Process] = []
+        self._processes: list[BaseProcess] = []
         self._unfinished = self._said = False
 
     def close(self) -> None:
@@ -297,13 +174,15 @@ class Loader:
 
     def _watched(self, iterator: Iterator[Batch | Piped]) -> Iterator[Batch]:
         """The batches, with a look at the processes while one is waited for."""
-        with Guard(iterator, self.places, self._kill, self.timeout, POLL, lambda: self.asked()) as guard:
+        places = self.places
+        assert places is not None
+        with Guard(iterator, places, self._kill, self.timeout, POLL, lambda: self.asked()) as guard:
             while True:
-                self.places.forget()
+                places.forget()
                 while True:
                     try:
                         with guard.waiting():
-                            batch = next(iterator)
+                            batch = next(iterator)  # pyright: ignore[reportPossiblyUnboundVariable] - it is deleted before the loop ends
                         break
                     except StopIteration:
                         self._unfinished = False
@@ -311,13 +190,13 @@ class Loader:
                     except (RuntimeError, OSError, EOFError) as error:
                         failure = self._failure(error, guard)
                         if guard.cut or failure is not None:
-                            del iterator
+                            del iterator  # pyright: ignore[reportPossiblyUnboundVariable]
                             self._fail(error, failure)
                     if self.asked():
                         yield self.collate([])
                     if guard.cut:
                         return
-                if (lacks := self.places.lacks) is not None and not self._said:
+                if (lacks := places.lacks) is not None and not self._said:
                     self._said = True
                     self.say(f"{lacks} for some batches, which go through pipes instead")
                 yield batch.unpacked() if isinstance(batch, Piped) else batch
@@ -346,44 +225,22 @@ class Loader:
         return None
 
     def _stuck(self) -> str | None:
-        process = self.places.stuck(self.timeout) if self.timeout else None
+        process = self.places.stuck(self.timeout) if self.places is not None and self.timeout else None
         return None if process is None else self._stuck_at(process)
 
     def _stuck_at(self, process: int) -> str:
         at = self._at(process) or " and has sent no batch"
         return f"{self._named(process)} is stuck{at} for more than {self.timeout:g} s (data.timeout)"
 
-    def _named(self, process: int) -> str:
+    def _named(self, process: int | None) -> str:
         return f"process {process}, which decodes images,"
 
-    def _at(self, process: int) -> str:
-        index = self.places.of(process)
+    def _at(self, process: int | None) -> str:
+        index = None if self.places is None or process is None else self.places.of(process)
         return "" if index is None else f" at image {self.split.name(index)}"
 
 
-@dataclass(frozen=True)
-class _Collate:
-    shape: tuple[int, ...]
-    mixed: bool
-    target_shape: tuple[int, ...] | None = None  # of images with targets
-
-    def __call__(self, samples: list[_Sample]) -> Batch:
-        read = [sample for sample in samples if sample.image is not None]
-        images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, *self.shape)
-        columns = {name: torch.tensor([getattr(s, name) for s in read]) for name in ("label", "index", "partner")}
-        labels, indices, partners = (column.long() for column in columns.values())
-        batch = Batch(images, labels, indices, [sample.error for sample in samples if sample.error is not None])
-        if self.target_shape is not None:
-            targets = [sample.target for sample in read]
-            if read and isinstance(targets[0], Objects):
-                return replace(batch, targets=ObjectList(targets))
-            return replace(batch, targets=torch.stack(targets) if read else torch.empty(0, *self.target_shape))
-        if not self.mixed:
-            return batch
-        return replace(batch, partners=partners, ratios=torch.tensor([sample.ratio for sample in read]))
-
-
-def _new_processes(before: set) -> list[multiprocessing.Process]:
+def _new_processes(before: set[BaseProcess]) -> list[BaseProcess]:
     return [process for process in multiprocessing.active_children() if process not in before]
 
 
@@ -393,7 +250,20 @@ def _died(error: Exception) -> str | None:
     return f"a process that decodes images has died: {said}" if said.startswith("DataLoader worker (") else None
 
 
-def _target_shape(split: Split, shape: tuple[int, ...], pairs: bool, vectors: bool) -> tuple[int, ...] | None:
+def _samples(
+    split: Any, transform: Any, mixing: Mixing | None, places: Places | None, pairs: bool, vectors: bool
+) -> Dataset[Sample]:
+    if pairs:
+        return PairSamples(split, transform, places)
+    return (VectorSamples if vectors else LabelledSamples)(split, transform, mixing, places)
+
+
+def _labels(split: Any) -> Tensor:
+    """Of all images, (N,) int64."""
+    return torch.tensor([split.label(index) for index in range(len(split))])
+
+
+def _target_shape(split: Any, shape: tuple[int, ...], pairs: bool, vectors: bool) -> tuple[int, ...] | None:
     if vectors and len(split):
         return tuple(split.target(0).shape)
     return shape[1:] if pairs or vectors else None

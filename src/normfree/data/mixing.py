@@ -102,13 +102,13 @@ class Mixing:
         Returns:
             Image (C, H, W), float32 after MixUp and otherwise of the first's type; ratio 0..1.
         """
-        kind, size = self.kind(position, batch_size), first.shape[-2:]
+        kind, (height, width) = self.kind(position, batch_size), first.shape[-2:]
         if kind == "mixup":
             ratio = draw_ratio(self.mixup, generator)
             return mixup(first, second, ratio), ratio
         if kind == "cutmix":
-            window = cutmix_window(*size, draw_ratio(self.cutmix, generator), generator)
-            return cutmix(first, second, window), kept(*size, window)
+            window = cutmix_window(height, width, draw_ratio(self.cutmix, generator), generator)
+            return cutmix(first, second, window), kept(height, width, window)
         return first, 1.0
 
 

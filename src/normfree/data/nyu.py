@@ -75,7 +75,8 @@ def nyu(path: str, channels: int = 3) -> Source:
         raise UsageError(
             f"data.source: {split} has {named} in both trainNdxs and testNdxs; each must be in one of them"
         )
-    return Source(*(NYUSplit(str(file), numbers, channels) for numbers in places), [])
+    train, test = (NYUSplit(str(file), numbers, channels) for numbers in places)
+    return Source(train, test, [])
 
 
 def _checked(file: Path) -> int:
@@ -86,12 +87,14 @@ def _checked(file: Path) -> int:
     """
     try:
         opened = _opened(str(file), os.getpid())
-        (images, colours), (depths, metres) = ((tuple(opened[k].shape or ()), opened[k].dtype) for k in KEYS)
+        images: tuple[int, ...] = tuple(opened["images"].shape or ())
+        depths: tuple[int, ...] = tuple(opened["depths"].shape or ())
+        colours, metres = (opened[key].dtype for key in KEYS)
     except UsageError:
         raise
     except Exception as error:  # HDF5 fails in many ways on other files; a group has no shape
         raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {_one_line(error)}") from error
-    if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or not np.prod(images, dtype=object):
+    if len(images) != 4 or images[1] != 3 or depths != images[:1] + images[2:] or not np.prod(images, dtype=object):
         told = f"images of shape {images}, depths of shape {depths}"
         raise UsageError(f"data.source: {file}: {told}; they must be (N, 3, W, H) and (N, W, H)")
     if colours != np.uint8 or metres.kind != "f":
@@ -123,7 +126,8 @@ def _splits(file: Path) -> tuple[list[int], list[int]]:
     """Places of the training and the test images, counted from 0."""
     try:
         content = matlab(str(file), keys := ("trainNdxs", "testNdxs"))
-        return tuple(_numbers(content[key], key) for key in keys)
+        train, test = (_numbers(content[key], key) for key in keys)
+        return train, test
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds

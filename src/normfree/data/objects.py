@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +44,19 @@ class Objects:
 
     @classmethod
     def of(
-        cls, boxes: Tensor, labels: Tensor, size: tuple[int, int], masks: Tensor | None = None, **more: Tensor
+        cls,
+        boxes: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        masks: Tensor | None = None,
+        crowd: Tensor | None = None,
+        areas: Tensor | None = None,
     ) -> "Objects":
         """Objects of an image of that size; none is a crowd, areas are the boxes', unless they are given."""
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) if masks is None else masks.flatten(1).sum(1).float()
-        return cls(**dict(crowd=torch.zeros(len(boxes), dtype=torch.bool), areas=areas) | more | dict(
-            boxes=boxes, labels=labels, masks=masks, size=size, original=size
-        ))  # fmt: skip
+        if areas is None:
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) if masks is None else masks.flatten(1).sum(1).float()
+        crowd = torch.zeros(len(boxes), dtype=torch.bool) if crowd is None else crowd
+        return cls(boxes, labels, crowd, areas, masks, size, size)
 
     @classmethod
     def none(cls, size: tuple[int, int], original: tuple[int, int]) -> "Objects":
@@ -81,7 +87,11 @@ class ObjectList(Sequence[Objects]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, place):
+    @overload
+    def __getitem__(self, place: int) -> Objects: ...
+    @overload
+    def __getitem__(self, place: slice) -> "ObjectList": ...
+    def __getitem__(self, place: int | slice) -> "Objects | ObjectList":
         return ObjectList(self.items[place]) if isinstance(place, slice) else self.items[place]
 
     def __iter__(self) -> Iterator[Objects]:
@@ -92,18 +102,6 @@ class ObjectList(Sequence[Objects]):
 
     def pin_memory(self) -> "ObjectList":
         return ObjectList([item.pin_memory() for item in self.items])
-
-
-class ObjectSplit(Protocol):
-    """Indexable: ``pair(i)`` is an image (C, H, W) uint8 and its Objects.
-
-    ``pair`` and ``image`` may raise UnreadableImage.
-    """
-
-    def __len__(self) -> int: ...
-    def pair(self, index: int) -> tuple[Tensor, Objects]: ...
-    def image(self, index: int) -> Tensor: ...
-    def name(self, index: int) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,8 @@ class ObjectTransform:
 
     def view(self, image: Tensor) -> Tensor:
         """An image by itself, as it is evaluated: (C, height, width) normalized float32."""
-        size = tuple(image.shape[-2:])
-        return self(image, Objects.none(size, size))[0]
+        height, width = image.shape[-2:]
+        return self(image, Objects.none((height, width), (height, width)))[0]
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -198,11 +198,11 @@ def _matrix(kind: str, amount: float, height: int, width: int) -> tuple[tuple[fl
         angle = np.float32(amount) * np.float32(np.pi / 180)
         cos, sin = np.cos(angle), np.sin(angle)
         right, down = (x - (cos * x - sin * y)) / 2, (y - (sin * x + cos * y)) / 2
-        return (cos, -sin, right), (sin, cos, down)
+        return (float(cos), float(-sin), float(right)), (float(sin), float(cos), float(down))
     middle = amount / 2 if kind.endswith("centred") else 0.0
     if kind.startswith("shear_x"):
-        return (1, amount, -middle * y), (0, 1, 0)
-    return (1, 0, 0), (amount, 1, -middle * x)
+        return (1, amount, float(-middle * y)), (0, 1, 0)
+    return (1, 0, 0), (amount, 1, float(-middle * x))
 
 
 def _round(value: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -35,19 +34,6 @@ VOC_CLASSES = (
 MILLIMETRES = 1000.0  # of a metre: depth in PNG files
 
 
-class PairSplit(Protocol):
-    """Indexable pairs: ``pair(i)`` is an image (C, H, W) uint8 and its target (H, W), int64 classes or float32 metres.
-
-    ``target`` is that of ``pair`` alone. All may raise UnreadableImage.
-    """
-
-    def __len__(self) -> int: ...
-    def pair(self, index: int) -> tuple[Tensor, Tensor]: ...
-    def image(self, index: int) -> Tensor: ...
-    def target(self, index: int) -> Tensor: ...
-    def name(self, index: int) -> str: ...
-
-
 @dataclass(frozen=True)
 class FilePairs:
     """Image files and the files of their targets; ``read`` is from a target's path to (H, W)."""
@@ -73,7 +59,8 @@ class FilePairs:
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         path = self.samples[index][1]
         image, target = self.image(index), self.target(index)
-        image = as_annotated(image, self.samples[index][0], tuple(target.shape), self.stored)
+        height, width = target.shape
+        image = as_annotated(image, self.samples[index][0], (height, width), self.stored)
         if image.shape[-2:] != target.shape:
             sizes = [f"{width} x {height}" for height, width in (target.shape, image.shape[-2:])]
             raise UnreadableImage(f"{path}: {sizes[0]} pixels, its image {self.samples[index][0]} has {sizes[1]}")
@@ -117,7 +104,8 @@ def open_pairs(
     check_channels(kind, channels)
     if kind == "scenes":
         target = "mask" if task == "segmentation" else "depth"
-        return Source(*scenes(rest, target, channels), list(CLASSES) if task == "segmentation" else [])
+        train, test = scenes(rest, target, channels)
+        return Source(train, test, list(CLASSES) if task == "segmentation" else [])
     if kind not in openers:
         raise unknown_source(source, ("scenes", *openers), f"must be {KINDS[task]} for {task}")
     opened = ranged(openers[kind](rest, channels), value_range)
@@ -188,7 +176,7 @@ def voc(path: str, channels: int = 3) -> Source:
     if sbd is not None and not merged.is_file():
         train += _boundaries(sbd, {Path(image).stem for image, _ in train + test})
     read = MaskValues(len(VOC_CLASSES)).read
-    return Source(*(FilePairs(samples, read, channels) for samples in (train, test)), list(VOC_CLASSES))
+    return Source(FilePairs(train, read, channels), FilePairs(test, read, channels), list(VOC_CLASSES))
 
 
 def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source:
@@ -262,7 +250,7 @@ def _opened(
         told += lines
     if len(splits) == 1:  # test images alone
         splits.insert(0, replace(splits[0], samples=[]))
-    return Source(*splits, classes, tuple(told))
+    return Source(splits[0], splits[1], classes, tuple(told))
 
 
 def _target_size(samples: list[tuple[str, str]], index: int) -> tuple[int, int]:

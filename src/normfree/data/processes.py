@@ -42,11 +42,14 @@ class Places:
     def __init__(self, processes: int):
         # of each process: its number, the image counted from 1 (0: none), and how often that changed; then what lacks
         self._numbers = multiprocessing.RawArray("q", 3 * processes + 1)
-        self._seen, self._since = [()] * processes, [0.0] * processes
+        self._seen: list[tuple[int, ...]] = [()] * processes
+        self._since = [0.0] * processes
 
     def begin(self) -> None:
         """In a process, once."""
-        self._numbers[3 * get_worker_info().id] = os.getpid()
+        info = get_worker_info()
+        assert info is not None
+        self._numbers[3 * info.id] = os.getpid()
 
     def set(self, index: int | None) -> None:
         """Note the image that this process is at; None: at none. In the run's own process, nothing."""
@@ -107,7 +110,7 @@ class Guard:
 
     def __init__(
         self,
-        iterator: Iterator,
+        iterator: Iterator[Any],
         places: Places,
         kill: Callable[[], None],
         timeout: float | None,
@@ -115,7 +118,8 @@ class Guard:
         asked: Callable[[], bool],
     ):
         self.places, self.kill, self.timeout, self.patience, self.asked = places, kill, timeout, patience, asked
-        self.cut, self.stuck = False, None
+        self.cut = False
+        self.stuck: int | None = None
         self._iterator = weakref.ref(iterator)
         self._waits_since: float | None = None
         self._over = threading.Event()
@@ -124,7 +128,7 @@ class Guard:
         threading.Thread(target=self._look, daemon=True).start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._over.set()
 
     @contextlib.contextmanager
@@ -177,8 +181,9 @@ def begin(places: Places, worker: int) -> None:
     if not hasattr(signal, "sigtimedwait"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    parent = multiprocessing.parent_process().pid  # who may be gone by now
-    threading.Thread(target=_obey, args=(parent,), daemon=True).start()
+    run = multiprocessing.parent_process()  # which may be gone by now
+    assert run is not None
+    threading.Thread(target=_obey, args=(run.pid,), daemon=True).start()
 
 
 def _obey(parent: int) -> None:
@@ -190,7 +195,7 @@ def _obey(parent: int) -> None:
     os._exit(1)
 
 
-def deaths_unnoticed(iterator: Iterator) -> None:
+def deaths_unnoticed(iterator: Any) -> None:
     """No error of torch for each process of its iterator that dies, wherever the run is by then: whoever waits for a
     batch looks at the processes."""
     if remove_worker_pids and getattr(iterator, "_worker_pids_set", False):
@@ -227,10 +232,10 @@ class Piped:
 class Sent:
     """Makes batches, in a process such that they reach the run: by shared memory where that serves."""
 
-    collate: Callable[[list], Any]
+    collate: Callable[[list[Any]], Any]
     places: Places
 
-    def __call__(self, samples: list) -> Any:
+    def __call__(self, samples: list[Any]) -> Any:
         batch, info = self.collate(samples), get_worker_info()
         if info is None:
             return batch
@@ -272,16 +277,21 @@ def most_files() -> float:
         import resource
     except ImportError:  # Windows
         return math.inf
-    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
-    wanted = min(hard, MOST_FILES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft < wanted:
-        limit = resource.RLIM_INFINITY if hard == math.inf else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return max(soft, wanted)
 
 
 class _Storages(pickle.Pickler):
     """Finds the tensors in an object."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.found: dict[int, int] = {}  # bytes of each storage by its place
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -300,8 +310,7 @@ class _Packer(pickle.Pickler):
 
 def _storages(batch: Any) -> list[int]:
     """Bytes of each."""
-    pickler = _Storages(io.BytesIO())
-    pickler.found = {}
+    pickler = _Storages()
     pickler.dump(batch)
     return list(pickler.found.values())
 

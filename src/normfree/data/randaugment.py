@@ -80,7 +80,8 @@ class RandAugment:
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if image.dtype != torch.uint8:
             raise UsageError(f"RandAugment takes images of uint8, not {image.dtype}; see normfree.data.mixing.to_uint8")
-        return apply(image, self.draw(*image.shape[-2:], generator))
+        height, width = image.shape[-2:]
+        return apply(image, self.draw(height, width, generator))
 
     def draw(self, height: int, width: int, generator: torch.Generator | None = None) -> list[Step]:
         """The operations for one image of that size, in their order, with their arguments."""

@@ -91,7 +91,8 @@ def centre_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
     (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is kept and nothing is antialiased. The
     released NF-ResNets, NF-RegNets and controls were evaluated so (``crop_resize``).
     """
-    return resize_bicubic(image, size, size, padded_centre_window(*image.shape[-2:], size, margin))
+    height, width = image.shape[-2:]
+    return resize_bicubic(image, size, size, padded_centre_window(height, width, size, margin))
 
 
 def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

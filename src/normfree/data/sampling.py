@@ -32,7 +32,7 @@ class Share:
         return slice(begin + count * self.rank // self.world, begin + count * (self.rank + 1) // self.world)
 
 
-class SeededBatches(Sampler):
+class SeededBatches(Sampler[list[Key]]):
     """Lists of keys: a permutation per epoch, or in order; the last, smaller batch is kept, dropped or filled up.
 
     With ``labels``, the permutation is an order in which all classes come equally often. With ``pairs``, partners are a
@@ -87,12 +87,12 @@ class SeededBatches(Sampler):
             begin = first + batch * self.batch_size
             end = min(begin + self.batch_size, last)
             part = self.share.of(begin, end)
-            keys = zip(*(column[part].tolist() for column in columns), strict=True)
+            keys: Iterator[tuple[int, ...]] = zip(*(column[part].tolist() for column in columns), strict=True)
             if self.pairs:
                 places = zip(keys, range(part.start - begin, part.stop - begin), strict=True)
-                yield [Key(*key, place, end - begin) for key, place in places]
+                yield [Key(index, seed, partner, place, end - begin) for (index, seed, partner), place in places]
             else:
-                yield [Key(*key) for key in keys]
+                yield [Key(index, seed) for index, seed in keys]
 
     def _shuffled(self, generator: torch.Generator) -> Tensor:
         if self.labels is not None:

@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def make_scene(part: int, index: int, side: int = SIDE) -> Scene:
     kinds = rng.integers(1, len(CLASSES), count)
     for number, (kind, distance) in enumerate(zip(kinds.tolist(), distances.tolist(), strict=True), start=1):
         window, inside, colours = _shape(rng, kind, distance, side)
-        if inside is None:
+        if inside is None or colours is None:
             continue
         np.copyto(image[window], colours, where=inside[..., None])
         for layer, value in ((mask, kind), (owners, number), (depth, distance)):
@@ -199,7 +200,7 @@ class SceneSplit:
         pixels = scene.image if self.channels == 3 else scene.image.mean(2, keepdims=True).astype(np.uint8)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+    def pair(self, index: int) -> tuple[Tensor, Any]:
         scene = self.scene(index)
         image = self.pixels(scene)
         return image, torch.from_numpy(scene.mask).long() if self.kind == "mask" else torch.from_numpy(scene.depth)
@@ -227,4 +228,5 @@ def scenes(
             f"SIDE of {SIDES[0]} to {SIDES[1]} pixels"
         )
     lengths = count, max(1, count // 10)
-    return tuple(split(n, side, channels, part, kind) for part, n in enumerate(lengths))
+    train, test = (split(n, side, channels, part, kind) for part, n in enumerate(lengths))
+    return train, test

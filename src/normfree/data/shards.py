@@ -222,9 +222,9 @@ def _scan(path: str) -> Table:
 class _Headers(io.FileIO):
     """A tar of which headers alone are read: what they say about a member may not fill the memory."""
 
-    def read(self, size: int = -1, /) -> bytes:
-        if not 0 <= size <= MOST_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,} bytes; {MOST_HEADER:,} are the limit")
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size or -1:,} bytes; {MOST_HEADER:,} are the limit")
         return super().read(size)
 
 

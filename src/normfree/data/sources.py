@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..errors import UsageError, listed, nearest
 from . import shards
 from .decode import EXTENSIONS, decode_image
 from .split import HeldOut
+from .splits import ImageSplit
 from .walk import Walk
 
 KINDS = (
@@ -23,20 +24,11 @@ KINDS = (
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
 
-class Split(Protocol):
-    """Indexable images: ``image(i)`` is (C, H, W) on the 0..255 scale, ``label(i)`` and ``name(i)``.
-
-    ``image`` may raise UnreadableImage. Splits of files have ``file(i)``, a path or the content, and a ``value_range``.
-    """
-
-    def __len__(self) -> int: ...
-    def image(self, index: int) -> Tensor: ...
-    def label(self, index: int) -> int: ...
-    def name(self, index: int) -> str: ...
+S = TypeVar("S", bound=ImageSplit, covariant=True)
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Generic[S]):
     """Two splits and the names of their classes, in the order of the labels.
 
     ``numbers`` are what the files call the classes, where that is a number other than its place (COCO's categories).
@@ -44,8 +36,8 @@ class Source:
     split.
     """
 
-    train: Split
-    test: Split
+    train: S
+    test: S
     classes: list[str]
     told: tuple[str, ...] = ()
     numbers: list[int] | None = None
@@ -184,8 +176,8 @@ def synthetic(size: str, channels: int = 3) -> Source:
             f"data.source (='synthetic:{size}') must be synthetic:N or synthetic:N,CLASSES, N of 1 or more, "
             f"CLASSES of 1 to {shards.MAX_LABEL + 1:,}"
         )
-    splits = (NoiseSplit(n, classes, channels, part) for part, n in enumerate((count, max(1, count // 10))))
-    return Source(*splits, [str(i) for i in range(classes)])
+    train, test = (NoiseSplit(n, classes, channels, part) for part, n in enumerate((count, max(1, count // 10))))
+    return Source(train, test, [str(i) for i in range(classes)])
 
 
 def digits(channels: int = 1) -> Source:
@@ -193,7 +185,7 @@ def digits(channels: int = 1) -> Source:
     from sklearn.datasets import load_digits  # half a second to import, needed here only
     from sklearn.model_selection import train_test_split
 
-    data = load_digits()
+    data: Any = load_digits()
     pixels = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
     images, labels = pixels.expand(-1, channels, -1, -1), torch.from_numpy(data.target).long()
     train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)

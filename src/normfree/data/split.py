@@ -123,17 +123,18 @@ class HeldOut:
 
     def divided(self, split: Any, names: Sequence[str]) -> tuple[Part, Part]:
         """Images to train with, and those held out."""
-        held = set(self.names)
+        held = set(self.names or ())
         train = [index for index, name in enumerate(names) if name not in held]
         return Part(split, train), Part(split, [index for index, name in enumerate(names) if name in held])
 
     def gone(self, names: Sequence[str]) -> str | None:
         """A sentence about images held out that are not there any more, if there are such."""
-        missing = sorted(set(self.names) - set(names))
+        held = self.names or ()
+        missing = sorted(set(held) - set(names))
         if not missing:
             return None
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return f"{len(missing)} of {len(self.names)} images held out for testing are not there any more: {listed}"
+        return f"{len(missing)} of {len(held)} images held out for testing are not there any more: {listed}"
 
 
 def hold_out(

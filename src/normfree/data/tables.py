@@ -137,7 +137,7 @@ class Labelled:
         """What images are held out by: their class; of several the rarest one; None for numbers."""
         if self.labels is not None:
             return [self.classes[label] for label in self.labels]
-        if not self.several:
+        if self.targets is None or not self.several:
             return None
         counts = self.targets.sum(0)
         rarest = torch.where(self.targets > 0, counts, math.inf).min(1)
@@ -152,9 +152,9 @@ class Labelled:
         """See :func:`without_images`."""
         if self.labels is not None:
             return without_images(set(self.labels), self.classes)
-        return (
-            without_images(set(self.targets.any(0).nonzero().flatten().tolist()), self.classes) if self.several else []
-        )
+        if self.targets is None or not self.several:
+            return []
+        return without_images(set(self.targets.any(0).nonzero().flatten().tolist()), self.classes)
 
 
 def without_images(there: set[int], classes: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,15 @@ from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, padded_centre_window, resize_bicubic
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
+@runtime_checkable
+class MixableTransform(Protocol):
+    """A transform in two halves, between which images are mixed."""
+
+    def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+    def view(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
+    def finish(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 AREA, ASPECT, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10

@@ -69,7 +69,7 @@ def convention(
         what: names the annotations.
         default: the answer where no size says it.
     """
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:LOOKED_AT].tolist()
+    order: list[int] = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:LOOKED_AT].tolist()
     stored = shown = unknown = 0
     for index in order:
         size, turn = header(files[index])

@@ -106,7 +106,7 @@ class Walk:
         folders, links = [start], deque[_Folder]()
         while folders or links:
             here = folders.pop() if folders else links.popleft()
-            if here.link:
+            if here.link and here.parent is not None:
                 if here.identity in above or here.parent.lies_in(here.identity) or _holds(here.path):
                     self.loops.append(here.path)
                     continue

@@ -35,7 +35,7 @@ class FusedStep:
     """
 
     def __init__(
-        self, optimizer: torch.optim.SGD, ema: EMA | None = None, eps: float = 1e-3, clipping: float | None = None
+        self, optimizer: torch.optim.Optimizer, ema: EMA | None = None, eps: float = 1e-3, clipping: float | None = None
     ):
         as_groups(own_optimizer(optimizer).param_groups, clipping)
         self.optimizer, self.ema, self.eps, self.clipping = optimizer, ema, eps, clipping

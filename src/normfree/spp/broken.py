@@ -9,6 +9,7 @@
 
 import timm
 import torchvision
+from timm.models.nfnet import NormFreeBlock
 from torch import nn
 
 
@@ -26,14 +27,14 @@ def bare_squeeze_excite() -> nn.Module:
     """timm's Normalizer-Free SE-ResNet-50 without the factor 2 behind Squeeze-Excite."""
     model = timm.create_model("nf_seresnet50")
     for module in model.modules():
-        if hasattr(module, "attn_gain"):
-            module.attn_gain = 1.0
-            nn.init.ones_(module.conv3.gain)  # branches start switched off; look at them switched on
+        if isinstance(module, NormFreeBlock):
+            vars(module)["attn_gain"] = 1.0
+            nn.init.ones_(module.get_parameter("conv3.gain"))  # branches start switched off; look at them switched on
     return model
 
 
 def dead_branch() -> nn.Module:
     """torchvision's ResNet-50 with one forgotten zero."""
     model = torchvision.models.resnet50()
-    nn.init.zeros_(model.layer3[2].bn3.weight)
+    nn.init.zeros_(model.get_parameter("layer3.2.bn3.weight"))
     return model

@@ -74,7 +74,7 @@ def _explosion(rows: list[Row]) -> list[Finding]:
         return []  # their branches do not grow with the signal; also if there are no rows
     first, last = rows[0], max(rows, key=lambda row: row.avg_var)
     steps = rows.index(last)
-    branches = [row.res_avg_var for row in rows]
+    branches = [row.branch_var for row in rows]
     if steps < 2 or first.avg_var <= 0 or branches[0] <= 0:
         return []
     jump = max(itertools.pairwise(rows[: steps + 1]), key=lambda pair: pair[1].avg_var / max(pair[0].avg_var, TINY))
@@ -102,7 +102,7 @@ def _explosion(rows: list[Row]) -> list[Finding]:
 def _missing_reset(rows: list[Row]) -> list[Finding]:
     """A transition whose shortcut hands the grown variance on instead of starting at 1."""
     findings, start = [], rows[0]
-    usual = statistics.median([row.res_avg_var for row in rows if row.res_avg_var] or [0.0])
+    usual = statistics.median([row.branch_var for row in rows if row.branch_var] or [0.0])
     for before, row in itertools.pairwise(rows):
         if row.transition and row.shortcut_var is not None and math.prod(row.shape) != math.prod(before.shape):
             if row.theory is not None:  # between what beta would leave and what came
@@ -110,7 +110,7 @@ def _missing_reset(rows: list[Row]) -> list[Finding]:
                 odd = any(size % 2 for size in before.shape[-2:])  # 2x2 pooling keeps up to twice as much of odd maps
                 missing = beta**2 >= RESET and row.shortcut_var > due * beta * (2 if odd else 1)
             else:  # shortcut and branch take the same thing, normalized or scaled; pooling may leave a quarter
-                due = max(row.res_avg_var, usual if row.normalized else 0.0) / (row.gate or 1.0) ** 2
+                due = max(row.branch_var, usual if row.normalized else 0.0) / (row.gate or 1.0) ** 2
                 grown = row.normalized or before.avg_var > HANDED_ON * start.avg_var
                 missing = grown and 0 < HANDED_ON * due < min(row.shortcut_var, before.avg_var)
                 missing = missing and row.shortcut_var > (0.5 if row.normalized else 0.2) * before.avg_var
@@ -128,16 +128,16 @@ def _missing_reset(rows: list[Row]) -> list[Finding]:
 
 def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
     """Branches that lose (or add) variance in every block: a wrong gain, or a gate without its factor."""
-    bare = [row for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
+    bare = [(row, row.gate) for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
     if bare:
-        row = bare[0]
+        row, gate = bare[0]
         more = f" and {counted(len(bare) - 1, 'more block')}" if len(bare) > 1 else ""
         text = (
-            f"Squeeze-Excite's gate averages {row.gate:.2f} in {row.block}{more}, which leaves "
-            f"{row.gate**2:.2f} of the branch's variance ({row.res_avg_var:.3g} there); multiply it by "
-            f"{1 / row.gate:.2g}"
+            f"Squeeze-Excite's gate averages {gate:.2f} in {row.block}{more}, which leaves "
+            f"{gate**2:.2f} of the branch's variance ({row.branch_var:.3g} there); multiply it by "
+            f"{1 / gate:.2g}"
         )
-        return [Finding("attenuation", tuple(r.block for r in bare), text)]
+        return [Finding("attenuation", tuple(row.block for row, _ in bare), text)]
     gains = _branch_gains(spp, rows)
     if not gains:
         return []
@@ -149,7 +149,7 @@ def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
     what = "lose" if middle < 1 else "gain"
     text = (
         f"branches {what} variance in every block: {middle:.2f} of what should leave them, {gain:.2f} at {worst.block} "
-        f"({worst.res_avg_var:.3g} there){_gamma_hint(worst, middle)}"
+        f"({worst.branch_var:.3g} there){_gamma_hint(worst, middle)}"
     )
     return [Finding("attenuation" if middle < 1 else "branch variance", tuple(row.block for row, _ in gains), text)]
 
@@ -164,13 +164,13 @@ def _branch_gains(spp: Recording, rows: list[Row]) -> list[tuple[Row, float]]:
     gains, free = [], not any(row.normalized for row in rows)
     for index, row in enumerate(rows):
         before = rows[index - 1] if index else spp.stem
-        if before is None or before.avg_sq_mean > before.avg_var > 0 or row.normalized or row.res_avg_var == 0:
+        if before is None or before.avg_sq_mean > before.avg_var > 0 or row.normalized or row.branch_var == 0:
             continue
         if row.theory is not None:
             if row.theory.res_var > 0:
-                gains.append((row, row.res_avg_var / row.theory.res_var))
+                gains.append((row, row.branch_var / row.theory.res_var))
         elif free and not row.transition and (not index or before.transition) and 0.5 <= before.avg_var <= 1.5:
-            gains += [(row, row.res_avg_var / before.avg_var)] if row.added_var > 1e-3 * before.avg_var else []
+            gains += [(row, row.branch_var / before.avg_var)] if (row.added_var or 0.0) > 1e-3 * before.avg_var else []
     return gains
 
 
@@ -198,7 +198,7 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
     shifted = [
         row
         for row in rows
-        if not row.normalized and (row.added_var or 0.0) > 0.0 and (row.res_avg_sq_mean or 0.0) > row.res_avg_var
+        if not row.normalized and (row.added_var or 0.0) > 0.0 and (row.res_avg_sq_mean or 0.0) > row.branch_var
     ]
     overtaken = [row for row in shifted if row.avg_sq_mean > row.avg_var]
     if not overtaken:
@@ -246,38 +246,40 @@ def _kinds(rows: list[Row]) -> list[list[int]]:
 def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
     """One branch far from theory, or from those of its kind; many of them are one finding."""
     if any(row.theory is not None for row in rows):
-        known = {row.block for row, _ in _branch_gains(spp, rows)}
-        limits = [(WEAK_BLOCK, STRONG_BLOCK if row.block in known else UNCENTRED * STRONG_BLOCK) for row in rows]
-        judged = [row.theory is not None and row.res_avg_var > 0 < row.theory.res_var for row in rows]
-        pairs = [
-            (row, row.theory.res_var)
-            for row, (low, high), alive in zip(rows, limits, judged, strict=True)
-            if alive and not low <= row.res_avg_var / row.theory.res_var <= high
-        ]
+        pairs = _apart_from_theory(spp, rows)
     else:
         pairs = _apart(rows) + _far_apart(rows)
     if len(pairs) > 2:
-        row, due = max(pairs, key=lambda pair: abs(math.log(pair[0].res_avg_var / pair[1])))
-        gain = statistics.median(row.res_avg_var / due for row, due in pairs)
+        row, due = max(pairs, key=lambda pair: abs(math.log(pair[0].branch_var / pair[1])))
+        gain = statistics.median(row.branch_var / due for row, due in pairs)
         more = counted(len(pairs) - 1, "more block")
         text = f"the branches of {row.block} and {more} end with {gain:.2g} of the variance that was"
-        text += f" expected ({row.res_avg_var:.3g} instead of {due:.3g} there){_gamma_hint(row, gain)}"
+        text += f" expected ({row.branch_var:.3g} instead of {due:.3g} there){_gamma_hint(row, gain)}"
         return [Finding("branch variance", (row.block, *(r.block for r, _ in pairs if r is not row)), text)]
     said = "the branch of {} ends with variance {:.3g} where {:.3g} was expected"
-    return [
-        Finding("branch variance", (row.block,), said.format(row.block, row.res_avg_var, due)) for row, due in pairs
-    ]
+    return [Finding("branch variance", (row.block,), said.format(row.block, row.branch_var, due)) for row, due in pairs]
+
+
+def _apart_from_theory(spp: Recording, rows: list[Row]) -> list[tuple[Row, float]]:
+    """Rows whose branch is far from theory, which is given, too."""
+    known, pairs = {row.block for row, _ in _branch_gains(spp, rows)}, []
+    for row in rows:
+        if row.theory is not None and row.branch_var > 0 < row.theory.res_var:
+            high = STRONG_BLOCK if row.block in known else UNCENTRED * STRONG_BLOCK
+            if not WEAK_BLOCK <= row.branch_var / row.theory.res_var <= high:
+                pairs.append((row, row.theory.res_var))
+    return pairs
 
 
 def _far_apart(rows: list[Row]) -> list[tuple[Row, float]]:
     """Normalized branches of the first block and of transitions, which see another signal, if they stand out by far."""
     pairs = []
     for kind in _kinds(rows):
-        alive = [rows[i] for i in kind if rows[i].res_avg_var > 0]
+        alive = [rows[i] for i in kind if rows[i].branch_var > 0]
         if len(alive) > 3 and all(row.normalized for row in alive):
-            due = statistics.median(row.res_avg_var for row in alive)
+            due = statistics.median(row.branch_var for row in alive)
             special = [row for row in alive if (row.transition or row is rows[0]) and not _of_equals(row)]
-            pairs += [(row, due) for row in special if row.res_avg_var > OUTLIER**2 * due]
+            pairs += [(row, due) for row in special if row.branch_var > OUTLIER**2 * due]
     return pairs
 
 
@@ -289,7 +291,7 @@ def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
     """
     pairs = []
     for kind in _kinds(rows):
-        alive = [rows[i] for i in kind if i and rows[i].res_avg_var > 0 and not rows[i].transition]
+        alive = [rows[i] for i in kind if i and rows[i].branch_var > 0 and not rows[i].transition]
         for row in alive:
             if _of_equals(row):
                 continue
@@ -297,9 +299,9 @@ def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
             if len(others) < 2 and all(other.normalized for other in alive):
                 others = [other for other in alive if other is not row]
             if len(others) > 1:
-                due = statistics.median(other.res_avg_var for other in others)
-                agreeing = all(1 / AGREEING < other.res_avg_var / due < AGREEING for other in others)
-                if agreeing and not 1 / OUTLIER < row.res_avg_var / due < OUTLIER and row.res_avg_var > 1e-6 * due:
+                due = statistics.median(other.branch_var for other in others)
+                agreeing = all(1 / AGREEING < other.branch_var / due < AGREEING for other in others)
+                if agreeing and not 1 / OUTLIER < row.branch_var / due < OUTLIER and row.branch_var > 1e-6 * due:
                     pairs.append((row, due))
     return pairs
 
@@ -311,4 +313,4 @@ def _of_equals(row: Row) -> bool:
     """
     if not row.normalized or row.transition or not row.shortcut_var:
         return False
-    return 1 / AGREEING < row.res_avg_var / row.shortcut_var < AGREEING
+    return 1 / AGREEING < row.branch_var / row.shortcut_var < AGREEING

@@ -164,7 +164,7 @@ def _largest_shift(spp: SPP) -> float:
 
 def _attenuation(spp: SPP) -> Numbers:
     branches, ends = _branches(spp), spp.stage_ends
-    local = [row.res_avg_var / row.theory.res_var for row in spp.rows[1:] if row.theory]
+    local = [row.branch_var / row.theory.res_var for row in spp.rows[1:] if row.theory]
     return {
         "branch variance of the first block": branches[0],
         "branch variance over that of a healthy branch, median": statistics.median(local),

@@ -14,7 +14,7 @@ from .moments import Moments, channel_moments
 aten = torch.ops.aten
 
 
-def operations(*names: str) -> frozenset:
+def operations(*names: str) -> frozenset[Any]:
     """Those of aten that this torch has."""
     return frozenset(getattr(aten, name) for name in names if hasattr(aten, name))
 
@@ -64,13 +64,19 @@ class Origins:
     """Origins of the tensors that are alive and come from the network's input."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[weakref.ref, Origin]] = {}
+        self._entries: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
         self.time = 0  # counts operations
 
     def __getitem__(self, x: Any) -> Origin | None:
         """None for what does not come from the input: parameters, constants, numbers."""
         entry = self._entries.get(id(x))
         return entry[1] if entry is not None and entry[0]() is x else None
+
+    def known(self, x: Tensor) -> Origin:
+        """Of a tensor that does come from the input."""
+        origin = self[x]
+        assert origin is not None
+        return origin
 
     def __setitem__(self, x: Tensor, origin: Origin) -> None:
         key = id(x)
@@ -91,11 +97,11 @@ class Origins:
     def moments(self, x: Tensor) -> Moments:
         return channel_moments(x, self.channel_dim(x))
 
-    def of_result(self, func: Any, args: tuple, inputs: list[Tensor]) -> Origin:
+    def of_result(self, func: Any, args: tuple[Any, ...], inputs: list[Tensor]) -> Origin:
         """Origin of what ``func(*args)`` gives; ``inputs`` are those of its tensors that have one, at least one."""
         self.time += 1
-        deepest = max((self[x] for x in inputs), key=lambda origin: origin.depth)
-        largest = self[max(inputs, key=Tensor.numel)]
+        deepest = max((self.known(x) for x in inputs), key=lambda origin: origin.depth)
+        largest = self.known(max(inputs, key=Tensor.numel))
         if largest.channels is not None:  # a gate or shift may be deeper than what it acts on, but has not its shape
             deepest = replace(deepest, channels=largest.channels, dim=largest.dim)
         kind = func.overloadpacket
@@ -112,7 +118,7 @@ class Origins:
         if kind in _FUSED:
             return Origin(deepest.depth + 1, inputs[0].shape[-1], -1, deepest.child, gates=deepest.gates)
         if kind in _PRODUCTS:
-            return self._product(*args[:2], deepest)
+            return self._product(args[0], args[1], deepest)
         if kind in _QUOTIENTS and self[args[0]] is not None and isinstance(args[1], int | float) and args[1]:
             return self._scaled(args[0], 1 / args[1])
         if kind in (aten.permute, aten.transpose) and deepest.dim is not None:
@@ -130,7 +136,7 @@ class Origins:
 
     def _scaled(self, x: Tensor, constant: Any) -> Origin:
         """``x`` times a number, a parameter of one element, or one with an element per channel."""
-        origin = self[x]
+        origin = self.known(x)
         number = isinstance(constant, int | float)
         if not number and not (isinstance(constant, Tensor) and self._is_factor(constant, x)):
             return origin.plain()
@@ -155,7 +161,7 @@ class Origins:
             return not constant.is_complex()
         dim = self.channel_dim(x)
         dim = dim - x.ndim if dim >= 0 else dim  # as broadcasting counts
-        return constant.ndim >= -dim and constant.shape[dim] == constant.numel() == self[x].channels
+        return constant.ndim >= -dim and constant.shape[dim] == constant.numel() == self.known(x).channels
 
 
 def is_gate(small: Tensor, large: Tensor) -> bool:
@@ -175,7 +181,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(tuple(value.values()))
 
 
-def _moved(dim: int, kind: Any, args: tuple) -> int:
+def _moved(dim: int, kind: Any, args: tuple[Any, ...]) -> int:
     """Where dimension ``dim`` is after a permutation: -1 if last, as it stays when those before it are joined."""
     ndim = args[0].ndim
     order = list(range(ndim))

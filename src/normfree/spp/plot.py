@@ -93,7 +93,9 @@ def _curve(axes: Any, spp: Recording, field: str, name: str, color: str) -> list
 
 def _expected(axes: Any, spp: Recording, color: str, *, label: bool) -> list[float]:
     """Theory that knows the network; what else is expected is a sum of what was measured, and lies on it."""
-    values = [math.nan if row.expected_res_var is None else row.expected_var for row in spp.rows]
+    values = [
+        math.nan if row.expected_res_var is None or row.expected_var is None else row.expected_var for row in spp.rows
+    ]
     known = [value for value in values if math.isfinite(value)]
     if known:
         text = "expected by theory" if label else None

@@ -18,10 +18,11 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var`` and ``theory``."""
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
     before = stem.avg_var if stem is not None else None
-    if modules and all(isinstance(module, NFBlock) and module.skip_init is not None for module in modules):
+    blocks = [module for module in modules if isinstance(module, NFBlock) and module.skip_init is not None]
+    if modules and len(blocks) == len(modules):
         network = [module for module in model.modules() if isinstance(module, NFBlock)]  # of which rows may be a part
         expected = dict(zip(network, normfree_variances(network), strict=True))
-        for row, block in zip(rows, modules, strict=True):
+        for row, block in zip(rows, blocks, strict=True):
             row.expected_var, row.expected_res_var = expected[block]
             if before is not None and math.isfinite(before):
                 row.theory = _theory(block, before, row.shape)
@@ -48,6 +49,7 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
         shortcut = variance if block.conv_shortcut is None else branch / (4 if block.pool is not None else 1)
         for _ in range(_activations(block) - 1):
             branch = _behind(block.act, branch)
+        assert block.skip_init is not None  # not folded
         variance = shortcut + block.skip_init.scale().item() ** 2 * branch
         expected.append((variance, branch))
     return expected

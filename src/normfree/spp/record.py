@@ -94,8 +94,14 @@ def _output(y: Any, alike: bool) -> Row | None:
     if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
         return None
     moments = channel_moments(y, 1)
-    numbers = dict(avg_sq_mean=moments.avg_sq_mean, avg_var=moments.avg_var)
-    return Row("output", 0, **numbers, shape=tuple(y.shape[1:]), values=1 if alike else moments.values)
+    return Row(
+        "output",
+        0,
+        avg_sq_mean=moments.avg_sq_mean,
+        avg_var=moments.avg_var,
+        shape=tuple(y.shape[1:]),
+        values=1 if alike else moments.values,
+    )
 
 
 def _lost(model: nn.Module) -> tuple[str, ...]:
@@ -106,19 +112,28 @@ def _lost(model: nn.Module) -> tuple[str, ...]:
 def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
     """A row for each merge of a module; for a named module that merges nothing, one of its output."""
     if alone is not None:
-        numbers = dict(avg_sq_mean=alone.avg_sq_mean, avg_var=alone.avg_var)
-        at = dict(normalized=frame.normalized, shape=tuple(shape[1:]), values=alone.values, module=frame.name)
-        return [Row(frame.name, 0, **numbers, **at)]
+        row = Row(
+            frame.name,
+            0,
+            avg_sq_mean=alone.avg_sq_mean,
+            avg_var=alone.avg_var,
+            normalized=frame.normalized,
+            shape=tuple(shape[1:]),
+            values=alone.values,
+            module=frame.name,
+        )
+        return [row]
     rows = []
     for merge in frame.merges:
+        output = merge.settle()
         parts = [frame.name, merge.child] if len(frame.merges) > 1 else [frame.name]
         rows.append(
             Row(
                 ".".join(part for part in parts if part) or "(model)",
                 0,
                 transition=merge.transition,
-                avg_sq_mean=merge.output.avg_sq_mean,
-                avg_var=merge.output.avg_var,
+                avg_sq_mean=output.avg_sq_mean,
+                avg_var=output.avg_var,
                 res_avg_var=merge.branch.avg_var,
                 res_avg_sq_mean=merge.branch.avg_sq_mean,
                 added_var=merge.added.avg_var,
@@ -127,7 +142,7 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
                 activated=merge.activated,
                 normalized=frame.normalized,
                 shape=tuple(merge.shape[1:]),
-                values=merge.output.values,
+                values=output.values,
                 module=frame.name,
             )
         )
@@ -187,7 +202,9 @@ def _batches_only(model: nn.Module, shape: torch.Size) -> Iterator[None]:
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
         for handle in handles:
             handle.remove()
-        if args and isinstance(args[0], Tensor) and args[0].ndim < module.weight.ndim:
+        if not args or not isinstance(args[0], Tensor) or not isinstance(module, _CONVOLUTIONS):
+            return
+        if args[0].ndim < module.weight.ndim:
             raise _without_batch(shape)
 
     convolutions = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
@@ -276,5 +293,5 @@ def _matching(model: nn.Module, pattern: str) -> set[str]:
 def _example(model: nn.Module) -> str:
     """A pattern that fits the model: the children of its largest container."""
     sizes = {name: len(list(module.children())) for name, module in model.named_modules() if name}
-    largest = max(sizes, key=sizes.get, default="")
+    largest = max(sizes, key=sizes.__getitem__, default="")
     return f"{largest}.*" if sizes.get(largest) else "*"

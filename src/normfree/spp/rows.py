@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -67,6 +68,11 @@ class Row:
     values: int | None = None
     module: str = ""
     theory: BlockTheory | None = None
+
+    @property
+    def branch_var(self) -> float:
+        """``res_avg_var``; nan of a row without a branch."""
+        return math.nan if self.res_avg_var is None else self.res_avg_var
 
     @property
     def ratio(self) -> float | None:
@@ -161,5 +167,5 @@ class Recording:
 
 def _row(content: dict[str, Any]) -> Row:
     fields = {name: value for name, value in content.items() if name != "ratio"}
-    theory = fields.pop("theory")
-    return Row(**fields | {"shape": tuple(fields["shape"])}, theory=BlockTheory(**theory) if theory else None)
+    theory, shape = fields.pop("theory"), tuple(fields.pop("shape"))
+    return Row(**fields, shape=shape, theory=BlockTheory(**theory) if theory else None)

@@ -1,5 +1,6 @@
 """Singular values of the weights: the collapse that variances do not show (NF-ResNets, appendix A.1)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ def _weight(layer: nn.Module) -> Tensor | None:
 def _spectrum(name: str, weight: Tensor, groups: int, standardized: bool) -> Spectrum:
     outputs, fan_in = weight.shape[0] // groups, weight[0].numel()
     if not bool(torch.isfinite(weight).all()):
-        return Spectrum(name, *(float("nan"),) * 3, (outputs, fan_in))
+        return Spectrum(name, math.nan, math.nan, math.nan, (outputs, fan_in))
     matrices = weight.double().flatten(1).unflatten(0, (groups, -1))
     gram = matrices @ matrices.mT if outputs <= fan_in else matrices.mT @ matrices  # 5 times faster than svdvals
     values = torch.linalg.eigvalsh(gram).flip(-1)

@@ -52,11 +52,13 @@ class Merge:
     output: Moments | None = None
     activated: bool = False
 
-    def settle(self) -> None:
+    def settle(self) -> Moments:
         """Take the moments of the sum, and let go of it."""
         if self.output is None:
+            assert self.result is not None
             self.activated = self.activated or self.result._version != self.version
             self.output, self.result = channel_moments(self.result, self.dim), None
+        return self.output
 
 
 @dataclass
@@ -118,10 +120,10 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
     # Modules
 
-    def _entering(self, name: str) -> Callable:
-        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             inputs = [x for x in tensors_in((args, kwargs)) if self.origins[x] is not None]
-            depth = max((self.origins[x].depth for x in inputs), default=0)
+            depth = max((self.origins.known(x).depth for x in inputs), default=0)
             self.frames.append(Frame(name, inputs, depth, depth, self.origins.time))
             if self.named is not None and name in self.named:
                 with self._pause():
@@ -129,7 +131,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
         return enter
 
-    def _leaving(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def _leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         frame = self.frames.pop()
         if output is None:  # it raised, which the model may catch
             return
@@ -170,26 +172,26 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
             pointwise = layer.kernel_size == layer.stride == layer.groups == 1 and x.is_floating_point()
             weight, bias = layer.effective_weight(), layer.bias
             before = projected_moments(x, weight, bias) if pointwise else channel_moments(layer.forward(x), 1)
-        self.origins[output] = replace(self.origins[output], factor=factor, before=before)
+        self.origins[output] = replace(self.origins.known(output), factor=factor, before=before)
 
     def _report(self, frame: Frame, output: Tensor | None) -> None:
         """The last merge counts as what the module returns, which may be activated; inner sums of it are dropped."""
         alike = [merge for merge in frame.merges if output is not None and merge.shape.numel() == output.numel()]
-        if alike:
+        if output is not None and alike:
             frame.merges, last = alike, alike[-1]
             if last.output is None:
-                last.activated = not _same_memory(output, last.result)
+                last.activated = last.result is None or not _same_memory(output, last.result)
                 last.result, last.dim, last.shape = output, self.origins.channel_dim(output), output.shape
         for merge in frame.merges + [merge for outer in self.frames for merge in outer.merges]:
             merge.settle()  # those of outer modules stand: what these return has been through this one, too
-        alone = None if frame.merges else self.origins.moments(output)
+        alone = None if frame.merges or output is None else self.origins.moments(output)
         if output is not None:
             self._remember(output)
         self.found(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
 
     def _label(self, frame: Frame, output: Tensor) -> None:
         """What a module returns is what it is for: plain numbers that it multiplied with belong to its function."""
-        origin = self.origins[output]
+        origin = self.origins.known(output)
         origin = origin if origin.number is None else origin.plain()
         if origin.depth > frame.depth:
             origin = replace(origin, child=frame.name.rpartition(".")[2])
@@ -197,7 +199,9 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
     # Operations
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self.paused:
             return func(*args, **kwargs)
@@ -211,15 +215,14 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         origin = self.origins.of_result(func, args, inputs)
         output = func(*args, **kwargs)
         if merge is not None:
-            channels = dict(channels=merge.shape[merge.dim], dim=merge.dim)
-            origin = replace(origin.plain(), gates=(), **channels)
+            origin = replace(origin.plain(), gates=(), channels=merge.shape[merge.dim], dim=merge.dim)
             self._remember(output, changing=func._schema.is_mutable)
             merge.result, merge.version = output, self.latest[1]
         for x in tensors_in(output):
             self.origins[x] = origin
         return output
 
-    def _merge(self, kind: Any, args: tuple, kwargs: dict) -> Merge | None:
+    def _merge(self, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Merge | None:
         """The residual merge that an operation is about to do, if it is one."""
         if kind in (aten.add, aten.add_, aten.sub, aten.sub_):  # signs do not matter to squares
             a, b, gate = *args[:2], None
@@ -246,7 +249,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         if frame.merges:
             frame.merges[-1].settle()
         frame.merges.append(merge)
-        frame.signal = self.origins[branch].depth
+        frame.signal = self.origins.known(branch).depth
         return merge
 
     def _owner(self, a: Tensor, b: Tensor) -> Frame | None:
@@ -260,22 +263,25 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         return None
 
     def _measured(self, frame: Frame, shortcut: Tensor, branch: Tensor, factor: Tensor | None, alpha: float) -> Merge:
-        origin, dim = self.origins[branch], self.origins.channel_dim(shortcut, branch)
+        origin, dim = self.origins.known(branch), self.origins.channel_dim(shortcut, branch)
         gate, gated = origin.gate(frame.since), self.origins[factor] if factor is not None else None
         times = Products(branch, dim)
-        switched_off = isinstance(origin.before, Moments) and len(origin.factor) == 1  # a skip gain of 0
-        added = origin.before.times(origin.factor) if switched_off and factor is None else times(factor)
+        before, constants = origin.before, origin.factor
+        if factor is None and isinstance(before, Moments) and constants is not None and len(constants) == 1:
+            added = before.times(constants)  # a skip gain of 0
+        else:
+            added = times(factor)
         added = added.times(torch.tensor(alpha, dtype=torch.float64))
-        if gated is not None:  # Squeeze-Excite; else a parameter, such as a layer scale, or a mask
+        if factor is not None and gated is not None:  # Squeeze-Excite; else a parameter (layer scale) or a mask
             bare = gated.before if isinstance(gated.before, Tensor) else factor
             end, gate = times(bare), bare.mean().item()
-        elif isinstance(origin.before, Moments):
-            end = origin.before
-        elif isinstance(origin.before, Tensor):
-            end = channel_moments(origin.before, dim)
+        elif isinstance(before, Moments):
+            end = before
+        elif isinstance(before, Tensor):
+            end = channel_moments(before, dim)
         else:
-            end = times.one if origin.factor is None else times.one.times(1 / origin.factor)
-        transition = self.origins[shortcut].depth > frame.signal
+            end = times.one if constants is None else times.one.times(1 / constants)
+        transition = self.origins.known(shortcut).depth > frame.signal
         signal, version = self.latest[0](), self.latest[1]
         known = shortcut is signal and shortcut._version == version and not transition
         shortcut_var = None if known else channel_moments(shortcut, dim).avg_var

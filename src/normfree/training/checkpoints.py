@@ -91,8 +91,10 @@ class Checkpoints:
                 os.rename(final, old)
             os.rename(part, final)
             shutil.rmtree(old, ignore_errors=True)
-            if best or self._lacks_link(_best_step(state)):  # first: a kill before the next line does this step again
-                _link(self.folder / "best", final.name if best else _name(_best_step(state)))
+            best_step = step if best else _best_step(state)
+            # first: a kill before the next line does this step again
+            if best_step is not None and (best or self._lacks_link(best_step)):
+                _link(self.folder / "best", _name(best_step))
             _link(self.folder / "last", final.name)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
@@ -129,10 +131,10 @@ class Checkpoints:
             return link
         return next((path for path in (final, _old(final), self._source, link) if path and path.is_dir()), None)
 
-    def _lacks_link(self, best: int | None) -> bool:
+    def _lacks_link(self, best: int) -> bool:
         """Whether the best one is there and nothing says so, as in a copy without links."""
         link = self.folder / "best"
-        return best is not None and not link.is_symlink() and not link.is_dir() and (self.folder / _name(best)).is_dir()
+        return not link.is_symlink() and not link.is_dir() and (self.folder / _name(best)).is_dir()
 
     def _put_back(self) -> None:
         """What a kill left between the two renames of a save."""
@@ -235,7 +237,8 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
     wanted = _chosen(folder, which, steps)
     if wanted is None and which == "best" and steps:
         raise UsageError(f"{folder} has no best checkpoint yet; the first evaluation chooses it")
-    candidates = dict.fromkeys([*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)])
+    found = [*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)]
+    candidates: dict[Path, None] = dict.fromkeys(found)
     told = []
     for path in candidates:
         wrong = damage(path)

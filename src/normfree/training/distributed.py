@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Share
@@ -101,11 +104,19 @@ class Replicas:
             return
         from torch.distributed.fsdp import fully_shard  # on demand: it takes a second
 
-        mesh = dist.init_device_mesh(device.type, (self.world,))
+        mesh = init_device_mesh(device.type, (self.world,))
         stages = [stage for part in model.modules() for stage in getattr(part, "stages", ())]
         for block in itertools.chain(*stages):
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def exchange_gradients(model: nn.Module, exchange: bool) -> None:
+    """Whether the next backward passes of a sharded network (FSDP2) exchange gradients between processes."""
+    from torch.distributed.fsdp import FSDPModule
+
+    assert isinstance(model, FSDPModule)  # as Replicas.shard made it
+    model.set_requires_gradient_sync(exchange)
 
 
 @contextlib.contextmanager
@@ -168,8 +179,8 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     try:
         # torchrun may restart the processes over one store, in which the addresses of the dead ones still are
-        store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=PATIENCE))
-        attempt = dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store, _, _ = next(rendezvous("env://", rank, world, timeout=PATIENCE))
+        attempt = PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         _same_backend(attempt, rank, world, _backend(on_gpu, local))
         if on_gpu:
             torch.cuda.set_device(local)
@@ -193,7 +204,7 @@ def _backend(on_gpu: bool, local: int) -> str:
     return "GPU" if on_gpu else "CPU"
 
 
-def _same_backend(store: dist.Store, rank: int, world: int, own: str) -> None:
+def _same_backend(store: Store, rank: int, world: int, own: str) -> None:
     """Refuse processes on GPUs beside others on CPUs, in each of them; they would wait for each other for ever."""
     names = [f"backend of {number}" for number in range(world)]
     store.set(names[rank], own)

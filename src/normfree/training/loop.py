@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -126,7 +126,7 @@ class Trainer:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device, float64=True)
         self.layout = layout_of(train, self.device)
-        self.model = model.to(self.device, memory_format=self.layout)
+        self.model = model.to(self.device).to(memory_format=self.layout)
         set_checkpointing(model, train.activation_checkpointing)
         recompute_weights(model, train.recompute_weights)
         if train.parallel == "fsdp":
@@ -171,7 +171,7 @@ class Trainer:
         Raises:
             UsageError: it is of another network or recipe.
         """
-        self.at, told = restore(checkpoint, self.step)
+        self.at, told = restore(Path(checkpoint), self.step)
         self.run.checkpoints.goes_on(self.at.step, source=Path(checkpoint), aside=self.step.skipped > 0)
         self.resumed = True
         if self.replicas.main:
@@ -405,6 +405,13 @@ class Trainer:
         return f"the checkpoint of step {checkpoints.saved_step} is kept in {place}"
 
 
+@runtime_checkable
+class SupportsCheckpointing(Protocol):
+    """A network that can keep the inputs of its blocks alone for the backward pass, in these stages or in all."""
+
+    def set_grad_checkpointing(self, enable: bool = True, stages: Sequence[int] | None = None) -> None: ...
+
+
 def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> None:
     """Keep block inputs alone in these stages, or in "all".
 
@@ -413,9 +420,9 @@ def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> N
     """
     if stages is None:
         return
-    if not hasattr(model, "set_grad_checkpointing"):
+    if not isinstance(model, SupportsCheckpointing):
         raise UsageError("train.activation_checkpointing needs a network with set_grad_checkpointing; it has none")
     try:
-        model.set_grad_checkpointing(True, None if stages == "all" else stages)
+        model.set_grad_checkpointing(True, None if isinstance(stages, str) else stages)
     except UsageError as error:
         raise UsageError(f"train.activation_checkpointing (={list(stages)}): {error}") from error

@@ -47,7 +47,7 @@ class Progress:
 
 def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by file, and the rest as JSON. All processes call it; the random states of all are in it."""
-    names = {parameter: name for name, parameter in step.model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
     momentum = {
         names[p]: whole(state["momentum_buffer"])
         for p, state in step.optimizer.state.items()

@@ -1,19 +1,20 @@
 """One optimizer step: forward and backward in pieces, clipping, momentum, averaging."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch
 from ..errors import NotFinite, RunFailed, UsageError
 from ..nn import BATCH_NORM
 from ..optim import AGC, EMA, SAM, ClipStatistics, FusedStep
 from ..optim.sharded import is_sharded, local
-from .distributed import Replicas, gathered
+from .distributed import Replicas, exchange_gradients, gathered
 from .memory import largest_micro_batch
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -136,17 +137,18 @@ class TrainStep:
 
     def _pieces(self, batch: Batch) -> list[Batch]:
         """The micro-batches; of a sharded network, which is gathered for each, as many in every process."""
-        pieces = list(batch.pieces(self.micro_batch or max(1, len(batch))))
+        size = self.micro_batch if isinstance(self.micro_batch, int) else None
+        pieces = list(batch.pieces(size or max(1, len(batch))))
         if self.sharded:
             most = max(self.replicas.gather(len(pieces)))
             pieces += [batch.part(slice(0, 0))] * (most - len(pieces))
         return pieces
 
-    def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
+    def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are exchanged between processes in the backward pass of the last micro-batch only."""
         if self.sharded:
-            self.model.set_requires_gradient_sync(last)
-        elif not last and self.replicated is not self.model:
+            exchange_gradients(self.model, last)
+        elif not last and self.replicated is not self.model and isinstance(self.replicated, DistributedDataParallel):
             return self.replicated.no_sync()
         return contextlib.nullcontext()
 
@@ -178,7 +180,7 @@ class TrainStep:
         weight = len(piece) / images
         with contextlib.ExitStack() as stack:
             if self.sam is not None:
-                self._ascend(piece, stack)
+                self._ascend(self.sam, piece, stack)
             stack.enter_context(self._exchange(last))
             output = self._output(self.replica, piece)
             # a process without images takes part in the exchange of gradients, with zeros
@@ -186,18 +188,18 @@ class TrainStep:
             self.scaler.scale(loss * self.replicas.world).backward()  # the exchange takes the mean
         return loss.detach(), self.losses.correct(output, piece)
 
-    def _ascend(self, piece: Batch, stack: contextlib.ExitStack) -> None:
+    def _ascend(self, sam: SAM, piece: Batch, stack: contextlib.ExitStack) -> None:
         """Move the weights of this process until the end of ``stack``."""
         params = None
         if self.sharded:
             stack.enter_context(gathered(self.model))
-            self.model.set_requires_gradient_sync(False)  # each process has an ascent of its own
+            exchange_gradients(self.model, False)  # each process has an ascent of its own
             params = list(self.model.parameters())
         if len(piece):
-            ascent = piece.part(self.sam.part(len(piece)))
-            stack.enter_context(self.sam.moved(self.losses.loss(self._output(self.network, ascent), ascent), params))
+            ascent = piece.part(sam.part(len(piece)))
+            stack.enter_context(sam.moved(self.losses.loss(self._output(self.network, ascent), ascent), params))
 
-    def _output(self, model: nn.Module, piece: Batch) -> Tensor:
+    def _output(self, model: Callable[..., Tensor], piece: Batch) -> Tensor:
         with autocast(self.device, self.precision):
             return model(*piece.inputs)
 
@@ -239,8 +241,8 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
         return "the images"
     found: list[str] = []
 
-    def look(name: str, module: nn.Module):
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
+    def look(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
             if not found and isinstance(output, Tensor) and not output.isfinite().all():
                 found.append(f"{name or 'the network'} ({type(module).__name__})")
 
@@ -270,7 +272,7 @@ def _with_last(pieces: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
         yield piece, number == len(rest)
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast to bfloat16 or float16, or nothing for float32."""
     if precision == "float32":
         return contextlib.nullcontext()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..internals import private
 from ..optim import ClipStatistics
 from ..optim.sharded import is_sharded, local
 from ..words import printable
@@ -16,6 +17,8 @@ from .distributed import Replicas
 from .run import Run
 from .state import Progress
 from .step import StepResult, TrainStep
+
+_foreach_norm = private("torch._foreach_norm")
 
 
 class Watch:
@@ -44,13 +47,14 @@ class Watch:
         self.total_steps, self.steps_per_epoch, self.log_every = total_steps, steps_per_epoch, log_every
         self.window = max(log_every, math.ceil(steps_per_epoch))
         self.shown, self.bar = shown and replicas.main, tqdm(disable=True)
-        self.names = {parameter: name for name, parameter in step.model.named_parameters()}
+        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
 
     @contextlib.contextmanager
     def showing(self, done: int) -> Iterator[None]:
         """The bar, inside."""
-        options = dict(unit="step", disable=not self.shown, dynamic_ncols=True)
-        with tqdm(total=self.total_steps, initial=done, **options) as self.bar:
+        with tqdm(
+            total=self.total_steps, initial=done, unit="step", disable=not self.shown, dynamic_ncols=True
+        ) as self.bar:
             yield
 
     def say(self, message: str) -> None:
@@ -158,10 +162,10 @@ def norms(step: TrainStep, replicas: Replicas) -> dict[str, float]:
     gradient = step.agc.statistics.gradient_norm
     if gradient is None:  # a fused step leaves gradients as they were
         grads = [p.grad for p in step.model.parameters() if p.grad is not None]
-        gradient = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        gradient = torch.linalg.vector_norm(torch.stack(_foreach_norm(grads)))
     squares = [
         gradient.item() ** 2,
-        torch.stack(torch._foreach_norm([local(p) for p in step.model.parameters()])).double().square().sum().item(),
+        torch.stack(_foreach_norm([local(p) for p in step.model.parameters()])).double().square().sum().item(),
     ]
     if step.sharded:
         squares = replicas.sum(squares)

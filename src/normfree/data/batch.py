@@ -1,0 +1,61 @@
+"""What a training step is given: images with what is known about them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .decode import Unreadable
+from .objects import ObjectList
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest.
+
+    Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
+    of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
+    Where images hold objects, ``targets`` are these; where an image has a vector, they are (N, K) float32.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    unreadable: list[Unreadable] = field(default_factory=list)
+    partners: Tensor | None = None
+    ratios: Tensor | None = None
+    targets: Tensor | ObjectList | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What a network is called with: images, and for one that finds objects the sizes of these and the objects."""
+        return (self.images, self.targets) if isinstance(self.targets, ObjectList) else (self.images,)
+
+    def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
+        """``function`` of the tensors ``names`` that there are."""
+        return {name: function(value) for name in names if (value := getattr(self, name)) is not None}
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
+        images = self.images.to(device, memory_format=memory_format, non_blocking=True)
+        moved = self._each(lambda x: x.to(device, non_blocking=True), "labels", "partners", "ratios", "targets")
+        return replace(self, images=images, **moved)
+
+    def pin_memory(self) -> "Batch":
+        return replace(
+            self, **self._each(lambda x: x.pin_memory(), "images", "labels", "partners", "ratios", "targets")
+        )
+
+    def pieces(self, size: int) -> "Iterator[Batch]":
+        """The batch in micro-batches of at most ``size`` images; an empty batch in one."""
+        for start in range(0, max(1, len(self)), size):
+            yield self.part(slice(start, start + size))
+
+    def part(self, places: slice) -> "Batch":
+        """Some of its images."""
+        names = "images", "labels", "indices", "partners", "ratios", "targets"
+        return replace(self, unreadable=[], **self._each(lambda x: x[places], *names))
