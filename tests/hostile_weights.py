@@ -11,7 +11,7 @@ import normfree
 from normfree import UsageError
 from normfree.cli import main
 from normfree.runs.initialize import initialize
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.weights import load_haiku, load_timm
 
 RECIPE = dict(model=dict(name="nf_resnet26_small", options={k: list(v) for k, v in OPTIONS.items()}))

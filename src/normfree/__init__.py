@@ -1,5 +1,8 @@
 """Normalizer-Free networks for PyTorch: models, primitives, optimizer, recipes."""
 
+import importlib
+from types import ModuleType
+
 from . import requirements as requirements  # isort: skip - before anything that needs the packages
 from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
@@ -8,6 +11,16 @@ from .gain import activation_gain
 from .models import ModelInfo, list_models, model_info
 from .version import __version__
 from .weights import create_model
+
+ROOMS = ("bench", "data", "export", "models", "pictures", "recipes", "report", "runs", "tasks", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Rooms that take time to import, when they are first asked for: ``normfree.runs.train()``."""
+    if name in ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ModelInfo",

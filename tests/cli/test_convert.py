@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import normfree as library
 from normfree.runs import foreign
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.training import read_checkpoint, read_weights
 from normfree.weights import read_arrays, to_haiku, to_timm
 

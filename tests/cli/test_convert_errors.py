@@ -12,7 +12,7 @@ from unprivileged import public_folder, unprivileged
 import normfree as library
 from normfree.cli import main
 from normfree.runs import convert as verb
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.weights import to_timm
 
 

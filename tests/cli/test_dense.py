@@ -15,7 +15,7 @@ from normfree.data.masks import MaskValues
 from normfree.data.pairs import read_depth
 from normfree.export import Preprocessing, to_archive
 from normfree.recipes import list_recipes, load_recipe
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks.pixel_answers import save_depth
 from normfree.training import read_metrics
 

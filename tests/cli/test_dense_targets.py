@@ -8,7 +8,7 @@ from pair_files import depth_folder, masks_folder
 from PIL import Image
 
 from normfree.recipes import load_recipe
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 
 SMALL = ["--quiet", "--train.device", "cpu", "--train.batch_size", "2", "--train.steps", "2", "--task.head_width", "8"]
 SMALL += ["--model.options.depths", "[1,1,1]", "--model.options.widths", "[16,16,32]"]

@@ -18,7 +18,7 @@ from normfree.cli import main
 from normfree.data import Objects
 from normfree.models import DetectionNet, Detections
 from normfree.recipes import list_recipes, load_recipe
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks.object_answers import listed, object_picture
 from normfree.training import TrainStep, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_tensors

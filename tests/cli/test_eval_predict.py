@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_runs import FLAGS, evaluations
 
 from normfree.data import decode_image, digits
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.training import read_checkpoint, save_weights
 
 

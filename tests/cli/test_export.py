@@ -10,7 +10,7 @@ import torch
 
 from normfree.cli.export import _parser, _place
 from normfree.export import open_archive, open_onnx
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 
 
 def test_a_folder_is_where_the_file_goes(trained, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from PIL import Image
 from normfree.cli import main
 from normfree.data import open_source
 from normfree.recipes import Recipe, load_recipe
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks import Classification
 from normfree.training import read_checkpoint, read_metrics
 from normfree.training.checkpoints import read_tensors

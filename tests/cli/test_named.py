@@ -17,8 +17,8 @@ from normfree.errors import UsageError
 from normfree.export import Preprocessing, to_onnx
 from normfree.recipes import describe, load_recipe
 from normfree.runs.initialize import adopt
+from normfree.runs.load import load_trained
 from normfree.runs.named import Kind, kind_of
-from normfree.runs.trained import load_trained
 from normfree.training import read_weights, save_weights
 from normfree.weights import to_timm
 

@@ -20,9 +20,9 @@ from normfree.data import centre_view, decode_image, evaluation_view, normalize
 from normfree.data.resize import centre_crop, padded_centre_window
 from normfree.export import Preprocessing, open_archive, to_archive, to_onnx
 from normfree.models import create_model
-from normfree.runs import deployed
+from normfree.runs import deployable
 from normfree.runs import predict as prediction
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks.trained import view_of
 
 GUIDE = Path(__file__).parents[2] / "docs" / "export.md"
@@ -38,7 +38,7 @@ def read(out: str) -> dict[str, dict[str, float]]:
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
     """The run as exported files, by the names that the tests call them by."""
-    folder, network = tmp_path_factory.mktemp("files"), deployed.open_network(str(trained))
+    folder, network = tmp_path_factory.mktemp("files"), deployable.open_deployable(str(trained))
     settings = dict(preprocessing=network.preprocessing, classes=network.classes)
     to_onnx(network.model, folder / "free.onnx", **settings)
     to_onnx(network.model, folder / "fixed.onnx", **settings, batch=2)
@@ -158,7 +158,7 @@ def small_by_name(name, **options):
 
 def test_a_model_by_name_knows_imagenets_classes(normfree, trained, monkeypatch):
     asked = []
-    monkeypatch.setattr(deployed, "create_model", lambda name, **o: asked.append((name, o)) or small_by_name(name))
+    monkeypatch.setattr(deployable, "create_model", lambda name, **o: asked.append((name, o)) or small_by_name(name))
     image = sorted((trained / "examples").iterdir())[0]
     result = normfree("predict", "nf_resnet26_small", image, "--json", "--top", 1000)
     assert (result.code, asked) == (0, [("nf_resnet26_small", {"pretrained": True})])
@@ -166,7 +166,7 @@ def test_a_model_by_name_knows_imagenets_classes(normfree, trained, monkeypatch)
     names = {entry["index"]: entry["name"] for entry in line["classes"]}
     assert len(names) == 1000
     assert (names[0], names[999]) == ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue")
-    assert deployed.imagenet_classes(10) is None
+    assert deployable.imagenet_classes(10) is None
 
 
 def test_classes_without_names_are_numbers(normfree, tmp_path):

@@ -19,7 +19,7 @@ from tiny_runs import FLAGS
 
 from normfree.cli import main
 from normfree.data import digits
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.training import read_metrics
 
 SMALL = ["--recipe", "digits", *FLAGS, "--train.steps", "2", "--optim.warmup_epochs", "0"]

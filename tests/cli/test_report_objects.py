@@ -12,7 +12,7 @@ from report.pages import Page
 from normfree.cli import main
 from normfree.data.scenes import CLASSES
 from normfree.pictures.drawing import class_colors, draw_objects
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks import open_images
 from normfree.tasks.detection import share_found
 

@@ -14,7 +14,7 @@ from tiny_runs import evaluations
 from normfree.cli import main
 from normfree.data.scenes import CLASSES
 from normfree.pictures.drawing import class_colors, draw_depth, draw_mask
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.tasks import open_images
 from normfree.tasks.depth import NEAREST, fraction_near
 from normfree.tasks.gallery import spread

@@ -9,7 +9,7 @@ import tifffile
 from normfree.cli import main
 from normfree.export import open_archive
 from normfree.recipes import load_recipe
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 
 TINY = ["--model", "nf_resnet50", "--model.options", "{depths: [1, 1, 1, 1], widths: [8, 8, 8, 8]}", "--quiet"]
 TINY += ["--data.image_size", "16", "--data.test_size", "16", "--data.crop", "none", "--train.batch_size", "4"]

@@ -11,7 +11,7 @@ import torch
 
 from normfree.cli import main
 from normfree.data import decode_image, digits
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.spp import record
 
 SHAPE = ["--option", "depths=[1,2]", "--option", "widths=[16,32]", "--option", "stem=3x3"]

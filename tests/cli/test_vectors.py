@@ -12,7 +12,7 @@ import yaml
 from tiny_runs import FLAGS, evaluations
 from worlds import Plan, run
 
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.training import read_checkpoint
 
 SMALL = [

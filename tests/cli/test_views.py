@@ -12,9 +12,9 @@ from normfree.models import list_models
 from normfree.models.registry import default_cfg
 from normfree.models.registry import test_crop as crop_of
 from normfree.recipes import load_recipe
-from normfree.runs import deployed
-from normfree.runs.networks import open_network
-from normfree.runs.trained import load_trained
+from normfree.runs import deployable
+from normfree.runs.inspected import open_inspected
+from normfree.runs.load import load_trained
 from normfree.training.checkpoint import read_weights, save_weights
 
 TINY = {
@@ -46,9 +46,9 @@ def test_the_networks_view_is_stored_and_used_by_every_verb(tmp_path, capsys, mo
     assert load_recipe(f"{run}/recipe.yaml").data.test_crop == view
     trained = load_trained(run)
     assert (trained.recipe.data.test_crop, trained.transform.crop) == (view, view)
-    assert open_network(run, {}, 0).test_crop == view
-    assert open_network(model, {}, 0).test_crop == view
-    assert deployed.open_network(run).preprocessing.resize == view
+    assert open_inspected(run, {}, 0).test_crop == view
+    assert open_inspected(model, {}, 0).test_crop == view
+    assert deployable.open_deployable(run).preprocessing.resize == view
 
 
 def test_an_exported_file_says_it_and_predicts_the_same(tmp_path, capsys):

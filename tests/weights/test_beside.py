@@ -147,7 +147,7 @@ def test_features_from_a_file(models, tmp_path):
 
 
 def test_the_command_line_says_which_weights_it_takes(models, tmp_path, monkeypatch, capsys):
-    from normfree.runs.trained import load_trained
+    from normfree.runs.load import load_trained
 
     monkeypatch.chdir(tmp_path)
     torch.save(both(*models)["timm's"], "a.pth")

@@ -26,7 +26,7 @@ from unprivileged import public_folder, unprivileged
 import normfree
 from normfree.cli import main
 from normfree.runs.initialize import initialize
-from normfree.runs.trained import load_trained
+from normfree.runs.load import load_trained
 from normfree.weights import load_haiku, load_timm, to_haiku
 
 

@@ -8,9 +8,9 @@ from ..errors import UsageError
 from ..limits import MOST_PIXELS
 from ..runs.evaluate import evaluate
 from ..runs.foreign import UNSAID
+from ..runs.load import load_trained
 from ..runs.outputs import check_output
 from ..runs.predict import TABLES, check_csv
-from ..runs.trained import load_trained
 from ..tasks.answers import writing
 from ..words import counted, tell
 from .parser import Parser

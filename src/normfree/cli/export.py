@@ -14,7 +14,7 @@ from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
 from ..limits import MOST_IMAGES, MOST_PIXELS
-from ..runs.deployed import open_network
+from ..runs.deployable import open_deployable
 from ..runs.exported import ARCHIVE, ONNX
 from ..runs.outputs import check_output
 from ..words import tell
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         check_place(path, ARCHIVE)
     check_output("--out", path, SUFFIXES.values(), [options.network])
-    network = open_network(options.network, options.checkpoint, random=options.random)
+    network = open_deployable(options.network, options.checkpoint, random=options.random)
     preprocessing = network.preprocessing
     if options.size is not None:
         preprocessing = replace(preprocessing, size=options.size, width=None)

@@ -11,7 +11,7 @@ from ..data import find_images
 from ..data.walk import Walk
 from ..errors import UsageError
 from ..recipes.plain import load_yaml
-from ..runs.networks import open_network
+from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output
 from ..runs.signals import first_record, record_and_judge, told_apart, write, write_spectra, writing
 from ..training import pick_device
@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     overrides, device = _overrides(options.option), pick_device(options.device, float64=True)
     networks = told_apart(
-        [open_network(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
+        [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )
     prefix = _prefix(options, networks[0].name)
     first = {text: first_record(text) for text in options.network}

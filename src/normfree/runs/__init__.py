@@ -11,12 +11,12 @@ list(runs.predictions(network, ["photos"]))  # normfree predict
 
 from .evaluate import Evaluation, evaluate
 from .initialize import initialize
+from .load import load_trained as load
 from .lock import RunLock
 from .predict import predictions
 from .prepare import prepare
 from .resume import resumed_recipe, run_to_go_on_with
 from .start import Finished, train
-from .trained import load_trained as load
 
 __all__ = [
     "Evaluation",

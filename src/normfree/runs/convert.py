@@ -16,8 +16,8 @@ from ..recipes import describe
 from ..training import save_weights
 from ..weights import convert as weights
 from .foreign import Opened, class_names, open_foreign, read_named, recipe_from, recipe_of
+from .load import load_trained
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
-from .trained import load_trained
 
 FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
 SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it

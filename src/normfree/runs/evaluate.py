@@ -10,7 +10,7 @@ from ..training import evaluate as run_over
 from ..training import pick_device
 from ..words import tell
 from .foreign import UNSAID
-from .trained import load_trained
+from .load import load_trained
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from ..training import find_checkpoint, pick_device
 from ..training.checkpoints import read_state
 from ..training.run import CHECKPOINTS, RECIPE
 from ..version import __version__
+from .load import load_trained
 from .shown import shown_to
-from .trained import load_trained
 
 # what is wrong with files, data or device: a line on the page in the place of a part of it
 EXPECTED = (UsageError, OSError, RuntimeError)

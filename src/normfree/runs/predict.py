@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..tasks import TASKS, Answers, Asked, PredictOptions, Task
 from ..tasks.answers import writing
 from ..words import as_json, tell
-from .deployed import open_ready
+from .deployable import open_ready
 from .images import given_images
 from .outputs import check_output
 

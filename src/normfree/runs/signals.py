@@ -20,7 +20,7 @@ from ..tasks import Trained, open_images
 from ..training.run import FILM
 from ..words import counted, tell
 from .images import given_images
-from .networks import Named
+from .inspected import InspectedNetwork
 from .prepare import PROBE
 from .shown import Shown, shown_to
 
@@ -34,7 +34,7 @@ FLAGS = {
 }
 
 
-def told_apart(networks: list[Named], texts: Sequence[str]) -> list[Named]:
+def told_apart(networks: list[InspectedNetwork], texts: Sequence[str]) -> list[InspectedNetwork]:
     """Networks of one name are called as they were given, and numbered where that is the same as well."""
     names = [network.name for network in networks]
     names = [text if names.count(name) > 1 else name for name, text in zip(names, texts, strict=True)]
@@ -44,7 +44,9 @@ def told_apart(networks: list[Named], texts: Sequence[str]) -> list[Named]:
     return [dataclasses.replace(network, name=name) for network, name in zip(networks, numbered, strict=True)]
 
 
-def record_and_judge(network: Named, options: argparse.Namespace, device: torch.device, first: Frame | None) -> SPP:
+def record_and_judge(
+    network: InspectedNetwork, options: argparse.Namespace, device: torch.device, first: Frame | None
+) -> SPP:
     """Measure a network and report on it."""
     shown = _inputs(network, options)
     how = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
@@ -67,7 +69,7 @@ def _as_flags(message: str) -> str:
     return message
 
 
-def _inputs(network: Named, options: argparse.Namespace) -> Shown:
+def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> Shown:
     """Noise, a run's test images, or images of a folder as the network would be evaluated on them."""
     channels, size = network.shape[0], options.size or network.shape[-1]
     if network.run is not None and options.size is None and options.data is None and not options.noise:
@@ -113,7 +115,7 @@ def _numbers(spp: SPP, shown: Shown, table: bool) -> list[str]:
     ]
 
 
-def _judged(spp: SPP, network: Named, trained: bool, shown: Shown, first: Frame | None) -> list[str]:
+def _judged(spp: SPP, network: InspectedNetwork, trained: bool, shown: Shown, first: Frame | None) -> list[str]:
     """What is found, and by which rules."""
     if not trained:
         findings = spp.diagnose()
@@ -163,7 +165,7 @@ def write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> li
     return [f"picture {picture}", f"table   {path}"]
 
 
-def write_spectra(networks: list[Named], prefix: str, shown: int = 5) -> list[str]:
+def write_spectra(networks: list[InspectedNetwork], prefix: str, shown: int = 5) -> list[str]:
     """PREFIX-spectra.csv, singular values of the weights; the worst conditioned layers in lines."""
     lines, path = [], Path(f"{prefix}-spectra.csv")
     with writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

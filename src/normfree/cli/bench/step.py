@@ -10,7 +10,7 @@ from ...bench import alternate, image_batch, machine, step_memory, training_step
 from ...bench.step import Measuring, layout
 from ...data import Batch
 from ...errors import UsageError
-from ...runs.networks import Named, open_network
+from ...runs.inspected import InspectedNetwork, open_inspected
 from ...words import tell
 from ..parser import Parser
 from .options import WHAT, add_common, checked, form, milliseconds, rounds_bar, say
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
     steps, memory, passes = {}, {}, {}
     for name in dict.fromkeys(options.network):
         say(name)
-        network, measuring = open_network(name, {}, 0), Measuring(name, options.batch, options.size)
+        network, measuring = open_inspected(name, {}, 0), Measuring(name, options.batch, options.size)
         with measuring:
             model, batch = _prepared(name, network, options)
             memory[name] = step_memory(model, batch, precision)
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepared(name: str, network: Named, options: argparse.Namespace) -> tuple[nn.Module, Batch]:
+def _prepared(name: str, network: InspectedNetwork, options: argparse.Namespace) -> tuple[nn.Module, Batch]:
     """A network in training mode, and images and labels such as it takes."""
     last = options.channels_last
     settings = dict(channels=network.shape[0], device=options.device.type, channels_last=last)

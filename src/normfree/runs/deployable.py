@@ -15,12 +15,12 @@ from ..tasks import TASKS, Classification, ReadyNetwork, Task, Trained
 from ..training import pick_device
 from ..weights import create_model
 from .exported import ONNX, open_exported, targets_of
+from .load import load_trained
 from .named import PREFIX, Kind, check_choice, kind_of, other_wanted
-from .trained import load_trained
 
 
 @dataclass(frozen=True)
-class Network:
+class DeployableNetwork:
     """A network in evaluation mode, how its images are prepared, its classes, where it is from in words, its task.
 
     ``targets`` are as of :class:`.Description`.
@@ -46,9 +46,9 @@ def open_trained(text: str, which: str | None = None) -> Trained | None:
     return load_trained(text, which) if kind in (Kind.RUN, Kind.CHECKPOINT, Kind.WEIGHTS) else None
 
 
-def open_network(
+def open_deployable(
     text: str, which: str | None = None, *, random: bool = False, trained: Trained | None = None
-) -> Network:
+) -> DeployableNetwork:
     """What a text names (see :mod:`.named`), but for exported files; a model by name with its published weights.
 
     Args:
@@ -70,13 +70,13 @@ def open_network(
         if trained.task.output is None:
             raise UsageError(f"{text} is a network for {trained.task.name}; this takes one whose answer is one tensor")
         about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
-        return Network(trained.model, *about, trained.task, targets_of(trained.recipe))
+        return DeployableNetwork(trained.model, *about, trained.task, targets_of(trained.recipe))
     torch.manual_seed(0)
     name = text.removeprefix(PREFIX)
     model = (create_untrained(name) if random else create_model(name, pretrained=True)).eval()
     classes = None if random else imagenet_classes(model.num_classes)
     origin = "fresh weights of seed 0" if random else "published weights"
-    return Network(model, name, Preprocessing.of(model), classes, origin)
+    return DeployableNetwork(model, name, Preprocessing.of(model), classes, origin)
 
 
 def _preprocessing(trained: Trained) -> Preprocessing:
@@ -108,7 +108,7 @@ def open_ready(text: str, which: str | None = None, device: str = "auto", size: 
     trained = open_trained(text, which)
     if trained is not None and trained.task.targets == "pairs":
         return ReadyNetwork(trained.model, None, tuple(trained.names) or None, trained.task, trained=trained)
-    network = open_network(text, which, trained=trained)
+    network = open_deployable(text, which, trained=trained)
     place, view = pick_device(device), network.preprocessing
     model = network.model.to(place)
 

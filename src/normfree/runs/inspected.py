@@ -17,15 +17,15 @@ from ..models import create_model
 from ..models.registry import IMAGENET_MEAN, IMAGENET_STD, test_crop
 from ..tasks import Trained
 from ..tasks.statistics import image_statistics
+from .load import load_trained
 from .named import Kind, check_choice, kind_of
-from .trained import load_trained
 
 # no expression: nothing is run before both names are known to be names
 GRAMMAR = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
-class Named:
+class InspectedNetwork:
     """A network, what to call it, the shape (C, H, W) of its inputs, and how its images are prepared.
 
     Attributes:
@@ -45,7 +45,7 @@ class Named:
     value_range: tuple[float, ...] | None = None
 
 
-def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> Named:
+def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> InspectedNetwork:
     """What a text names (see :mod:`.named`), but for exported files, which show nothing of what happens inside.
 
     Args:
@@ -71,7 +71,7 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
         shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
         view = data.resize_margin, data.test_crop or "squash"
         about = dict(run=network, pretrained=True, value_range=data.value_range)
-        return Named(name, network.model, shape, *image_statistics(data), *view, **about)
+        return InspectedNetwork(name, network.model, shape, *image_statistics(data), *view, **about)
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     if kind is Kind.FUNCTION:
         name = text.partition(":")[2]
@@ -88,14 +88,16 @@ def open_network(text: str, overrides: dict[str, Any], seed: int, which: str | N
     return replace(named, pretrained=bool(overrides.get("pretrained")))
 
 
-def _as_usual(name: str, model: nn.Module) -> Named:
+def _as_usual(name: str, model: nn.Module) -> InspectedNetwork:
     """With what timm keeps with a model; else colour images of 224 px, normalized by ImageNet's statistics."""
     config = getattr(model, "default_cfg", None)
     config = config if isinstance(config, dict) else {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
     mean, std = (config.get("mean"), config.get("std")) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
     mean, std = (mean, std) if len(mean) == channels else ((0.5,) * channels,) * 2
-    return Named(name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config))
+    return InspectedNetwork(
+        name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config)
+    )
 
 
 def _made_by(text: str, arguments: Mapping[str, Any]) -> nn.Module:
