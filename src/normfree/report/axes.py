@@ -1,4 +1,4 @@
-"""Scales, their ticks, and numbers as a reader wants them."""
+"""Scales of axes, their ticks, and numbers as readable text."""
 
 import math
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ LARGEST = 1e300  # beyond it sums and differences overflow
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values from ``low`` to ``high`` to 0 .. 1, linearly or by their logarithm."""
+    """Maps the values from ``low`` to ``high`` to 0 .. 1, linearly or logarithmically."""
 
     low: float
     high: float
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Place of a value, cut to the ends."""
+        """Position of a value in 0 .. 1; values outside the scale are clipped to its ends."""
         if self.log:
             low, high, value = (math.log10(v) if v > 0 else -math.inf for v in (self.low, self.high, value))
         else:
@@ -25,7 +25,7 @@ class Scale:
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
     def ticks(self, count: int = 4) -> list[float]:
-        """Round values on the scale, about ``count`` of them."""
+        """About ``count`` round values on the scale."""
         if self.log:
             return _log_ticks(self.low, self.high)
         step = _nice((self.high - self.low) / count)
@@ -36,10 +36,10 @@ class Scale:
 def scale_of(
     values: Iterable[float], *, log: bool = False, low: float | None = None, high: float | None = None
 ) -> Scale:
-    """A scale that has all finite values, with round ends; on a logarithmic one those above 0.
+    """A scale with round ends that covers all finite values; a logarithmic one covers those above 0.
 
     Args:
-        low, high: ends that are given.
+        low, high: fix an end of the scale; None chooses it from the values.
     """
     known = [value for value in values if abs(value) < LARGEST and (value > 1 / LARGEST or not log)]
     if not known:
@@ -58,7 +58,7 @@ def scale_of(
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A value with so many significant digits, in the fewest characters; a dash for none."""
+    """A value with ``digits`` significant digits, written as short as possible; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     if not math.isfinite(value):
@@ -72,21 +72,21 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as per cent with so many decimals; a dash for none."""
+    """A fraction as per cent with ``digits`` decimals; a dash for None."""
     if value is None:
         return "\N{EN DASH}"
     return f"{100 * value:.{digits}f}\N{NARROW NO-BREAK SPACE}%" if math.isfinite(value) else str(value)
 
 
 def tick(value: float, fraction: bool = False) -> str:
-    """A label of an axis; fractions as per cent."""
+    """The label of an axis at a value; with ``fraction`` as per cent."""
     if fraction:
         return f"{100 * value:.6g}\N{NARROW NO-BREAK SPACE}%"
     return compact(value) if abs(value) >= 10_000 else number(value, 6)
 
 
 def compact(count: float) -> str:
-    """A large number in few characters: 12k, 1.5M."""
+    """A large number in few characters, such as 12k or 1.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= 10 * size or (abs(count) >= size and size > 1e3):
             return f"{count / size:.4g}{letter}"
@@ -94,7 +94,7 @@ def compact(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units."""
+    """A duration in its two largest units, such as 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -105,13 +105,13 @@ def duration(seconds: float) -> str:
 
 
 def _nice(step: float) -> float:
-    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    """The smallest number of the form 1, 2, 2.5 or 5 times a power of ten that is at least ``step``."""
     power = 10.0 ** math.floor(math.log10(step)) if step > 0 and math.isfinite(step) else 1.0
     return next((power * factor for factor in (1, 2, 2.5, 5) if power * factor >= step * (1 - 1e-9)), 10 * power)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Decades, thinned out if many; between them 2 and 5, or a linear scale's, if few."""
+    """Powers of ten, every n-th where there are many; where there are few also 2 and 5 times them, or linear ticks."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     decades = [10.0**k for k in range(first, last + 1)]
     if len(decades) > MOST_DECADES:

@@ -1,4 +1,4 @@
-"""Curves: what scales with the page is SVG, what must not, labels and legend, is text around it."""
+"""Line charts: the curves are SVG stretched to the page; labels and legend are HTML text around it, which is not."""
 
 import dataclasses
 import itertools
@@ -23,11 +23,12 @@ class Series:
     """A curve.
 
     Attributes:
-        points: (x, y), x rising; what is not finite is left out.
-        color: class of the style sheet, "c0" to "c7"; style: "", "thin", "thick" or "dashed".
-        marks: points to be shown as dots.
-        shaded: show the range of what a point is a mean of, where it is one.
-        ranges: (x, lowest, highest), made by the chart.
+        points: (x, y) with increasing x; points that are not finite are left out.
+        color: a class of the style sheet, "c0" to "c7" or "ink".
+        style: "", "thin", "thick" or "dashed".
+        marks: points drawn as dots.
+        shaded: where points are means over bins, shade the range of each bin.
+        ranges: (x, lowest, highest) of each bin; computed by the chart.
     """
 
     name: str
@@ -44,12 +45,12 @@ class Chart:
     """Curves over one horizontal axis.
 
     Attributes:
-        fraction: values are fractions, shown as per cent.
-        log: scale of the values; None: logarithmic where they span more than LOG_SPAN.
-        low, high: ends of the vertical scale that are given.
-        ends: of the horizontal one; None: those of the points.
-        names: of the places 1, 2, ... of the horizontal axis, shown when the pointer is there.
-        unit: of the horizontal axis.
+        fraction: show values as per cent.
+        log: whether the vertical scale is logarithmic; None: it is where the values span more than LOG_SPAN.
+        low, high: fix an end of the vertical scale; None chooses it from the values.
+        ends: both ends of the horizontal scale; None takes those of the points.
+        names: names of the positions 1, 2, ... on the horizontal axis, shown in the tooltip.
+        unit: what the horizontal axis counts.
     """
 
     title: str
@@ -65,13 +66,13 @@ class Chart:
 
 
 def spans(series: Sequence[Series], factor: float = LOG_SPAN) -> bool:
-    """Whether the positive values differ by more than a factor, so that a linear scale would hide some."""
+    """Whether the largest positive value is over ``factor`` times the smallest: a linear scale would hide some."""
     values = [y for one in series for _, y in one.points if math.isfinite(y) and y > 0]
     return bool(values) and max(values) > factor * min(values)
 
 
 def draw(chart: Chart) -> Markup:
-    """A figure of the chart; a line saying so where there are no points."""
+    """The chart as a figure; without points the figure says that there are no values."""
     shown = [_reduced(one) for one in chart.series if any(math.isfinite(y) for _, y in one.points)]
     legend = [tag("span", tag("i", class_=f"{one.color} {one.style}"), one.name) for one in shown if one.name]
     caption = tag("figcaption", tag("b", chart.title), tag("span", legend, class_="legend"))
@@ -93,7 +94,7 @@ def draw(chart: Chart) -> Markup:
 
 
 def drawing(series: Sequence[Series], x: Scale, y: Scale, grid: bool = True) -> Markup:
-    """Grid and curves as stretchable SVG; strokes keep their width."""
+    """Grid and curves as SVG that stretches with the page while line widths stay the same."""
     lines = "".join(f"M0 {_up(y, value)}H{SIDE}" for value in y.ticks()) if grid else ""
     parts = [tag("path", d=lines, class_="grid")] if lines else []
     for one in series:
@@ -109,7 +110,7 @@ def drawing(series: Sequence[Series], x: Scale, y: Scale, grid: bool = True) -> 
 
 
 def below(x: Scale, *, names: bool = False) -> Markup:
-    """Labels of a horizontal axis in per cent of its width."""
+    """Tick labels of a horizontal axis, placed in per cent of its width."""
     ticks = [value for value in x.ticks(5) if not names or value == int(value)]
     spans = [tag("span", compact(value), style=f"left:{100 * x.at(value):.2f}%") for value in ticks]
     return tag("div", spans, class_="below")
@@ -121,7 +122,7 @@ def _labels(y: Scale, fraction: bool) -> Markup:
 
 
 def _values(chart: Chart, shown: Sequence[Series], x: Scale) -> str:
-    """What the script needs to say the values under the pointer."""
+    """The chart's values as JSON, from which the script makes tooltips."""
     series = [
         dict(name=one.name, color=one.color, points=[[_short(a), _short(b)] for a, b in one.points]) for one in shown
     ]
@@ -139,7 +140,7 @@ def _values(chart: Chart, shown: Sequence[Series], x: Scale) -> str:
 
 
 def _reduced(one: Series) -> Series:
-    """Means over bins where there are more points than can be told apart, and the range of each bin."""
+    """A series of more than MOST_POINTS points becomes the means of BINS bins, with the range of each bin."""
     points = [(x, y) for x, y in one.points if math.isfinite(x) and math.isfinite(y)]
     if len(points) <= MOST_POINTS:
         return dataclasses.replace(one, points=points)

@@ -45,13 +45,13 @@ def clipping(run: RunFiles, about: About) -> Markup:
 
 
 def _layers(lines: Sequence[Line]) -> list[str]:
-    """Names of all lines, in the order of the longest one."""
+    """The names of the layers of all lines, in the order of the line that has most."""
     longest = max(lines, key=lambda line: len(line["layers"]))
     return list({name: None for line in (longest, *lines) for name in line["layers"]})
 
 
 def _matrix(lines: Sequence[Line], layers: Sequence[str], which: int) -> np.ndarray:
-    """(lines, layers) of one of the two numbers, nan where there is none."""
+    """One of the two numbers logged per layer, as (lines, layers); nan where it is missing."""
     found = np.full((len(lines), len(layers)), np.nan)
     places = {name: place for place, name in enumerate(layers)}
     for row, line in zip(found, lines, strict=True):
@@ -62,7 +62,7 @@ def _matrix(lines: Sequence[Line], layers: Sequence[str], which: int) -> np.ndar
 
 
 def _summary(layers: Sequence[str], fractions: np.ndarray, ratios: np.ndarray) -> str:
-    """The layers that are clipped most; one whose bias alone is clipped, a single unit, stands behind the others."""
+    """A sentence naming the layers that are clipped most; layers of which only the bias is clipped come last."""
     means = _over_lines(fractions, np.mean)
     alone = [i for i in range(len(layers)) if means[i] > 0 and bias_alone(ratios[:, i].tolist())]
     order = sorted((i for i in range(len(layers)) if means[i] > 0 and i not in alone), key=lambda i: -means[i])
@@ -78,13 +78,13 @@ def _summary(layers: Sequence[str], fractions: np.ndarray, ratios: np.ndarray) -
 
 
 def bias_alone(ratios: Sequence[float]) -> bool:
-    """Whether no weight of a layer is clipped: ratios are those of weights, and 0 in every line."""
+    """Whether no weight of the layer takes part in clipping: the logged ratios, which are of weights, are all 0."""
     known = [ratio for ratio in ratios if not math.isnan(ratio)]
     return bool(known) and not any(known)
 
 
 def _over_lines(matrix: np.ndarray, pool: Callable[[np.ndarray], float]) -> np.ndarray:
-    """A number per layer out of (lines, layers), passing over nan; nan where there is nothing else."""
+    """Pool (lines, layers) over lines, ignoring nan, to a number per layer; nan where all are nan."""
     return np.array([pool(known) if len(known := row[~np.isnan(row)]) else np.nan for row in matrix.T])
 
 
@@ -150,7 +150,7 @@ def _ratio_map(layers: Sequence[str], steps: Sequence[int], ratios: np.ndarray, 
 
 
 def _decades(places: np.ndarray) -> float:
-    """How far one side of the scale goes, in halves: what all but a hundredth of its values need."""
+    """Decades on one side of the scale, a multiple of 0.5: enough for 99 % of the values there."""
     places = places[places > 0]
     far = np.quantile(places, 0.99) if len(places) else 1
     return min(MOST_DECADES, max(1, math.ceil(2 * far) / 2))

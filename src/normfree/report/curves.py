@@ -1,8 +1,7 @@
-"""What changed over the steps, as charts."""
+"""Charts of what was logged during training, over optimizer steps."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 from .charts import BINS, MOST_POINTS, Chart, Series, draw, spans
 from .clipping import bias_alone
@@ -41,7 +40,7 @@ def curves(run: RunFiles, about: About) -> Markup:
 
 
 def _over(chart: Chart, last: int) -> Chart:
-    """All charts have one horizontal axis, from 0."""
+    """The chart with the horizontal axis that all charts share: from 0 to the last step."""
     return dataclasses.replace(chart, ends=(0, last))
 
 
@@ -78,7 +77,7 @@ def _scores(run: RunFiles, about: About) -> list[Chart]:
 
 
 def _clipped(run: RunFiles) -> Chart:
-    """All units in ink, stages in colours; of a classifier the bias alone is clipped, which is always 0 or 100 %."""
+    """A curve of all units and one per stage, but for stages whose bias alone is clipped: always 0 or 100 %."""
     stages = list({name: None for line in run.train for name in _stages(line)})
     ratios = {name: [_stages(line, "largest_ratio").get(name, math.nan) for line in run.train] for name in stages}
     alone = [name for name in stages if bias_alone(ratios[name])]
@@ -103,6 +102,6 @@ def _stages(line: Line, of: str = "clipped_by_stage") -> dict[str, float]:
     )
 
 
-def _norms(run: RunFiles) -> Sequence[Chart]:
-    for name in ("gradient_norm", "parameter_norm"):
-        yield Chart(name.replace("_", " "), [Series("", curve(run.train, name))], log=None)
+def _norms(run: RunFiles) -> list[Chart]:
+    names = ("gradient_norm", "parameter_norm")
+    return [Chart(name.replace("_", " "), [Series("", curve(run.train, name))], log=None) for name in names]

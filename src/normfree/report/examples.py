@@ -17,11 +17,13 @@ HALF_WIDE, SHORT = 10, 4  # classes of a matrix beside the pairs; letters of a n
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with its words, as the caller wants them read.
+    """A picture with the text that is shown with it.
 
     Attributes:
         image: of any size; it is shrunk for the page.
-        caption: one line; detail: smaller lines below it; title: shown when the pointer rests on the picture.
+        caption: one line below it.
+        detail: smaller lines below the caption.
+        title: shown when the pointer rests on the picture.
     """
 
     image: Image.Image
@@ -32,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of images by (true class, class that was said), both as places in ``classes``."""
+    """Counts of images by (true class, predicted class), both as indices into ``classes``."""
 
     classes: Sequence[str]
     counts: Mapping[tuple[int, int], int]
@@ -41,7 +43,7 @@ class Confusion:
 def examples(
     shown: Sequence[Example] | Missing, introduction: str = "", confusion: Confusion | None = None, note: str = ""
 ) -> Markup:
-    """The pictures in the order given, and the confusions if it is about classes."""
+    """The section: the pictures in the order given, and the confusion matrix if there is one."""
     identity, title = "examples", "Examples it gets wrong"
     if isinstance(shown, Missing):
         return section(identity, title, missing(shown))
@@ -65,9 +67,9 @@ def _card(example: Example) -> Markup:
 
 
 def encoded(image: Image.Image, crisp: int = TINY) -> tuple[str, bool]:
-    """A picture as the source of an element, shrunk for the page; and whether it is below so many pixels.
+    """A picture as a data URL, shrunk for the page, and whether it is tiny.
 
-    Such a one is kept without loss.
+    A picture is tiny, and kept without loss, if its longer side is below ``crisp`` pixels.
     """
     image = (image if image.mode in ("L", "RGB") else image.convert("RGB")).copy()
     image.thumbnail((SIDE, SIDE))

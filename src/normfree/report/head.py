@@ -1,4 +1,4 @@
-"""The head of the page: what was trained, how far it got, and how good it is."""
+"""The head of the page: what was trained, how far training got, and the scores."""
 
 import math
 import time
@@ -18,7 +18,7 @@ _ENDS = {
 
 @dataclass
 class About:
-    """What the caller knows of a run; None where it does not.
+    """What the caller knows about a run; None where it does not know.
 
     Attributes:
         score: name of the metric that is better when larger.
@@ -64,7 +64,7 @@ def head(run: RunFiles, about: About) -> Markup:
 
 
 def state(run: RunFiles, about: About) -> tuple[str, str, str]:
-    """Class of the style sheet, word and sentence: finished, failed, stopped early, or none of these for certain."""
+    """The run's state as (class of the style sheet, word, sentence): finished, failed, stopped early or unfinished."""
     if run.end is not None and str(run.end.get("state")) in _ENDS:
         kind = str(run.end["state"])
         word, more = _ENDS[kind]
@@ -85,7 +85,7 @@ def state(run: RunFiles, about: About) -> tuple[str, str, str]:
 
 
 def _not_finite(run: RunFiles) -> str | None:
-    """The number that ended a run, in a sentence: the loss, or one of the last evaluation."""
+    """A sentence about the number that was not finite and ended the run: the loss, or one of the last evaluation."""
     lines = [(line, list(line)) for line in run.evals[-1:]] + [(line, ["loss"]) for line in run.train[-1:]]
     for line, names in lines:
         for name in names:
@@ -98,8 +98,10 @@ def _tiles(run: RunFiles, about: About) -> Markup:
     name = deciding(run.evals, about.score)
     best, last = best_line(run.evals, name), run.evals[-1] if run.evals else None
     plain, of = name.removeprefix(EMA), "averaged weights, " if name.startswith(EMA) else ""
-    tiles = [
-        (shown(plain, line and value(line, name)), f"{which} {label(plain)}", line and f"{of}{_when(line)}")
+    tiles: list[tuple[str, str, str | None]] = [
+        (shown(plain, None), f"{which} {label(plain)}", None)
+        if line is None
+        else (shown(plain, value(line, name)), f"{which} {label(plain)}", f"{of}{_when(line)}")
         for which, line in (("best", best), ("last", last))
     ]
     done = max(run.step, about.saved or 0)
@@ -116,8 +118,11 @@ def _tiles(run: RunFiles, about: About) -> Markup:
         tiles.append((duration(about.seconds), "training", "without evaluations"))
     if run.train and (speed := value(run.train[-1], "images_per_s")) is not None:
         left = value(run.train[-1], "seconds_left")
-        going = left is not None and left > 0 and state(run, about)[0] == "unfinished"
-        tiles.append((compact(float(f"{speed:.4g}")), "images/s", f"{duration(left)} left then" if going else None))
+        if left is not None and left > 0 and state(run, about)[0] == "unfinished":
+            remaining = f"{duration(left)} left then"
+        else:
+            remaining = None
+        tiles.append((compact(float(f"{speed:.4g}")), "images/s", remaining))
     return tag(
         "div",
         [
@@ -158,7 +163,7 @@ def _left_out(run: RunFiles) -> str | None:
 
 
 def _scores(run: RunFiles, about: About) -> Markup:
-    """A row for raw and one for averaged weights, of the best and of the last evaluation."""
+    """The scores of the best and of the last evaluation: a row for raw weights and one for averaged weights."""
     names = score_names(run.evals, about.score)
     if not run.evals or not names:
         return tag("p", "no evaluation yet", class_="missing")

@@ -1,4 +1,4 @@
-"""Layers over time as colours: a picture of one pixel per cell, stretched, with text around it."""
+"""Heat maps of layers over steps: a picture with one pixel per cell, stretched by the page, with text around it."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ TALLEST, ROW = 560, (10, 18)  # pixels: of a map that need not be taller, and of
 
 @dataclass(frozen=True)
 class Ramp:
-    """Colours from 0 to 1, evenly spaced, for bright and for dark pages; "rrggbb" each."""
+    """Evenly spaced colours from 0 to 1, as "rrggbb", for light and for dark pages."""
 
     light: tuple[str, ...]
     dark: tuple[str, ...]
@@ -28,8 +28,12 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Columns:
-    """A matrix (layers, columns) whose columns stand for equal numbers of steps; ``spans`` are the first and the last
-    step that was logged of what each is made from."""
+    """A matrix (layers, columns) whose columns stand for equal numbers of steps.
+
+    Attributes:
+        spans: the first and the last logged step that each column was made from.
+        last: the last step.
+    """
 
     values: np.ndarray
     spans: Sequence[tuple[int, int]]
@@ -41,10 +45,13 @@ class HeatMap:
     """A matrix of layers (rows) over steps (columns of equal width).
 
     Attributes:
-        columns: their values, nan where nothing is known; shades: the same as places 0 .. 1 on the ramp.
-        ticks: (place on the ramp, label) of the legend; marked: the one of them that is a threshold.
-        side: a number per row, shown at its end, with its heading.
-        kind: how the script says a value: "fraction" or "ratio".
+        rows: names of the layers.
+        columns: the values, nan where unknown.
+        shades: the positions of the values on the ramp, 0 .. 1.
+        ticks: (position on the ramp, label) for the legend.
+        side: a number per row as text, shown at its end; ``heading`` is its title.
+        kind: how tooltips write a value: "fraction" or "ratio".
+        marked: position of the tick that is a threshold; None: no tick is.
     """
 
     title: str
@@ -61,13 +68,13 @@ class HeatMap:
 
 
 def columns(steps: Sequence[int], rows: np.ndarray, pool: Callable[[np.ndarray], np.ndarray]) -> Columns:
-    """Columns of equal numbers of steps out of lines at any steps.
+    """Resample lines logged at any steps to columns of equal numbers of steps.
 
-    A line speaks for the steps since the line before it. With few lines a column shows the one that speaks for its
-    middle; with many it pools those that speak for any of its steps.
+    A line stands for the steps since the line before it. With few lines, a column shows the line that stands for its
+    middle; with many, it pools all lines that stand for any of its steps.
 
     Args:
-        steps: above 0, rising.
+        steps: steps of the lines, above 0 and increasing.
         rows: (lines, layers).
         pool: (lines, layers) to (layers,).
     """
@@ -84,7 +91,7 @@ def columns(steps: Sequence[int], rows: np.ndarray, pool: Callable[[np.ndarray],
 
 
 def draw_map(chart: HeatMap) -> Markup:
-    """A figure of the map with its legend."""
+    """The heat map as a figure with its legend."""
     row = max(ROW[0], min(ROW[1], TALLEST // len(chart.rows)))
     style = f"--row:{row}px;--rows:{len(chart.rows)}"
     groups = [name.rpartition(".")[0] or name for name in chart.rows]
@@ -125,14 +132,14 @@ def _gradient(colors: Sequence[str]) -> str:
 
 
 def _picture(chart: HeatMap, alt: str) -> Markup:
-    """The same pixels in the colours of either scheme; the browser takes the one it needs."""
+    """The picture in light and in dark colours; the browser shows the one for its colour scheme."""
     light, dark = (_png(chart.shades, colors) for colors in (chart.ramp.light, chart.ramp.dark))
     source = tag("source", srcset=dark, media="(prefers-color-scheme: dark)")
     return tag("picture", source, tag("img", src=light, alt=alt))
 
 
 def _png(shades: np.ndarray, colors: Sequence[str]) -> str:
-    """(rows, columns) of 0 .. 1 as a picture with a palette of 255 colours; nan is transparent."""
+    """(rows, columns) of 0 .. 1 as a PNG data URL with a palette of 255 colours; nan is transparent."""
     index = np.where(np.isnan(shades), 255, np.round(np.nan_to_num(np.clip(shades, 0, 1)) * 254)).astype(np.uint8)
     image = Image.fromarray(index)
     image = Image.frombytes("P", image.size, image.tobytes())
@@ -146,7 +153,7 @@ def _png(shades: np.ndarray, colors: Sequence[str]) -> str:
 
 
 def _values(chart: HeatMap) -> str:
-    """What the script needs to say the value under the pointer."""
+    """The map's values as JSON, from which the script makes tooltips."""
     rows = [[None if np.isnan(v) else float(f"{v:.3g}") for v in row] for row in chart.columns.values]
     content = dict(names=list(chart.rows), steps=chart.columns.spans, kind=chart.kind, values=rows)
     return json.dumps(content, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""HTML that is safe by construction: what :func:`tag` did not make is text, and text is escaped."""
+"""HTML that is safe by construction: everything that :func:`tag` did not make is escaped as text."""
 
 import html
 import re
@@ -25,14 +25,14 @@ class Missing(str):
 
 
 def text(value: Any) -> Markup:
-    """A value as HTML text: markup as it is, everything else escaped; None is nothing."""
+    """A value as HTML: markup unchanged, everything else escaped; None becomes the empty string."""
     if isinstance(value, Markup):
         return value
     return Markup("" if value is None else html.escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))))
 
 
 def join(*children: Any) -> Markup:
-    """Children one after the other; lists are taken apart."""
+    """Children one after the other; the elements of lists, too."""
     return Markup("".join(join(*child) if isinstance(child, list) else text(child) for child in children))
 
 
@@ -49,7 +49,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
 
 
 def missing(reason: str) -> Markup:
-    """The line in the place of what is not there."""
+    """A line that says why a part of the page is missing."""
     return tag("p", Missing(reason), class_="missing")
 
 

@@ -1,4 +1,4 @@
-"""Collecting what a classifier gets wrong, while it is evaluated."""
+"""Collects a classifier's mistakes while it is evaluated."""
 
 import heapq
 from collections import Counter
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """An image whose likeliest class is not its label; ordered by how sure the network was.
+    """An image whose likeliest class is not its label; ordered by the probability of that class.
 
     Attributes:
         probability: of the class that was said; of_truth: of the true one.
@@ -56,5 +56,5 @@ class Mistakes:
 
     @property
     def worst(self) -> list[Mistake]:
-        """The most confident mistakes, the most confident first."""
+        """The mistakes that are kept, the most confident first."""
         return sorted(self.kept, reverse=True)

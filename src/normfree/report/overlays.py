@@ -1,4 +1,4 @@
-"""Images beside what is true of them and what the network says of them; what the colours mean; tables of scores."""
+"""Images beside their ground truth and the network's prediction, with legends and tables of scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ CRISP = 160  # pixels: smaller pictures are kept without loss
 
 @dataclass(frozen=True)
 class Overlay:
-    """Pictures of one size side by side, each with its name, and their words.
+    """Pictures of one size side by side, each with its name, and the text below them.
 
     Attributes:
         panels: for example the image, the truth drawn on it, and what the network says drawn on it.
@@ -31,7 +31,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Colors:
-    """What colours mean: a name for each of (N, 3) uint8."""
+    """A legend of classes: a name for each colour of (N, 3) uint8."""
 
     names: Sequence[str]
     colors: np.ndarray
@@ -39,7 +39,7 @@ class Colors:
 
 @dataclass(frozen=True)
 class Range:
-    """What (N, 3) uint8 colours between two numbers mean, with their unit."""
+    """A legend of a continuous scale: (N, 3) uint8 colours from one number to another, with their unit."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under their headings; the first column is a name, with a colour (3,) uint8 where there are."""
+    """Rows of text under headings; the first column is a name, with a colour (3,) uint8 if ``colors`` are given."""
 
     title: str
     headings: Sequence[str]
@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Overlays:
-    """What stands in the page's section of examples for networks whose answer is a picture itself."""
+    """The content of the page's section of examples for tasks whose prediction is itself a picture."""
 
     shown: Sequence[Overlay]
     key: Colors | Range | None = None

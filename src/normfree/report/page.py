@@ -1,4 +1,4 @@
-"""The page: its sections in one file that needs nothing else."""
+"""The page: all sections in one HTML file that needs no other file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Report:
 
 
 def write_page(report: Report) -> bytes:
-    """The HTML file. It loads nothing, from nowhere; its policy forbids that, too."""
+    """The HTML file. It loads nothing from anywhere, and its content security policy forbids it."""
     run, about = report.run, report.about
     title = tag("title", f"{run.name} \N{MIDDLE DOT} training report")
     style, script = tag("style", Markup(CSS)), tag("script", Markup(SCRIPT))

@@ -1,4 +1,4 @@
-"""What the run was asked for, where it ran, and what it could not read."""
+"""The recipe of the run, the environment it ran in, and the images it could not read."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -42,10 +42,12 @@ def _marked(text: str, changed: Mapping[str, str]) -> Markup:
             path = [part for part in path if part[0] < indent] + [(indent, found[2])]
         names = [".".join(name for _, name in path[:depth]) for depth in range(1, len(path) + 1)]
         field = next((name for name in names if name in changed), None)
-        first = found is not None and field is not None and field == names[-1]
         content = line.lstrip()
         shown = tag("mark", content) if field is not None and content else content
-        default = tag("i", f"  # default {changed[field]}") if first else None
+        if found is not None and field is not None and field == names[-1]:
+            default = tag("i", f"  # default {changed[field]}")
+        else:
+            default = None
         lines.append(tag("span", line[: len(line) - len(content)], shown, default, "\n"))
     return tag("pre", lines, class_="recipe")
 

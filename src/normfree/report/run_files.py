@@ -1,4 +1,4 @@
-"""Reading what a run wrote, as far as it got: a killed one's last line is cut off, an old one has fewer files."""
+"""Reads the files of a run, also of one that was killed (its last line is cut off) or is old (files are missing)."""
 
 import json
 import math
@@ -49,7 +49,7 @@ class RunFiles:
 
     @property
     def step(self) -> int:
-        """Steps that are known to be done."""
+        """The number of optimizer steps that are known to be done."""
         return max((lines[-1]["step"] for lines in (self.train, self.evals) if lines), default=0)
 
 
@@ -85,7 +85,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunFiles:
 
 
 def value(line: Mapping[str, Any], name: str) -> float | None:
-    """A number of a line; None where there is none."""
+    """A number of a line by its name; None where it is missing or no number."""
     found = line.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
@@ -110,7 +110,7 @@ def _text(run: RunFiles, name: str) -> str | None:
 
 
 def _lines(run: RunFiles, name: str) -> list[Line]:
-    """The lines that are JSON objects with a step; others are counted and named."""
+    """The lines that are JSON objects with a step; a note says which others were left out."""
     found, bad = [], []
     for number, text in enumerate((_text(run, name) or "").split("\n"), start=1):
         if not text.strip():
@@ -130,7 +130,7 @@ def _lines(run: RunFiles, name: str) -> list[Line]:
 
 
 def _rising(lines: Sequence[Line]) -> list[Line]:
-    """What a run that went on from an earlier step wrote again replaces what it wrote before."""
+    """Lines by increasing step: a resumed run logs steps again, and its later lines replace the earlier ones."""
     kept: list[Line] = []
     for line in lines:
         while kept and kept[-1]["step"] >= line["step"]:

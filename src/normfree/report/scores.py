@@ -1,4 +1,4 @@
-"""What evaluations measured: names of the numbers in their lines, and the best line."""
+"""Scores of evaluations: their names on the page, and the best evaluation."""
 
 import math
 from collections.abc import Sequence
@@ -41,26 +41,26 @@ _OTHER = ("kind", "step", "epoch", "images")
 
 
 def label(name: str) -> str:
-    """What a score is called on the page."""
+    """The name of a score on the page."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 def shown(name: str, found: float | None) -> str:
-    """A score's value for a column of such: a fraction as per cent, other numbers with four digits."""
+    """A score's value as text: a fraction as per cent, other numbers with four significant digits."""
     if name in FRACTIONS:
         return percent(found)
     return f"{found:#.4g}" if found is not None and 1e-3 <= abs(found) < 1e3 else number(found)
 
 
 def score_names(evals: Sequence[Line], first: str) -> list[str]:
-    """The scores of raw weights that lines have: ``first``, the same of masks, others, the loss."""
+    """Names of the scores of raw weights in the lines: ``first``, that of masks, the others, and the loss last."""
     found = {name: None for line in evals for name in line if value(line, name) is not None}
     names = [name for name in found if not name.startswith(EMA) and name not in _OTHER]
     return sorted(names, key=lambda name: (name != first, name != f"mask_{first}", name == "loss"))
 
 
 def deciding(evals: Sequence[Line], score: str) -> str:
-    """The score that chooses the best evaluation: of averaged weights where there are."""
+    """Name of the score that chooses the best evaluation: that of averaged weights if it was measured."""
     averaged = EMA + score
     return averaged if any(value(line, averaged) is not None for line in evals) else score
 

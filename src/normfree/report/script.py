@@ -1,4 +1,4 @@
-"""The page's one script: it says the values under the pointer. The page is whole without it."""
+"""The page's one script: tooltips with the values under the pointer. The page is complete without it."""
 
 import base64
 import hashlib
@@ -72,6 +72,6 @@ for (const field of document.querySelectorAll("[data-map]")) {
 
 
 def policy() -> str:
-    """What the page may do: show pictures that are in it, and run this script; no connection to anywhere."""
+    """The content security policy: pictures inside the page, this script, and no connection to anywhere."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

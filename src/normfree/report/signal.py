@@ -1,4 +1,4 @@
-"""Signal propagation: the network as it is now, and as it was during training."""
+"""Signal propagation of the network as it is now, and during training."""
 
 import math
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ _NOTHING = 1e-6  # what is below counts as 0 where a scale is chosen
 
 @dataclass(frozen=True)
 class Recorded:
-    """A signal propagation plot, and what was recorded: "averaged weights of step 60, 32 test images".
+    """A signal propagation plot and what it was recorded from.
 
     Attributes:
-        spectra: of the same weights.
-        own: the inputs are those of spp.jsonl, with whose first record it can be compared.
+        of: what was recorded, for example "averaged weights of step 60, 32 test images".
+        spectra: singular values of the same weights.
+        own: whether the inputs are those of spp.jsonl, so that its first record can be compared with this one.
     """
 
     spp: SPP
@@ -34,7 +35,7 @@ class Recorded:
 
 
 def signal(recorded: Recorded | Missing, film: Sequence[Line]) -> Markup:
-    """The plot of the network now, what is odd about it, and the film strip of the lines of spp.jsonl."""
+    """The section: the network's plot now with its diagnosis, and the film strip of the lines of spp.jsonl."""
     frames = _frames(film)
     first = None if isinstance(frames, Missing) else frames[0]
     parts = [missing(recorded)] if isinstance(recorded, Missing) else _now(recorded, first)
@@ -100,7 +101,7 @@ def _table(spp: SPP) -> Markup:
 
 
 def _strip(frames: Sequence[Frame]) -> Markup:
-    """Columns are steps, rows the statistics; the first frame stays in grey behind the others."""
+    """The film strip: a column per step, a row per statistic; the first frame is drawn in grey behind the others."""
     count = min(FRAMES, len(frames))
     chosen = [frames[round(i * (len(frames) - 1) / max(count - 1, 1))] for i in range(count)]
     cells: list[Markup] = [tag("span"), tag("span")]
