@@ -25,7 +25,7 @@ from torch import nn
 
 import normfree
 from normfree.bench import alternate, image_batch, machine, training_step
-from normfree.bench.step import AVERAGE, DECAY, LR, CrossEntropy, layout
+from normfree.bench.step import AVERAGE, DECAY, LR, CrossEntropy, memory_format
 from normfree.data import Batch
 from normfree.nn import SameConv2d, recompute_weights
 from normfree.training import keep_freed_memory
@@ -109,7 +109,7 @@ def floor(model: nn.Module, images, precision: str, layout: torch.memory_format)
 
 def sides_of(options: argparse.Namespace, precision: str, batch: Batch) -> dict[str, Callable[[], None]]:
     peer, same = PEERS[options.model]
-    form = dict(device=options.device, memory_format=layout(options.layout == "channels_last"))
+    form = dict(device=options.device, memory_format=memory_format(options.layout == "channels_last"))
     torch.manual_seed(0)
     theirs, mine = timm.create_model(peer), normfree.create_model(same)
     load_timm(mine, theirs.state_dict())

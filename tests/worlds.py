@@ -25,7 +25,7 @@ from normfree.optim.sharded import whole
 from normfree.tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
-from normfree.training.state import capture
+from normfree.training.train_state import capture
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     class Noting(trainer.step.__class__):
         def __call__(self, batch, lr, images=None):
             seen.append(batch.indices.tolist())
-            if plan.poison == (replicas.rank, trainer.at.step):
+            if plan.poison == (replicas.rank, trainer.state.step):
                 batch.images[0, 0, 0, 0] = float("nan")
-            self.losses = InfiniteLoss(task) if plan.bad_loss == (replicas.rank, trainer.at.step) else task
-            with bad_gradient(model, plan.bad_gradient == (replicas.rank, trainer.at.step)):
+            self.losses = InfiniteLoss(task) if plan.bad_loss == (replicas.rank, trainer.state.step) else task
+            with bad_gradient(model, plan.bad_gradient == (replicas.rank, trainer.state.step)):
                 result = step(self, batch, lr, images)
             clipped.append(result.clipped)
             return result
@@ -189,7 +189,7 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     except normfree.RunFailed as failed:
         summary, error = None, str(failed)
     parameters = {name: whole(p.detach()).clone() for name, p in model.named_parameters()}
-    state = {name: files for name, files in capture(trainer.step, trainer.at)[0].items() if name != "random"}
+    state = {name: files for name, files in capture(trainer.step, trainer.state)[0].items() if name != "random"}
     return dict(seen=seen, clipped=clipped, summary=summary, error=error, parameters=parameters, state=state)
 
 

@@ -128,7 +128,7 @@ def test_a_write_that_does_not_end_leaves_nothing(normfree, authors, monkeypatch
 
     monkeypatch.setattr(pickle, "dump", fail)
     monkeypatch.setattr(verb, "save_file", fail)
-    monkeypatch.setattr("normfree.training.checkpoint.save_file", fail)
+    monkeypatch.setattr("normfree.training.weights_file.save_file", fail)
     result = normfree("convert", source, dest, "--to", form, *NFNET)
     interrupted = isinstance(error, KeyboardInterrupt)
     assert result.code == (130 if interrupted else 1)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tiny_runs import FLAGS, evaluations
 
-from normfree.data.split import HELD_OUT
+from normfree.data.held_out import HELD_OUT
 
 SMALL = [*FLAGS, "--data.image_size", "16", "--data.test_size", "16", "--train.batch_size", "8"]
 

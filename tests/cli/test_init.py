@@ -13,7 +13,7 @@ import normfree
 from normfree import UsageError
 from normfree.models import depth_estimator, segmenter
 from normfree.runs.initialize import initialize
-from normfree.training.checkpoint import save_weights
+from normfree.training.weights_file import save_weights
 from normfree.weights import pretrained, to_haiku, to_timm
 
 MAKERS = {"segmentation": lambda net: segmenter(net, 5, width=8), "depth": lambda net: depth_estimator(net, width=8)}

@@ -15,7 +15,7 @@ from normfree.recipes import load_recipe
 from normfree.runs import deployable
 from normfree.runs.inspected import open_inspected
 from normfree.runs.load import load_trained
-from normfree.training.checkpoint import read_weights, save_weights
+from normfree.training.weights_file import read_weights, save_weights
 
 TINY = {
     "nf_resnet50": "{depths: [1, 1, 1, 1], widths: [8, 8, 8, 8]}",

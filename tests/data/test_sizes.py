@@ -17,7 +17,7 @@ from normfree import UsageError
 from normfree.data import Loader, UnreadableImage, coco_masks, decode_image
 from normfree.data import coco as coco_module
 from normfree.data.coco import open_objects
-from normfree.data.coco_masks import drawn_mask
+from normfree.data.coco_masks import rasterized
 from normfree.data.dense import DenseTransform
 from normfree.data.matlab import matlab
 from normfree.data.objects import ObjectTransform
@@ -111,9 +111,9 @@ def test_masks_of_an_image_that_fill_the_memory(tmp_path, monkeypatch):
 def test_polygons_that_take_for_ever_to_draw(monkeypatch, polygons, said):
     monkeypatch.setattr(coco_masks, "MOST_OUTLINE", 1000)
     monkeypatch.setattr(coco_masks, "MOST_POLYGONS", 50)
-    assert drawn_mask([[1, 1, 5, 1, 5, 5, 1, 5]], 30, 40, "a").sum() == 16
+    assert rasterized([[1, 1, 5, 1, 5, 5, 1, 5]], 30, 40, "a").sum() == 16
     with pytest.raises(UnreadableImage, match=rf"^a: segmentation: {said}"):
-        drawn_mask(polygons, 30, 40, "a")
+        rasterized(polygons, 30, 40, "a")
 
 
 def test_a_member_of_300_gigabytes_is_left_out(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from normfree import UsageError
 from normfree.data import UnreadableImage, digits, find_images, image_folder, open_source
 from normfree.data.decode import EXTENSIONS
-from normfree.data.split import HeldOut
+from normfree.data.held_out import HeldOut
 
 DIGITS_TEST_CRC = 787577922
 

@@ -14,10 +14,10 @@ from PIL import Image
 from normfree import UsageError
 from normfree.data import Source, image_folder, open_source
 from normfree.data.coco import coco
+from normfree.data.held_out import BLOCK, file_hash
 from normfree.data.pairs import open_pairs
 from normfree.data.scenes import scenes
 from normfree.data.sources import ArraySplit
-from normfree.data.split import BLOCK, file_hash
 from normfree.runs.record import compare, images, read, write
 
 

@@ -67,7 +67,7 @@ def test_an_evaluation_that_read_no_image_is_no_score(tmp_path, ema, images, ste
         run.fit()
     assert [line["step"] for line in evaluations(tmp_path)] == ([] if step == 2 else [2])
     assert read_checkpoint(tmp_path)[1]["step"] == step - 2
-    assert run.at.best.get("step") == (None if step == 2 else 2)
+    assert run.state.best.get("step") == (None if step == 2 else 2)
 
 
 def test_interrupting_says_what_is_kept(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
     def interrupted(step, batch, lr, images):
-        if run.at.recent and not run.stop.asked and len(run.at.recent) == 2:
+        if run.state.recent and not run.stop.asked and len(run.state.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return call(step, batch, lr, images)
 
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     evaluate_ = run._evaluate
 
     def on_a_full_disk():
-        if run.at.step == 4:
+        if run.state.step == 4:
             monkeypatch.setattr(checkpoints.os, "rename", full_disk)
         evaluate_()
 
@@ -213,8 +213,8 @@ def test_steps_left_out_do_not_push_out_the_checkpoints_from_before(tmp_path):
     """A network that has exploded saves the same weights again and again; those from before are the way back."""
     run = trainer(tmp_path, train=dict(skip_nonfinite=9, steps=12, save_every=1, eval_every=99))
     loss, seen = run.task.loss, []
-    run.task.loss = lambda output, batch: loss(output, batch) * (float("nan") if 4 <= run.at.step < 9 else 1)
-    run.watch = lambda step: seen.append(sorted(p.name[-2:] for p in (tmp_path / "checkpoints").glob("step-*")))
+    run.task.loss = lambda output, batch: loss(output, batch) * (float("nan") if 4 <= run.state.step < 9 else 1)
+    run.on_step = lambda step: seen.append(sorted(p.name[-2:] for p in (tmp_path / "checkpoints").glob("step-*")))
     run.fit()
     assert seen[5] == ["03", "04"]  # of the steps 5 to 9 nothing is learned
     assert seen[6:11] == [["03", "04", f"{step:02}"] for step in range(5, 10)]
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_is_gone_is_not_said_to_be_kept(tmp_path, monkeypatch,
     run, call = trainer(tmp_path / "run"), TrainStep.__call__
 
     def moved(step, *args):
-        if run.at.step == 3:
+        if run.state.step == 3:
             (tmp_path / what).rename(tmp_path / "moved")
             raise error
         return call(step, *args)
@@ -263,7 +263,7 @@ def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
     run, call = trainer(tmp_path, train=dict(steps=4)), TrainStep.__call__
 
     def step(self, batch, lr, images):
-        if how != "finished" and run.at.step == 2:
+        if how != "finished" and run.state.step == 2:
             raise RunFailed("no more") if how == "failed" else KeyboardInterrupt
         return call(self, batch, lr, images)
 
@@ -286,7 +286,7 @@ def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     folder = tmp_path / "a run"
     run = trainer(folder)
-    run.watch = lambda step: setattr(run.stop, "asked", signal.SIGINT if step == 3 else None)
+    run.on_step = lambda step: setattr(run.stop, "asked", signal.SIGINT if step == 3 else None)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the checkpoint of step 3 is kept") as stopped:
         run.fit()
     assert str(stopped.value).endswith(f"; normfree train --resume '{folder}' goes on")
@@ -300,9 +300,9 @@ def test_no_process_that_decodes_outlives_the_run(tmp_path, monkeypatch, end):
     task = Classification(few_digits(400), TaskConfig(), data, image_size=8, test_size=8, batch_size=16, seed=0)
     run = trainer(tmp_path, task=task, train=dict(steps=4))
     if end == "stopped":
-        run.watch = lambda step: setattr(run.stop, "asked", signal.SIGTERM)
+        run.on_step = lambda step: setattr(run.stop, "asked", signal.SIGTERM)
     elif end == "failed":
-        monkeypatch.setattr(run, "watch", lambda step: (_ for _ in ()).throw(RunFailed("planted")) if step else None)
+        monkeypatch.setattr(run, "on_step", lambda step: (_ for _ in ()).throw(RunFailed("planted")) if step else None)
     gc.disable()
     try:
         with contextlib.suppress(RunFailed):
@@ -321,7 +321,7 @@ def test_a_process_that_decodes_dies_during_a_step(tmp_path, monkeypatch):
     call = TrainStep.__call__
 
     def killing(self, batch, lr, images):
-        if run.at.step == 3:
+        if run.state.step == 3:
             for process in multiprocessing.active_children():
                 process.kill()
                 process.join()

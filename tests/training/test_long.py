@@ -35,7 +35,7 @@ def test_memory_and_open_files_stay(tmp_path, workers):
             gc.collect()
             seen.append((_resident(), len(os.listdir("/proc/self/fd"))))
 
-    run.watch = look
+    run.on_step = look
     run.fit()
     assert len(seen) == 10
     assert max(memory for memory, _ in seen[3:]) - seen[2][0] < 8 * 2**20

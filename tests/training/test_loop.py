@@ -7,7 +7,7 @@ import torch
 from tiny_runs import Scripted, classification, network, trainer
 
 from normfree.training import TrainConfig, TrainStep, evaluate, read_checkpoint, read_metrics, read_weights
-from normfree.training.loop import layout_of
+from normfree.training.device import memory_format_of
 
 TIMES = {"images_per_s", "seconds_left"}
 BY_STAGE = {"clipped_by_stage", "largest_ratio"}
@@ -197,4 +197,4 @@ def test_weights_files_need_no_run(tmp_path):
 )
 def test_layout(options, device, last):
     expected = torch.channels_last if last else torch.contiguous_format
-    assert layout_of(TrainConfig(**options), torch.device(device)) is expected
+    assert memory_format_of(TrainConfig(**options), torch.device(device)) is expected

@@ -76,7 +76,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, uninterrupted, stop):
     call = TrainStep.__call__
 
     def asked(step, *args):
-        if run.at.step == stop - 1:
+        if run.state.step == stop - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return call(step, *args)
 
@@ -100,7 +100,7 @@ def test_lines_of_lost_steps_are_written_again(tmp_path, uninterrupted):
     call = TrainStep.__call__
 
     def fails(step, *args):
-        if run.at.step == 6:
+        if run.state.step == 6:
             raise RunFailed("the power went out")
         return call(step, *args)
 
@@ -308,13 +308,13 @@ def test_running_means_continue(tmp_path):
     def counting(run):
         class Counting(TrainStep):
             def __call__(self, batch, lr, images):
-                return dataclasses.replace(super().__call__(batch, lr, images), loss=run.at.step + 1.0)
+                return dataclasses.replace(super().__call__(batch, lr, images), loss=run.state.step + 1.0)
 
         run.step.__class__ = Counting
         return run
 
     first = counting(build(folder, log_every=4, steps=8, eval_every=99))
-    first.watch = lambda step: setattr(first.stop, "asked", signal.SIGTERM if step == 6 else None)
+    first.on_step = lambda step: setattr(first.stop, "asked", signal.SIGTERM if step == 6 else None)
     assert first.fit().steps == 6
     second = counting(build(folder, new=False, log_every=4, steps=8, eval_every=99))
     second.resume(find_checkpoint(folder / "checkpoints")[0])
@@ -336,7 +336,7 @@ def test_a_run_whose_batches_cross_epochs_goes_on(tmp_path):
     assert whole.fit().steps == 7
     for stop in (2, 3, 5):
         first = make(tmp_path / f"stopped{stop}")
-        first.watch = lambda step, run=first, stop=stop: setattr(
+        first.on_step = lambda step, run=first, stop=stop: setattr(
             run.stop, "asked", signal.SIGTERM if step == stop else None
         )
         assert first.fit().steps == stop

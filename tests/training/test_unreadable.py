@@ -15,7 +15,7 @@ from normfree.data.decode import UnreadableImage, decode_image
 from normfree.data.objects import ObjectTransform
 from normfree.data.sampling import Key
 from normfree.tasks import Classification, TaskConfig
-from normfree.training.state import restore
+from normfree.training.train_state import restore
 
 BROKEN = ["train/cat/b1.png", "train/cat/b2.png", "train/dog/b3.png", "val/dog/b4.png"]
 # of forks beside threads, from Python 3.12 on, which is how torch starts workers; of more workers than cores
@@ -53,7 +53,7 @@ def test_each_is_named_and_counted_once(tmp_path, photos, capsys, workers, data)
     trained = run(tmp_path / "run", photos, workers, len(BROKEN), data)
     summary = trained.fit()
     assert summary.steps == 18
-    assert trained.at.epoch >= 3
+    assert trained.state.epoch >= 3
     said = "".join(capsys.readouterr())
     for name in BROKEN:
         assert said.count(f"skipped unreadable image {photos / name}: ") == 1
@@ -166,7 +166,7 @@ def test_one_image_is_one_whatever_the_reason_is_this_time(tmp_path):
     trained = trainer(tmp_path / "run", max_unreadable=1)
     trained._note([Unreadable("a.png", "truncated")])
     trained._note([Unreadable("a.png", "Input/output error"), Unreadable("a.png", "truncated")])
-    assert trained.at.unreadable == [Unreadable("a.png", "truncated")]
+    assert trained.state.unreadable == [Unreadable("a.png", "truncated")]
 
 
 def test_the_state_of_a_run_of_an_earlier_version(tmp_path, photos, capsys):
@@ -181,6 +181,6 @@ def test_the_state_of_a_run_of_an_earlier_version(tmp_path, photos, capsys):
     state.write_text(json.dumps(content))
     capsys.readouterr()
     again = run(tmp_path / "other", photos, 0, len(BROKEN), {})
-    again.at, _ = restore(state.parent, again.step)
+    again.state, _ = restore(state.parent, again.step)
     assert len(again.fit().unreadable) == len(BROKEN)
     assert "skipped unreadable image" not in "".join(capsys.readouterr())

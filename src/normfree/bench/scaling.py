@@ -12,8 +12,8 @@ import torch
 from ..models import create_model
 from ..models.complexity import count_macs
 from ..spp.plot import new_figure
-from .step import Measuring, image_batch, layout, step_memory, training_step
-from .timing import Progress, alternate
+from .step import Measuring, image_batch, memory_format, step_memory, training_step
+from .timing import ProgressBar, alternate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def measure(
     device: str = "cpu",
     channels_last: bool = True,
     started: Callable[[str, int, int], None] = lambda model, batch, size: None,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> Iterator[Point]:
     """Measure the points one after the other.
 
@@ -90,7 +90,7 @@ def measure(
         started(name, count, size)
         torch.manual_seed(0)
         with Measuring(name, count, size):
-            model = create_model(name).train().to(device).to(memory_format=layout(channels_last))
+            model = create_model(name).train().to(device).to(memory_format=memory_format(channels_last))
             batch = image_batch(count, size, device=device, channels_last=channels_last)
             kept, most = step_memory(model, batch, precision)
             step = training_step(model, batch, precision=precision)

@@ -33,7 +33,7 @@ def image_batch(
     count: int, size: int, *, channels: int = 3, classes: int = 1000, device: str = "cpu", channels_last: bool = True
 ) -> Batch:
     """Random images (count, channels, size, size), each of another class as long as there are such."""
-    images = torch.randn(count, channels, size, size).to(device, memory_format=layout(channels_last))
+    images = torch.randn(count, channels, size, size).to(device, memory_format=memory_format(channels_last))
     labels = torch.arange(count, device=device) % classes
     return Batch(images, labels, labels)
 
@@ -64,7 +64,7 @@ class Measuring(ContextDecorator):
         raise RunFailed(f"{self.name} cannot train on {where}: {reason}") from error
 
 
-def layout(channels_last: bool) -> torch.memory_format:
+def memory_format(channels_last: bool) -> torch.memory_format:
     """Of maps in memory."""
     return torch.channels_last if channels_last else torch.contiguous_format
 

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from ..models import create_model, list_models, model_info
-from .step import Measuring, image_batch, layout, training_step
-from .timing import Progress, Samples, alternate
+from .step import Measuring, image_batch, memory_format, training_step
+from .timing import ProgressBar, Samples, alternate
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def measure(
     channels_last: bool = True,
     compiled: bool = False,
     started: Callable[[Row], None] = lambda row: None,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> Iterator[tuple[Row, Samples, Samples]]:
     """Steps of the networks of each row and of their peers, alternating.
 
@@ -132,7 +132,7 @@ def measure(
             measuring = Measuring(name, batch_size, size or own)
             with measuring:
                 batch = image_batch(batch_size, size or own, device=device, channels_last=channels_last)
-                model = network_of(name).to(device).to(memory_format=layout(channels_last))
+                model = network_of(name).to(device).to(memory_format=memory_format(channels_last))
                 step = training_step(model, batch, clipping=table.clipping, precision=precision, compiled=compiled)
                 sides[name] = measuring(step)
         ours, theirs = alternate(sides, rounds, device=device, warmup=1, progress=progress).values()

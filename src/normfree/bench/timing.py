@@ -13,7 +13,7 @@ from .. import kernels
 from ..version import __version__
 from ..words import counted
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+ProgressBar = Callable[[Iterable[int]], Iterable[int]]
 DISTURBED = 0.9  # of the usual share of the processors: a sample that got less ran beside something else
 
 
@@ -45,7 +45,7 @@ def alternate(
     *,
     device: str = "cpu",
     warmup: int = 2,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> dict[str, Samples]:
     """Run each side once per round, in turn.
 

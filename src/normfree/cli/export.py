@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..export import Written, to_archive, to_onnx
-from ..export.checked import check_place
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
+from ..export.write import check_place
 from ..limits import MOST_IMAGES, MOST_PIXELS
 from ..runs.deployable import open_deployable
 from ..runs.exported import ARCHIVE, ONNX

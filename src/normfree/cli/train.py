@@ -57,7 +57,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
         skipped = "was skipped" if len(summary.unreadable) == 1 else "were skipped"
         lines.append(f"{counted(len(summary.unreadable), 'unreadable image')} {skipped}")
     if summary.early:
-        waited = counted(trainer.at.waited, "evaluation")
+        waited = counted(trainer.state.waited, "evaluation")
         lines.append(f"stopped after {waited} that were no better than the best (train.patience)")
     saved = trainer.run.checkpoints.folder
     links = [name for name in ("last", "best") if (saved / name).exists()] or [find_checkpoint(saved)[0].name]

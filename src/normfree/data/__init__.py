@@ -4,6 +4,7 @@ from .batch import Batch
 from .config import DataConfig
 from .decode import Unreadable, UnreadableImage, decode_image
 from .folders import image_folder, open_source, open_test
+from .held_out import HeldOut
 from .loader import Loader
 from .mixing import Mixing, soft_labels
 from .objects import ObjectList, Objects
@@ -11,7 +12,6 @@ from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, resize_bicubic
 from .sampling import Share
 from .sources import Source, digits, find_images
-from .split import HeldOut
 from .splits import ObjectSplit, PairSplit, Split, VectorSplit
 from .transforms import EvalTransform, TrainTransform
 

@@ -15,12 +15,12 @@ from ..errors import UsageError
 from ..files import regular
 from ..limits import MOST_DRAWN, MOST_NAME, MOST_NUMBERS, MOST_OBJECTS, MOST_SIDE
 from ..words import shown
-from .coco_masks import drawn_mask, is_number, mask_tools
+from .coco_masks import is_number, mask_tools, rasterized
 from .decode import UnreadableImage, decode_image
+from .held_out import content_hash
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
-from .split import content_hash
 from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
@@ -97,7 +97,7 @@ class CocoSplit:
                 raise UnreadableImage(f"{file}: {told}; {MOST_DRAWN:,} pixels may be drawn at most")
             masks = torch.zeros(len(annotations), height, width, dtype=torch.bool)
             for mask, a in zip(masks.numpy(), annotations, strict=True):
-                mask[:] = drawn_mask(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}")
+                mask[:] = rasterized(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}")
         size = (height, width)
         return Objects(
             boxes,

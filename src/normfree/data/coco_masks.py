@@ -35,7 +35,7 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e9  # neither infinite nor nan
 
 
-def drawn_mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
+def rasterized(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
     """(H, W) bool of polygons [x, y, x, y, ...], or of run lengths down the columns.
 
     Raises:

@@ -9,6 +9,7 @@ from ..errors import UsageError
 from ..files import regular
 from . import shards, tables
 from .decode import EXTENSIONS
+from .held_out import HeldOut, hold_out
 from .layouts import targets_beside_images
 from .sources import (
     KINDS,
@@ -22,7 +23,6 @@ from .sources import (
     synthetic,
     unknown_source,
 )
-from .split import HeldOut, hold_out
 from .splits import Split
 from .tables import LABELS, without_images
 from .walk import Walk

@@ -12,7 +12,7 @@ from .dense import recolored
 from .resize import normalize
 from .scenes import SceneSplit
 
-LEAST = 1.0  # pixel: narrower boxes teach nothing
+MIN_SIDE = 1.0  # pixel: narrower boxes teach nothing
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def moved(objects: Objects, size: tuple[int, int]) -> Objects:
     (height, width), (tall, wide) = objects.original, size
     boxes = objects.boxes * torch.tensor([wide / width, tall / height] * 2)
     boxes = torch.stack([boxes[:, i].clamp(0, (wide, tall)[i % 2]) for i in range(4)], 1)
-    kept = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= LEAST) & ~objects.crowd
+    kept = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= MIN_SIDE) & ~objects.crowd
     areas = objects.areas * (tall * wide / (height * width))
     objects = replace(objects, boxes=boxes, areas=areas, size=size).chosen(kept)
     if objects.masks is None or size == objects.original:

@@ -14,11 +14,11 @@ from ..files import regular
 from .arrays import read_numpy
 from .decode import EXTENSIONS, UnreadableImage, decode_image, named
 from .dense import IGNORE, measured
+from .held_out import file_hash
 from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
-from .split import file_hash
 from .turned import as_annotated, convention, header
 from .values import ValueRange, ranged
 from .walk import Walk
@@ -70,7 +70,7 @@ class FilePairs:
         return self.samples[index][0]
 
     def target_hash(self, index: int) -> str:
-        """Tells the file of a target from another one, see :func:`.split.file_hash`."""
+        """Tells the file of a target from another one, see :func:`.held_out.file_hash`."""
         return file_hash(self.samples[index][1])
 
 

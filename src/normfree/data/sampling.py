@@ -69,7 +69,7 @@ class SeededBatches(Sampler[list[Key]]):
         before = self.epoch * self.length
         return -before % self.batch_size, self.length + -(before + self.length) % self.batch_size
 
-    def _drawn(self, epoch: int) -> list[Tensor]:
+    def _epoch_columns(self, epoch: int) -> list[Tensor]:
         """The images of an epoch in their order, the seeds of their augmentation, and with ``pairs`` their partners."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = self._shuffled(generator) if self.shuffle else torch.arange(self.length)
@@ -79,10 +79,10 @@ class SeededBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         first, last = self._places()
-        columns, following = self._drawn(self.epoch), self.epoch
+        columns, following = self._epoch_columns(self.epoch), self.epoch
         while len(columns[0]) < last:
             following += 1
-            columns = [torch.cat(both) for both in zip(columns, self._drawn(following), strict=True)]
+            columns = [torch.cat(both) for both in zip(columns, self._epoch_columns(following), strict=True)]
         for batch in range(self.start, len(self)):
             begin = first + batch * self.batch_size
             end = min(begin + self.batch_size, last)

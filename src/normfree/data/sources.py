@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UsageError, listed, nearest
 from . import shards
 from .decode import EXTENSIONS, decode_image
-from .split import HeldOut
+from .held_out import HeldOut
 from .splits import ImageSplit
 from .walk import Walk
 

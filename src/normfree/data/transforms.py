@@ -26,7 +26,7 @@ class MixableTransform(Protocol):
 
 
 AREA, ASPECT, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
-LEAST_COVERED = 0.1  # of the image, which is the object that a window must show so much of
+MIN_COVERED = 0.1  # of the image, which is the object that a window must show so much of
 
 
 def training_window(height: int, width: int, size: int, margin: int, generator: torch.Generator | None) -> Window:
@@ -51,7 +51,7 @@ def distorted_crop_window(height: int, width: int, generator: torch.Generator | 
         aspect, tall, y, x = torch.rand(4, generator=generator).tolist()
         aspect = ASPECT[0] + (ASPECT[1] - ASPECT[0]) * aspect
         h, w = _window_size(height, width, aspect, tall)
-        if 0 < h <= height and 0 < w <= width and h * w / (height * width) >= LEAST_COVERED:
+        if 0 < h <= height and 0 < w <= width and h * w / (height * width) >= MIN_COVERED:
             return int(y * (height - h)), int(x * (width - w)), h, w
     return 0, 0, height, width
 

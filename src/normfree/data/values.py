@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import UsageError
 from .decode import LEVELS, UnreadableImage, raw_values, to_levels
+from .held_out import Part
 from .sources import Source, TargetSplit
-from .split import Part
 
 ValueRange = tuple[float, ...] | Literal["auto"] | None
 BYTES = (0.0, 255.0)

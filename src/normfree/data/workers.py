@@ -5,7 +5,7 @@ import os
 from .scenes import SceneSplit
 from .sources import ArraySplit, NoiseSplit, Source
 
-MOST, FEW = 8, 100  # processes; images, below which it is not worth starting them
+MAX_WORKERS, MIN_IMAGES = 8, 100  # processes; images, below which it is not worth starting them
 COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
 
 
@@ -14,8 +14,8 @@ def workers_for(source: Source) -> int:
 
     Several processes of a run on one machine share its cores.
     """
-    if isinstance(source.train, COMPUTED) or len(source.train) < FEW:
+    if isinstance(source.train, COMPUTED) or len(source.train) < MIN_IMAGES:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(cores, MOST) if cores > 1 else 0
+    return min(cores, MAX_WORKERS) if cores > 1 else 0

@@ -1,12 +1,12 @@
 """Networks as they are deployed: folded, prepacked for the CPU, as ONNX files, as archives of ``torch.export``."""
 
 from .archive import open_archive, to_archive
-from .checked import Written
 from .description import Deployed, Description, Preprocessing
 from .fold import fold
 from .onnx_file import open_onnx, operators, to_onnx, weight_arithmetic
 from .prepack import prepack
 from .seal import seal
+from .write import Written
 
 __all__ = [
     "Deployed",

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from ..errors import UsageError, check_utf8
-from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .contents import check_contents, description_in
 from .description import KEY, Deployed, Description, Preprocessing, deployed
 from .seal import seal, sealed
+from .write import Job, Written, check_place, prepare, quiet, write_checked
 
 
 def to_archive(

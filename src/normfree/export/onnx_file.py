@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError, check_utf8
-from .checked import Job, Written, check_place, prepare, quiet, write_checked
 from .description import KEY, Deployed, Description, Preprocessing, deployed
 from .protobuf import OnnxFile
 from .seal import seal, sealed
+from .write import Job, Written, check_place, prepare, quiet, write_checked
 
 OPSET, OLDEST_OPSET = 20, 18  # the first with Gelu; the oldest that torch's exporter writes
 EXTERNAL_ABOVE = 1_800_000_000  # bytes of weights; one protobuf message holds at most 2 GiB

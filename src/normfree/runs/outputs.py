@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..data.split import HELD_OUT
+from ..data.held_out import HELD_OUT
 from ..errors import UsageError
 from ..training.checkpoints import MANIFEST, STATE
 from ..training.run import CHECKPOINTS, ENVIRONMENT, FILM, METRICS, RECIPE, STARTED

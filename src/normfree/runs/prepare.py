@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data import HeldOut, Source
+from ..data.held_out import HELD_OUT
 from ..data.layouts import described
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
-from ..data.split import HELD_OUT
 from ..errors import RunFailed, UsageError
 from ..files import whole_file
 from ..optim import freeze
@@ -127,7 +127,7 @@ def prepare(
             source.held_out.write(folder)
         write_examples(source, folder / "examples")
     if recipe.train.spp_every is not None and replicas.main:
-        trainer.watch = Film(
+        trainer.on_step = Film(
             model, probe(task).to(trainer.device), recipe.train.spp_every, folder / FILM, last=trainer.total_steps
         )
     told.append(summary(recipe, name, source, trainer))
@@ -233,7 +233,7 @@ def going_on(
     warm_restart: bool,
 ) -> list[str]:
     """Note a new length of the run; say what has changed, where it goes on and by which schedule."""
-    step, total, told = trainer.at.step, trainer.total_steps, []
+    step, total, told = trainer.state.step, trainer.total_steps, []
     write_lengths(folder, recipe)
     if changes:
         told.append(instead(changes))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Source, Split
+from ..data.held_out import Part
 from ..data.sources import TargetSplit
-from ..data.split import Part
 from ..errors import UsageError
 from ..files import read_object, write_json
 from ..recipes import Recipe

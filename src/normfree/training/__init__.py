@@ -1,16 +1,18 @@
 """Training a network on a task: step, loop, evaluation, checkpoints, curves."""
 
-from .checkpoint import load_weights, read_description, read_weights, save_weights
+from .activation_checkpointing import set_checkpointing
 from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
 from .curves import plot_curves
+from .device import pick_device
 from .distributed import Replicas, replicas
 from .evaluate import evaluate
-from .loop import Summary, Trainer, pick_device, set_checkpointing
+from .loop import Summary, Trainer
 from .memory import keep_freed_memory
 from .run import Run, new_folder, read_checkpoint, read_metrics
 from .signals import StopRequests
 from .step import StepResult, TrainStep
+from .weights_file import load_weights, read_description, read_weights, save_weights
 
 __all__ = [
     "Checkpoints",

@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import UsageError, check_utf8
 from ..files import append_line, read_lines, read_object, whole_file, write_json
 from ..words import counted
-from .checkpoint import read_weights
 from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
+from .weights_file import read_weights
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 CLIPPING, FILM, ENVIRONMENT, BOARD = "clipping.jsonl", "spp.jsonl", "environment.json", "tensorboard"

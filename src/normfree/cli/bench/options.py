@@ -7,7 +7,7 @@ import sys
 from tqdm import tqdm
 
 from ...bench import Samples
-from ...bench.timing import Progress
+from ...bench.timing import ProgressBar
 from ...errors import UsageError
 from ...limits import MOST_PIXELS
 from ...training import keep_freed_memory, pick_device
@@ -77,6 +77,6 @@ def say(what: str) -> None:
         tell(f"{what} ...", file=sys.stderr)
 
 
-def rounds_bar(what: str = "rounds") -> Progress:
+def rounds_bar(what: str = "rounds") -> ProgressBar:
     """A bar on standard error, where that is a terminal."""
     return functools.partial(tqdm, desc=what, unit="round", delay=2, leave=False, disable=None)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...bench import alternate, image_batch, machine, step_memory, training_step
-from ...bench.step import Measuring, layout
+from ...bench.step import Measuring, memory_format
 from ...data import Batch
 from ...errors import UsageError
 from ...runs.inspected import InspectedNetwork, open_inspected
@@ -50,7 +50,7 @@ def _prepared(name: str, network: InspectedNetwork, options: argparse.Namespace)
     """A network in training mode, and images and labels such as it takes."""
     last = options.channels_last
     settings = dict(channels=network.shape[0], device=options.device.type, channels_last=last)
-    model = network.model.to(options.device, memory_format=layout(last))
+    model = network.model.to(options.device, memory_format=memory_format(last))
     classes = _classes(name, model.eval(), image_batch(1, options.size, **settings).images)
     return model.train(), image_batch(options.batch, options.size, classes=classes, **settings)
 

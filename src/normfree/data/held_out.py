@@ -151,10 +151,10 @@ def hold_out(
     """
     paths = [split.name(index) for index in range(len(split))]
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    drawn, expected = held_out.names is None, held_out.expected
+    new, expected = held_out.names is None, held_out.expected
     held_out = held_out.chosen(names, groups or [str(root)] * len(names), [_identity(path) for path in paths])
     if expected is not None and held_out.fingerprint != expected:
-        if not drawn:
+        if not new:
             raise UsageError(f"{HELD_OUT} of the run has changed: it lists other images than the run has held out")
         raise UsageError(
             f"{root} holds other images than when training began: which were held out is not known, and {HELD_OUT} of "
@@ -165,7 +165,7 @@ def hold_out(
         which = "test" if not len(test) else "training"
         raise UsageError(f"{root}: no {which} images are left of those that the run was started with")
     told = [f"{root} has no test split: {len(test)} of {len(names)} images are held out (seed {held_out.seed})"]
-    if not drawn:
+    if not new:
         told = [sentence] if (sentence := held_out.gone(names)) else []
     return train, test, held_out, told
 

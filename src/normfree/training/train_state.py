@@ -10,14 +10,14 @@ from torch import Tensor
 from ..data import Unreadable
 from ..errors import UsageError
 from ..optim.sharded import fill, whole
-from .checkpoint import load_weights
 from .checkpoints import read_state, read_tensors
 from .environment import basis
 from .step import TrainStep
+from .weights_file import load_weights
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run is.
 
     Attributes:
@@ -45,7 +45,7 @@ class Progress:
     recent: list[list[float]] = field(default_factory=list)
 
 
-def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def capture(step: TrainStep, progress: TrainState) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Tensors by file, and the rest as JSON. All processes call it; the random states of all are in it."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
     momentum = {
@@ -70,7 +70,7 @@ def capture(step: TrainStep, progress: Progress) -> tuple[dict[str, dict[str, Te
     return files, rest
 
 
-def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
+def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     """Fill the step's model, momentum, averages and random states from a checkpoint of a run.
 
     Returns:
@@ -113,7 +113,7 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[Progress, list[str]]:
             told.append(f"{checkpoint} has no random states: {others}")
         else:
             told.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {others}")
-    progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
+    progress = TrainState(**{name: state[name] for name in TrainState.__dataclass_fields__ if name in state})
     progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
     return progress, told
 

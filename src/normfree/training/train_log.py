@@ -15,13 +15,13 @@ from ..optim.sharded import is_sharded, local
 from ..words import printable
 from .distributed import Replicas
 from .run import Run
-from .state import Progress
 from .step import StepResult, TrainStep
+from .train_state import TrainState
 
 _foreach_norm = private("torch._foreach_norm")
 
 
-class Watch:
+class TrainLog:
     """Shows and writes how the steps go; all processes call it, the main one writes.
 
     Args:
@@ -62,7 +62,7 @@ class Watch:
         if self.replicas.main:
             tqdm.write(printable(message), file=sys.stderr)
 
-    def after(self, at: Progress, lr: float, result: StepResult, seconds: float) -> None:
+    def after(self, at: TrainState, lr: float, result: StepResult, seconds: float) -> None:
         """A step was done, in so many seconds."""
         self.bar.update()
         if result.left_out is not None:
@@ -82,7 +82,7 @@ class Watch:
                 shares = {name: [round(c / n, 5), float(f"{r:.4g}")] for name, (n, c, r) in layers.items()}
                 self.run.log_clipping(at.step, shares)
 
-    def _means(self, at: Progress, result: StepResult) -> dict[str, Any]:
+    def _means(self, at: TrainState, result: StepResult) -> dict[str, Any]:
         """Over the last steps, as many as an epoch or a line of the files has."""
         images, seconds = (sum(step[place] for step in at.recent) for place in (2, 3))
         return dict(

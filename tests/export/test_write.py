@@ -7,8 +7,9 @@ import tiny_runs
 import torch
 
 from normfree import RunFailed, UsageError
-from normfree.export import Deployed, Preprocessing, checked
-from normfree.export.checked import check_place, prepare, write_checked
+from normfree.export import Deployed, Preprocessing
+from normfree.export import write as exporting
+from normfree.export.write import check_place, prepare, write_checked
 
 VIEW = Preprocessing(8, 1, (0.5,), (0.5,), 0)
 
@@ -99,7 +100,7 @@ def test_a_folder_that_must_not_be_written(tmp_path, monkeypatch):
     def refuse(**kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checked.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(exporting.tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(UsageError, match=r"cannot write .*a\.bin: Permission denied"):
         check_place(tmp_path / "a.bin", ".bin")
 

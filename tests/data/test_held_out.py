@@ -8,7 +8,7 @@ import pytest
 
 from normfree import UsageError
 from normfree.data import HeldOut, open_source
-from normfree.data.split import HELD_OUT
+from normfree.data.held_out import HELD_OUT
 
 
 def names(split) -> list[str]:

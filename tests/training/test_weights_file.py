@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tiny_runs import network
 
 from normfree import RunFailed, UsageError
-from normfree.training import checkpoint, load_weights, read_weights, save_weights
+from normfree.training import load_weights, read_weights, save_weights, weights_file
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(7), "c": torch.ones(3, dtype=torch.bfloat16)}
 
@@ -56,7 +56,7 @@ def test_saving_replaces(tmp_path):
 def test_a_failed_save_leaves_what_was_there(tmp_path, monkeypatch, where):
     path = tmp_path / "w.safetensors"
     save_weights(path, STATE, dict(step=1))
-    monkeypatch.setattr(*((os, "replace") if where == "replace" else (checkpoint, "save_file")), full_disk)
+    monkeypatch.setattr(*((os, "replace") if where == "replace" else (weights_file, "save_file")), full_disk)
     with pytest.raises(RunFailed, match=r"cannot write .*w\.safetensors: .*No space left on device"):
         save_weights(path, {"a": torch.zeros(1)}, dict(step=2))
     assert identical(read_weights(path)[0], STATE)

@@ -12,7 +12,7 @@ from normfree import UsageError
 from normfree.functional import unitwise_norm
 from normfree.training import Run, read_metrics
 from normfree.training.run import BOARD, CLIPPING, ENVIRONMENT
-from normfree.training.watch import by_stage, layer_of
+from normfree.training.train_log import by_stage, layer_of
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Where a network is trained: the device by its name, and how tensors lie in its memory."""
+
+import torch
+
+from ..errors import UsageError
+from .config import TrainConfig
+
+
+def pick_device(name: str, float64: bool = False) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one, else the CPU.
+
+    Args:
+        float64: whether sums are taken in float64 there, as in training.
+
+    Raises:
+        UsageError: no such device here, or one without float64.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "mps" and float64:
+            raise UsageError(f"device (={name!r}) has no float64, in which sums are taken here; use cpu or cuda")
+        torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it has no memory")
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = f" ({str(error).splitlines()[0].partition('. ')[0]})" if name.startswith("cuda") else ""
+        raise UsageError(f"device (={name!r}) is not available{reason}; use {_devices()}") from error
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())  # one of several processes has chosen its own
+    return device
+
+
+def _devices() -> str:
+    """Names of the devices that are here, for an error message."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ["auto", "cpu", *(f"cuda:{index}" for index in range(count))]
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+def memory_format_of(train: TrainConfig, device: torch.device) -> torch.memory_format:
+    """Of activations and weights: what the recipe says, else what was measured to be faster (docs/performance.md)."""
+    last = train.channels_last
+    if last is None:
+        last = device.type == "cpu" and train.precision == "bfloat16" and train.parallel != "fsdp"
+    return torch.channels_last if last else torch.contiguous_format
