@@ -32,7 +32,12 @@ class CrossEntropy:
 def image_batch(
     count: int, size: int, *, channels: int = 3, classes: int = 1000, device: str = "cpu", channels_last: bool = True
 ) -> Batch:
-    """Random images (count, channels, size, size), each of another class as long as there are such."""
+    """Random images (count, channels, size, size), each of another class as long as there are such.
+
+    >>> batch = image_batch(2, 32)
+    >>> batch.images.shape, batch.labels
+    (torch.Size([2, 3, 32, 32]), tensor([0, 1]))
+    """
     images = torch.randn(count, channels, size, size).to(device, memory_format=memory_format(channels_last))
     labels = torch.arange(count, device=device) % classes
     return Batch(images, labels, labels)
@@ -80,6 +85,10 @@ def training_step(
 ) -> Callable[[], object]:
     """Forward, cross-entropy, backward, clipping, SGD with Nesterov's momentum, moving average: one step per call.
 
+    >>> step = training_step(normfree.create_model("nf_resnet50", num_classes=10), image_batch(2, 32, classes=10))
+    >>> step().images
+    2
+
     Args:
         model: any network of images; its own parameters' roles decide what is clipped and decayed, in a network that
             declares none nothing is clipped and weights of several dimensions are decayed.
@@ -110,6 +119,11 @@ def step_memory(model: nn.Module, batch: Batch, precision: str = "float32") -> t
     """Bytes kept after a forward pass, and the most that lives until the end of the backward pass, gradients included.
 
     Beside what there was before: weights, momentum, averages.
+
+    >>> model = normfree.create_model("nf_resnet50", num_classes=10)
+    >>> kept, most = step_memory(model, image_batch(1, 32, classes=10))
+    >>> 0 < kept < most
+    True
     """
     device = batch.images.device
     if device.type == "cuda":

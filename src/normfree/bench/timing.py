@@ -51,6 +51,10 @@ def alternate(
 
     A sample during which this process had less of the CPUs than in the side's other samples is left out.
 
+    >>> times = alternate({"a": lambda: sum(range(1000)), "b": lambda: sum(range(2000))}, rounds=5)
+    >>> times["a"].median > 0
+    True
+
     Args:
         sides: name to what is timed.
         device: "cuda" waits for the GPU before and after each sample.
@@ -80,7 +84,11 @@ def _undisturbed(samples: list[tuple[float, float]], device: str) -> Samples:
 
 
 def machine(device: str = "cpu") -> str:
-    """One line: the processor, the versions, the date."""
+    """One line: the processor, the versions, the date.
+
+    >>> machine()  # doctest: +ELLIPSIS
+    '..., torch ..., normfree ..., ...'
+    """
     if device == "cuda":
         where = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:

@@ -98,6 +98,11 @@ def decode_image(
 
     Images of 8 bits are exact, as uint8. Others are mapped by ``value_range`` to float32, so that no level is lost.
 
+    >>> file = Path(tempfile.mkdtemp()) / "grey.png"
+    >>> Image.new("L", (3, 2), 128).save(file)
+    >>> decode_image(file).shape, decode_image(file, channels=1)[0, 0, 0]
+    (torch.Size([3, 2, 3]), tensor(128, dtype=torch.uint8))
+
     Args:
         file: a path, or the content of a file: a picture, or a NumPy array (H, W), (H, W, C) or (C, H, W).
         channels: 3 (RGB), 1 (grey) or what the file has; of RGB and grey, transparency is dropped.

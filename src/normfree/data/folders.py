@@ -33,6 +33,10 @@ ANSWERS = ("class", "classes", "numbers")  # what images are labelled with: one 
 def open_source(source: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
     """A source by its description: "digits", "imagefolder:PATH", "csv:...", "wds:..." or "synthetic:N[,CLASSES]".
 
+    >>> source = open_source("synthetic:20,5")
+    >>> len(source.train), len(source.test), source.classes
+    (20, 2, ['0', '1', '2', '3', '4'])
+
     Args:
         answers: what images are labelled with, one of :data:`ANSWERS`.
         held_out: which images are for testing, of a source without a test split.
@@ -64,6 +68,14 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
 
     In this order, for one class per image; for other answers PATH/labels.csv, see :func:`csv_files`, or two of them,
     PATH/train/labels.csv and PATH/val/labels.csv.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+    ...     (folder / name).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+    >>> source = image_folder(str(folder))
+    >>> source.classes, len(source.train), source.test.label(1)
+    (['cat', 'dog'], 2, 1)
 
     Args:
         answers, held_out: as of :func:`open_source`.
@@ -167,6 +179,10 @@ def open_test(
 
     A folder is taken as it is where it has neither train nor val, and so is a CSV file without a column ``split``.
     Classes without images are allowed, and said; other kinds are opened as :func:`open_source` does.
+
+    >>> source = open_test("synthetic:20,5", classes=["0", "1", "2", "3", "4"])
+    >>> len(source.test)
+    2
 
     Args:
         classes: of the network.

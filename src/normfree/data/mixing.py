@@ -119,6 +119,9 @@ def soft_labels(
 
     ``(1 - s) * (ratio * onehot(label) + (1 - ratio) * onehot(partner)) + s / num_classes``, s the smoothing.
 
+    >>> soft_labels(torch.tensor([0]), torch.tensor([2]), torch.tensor([0.75]), num_classes=3)
+    tensor([[0.7500, 0.0000, 0.2500]])
+
     Args:
         labels, partners: (N,) int64.
         ratio: (N,) share of the label.

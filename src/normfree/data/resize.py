@@ -40,6 +40,9 @@ def resize_bicubic(image: Tensor, height: int, width: int, window: tuple[int, in
 
     Values may overshoot the input's range a little, as a cubic's do; they are not clipped.
 
+    >>> resize_bicubic(torch.rand(3, 40, 60), 20, 30).shape
+    torch.Size([3, 20, 30])
+
     Args:
         image: any numeric type.
         window: (top, left, height, width) in pixels; None is the whole image.
@@ -75,6 +78,9 @@ def evaluation_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
 
     (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is not kept and nothing is antialiased: this
     is how the published accuracies of NFNets were measured (released ``resize_crop_32``).
+
+    >>> evaluation_view(torch.rand(3, 40, 60), 32, margin=8).shape
+    torch.Size([3, 32, 32])
     """
     return centre_crop(resize_bicubic(image, size + margin, size + margin), size)
 
@@ -90,13 +96,20 @@ def centre_view(image: Tensor, size: int, margin: int = 32) -> Tensor:
 
     (C, H, W) -> (C, size, size), float32 on the input's scale. The aspect is kept and nothing is antialiased. The
     released NF-ResNets, NF-RegNets and controls were evaluated so (``crop_resize``).
+
+    >>> centre_view(torch.rand(3, 40, 60), 32, margin=8).shape
+    torch.Size([3, 32, 32])
     """
     height, width = image.shape[-2:]
     return resize_bicubic(image, size, size, padded_centre_window(height, width, size, margin))
 
 
 def normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(image / 255 - mean) / std per channel, of a (C, H, W) image on the 0..255 scale."""
+    """(image / 255 - mean) / std per channel, of a (C, H, W) image on the 0..255 scale.
+
+    >>> normalize(torch.full((1, 1, 1), 255), mean=[0.5], std=[0.25])
+    tensor([[[2.]]])
+    """
     scale = torch.tensor([1 / (255 * s) for s in std])
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)])
     return (image * scale[:, None, None]).sub_(shift[:, None, None])

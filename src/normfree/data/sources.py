@@ -181,7 +181,12 @@ def synthetic(size: str, channels: int = 3) -> Source:
 
 
 def digits(channels: int = 1) -> Source:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 to train, 360 to test, always the same ones."""
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 to train, 360 to test, always the same ones.
+
+    >>> source = digits()
+    >>> len(source.train), len(source.test), source.train.image(0).shape
+    (1437, 360, torch.Size([1, 8, 8]))
+    """
     from sklearn.datasets import load_digits  # half a second to import, needed here only
     from sklearn.model_selection import train_test_split
 
@@ -198,6 +203,12 @@ def digits(channels: int = 1) -> Source:
 
 def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]:
     """Image files among the given files and, recursively and sorted, inside the given folders.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("b.png", "a.png", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> [path.name for path in find_images([folder])]
+    ['a.png', 'b.png']
 
     Args:
         walk: remembers what was left out.

@@ -167,6 +167,12 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
     process alone: save the network itself and pack after loading. Packing uses private operators of PyTorch: where they
     are missing or compute something else, the plain folded network is returned, with a warning.
 
+    >>> model = normfree.create_model("nf_resnet50", num_classes=10).eval()
+    >>> fast = prepack(model, (1, 3, 64, 64))
+    >>> x = torch.randn(1, 3, 64, 64)
+    >>> torch.allclose(fast(x), model(x), atol=1e-4)
+    True
+
     Args:
         model: in evaluation mode, on the CPU, float32 or bfloat16; folded already or not.
         input_shape: (N, C, H, W).

@@ -38,6 +38,10 @@ def diagnose(
     Nothing in a network says whether it was trained. The rules for untrained networks are about the signal at
     initialization, which lets training begin; a trained network may break them and be well.
 
+    >>> spp = normfree.spp.record(normfree.create_model("nf_resnet50", num_classes=10, skip_gain=1.0), (4, 3, 64, 64))
+    >>> diagnose(spp)
+    []
+
     Args:
         trained: judge by the rules for trained networks instead.
         first: of a trained one, the first frame of its run's film (:func:`read_film`), to compare with; on the same

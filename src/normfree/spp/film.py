@@ -60,6 +60,15 @@ def frame_of(line: dict[str, Any]) -> Frame:
 def read_film(path: str | Path) -> list[Frame]:
     """The frames of a file that :class:`Film` wrote; a line that was cut off is left out.
 
+    >>> class Residual(nn.Conv2d):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x)
+    >>> path = Path(tempfile.mkdtemp()) / "spp.jsonl"
+    >>> film = Film(Residual(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8), every=10, path=path)
+    >>> film(0)
+    >>> [frame.step for frame in read_film(path)]
+    [0]
+
     Raises:
         UsageError: not there, or not such a file.
     """

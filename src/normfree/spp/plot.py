@@ -30,6 +30,14 @@ def plot(
     """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects of a
     Normalizer-Free network.
 
+    >>> class Residual(nn.Conv2d):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x)
+    >>> spp = normfree.spp.record(nn.Sequential(Residual(4, 4, 1), Residual(4, 4, 1)), (2, 4, 8, 8))
+    >>> figure = plot(spp, title="two blocks at initialization")
+    >>> len(figure.axes)
+    3
+
     Args:
         plots: recordings, overlaid.
         log: scale of the value axes; None: logarithmic where a network spans more than three decades.

@@ -41,6 +41,10 @@ def record(
     by what they do: they add a branch to a shortcut. The model, its buffers and its mode are as before afterwards;
     dropout and stochastic depth are off meanwhile. (NF-ResNets, section 3.)
 
+    >>> spp = record(normfree.create_model("nf_resnet50", num_classes=10), (4, 3, 64, 64))
+    >>> spp.blocks[:3], len(spp.avg_var)
+    (['stages.0.0', 'stages.0.1', 'stages.0.2'], 16)
+
     Args:
         model: any module that takes one tensor. One made by ``torch.compile`` is measured uncompiled.
         batch_or_shape: inputs, or their shape (N, ...) for unit Gaussian noise drawn from ``seed``.

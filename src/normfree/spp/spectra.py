@@ -36,6 +36,10 @@ def spectra(model: nn.Module) -> list[Spectrum]:
     Of a :class:`normfree.nn.WSConv2d` it is that of the standardized weight that the layer convolves with, gains
     included, constants in front of it (gamma / beta) left out. Eigenvalues of the Gram matrix in float64: conditions
     above 3e7 are beyond its rounding and given as infinite.
+
+    >>> (one,) = spectra(nn.Linear(2, 2))
+    >>> one.shape, one.largest >= one.smallest
+    ((2, 2), True)
     """
     model = getattr(model, "_orig_mod", model)
     found = []

@@ -18,6 +18,11 @@ class SupportsCheckpointing(Protocol):
 def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> None:
     """Keep block inputs alone in these stages, or in "all".
 
+    >>> set_checkpointing(normfree.create_model("nf_resnet50"), "all")
+    >>> set_checkpointing(nn.Linear(1, 1), "all")
+    Traceback (most recent call last):
+    normfree.errors.UsageError: train.activation_checkpointing needs a network with set_grad_checkpointing; it has none
+
     Raises:
         UsageError: no such stage, or a network that has no stages.
     """

@@ -180,6 +180,15 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
 def damage(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint's folder, in words; None if every file is as it was written.
 
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> checkpoints = Checkpoints(folder, dict(model="linear"))
+    >>> path = checkpoints.save(1, dict(weights=nn.Linear(2, 1).state_dict()), dict(step=1))
+    >>> damage(path)
+    >>> (path / "weights.safetensors").write_bytes(b"half")
+    4
+    >>> damage(path)  # doctest: +ELLIPSIS
+    'weights.safetensors has 4 bytes instead of ...'
+
     Raises:
         UsageError: a newer version wrote it.
     """
@@ -225,6 +234,12 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
     """The checkpoint ``which`` of a run's checkpoints, or if it is damaged the newest good one.
 
     It is found without the links, too, and where it was being replaced when the run was killed.
+
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> checkpoints = Checkpoints(folder, dict(model="linear"))
+    >>> path = checkpoints.save(1, dict(weights=nn.Linear(2, 1).state_dict()), dict(step=1))
+    >>> find_checkpoint(folder) == (path, [])
+    True
 
     Returns:
         Its folder, and what to tell the user about damaged ones.

@@ -9,6 +9,9 @@ from .config import TrainConfig
 def pick_device(name: str, float64: bool = False) -> torch.device:
     """A device by name; "auto" is CUDA where there is one, else the CPU.
 
+    >>> pick_device("cpu")
+    device(type='cpu')
+
     Args:
         float64: whether sums are taken in float64 there, as in training.
 

@@ -161,6 +161,10 @@ def lost(error: BaseException) -> str | None:
 def replicas(device: str = "auto") -> Iterator[Replicas]:
     """The process group of a run that torchrun started; a single process otherwise.
 
+    >>> with replicas("cpu") as group:
+    ...     group.main, group.sum([1.0, 2.0])
+    (True, [1.0, 2.0])
+
     Args:
         device: where the networks are: NCCL between GPUs, gloo between CPUs.
 

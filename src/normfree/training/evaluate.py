@@ -27,6 +27,16 @@ def evaluate(
 ) -> tuple[dict[str, float], list[Unreadable]]:
     """Run a network over batches in evaluation mode.
 
+    >>> model, batch = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), normfree.bench.image_batch(4, 2, classes=5)
+    >>> class Count:
+    ...     images = 0
+    ...     def update(self, output, batch):
+    ...         self.images += len(batch)
+    ...     def compute(self):
+    ...         return dict(images=self.images)
+    >>> evaluate(model, [batch, batch], Count(), torch.device("cpu"))
+    ({'images': 8}, [])
+
     Args:
         metrics: has ``update(output, batch)``, ``compute()`` and, for several processes, ``totals``, the list of
             numbers that it adds up; or ``parts``, what it holds, and ``join``, which takes that of every process.

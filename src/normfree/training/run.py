@@ -25,6 +25,10 @@ def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda
     ``out`` may be the folder of a run that was killed before its first checkpoint: a file in it says so, and what the
     run had written is written anew.
 
+    >>> folder = new_folder("digits", str(Path(tempfile.mkdtemp()) / "run"))
+    >>> sorted(path.name for path in folder.iterdir())
+    ['metrics.jsonl', 'starting']
+
     Args:
         take: locks the folder once it is there.
 
@@ -171,7 +175,13 @@ def _numbers(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a line that was cut off is left out."""
+    """The lines of a run's metrics.jsonl; a line that was cut off is left out.
+
+    >>> folder = new_folder("digits", str(Path(tempfile.mkdtemp()) / "run"))
+    >>> Run(folder, {}).log(kind="train", step=1, loss=2.3)
+    >>> read_metrics(folder)
+    [{'kind': 'train', 'step': 1, 'loss': 2.3}]
+    """
     return read_lines(Path(folder) / METRICS)[0]
 
 

@@ -22,6 +22,11 @@ _KEY = "normfree"  # entry of the file's metadata that holds our description as 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write tensors and a JSON description; the file appears whole or not at all.
 
+    >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    >>> save_weights(path, nn.Linear(2, 1).state_dict(), dict(model="linear"))
+    >>> read_description(path)
+    {'model': 'linear'}
+
     Raises:
         RunFailed: the file cannot be written; what was there before is intact.
     """
@@ -32,6 +37,11 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], description: Map
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a file by :func:`save_weights`.
+
+    >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    >>> save_weights(path, dict(weight=torch.ones(2)), dict(model="two ones"))
+    >>> read_weights(path)
+    ({'weight': tensor([1., 1.])}, {'model': 'two ones'})
 
     Raises:
         UsageError: missing, truncated, not safetensors, written by something else, or no weights but another part of a
@@ -56,7 +66,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The description of a file by :func:`save_weights`, without its tensors; empty where there is none."""
+    """The description of a file by :func:`save_weights`, without its tensors; empty where there is none.
+
+    >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+    >>> save_weights(path, dict(weight=torch.ones(2)), dict(model="two ones"))
+    >>> read_description(path)["model"]
+    'two ones'
+    """
     try:
         content = json.loads(_read(path, tensors=False)[1] or "{}")
     except (ValueError, RecursionError):
@@ -82,6 +98,10 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], st
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Fill a model; every tensor must fit. ``origin`` names the file in errors.
+
+    >>> load_weights(nn.Linear(2, 1), dict(weight=torch.ones(1, 2)), "weights.safetensors")
+    Traceback (most recent call last):
+    normfree.errors.UsageError: weights.safetensors is a checkpoint of another architecture: 1 missing (bias)
 
     Raises:
         UsageError: missing, extra or misshapen tensors, by name; the model is unchanged then.
