@@ -51,7 +51,8 @@ def _wrong(name: str, oldest: str) -> tuple[str, str] | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """``2.11.0a0+cu128`` is (2, 11), and so is ``2.11``: the numbers in front, without zeros at the end."""
-    numbers = [int(number) for number in re.match(r"\d*(\.\d+)*", version)[0].split(".") if number]
+    front = re.match(r"\d*(\.\d+)*", version)  # matches every text, if only its beginning
+    numbers = [int(number) for number in front[0].split(".") if number] if front else []
     while numbers and not numbers[-1]:
         numbers.pop()
     return tuple(numbers)

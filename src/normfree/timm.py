@@ -93,9 +93,10 @@ def _register(name: str) -> None:
             pretrained_cfg_overlay=overlay | dict(first_conv=None),  # channels are adapted here, not by timm
             **kwargs,
         )
-        model.pretrained_cfg["first_conv"] = registry.default_cfg(name)["first_conv"]
-        model.pretrained_cfg.pop("state_dict", None)  # it would keep the tensors
-        model.asked_for = frozenset(kwargs)
+        config: dict[str, Any] = vars(model)["pretrained_cfg"]
+        config["first_conv"] = registry.default_cfg(name)["first_conv"]
+        config.pop("state_dict", None)  # it would keep the tensors
+        vars(model)["asked_for"] = frozenset(kwargs)
         return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
@@ -119,8 +120,9 @@ def _load_checkpoint(model: nn.Module, checkpoint_path: Any, *args: Any, **optio
 
     Of these timm would load names, classes and channels as they are in the file, or fail.
     """
-    if isinstance(getattr(model, "model", None), ResidualNet):
-        model = model.model  # features_only=True
+    inner = getattr(model, "model", None)
+    if isinstance(inner, ResidualNet):
+        model = inner  # features_only=True
     if not isinstance(model, ResidualNet):
         return _timms_load_checkpoint(model, checkpoint_path, *args, **options)
     weights = read_weights_file(checkpoint_path)
@@ -133,8 +135,8 @@ def _load_checkpoint(model: nn.Module, checkpoint_path: Any, *args: Any, **optio
 
 
 # private to timm: where it is gone, timm's own reads checkpoint_path=, and refuses other classes by their shape
-_factory = getattr(timm.models, "_factory", None)
-_timms_load_checkpoint = getattr(_factory, "load_checkpoint", None)
+_factory: Any = getattr(timm.models, "_factory", None)
+_timms_load_checkpoint: Any = getattr(_factory, "load_checkpoint", None)
 if _timms_load_checkpoint is not None:
     _factory.load_checkpoint = _load_checkpoint
 

@@ -10,7 +10,8 @@ import normfree
 from normfree import UsageError
 from normfree.export import prepack
 from normfree.models import depth_estimator, segmenter
-from normfree.models.dense import UpConv2d, UpProjection, feature_scale, resized
+from normfree.models.backbone import feature_scale
+from normfree.models.dense import UpConv2d, UpProjection, resized
 from normfree.nn import Activation, SameConv2d, WSConv2d, recompute_weights
 from normfree.optim import param_groups
 from normfree.training.memory import Allocated

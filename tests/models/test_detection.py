@@ -15,9 +15,10 @@ from normfree import UsageError
 from normfree.data import ObjectList, Objects
 from normfree.data.coco import open_objects
 from normfree.models import Detections, detector
+from normfree.models.backbone import level_scales
 from normfree.models.detection import MaskHead
-from normfree.models.pyramid import level_scales, taken_maps
-from normfree.models.regions import Anchors, RegionPool, drawn, means
+from normfree.models.detection.pyramid import taken_maps
+from normfree.models.detection.regions import Anchors, RegionPool, drawn, means
 from normfree.nn import Activation
 from normfree.optim import param_groups
 

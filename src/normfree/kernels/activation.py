@@ -1,5 +1,7 @@
 """GELU in both forms and SiLU at the speed of memory; torch's gradients and its tanh take two to four times as long."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,13 +46,14 @@ def _applied(function: int, x: Tensor) -> Tensor:
 
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, function: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, function: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.function = function
         return _forward(function, x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
         (x,) = ctx.saved_tensors
         if _differentiates_once(grad, x):
             return _backward(ctx.function, grad, x), None

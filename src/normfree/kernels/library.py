@@ -59,7 +59,10 @@ def why_off() -> str | None:
 
 def library() -> ctypes.CDLL:
     """The loaded library; to be called only where :func:`available` is true."""
-    return _load()[0]
+    loaded, reason = _load()
+    if loaded is None:
+        raise RuntimeError(f"the compiled kernels are off: {reason}")
+    return loaded
 
 
 def turned_off() -> bool:
@@ -69,7 +72,8 @@ def turned_off() -> bool:
 
 def variant() -> str | None:
     """The instructions that the loaded library was compiled for, None where there is none."""
-    return None if library() is None else library().nf_instructions().decode()
+    loaded = _load()[0]
+    return None if loaded is None else loaded.nf_instructions().decode()
 
 
 def threads(elements: int) -> int:
@@ -86,12 +90,13 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         return None, _MISSING.reason
     try:
         path = _file(os.environ.get("NORMFREE_KERNELS", "1"))
+    except LookupError as error:
+        return None, error.args[0]
+    try:
         loaded = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
-    except LookupError as error:
-        return None, error.args[0]
     except (OSError, AttributeError) as error:
         return None, f"{path.name} cannot be loaded: {error}"
     if loaded.nf_interface() != INTERFACE:

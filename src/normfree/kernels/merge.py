@@ -1,6 +1,7 @@
 """The merge behind Squeeze-Excite, with a gradient of two passes over memory instead of eight, written by hand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,13 +49,14 @@ class _Squeeze(torch.autograd.Function):
     """A branch itself and its mean over places; its gradient ends what :class:`_Merge` began."""
 
     @staticmethod
-    def forward(ctx, branch: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, branch: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.link, ctx.places, ctx.like = link, branch.shape[2:], branch.stride()
         return branch.view_as(branch), branch.mean((2, 3))
 
     @staticmethod
-    def backward(ctx, grad: Tensor | None, grad_mean: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        grad, grad_mean = grads
         left = ctx.link.take()
         if left is None:
             if grad_mean is None:
@@ -69,13 +71,14 @@ class _Squeeze(torch.autograd.Function):
 
 class _Merge(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, shortcut: Tensor, branch: Tensor, gate: Tensor, link: _Link) -> Tensor:
+    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, gate: Tensor, link: _Link) -> Tensor:
         ctx.save_for_backward(branch, gate)
         ctx.link = link
         return residual_merge(shortcut, branch, gate)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         branch, gate = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled() or not supported(branch, grad := laid_out(grad, branch)):

@@ -6,6 +6,7 @@ Compiled on the CPU, by Triton on a GPU (triton_step.py), with torch's operation
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,19 @@ from torch import Tensor
 
 from ..errors import NotFinite, UsageError
 from .library import available, dense, eager, library, ordinary, same_layout, threads, turned_off
-from .torch_step import NOT_FINITE, DeviceUpdate, Update, addresses, clipped_units, portable, units, written
+from .torch_step import (
+    NOT_FINITE,
+    Columns,
+    DeviceUpdate,
+    Settings,
+    Tensors,
+    Update,
+    addresses,
+    clipped_units,
+    portable,
+    units,
+    written,
+)
 
 # Parameter and Settings of optimizer.h
 _PARAMETER = np.dtype(
@@ -33,6 +46,7 @@ _NONFINITE, _NO_MEMORY = 1, 2  # as in cpu.cpp
 _LONGEST = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
 
 Numbers = float | Sequence[float]
+Value = TypeVar("Value", float, float | None, bool)
 
 
 def supported(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> bool:
@@ -132,16 +146,36 @@ def agc_sgd_ema_(
     """
     buffers = None if momentum == 0 else momentum_buffers
     _refuse(len(params), grads, buffers, averages, momentum, nesterov, dampening)
-    columns = dict(lr=lr, weight_decay=weight_decay, clipping=clipping, first=first)
-    columns = {name: _each(name, value, len(params)) for name, value in columns.items()}
+    count = len(params)
+    columns = Columns(
+        lr=_each("lr", lr, count),
+        weight_decay=_each("weight_decay", weight_decay, count),
+        clipping=_each("clipping", clipping, count),
+        first=_each("first", first, count),
+    )
     if any(c is not None and not c > 0 for c in columns["clipping"]):
         raise UsageError(f"clipping (={clipping}) must be above 0, or None for no clipping")
-    settings = dict(momentum=momentum, dampening=dampening, nesterov=nesterov, eps=eps, ema_decay=ema_decay)
-    settings |= dict(write_grads=write_grads, check=error_if_nonfinite)
+    settings = Settings(
+        momentum=momentum,
+        dampening=dampening,
+        nesterov=nesterov,
+        eps=eps,
+        ema_decay=ema_decay,
+        write_grads=write_grads,
+        check=error_if_nonfinite,
+    )
     return _path(params, grads, buffers, averages)(params, grads, buffers, averages, columns, settings)
 
 
-def _refuse(count, grads, buffers, averages, momentum, nesterov, dampening) -> None:
+def _refuse(
+    count: int,
+    grads: Sequence[Tensor | None],
+    buffers: Tensors,
+    averages: Tensors,
+    momentum: float,
+    nesterov: bool,
+    dampening: float,
+) -> None:
     for name, column in (("grads", grads), ("momentum_buffers", buffers), ("averages", averages)):
         if column is not None and len(column) != count:
             raise UsageError(f"{name} has {len(column)} entries and params {count}")
@@ -152,7 +186,7 @@ def _refuse(count, grads, buffers, averages, momentum, nesterov, dampening) -> N
         raise UsageError(f"momentum (={momentum}) needs a momentum buffer for every parameter with a gradient")
 
 
-def _each(name: str, value: object, count: int) -> list:
+def _each(name: str, value: Value | Sequence[Value], count: int) -> list[Value]:
     if not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
@@ -160,7 +194,14 @@ def _each(name: str, value: object, count: int) -> list:
     return list(value)
 
 
-def _compiled(params, grads, buffers, averages, columns, settings) -> Update:
+def _compiled(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    buffers: Tensors,
+    averages: Tensors,
+    columns: Columns,
+    settings: Settings,
+) -> Update:
     """One call for all parameters."""
     count = len(params)
     table = np.zeros(count, _PARAMETER)
@@ -168,8 +209,8 @@ def _compiled(params, grads, buffers, averages, columns, settings) -> Update:
         table[name] = addresses(column, count)
     rows = [units(p) for p in params]
     table["rows"], table["columns"] = rows, [p.numel() // max(r, 1) for p, r in zip(params, rows, strict=True)]
-    for name, column in columns.items():
-        table[name] = [0 if value is None else value for value in column]
+    for name in ("lr", "weight_decay", "clipping", "first"):
+        table[name] = [0 if value is None else value for value in columns[name]]
     call = np.zeros(1, _SETTINGS)
     for name in ("momentum", "dampening", "eps", "nesterov", "write_grads", "check"):
         call[name] = settings[name]

@@ -60,7 +60,15 @@ def standardize_weight(
 
 class _Standardize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, gain, scale, eps, add_eps, dtype):
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        gain: Tensor | None,
+        scale: float | Tensor | None,
+        eps: float,
+        add_eps: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
         out, statistics = _forward(weight, gain, scale, eps, add_eps, dtype)
         tensor = scale if isinstance(scale, Tensor) else None
         ctx.save_for_backward(weight, gain, tensor, statistics)
@@ -68,7 +76,8 @@ class _Standardize(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         weight, gain, tensor, statistics = ctx.saved_tensors
         scale = tensor if tensor is not None else ctx.scale
         wanted = ctx.needs_input_grad[:3]
@@ -115,7 +124,7 @@ def _backward(
     rows, count = weight.shape[0], weight.numel()
     grad = laid_out(grad, weight)
     grad_weight = torch.empty_like(weight) if wanted[0] else None
-    grad_gain = torch.empty_like(gain) if wanted[1] else None
+    grad_gain = torch.empty_like(gain) if gain is not None and wanted[1] else None
     dots = torch.empty(rows, dtype=torch.float64)
     grad_scale = library().nf_standardize_backward(
         TYPES[grad.dtype],

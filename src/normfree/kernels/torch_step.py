@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -11,6 +12,30 @@ from ..errors import NotFinite
 from ..functional import clip_coefficient, unitwise_norm
 
 NOT_FINITE = "a gradient is not finite; parameters are as before the step"
+
+
+Tensors = Sequence[Tensor | None] | None  # one for each parameter, perhaps; None: none at all
+
+
+class Columns(TypedDict):
+    """Numbers of the step, one for each parameter."""
+
+    lr: list[float]
+    weight_decay: list[float]
+    clipping: list[float | None]
+    first: list[bool]
+
+
+class Settings(TypedDict):
+    """Numbers of the step that are the same for all parameters; ``check``: gradients must be finite."""
+
+    momentum: float
+    dampening: float
+    nesterov: bool
+    eps: float
+    ema_decay: float
+    write_grads: bool
+    check: bool
 
 
 @dataclass(frozen=True)
@@ -70,42 +95,50 @@ def addresses(column: Sequence[Tensor | None] | None, count: int) -> list[int]:
     return [0] * count if column is None else [0 if x is None else x.data_ptr() for x in column]
 
 
-def written(params, grads, buffers, averages, settings) -> None:
+def written(params: Sequence[Tensor], grads: Tensors, buffers: Tensors, averages: Tensors, settings: Settings) -> None:
     """Tell autograd what a kernel has changed."""
-    changed = [*params, *(buffers or ()), *(grads if settings["write_grads"] else ()), *(averages or ())]
+    changed = [*params, *(buffers or ()), *((grads or ()) if settings["write_grads"] else ()), *(averages or ())]
     increment_version([x for x in changed if x is not None])
 
 
-def portable(params, grads, buffers, averages, columns, settings) -> Update:
+def portable(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    buffers: Tensors,
+    averages: Tensors,
+    columns: Columns,
+    settings: Settings,
+) -> Update:
     """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has brought them into form."""
     norms = [None if g is None else unitwise_norm(g) for g in grads]
     if settings["check"] and not all(bool(n.isfinite().all()) for n in norms if n is not None):
         raise NotFinite(NOT_FINITE)
     clipped, ratio = [], []
     for i, (p, g, norm) in enumerate(zip(params, grads, norms, strict=True)):
-        its = {name: column[i] for name, column in columns.items()}
         clipped.append(0)
         ratio.append(0.0)
-        if g is not None and p.numel():
+        if g is not None and norm is not None and p.numel():
             weight_norm = unitwise_norm(p)
             ratio[i] = float((norm / weight_norm.clamp(min=settings["eps"])).max())
-            if its["clipping"] is not None:
-                coefficient = clip_coefficient(weight_norm, norm, its["clipping"], settings["eps"])
+            clipping = columns["clipping"][i]
+            if clipping is not None:
+                coefficient = clip_coefficient(weight_norm, norm, clipping, settings["eps"])
                 clipped[i] = int((coefficient < 1).sum())
                 g = g.mul_(coefficient) if settings["write_grads"] else g * coefficient
-            _portable_sgd(p, g, None if buffers is None else buffers[i], its, settings)
-        if averages is not None and averages[i] is not None:
-            averages[i].lerp_(p.to(averages[i].dtype), 1.0 - settings["ema_decay"])
+            _portable_sgd(p, g, None if buffers is None else buffers[i], i, columns, settings)
+        average = None if averages is None else averages[i]
+        if average is not None:
+            average.lerp_(p.to(average.dtype), 1.0 - settings["ema_decay"])
     return Update(clipped, clipped_units(params, grads, columns["clipping"]), ratio)
 
 
-def _portable_sgd(p: Tensor, g: Tensor, buffer: Tensor | None, its: dict, settings: dict) -> None:
-    if its["weight_decay"] != 0:
-        g = g.add(p, alpha=its["weight_decay"])
+def _portable_sgd(p: Tensor, g: Tensor, buffer: Tensor | None, i: int, columns: Columns, settings: Settings) -> None:
+    if columns["weight_decay"][i] != 0:
+        g = g.add(p, alpha=columns["weight_decay"][i])
     if buffer is not None:
-        if its["first"]:
+        if columns["first"][i]:
             buffer.copy_(g)
         else:
             buffer.mul_(settings["momentum"]).add_(g, alpha=1 - settings["dampening"])
         g = g.add(buffer, alpha=settings["momentum"]) if settings["nesterov"] else buffer
-    p.add_(g, alpha=-its["lr"])
+    p.add_(g, alpha=-columns["lr"][i])

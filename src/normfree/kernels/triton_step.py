@@ -5,6 +5,9 @@ and two launches, however many parameters there are, and nothing is compiled aga
 computed is that of ``optimizer.h``. Imported only where Triton is needed.
 """
 
+# pyright: reportArgumentType=false
+# (what Triton's kernels declare as constexpr takes plain numbers, and its annotations do not say so)
+
 import contextlib
 import functools
 import math
@@ -17,20 +20,32 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import NotFinite
-from .torch_step import NOT_FINITE, DeviceUpdate, addresses, clipped_units, portable, units, written
+from .torch_step import (
+    NOT_FINITE,
+    Columns,
+    DeviceUpdate,
+    Settings,
+    Tensors,
+    addresses,
+    clipped_units,
+    portable,
+    units,
+    written,
+)
 
 BLOCK, WARPS = 1024, 4  # columns at a time, and warps for them: two loads of 16 bytes per thread
 COMPILED = dict(num_warps=WARPS, enable_fp_fusion=False)  # rounded as torch's operations, one after the other
 
 # One parameter in the table; every field has eight bytes. An address of 0: no such tensor.
-_ENTRY = np.dtype(
+_FIELDS = (
     [(name, np.uint64) for name in ("value", "grad", "buffer", "average")]
     + [(name, np.int64) for name in ("columns", "unit", "first", "aligned")]
     + [(name, np.float64) for name in ("lr", "weight_decay", "clipping")]  # clipping 0: none
 )
-WORDS = tl.constexpr(len(_ENTRY))
+_ENTRY = np.dtype(_FIELDS)
+WORDS = tl.constexpr(len(_FIELDS))
 VALUE, GRAD, BUFFER, AVERAGE, COLUMNS, UNIT, FIRST, ALIGNED, LR, WEIGHT_DECAY, CLIPPING = map(
-    tl.constexpr, range(len(_ENTRY))
+    tl.constexpr, range(len(_FIELDS))
 )
 
 
@@ -175,7 +190,15 @@ def _plan(sizes: tuple[tuple[int, int, bool], ...], device: torch.device) -> tup
     ]
 
 
-def _table(params, grads, buffers, averages, columns, sizes, counts) -> np.ndarray:
+def _table(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    buffers: Tensors,
+    averages: Tensors,
+    columns: Columns,
+    sizes: Sequence[tuple[int, int, bool]],
+    counts: Sequence[int],
+) -> np.ndarray:
     table = np.zeros(len(params), _ENTRY)
     for name, column in dict(value=params, grad=grads, buffer=buffers, average=averages).items():
         table[name] = addresses(column, len(params))
@@ -199,8 +222,8 @@ def run(
     grads: Sequence[Tensor | None],
     buffers: Sequence[Tensor | None] | None,
     averages: Sequence[Tensor | None] | None,
-    columns: dict[str, list],
-    settings: dict,
+    columns: Columns,
+    settings: Settings,
 ) -> DeviceUpdate:
     """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has brought them into form. Waits only to raise.
 
@@ -239,9 +262,10 @@ def check(device: torch.device) -> None:
     Raises:
         RuntimeError: the numbers differ; whatever Triton raises where it cannot compile or launch.
     """
-    shapes, told, after = [(3, 2 * BLOCK + 12), (40, 27), (70,), ()], [], []
-    columns = dict(lr=[0.1] * 4, weight_decay=[0.01] * 4, clipping=[0.01, 0.3, None, 0.01])
-    settings = dict(momentum=0.9, dampening=0.0, nesterov=True, eps=1e-3, ema_decay=0.9, write_grads=False, check=True)
+    shapes, clipped, after = [(3, 2 * BLOCK + 12), (40, 27), (70,), ()], [], []
+    settings = Settings(
+        momentum=0.9, dampening=0.0, nesterov=True, eps=1e-3, ema_decay=0.9, write_grads=False, check=True
+    )
     for step in (run, portable):
         # not random: the program's random numbers are none of our business
         params, first, second, buffers, averages = (
@@ -249,9 +273,11 @@ def check(device: torch.device) -> None:
             for i in range(5)
         )
         for grads, fresh in ((first, True), (second, False)):
-            update = step(params, grads, buffers, averages, columns | dict(first=[fresh] * 4), settings)
-            told.append(update.clipped)
+            columns = Columns(
+                lr=[0.1] * 4, weight_decay=[0.01] * 4, clipping=[0.01, 0.3, None, 0.01], first=[fresh] * 4
+            )
+            clipped.append(step(params, grads, buffers, averages, columns, settings).clipped)
         after.append(params + buffers + averages)
     same = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*after, strict=True))
-    if not same or told[:2] != told[2:]:
+    if not same or clipped[:2] != clipped[2:]:
         raise RuntimeError("the step's numbers differ from those of torch's operations")

@@ -1,20 +1,32 @@
-"""The papers' networks. Each file has its table of variants and its body; :mod:`.registry` has their names."""
+"""The papers' networks, by name in :mod:`.registry`.
+
+A family is one file with its table of variants: ``nfnet``, ``nf_resnet``, ``nf_regnet``. ``block`` is the residual
+block of all three, ``body`` the network around the blocks, ``head`` the classifier. Networks to compare with are in
+``controls``, segmentation and depth in ``dense``, Mask R-CNN in ``detection``.
+"""
 
 from .block import Branch, NFBlock
-from .bn_nfnet import BNNFNet
-from .bn_resnet import BNResNet, BNResNetV1, PostactBlock
 from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
+from .controls import (
+    BNNFNet,
+    BNResNet,
+    BNResNetV1,
+    FixupBlock,
+    FixupResNet,
+    PostactBlock,
+    PreactBlock,
+    Preactivation,
+    ScalarBias,
+    SkipInitResNet,
+)
 from .dense import DenseNet, depth_estimator, segmenter
 from .detection import DetectionNet, Detections, detector
-from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
 from .head import ClassifierHead
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet
-from .preact import PreactBlock, Preactivation
 from .registry import ModelInfo, create_model, list_models, model_info
-from .skipinit_resnet import SkipInitResNet
 
 __all__ = [
     "BNNFNet",

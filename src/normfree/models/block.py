@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from torch import Tensor, nn
 
@@ -68,6 +68,14 @@ class Branch:
         return SqueezeExcite(channels, self.se_ratio, hidden=hidden, factor=self.se_factor)
 
 
+class Steps(TypedDict):
+    """How a convolution samples its input; arguments of :class:`SameConv2d`."""
+
+    stride: int
+    dilation: int
+    atrous: int
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a block samples its input.
@@ -88,14 +96,14 @@ class Sampling:
         return self.stride * self.atrous > 1
 
     @property
-    def first(self) -> dict[str, int]:
+    def first(self) -> Steps:
         """Arguments of the first spatial convolution."""
-        return dict(stride=self.stride, dilation=self.dilation, atrous=self.atrous)
+        return Steps(stride=self.stride, dilation=self.dilation, atrous=self.atrous)
 
     @property
-    def later(self) -> dict[str, int]:
+    def later(self) -> Steps:
         """Arguments of the spatial convolutions behind it."""
-        return dict(dilation=self.dilation * self.atrous)
+        return Steps(stride=1, dilation=self.dilation * self.atrous, atrous=1)
 
     def pool(self) -> AvgPoolSame:
         """The pooling of a shortcut."""
@@ -160,7 +168,7 @@ class NFBlock(nn.Module):
         self.squeeze_excite = None
         if self.se_position is not None:
             self.squeeze_excite = branch.gate(out_channels if self.se_position == "end" else width)
-        self.skip_init = SkipInit(alpha, skip_gain)
+        self.skip_init: SkipInit | None = SkipInit(alpha, skip_gain)
         self.stochdepth = StochasticDepth(stochdepth_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +179,7 @@ class NFBlock(nn.Module):
         (out,) = activated(self.act, out, self.conv1)
         if self.conv1b is not None:
             (out,) = activated(self.act, out, self.conv1b)
-        if self.se_position == "middle":
+        if self.squeeze_excite is not None and self.se_position == "middle":
             out = self.squeeze_excite(out)
         keep = self.stochdepth.mask(x)
         scale = self.skip_init.scale() if self.skip_init is not None else None
@@ -183,12 +191,14 @@ class NFBlock(nn.Module):
 
     def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:
         """What the branch is multiplied with: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
+        assert self.squeeze_excite is not None
         gate = self.squeeze_excite.gate_of(mean)
         gate = gate if scale is None else gate * scale
         return gate if keep is None else gate * keep
 
     def _downscale(self, x: Tensor) -> Tensor:
         """The shortcut of an activation, where stride or channels change."""
+        assert self.conv_shortcut is not None
         return self.conv_shortcut(x if self.pool is None else self.pool(x))
 
     def fold_(self) -> None:
@@ -196,12 +206,14 @@ class NFBlock(nn.Module):
 
         ``alpha * skip_gain`` goes into the last convolution or, with Squeeze-Excite at the end, into its factor.
         """
+        if self.skip_init is None:  # folded already
+            return
         scale = self.skip_init.scale().detach()
         for name in ("conv_shortcut", "conv0", "conv1", "conv1b", "conv2"):
             conv = getattr(self, name)
             if conv is not None:
                 last = name == "conv2" and self.se_position != "end"
                 setattr(self, name, conv.folded(scale if last else None))
-        if self.se_position == "end":
+        if self.squeeze_excite is not None and self.se_position == "end":
             self.squeeze_excite.factor *= scale.item()
         self.skip_init = None

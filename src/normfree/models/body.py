@@ -1,9 +1,10 @@
 """The body all families share: stem, stages of blocks, final convolution, classifier; with timm's model interface."""
 
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..functional import expected_variances
-from ..nn import Activation, Role, parameter_roles
+from ..nn import Activation, Role, SameConv2d, parameter_roles
 from .block import Branch, NFBlock, Sampling
 from .features import FeatureMaps, stem_feature
 from .head import ClassifierHead
@@ -22,34 +23,96 @@ class Stage(nn.Sequential):
 
     grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not (self.grad_checkpointing and torch.is_grad_enabled()):
-            return super().forward(x)
+            return super().forward(input)
+        x = input
         for block in self:
             x = checkpoint(block, x, use_reentrant=False)
         return x
 
 
+class NetOptions(TypedDict, total=False):
+    """Keyword arguments that every network takes and passes on to :class:`ResidualNet`."""
+
+    num_classes: int
+    global_pool: str
+    output_stride: int
+
+
+class RegularizedOptions(NetOptions, total=False):
+    """The same with the regularization, of families without defaults of their own for it."""
+
+    drop_rate: float
+    stochdepth_rate: float
+
+
+class NormFreeOptions(NetOptions, total=False):
+    """Keyword arguments that every Normalizer-Free family takes and passes on to :class:`NormFreeNet`."""
+
+    alpha: float
+    skip_gain: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block stands in a network, and what follows from that.
+
+    Attributes:
+        stage, position: of the block in its stage; ``index``: among all blocks of the network; all counted from 0.
+        stochdepth_rate: probability with which stochastic depth drops the block's branch.
+    """
+
+    stage: int
+    position: int
+    index: int
+    in_channels: int
+    out_channels: int
+    sampling: Sampling
+    stochdepth_rate: float
+
+
+def _spelled_out(cls: type) -> inspect.Signature:
+    """A constructor's signature with each of its ``**options`` in place, as the base class declares it."""
+    signature = inspect.signature(cls.__init__)
+    given = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = next((p.annotation for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    if options is None:
+        return signature
+    base = inspect.signature(cls.__mro__[1].__init__).parameters
+    (declared,) = get_args(options)  # of Unpack
+    spelled = [base[name].replace(annotation=hint) for name, hint in get_type_hints(declared).items()]
+    return signature.replace(parameters=[*given, *spelled])
+
+
 class ResidualNet(FeatureMaps):
     """Stem, stages of residual blocks, classifier, with timm's model interface; the body of every network here.
 
-    A class defines ``forward_final``, what stands between the last stage's map and the classifier's pooling.
+    A class defines ``forward_final``, what stands between the last stage's map and the classifier's pooling. Its
+    constructor may end in ``**options: Unpack[...]`` of a TypedDict above: ``inspect.signature`` shows each of these
+    with the base class' default, as if it were written out.
 
     Args:
         stem: layers from images to ``stem_channels`` maps; ``stem_stride`` is their total stride.
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
-        make_block: ``make_block(stage, position, in_channels, out_channels, sampling)`` is the block ``position`` of
-            a stage.
+        make_block: the block of a :class:`Place`.
         final_conv: the convolution behind the last stage; None: there is none.
         final: further modules behind the last stage, by name; their parameters come before the classifier's.
-        num_features: channels of what ``forward_features`` returns.
         drop_rate: dropout in front of the classifier.
+        stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
         classifier_std: standard deviation of the classifier's initial weight.
         output_stride: 8, 16 or 32; from there on stages dilate instead of striding.
     """
 
     family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
     paper = ("arXiv:2101.08692", "arXiv:2102.06171")
+    default_cfg: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            vars(cls)["__init__"].__signature__ = _spelled_out(cls)
 
     def __init__(
         self,
@@ -60,12 +123,12 @@ class ResidualNet(FeatureMaps):
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
-        make_block: Callable[[int, int, int, int, Sampling], nn.Module],
-        final_conv: nn.Module | None = None,
+        make_block: Callable[[Place], nn.Module],
+        final_conv: SameConv2d | None = None,
         final: Mapping[str, nn.Module] | None = None,
-        num_features: int,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
+        stochdepth_rate: float = 0.0,
         classifier_std: float = 0.01,
         global_pool: str = "avg",
         output_stride: int = 32,
@@ -77,43 +140,53 @@ class ResidualNet(FeatureMaps):
         self.num_classes = num_classes
         self.stem = stem
         self.feature_info: list[dict[str, Any]] = [stem_feature(stem)]
-        stages, channels, reduction, dilation = [], stem_channels, stem_stride, 1
+        stages, channels, reduction, dilation, index = [], stem_channels, stem_stride, 1, 0
         for number, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
             atrous = stride if reduction * stride > output_stride else 1
-            first = Sampling(stride // atrous, dilation, atrous)
-            reduction, dilation = reduction * first.stride, dilation * atrous
-            blocks = [make_block(number, 0, channels, width, first)]
-            blocks += [make_block(number, i, width, width, Sampling(dilation=dilation)) for i in range(1, depth)]
+            sampling = Sampling(stride // atrous, dilation, atrous)
+            reduction, dilation = reduction * sampling.stride, dilation * atrous
+            blocks = []
+            for position in range(depth):
+                rate = stochdepth_rate * index / sum(depths)
+                blocks.append(make_block(Place(number, position, index, channels, width, sampling, rate)))
+                channels, sampling, index = width, Sampling(dilation=dilation), index + 1
             stages.append(Stage(*blocks))
-            channels = width
             self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
         self.stages = nn.Sequential(*stages)
         self.final_conv = nn.Identity() if final_conv is None else final_conv
         if final_conv is not None:
-            self.feature_info[-1] |= dict(num_chs=final_conv.out_channels, module="final_conv")
+            channels = final_conv.out_channels
+            self.feature_info[-1] |= dict(num_chs=channels, module="final_conv")
         self.final_names = tuple(final or {})
         for name, module in (final or {}).items():
             self.add_module(name, module)
-        self.num_features = self.head_hidden_size = num_features
-        self.head = ClassifierHead(num_features, num_classes, drop_rate, classifier_std, global_pool)
+        self.num_features = self.head_hidden_size = channels
+        self.head = ClassifierHead(channels, num_classes, drop_rate, classifier_std, global_pool)
 
     @property
     def in_chans(self) -> int:
         """Channels of the images."""
-        return self.get_submodule(self.first_conv).in_channels
+        return self._first_layer()[1]
 
     @property
     def first_conv(self) -> str:
         """Name of the convolution that sees the images."""
-        return next(f"stem.{name}" for name, module in self.stem.named_modules() if hasattr(module, "in_channels"))
+        return self._first_layer()[0]
+
+    def _first_layer(self) -> tuple[str, int]:
+        """Name of the convolution that sees the images, and how many channels it takes."""
+        layers = ((name, getattr(module, "in_channels", None)) for name, module in self.stem.named_modules())
+        return next((f"stem.{name}", channels) for name, channels in layers if channels is not None)
+
+    def named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """All residual blocks in their order, each with its name."""
+        for number, stage in enumerate(self.stages.children()):
+            for name, block in stage.named_children():
+                yield f"stages.{number}.{name}", block
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, as the classifier pools it: (N, num_features, H', W')."""
         return self.forward_final(self.final_conv(self.stages(self.stem(x))))
-
-    def forward_final(self, x: Tensor) -> Tensor:
-        """What normalizes and activates the last map of ``feature_info``; the map itself where nothing does."""
-        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
@@ -144,7 +217,8 @@ class ResidualNet(FeatureMaps):
             if not 0 <= number < len(self.stages):
                 raise UsageError(f"stage {number} is not there; the network has stages 0 to {len(self.stages) - 1}")
         for number, stage in enumerate(self.stages):
-            stage.grad_checkpointing = enable and (stages is None or number in stages)
+            if isinstance(stage, Stage):
+                stage.grad_checkpointing = enable and (stages is None or number in stages)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are not decayed: gains, biases, skip gains."""
@@ -163,12 +237,14 @@ class NormFreeNet(ResidualNet):
     A family passes its ``stem`` (whose output has variance 1 at initialization), its ``branch`` and its numbers.
 
     Args:
-        stem, stem_channels, stem_stride, widths, depths, strides, drop_rate, classifier_std: as :class:`ResidualNet`.
+        stem, stem_channels, stem_stride, widths, depths, strides, drop_rate, stochdepth_rate, classifier_std: as
+            :class:`ResidualNet`.
         first_ratio: the first block's branch ratio, where it differs.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
         skip_gain: initial value of the skip gains; None: there are none.
-        stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
     """
+
+    act: nn.Module
 
     def __init__(
         self,
@@ -185,28 +261,25 @@ class NormFreeNet(ResidualNet):
         act: Activation,
         alpha: float = 0.2,
         skip_gain: float | None = 0.0,
-        num_classes: int = 1000,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
         classifier_std: float = 0.01,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[NetOptions],
     ):
         _check_stages(widths, depths, strides)
         variances = expected_variances(depths, alpha)
 
-        def make_block(stage: int, position: int, in_channels: int, out_channels: int, sampling: Sampling) -> NFBlock:
-            index = sum(depths[:stage]) + position
+        def make_block(place: Place) -> NFBlock:
             return NFBlock(
-                in_channels,
-                out_channels,
-                branch=branch if index or first_ratio is None else replace(branch, ratio=first_ratio),
-                sampling=sampling,
+                place.in_channels,
+                place.out_channels,
+                branch=branch if place.index or first_ratio is None else replace(branch, ratio=first_ratio),
+                sampling=place.sampling,
                 alpha=alpha,
-                beta=math.sqrt(variances[stage][position]),
-                act=Activation(act.activation, act.gamma),  # its own: a trace names what is called by its first place
+                beta=math.sqrt(variances[place.stage][place.position]),
+                act=act.clone(),  # its own: a trace names what is called by its first place
                 skip_gain=skip_gain,
-                stochdepth_rate=stochdepth_rate * index / sum(depths),
+                stochdepth_rate=place.stochdepth_rate,
             )
 
         super().__init__(
@@ -219,12 +292,10 @@ class NormFreeNet(ResidualNet):
             make_block=make_block,
             final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else None,
             final=dict(act=act),
-            num_features=final_channels or widths[-1],
-            num_classes=num_classes,
             drop_rate=drop_rate,
+            stochdepth_rate=stochdepth_rate,
             classifier_std=classifier_std,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )
         self.alpha = alpha
         self.feature_gamma = act.gamma

@@ -1,6 +1,7 @@
 """Counting parameters and multiply-adds where they happen, by hooks, so also on the meta device."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,17 +11,18 @@ def macs_by_module(model: nn.Module, input_shape: Sequence[int]) -> dict[str, in
     """Multiply-adds of each convolution and linear layer for one input of ``input_shape`` (C, H, W)."""
     macs: dict[str, int] = {}
 
-    def counter(name: str) -> Callable:
-        def count(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    def counter(name: str, fan_in: int) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
+        def count(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
             places = output.numel() // output.shape[0]
-            macs[name] = macs.get(name, 0) + places * module.weight[0].numel()
+            macs[name] = macs.get(name, 0) + places * fan_in
 
         return count
 
+    weights = [(name, module, getattr(module, "weight", None)) for name, module in model.named_modules()]
     hooks = [
-        module.register_forward_hook(counter(name))
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), torch.Tensor) and module.weight.ndim > 1
+        module.register_forward_hook(counter(name, weight[0].numel()))
+        for name, module, weight in weights
+        if isinstance(weight, torch.Tensor) and weight.ndim > 1
     ]
     training, device = model.training, next(model.parameters()).device
     try:

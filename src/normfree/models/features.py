@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..nn import Activation
+from .head import ClassifierHead
 
 
 class FeatureMaps(nn.Module):
@@ -18,6 +19,19 @@ class FeatureMaps(nn.Module):
 
     feature_info: list[dict[str, Any]]
     final_names: tuple[str, ...]
+    stem: nn.Sequential
+    stages: nn.Sequential
+    final_conv: nn.Module
+    head: ClassifierHead
+    num_features: int
+
+    def forward_final(self, x: Tensor) -> Tensor:
+        """What normalizes and activates the last map of ``feature_info``; the map itself where nothing does."""
+        return x
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one; 0 classes: none, the network returns pooled features."""
+        raise NotImplementedError
 
     def forward_intermediates(
         self,

@@ -1,14 +1,15 @@
 """NF-RegNet B0 to B8 (NF-ResNets, section 5.2 and appendix C)."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from ..nn import Activation, WSConv2d
 from .block import Branch
-from .body import NormFreeNet
+from .body import NormFreeNet, NormFreeOptions
 
-_TABLE = {  # width pattern, depths, train and test size, dropout
+TABLE = {  # width pattern, depths, train and test size, dropout
     "b0": ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
     "b1": ((48, 104, 208, 440), (2, 4, 7, 7), 224, 256, 0.2),
     "b2": ((56, 112, 232, 488), (2, 4, 8, 8), 240, 272, 0.3),
@@ -29,7 +30,7 @@ VARIANTS = {
         train_size=train,
         test_size=test,
     )
-    for name, (pattern, depths, train, test, drop_rate) in _TABLE.items()
+    for name, (pattern, depths, train, test, drop_rate) in TABLE.items()
 }
 
 
@@ -46,20 +47,16 @@ class NFRegNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.2,
         stochdepth_rate: float = 0.1,
         activation: str | Callable[[Tensor], Tensor] = "silu",
         gamma: float | None = None,
-        alpha: float = 0.2,
-        skip_gain: float = 0.0,
         ratio: float = 2.25,
         group_width: int = 8,
         se_ratio: float = 0.5,
         se_factor: float = 2.0,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[NormFreeOptions],
     ):
         stem = nn.Sequential()
         stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))
@@ -82,12 +79,8 @@ class NFRegNet(NormFreeNet):
             first_ratio=1.0,
             final_channels=1280 * widths[-1] // 440,
             act=Activation(activation, gamma),
-            alpha=alpha,
-            skip_gain=skip_gain,
-            num_classes=num_classes,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
             classifier_std=0.0,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )

@@ -1,13 +1,14 @@
 """NF-ResNet and NF-SE-ResNet, 50 to 600 layers (NF-ResNets, sections 4 and 5)."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 from torch import Tensor
 
 from ..gain import he_gain
 from ..nn import Activation, SameConv2d, WSConv2d
 from .block import Branch
-from .body import NormFreeNet
+from .body import NormFreeNet, NormFreeOptions
 from .resnet import Stem, resnet_stem, resnet_variants
 
 VARIANTS = (
@@ -41,19 +42,15 @@ class NFResNet(NormFreeNet):
         squeeze_excite: bool = False,
         standardize: bool = True,
         stem: Stem = "7x7",
-        num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         gamma: float | None = None,
-        alpha: float = 0.2,
-        skip_gain: float = 0.0,
         ratio: float = 0.25,
         se_ratio: float = 0.25,
         se_factor: float = 2.0,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[NormFreeOptions],
     ):
         branch = Branch(
             ratio=ratio,
@@ -75,11 +72,7 @@ class NFResNet(NormFreeNet):
             strides=(1,) + (2,) * (len(widths) - 1),
             branch=branch,
             act=Activation(activation, gamma),
-            alpha=alpha,
-            skip_gain=skip_gain,
-            num_classes=num_classes,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )

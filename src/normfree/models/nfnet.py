@@ -1,12 +1,13 @@
 """NFNet F0 to F7 and F0+ to F7+ (NFNets, section 5, table 1, appendix C)."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 from torch import Tensor
 
 from ..nn import Activated, Activation, WSConv2d
 from .block import Branch
-from .body import NormFreeNet
+from .body import NormFreeNet, NormFreeOptions
 
 _TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
 _TEST = (256, 320, 352, 416, 512, 544, 576, 608)
@@ -26,7 +27,6 @@ VARIANTS = {
 }
 
 STRIDES = (1, 2, 2, 2)
-BRANCH = dict(spatial_convs=2, squeeze_excite="end", pool_shortcut=True)
 
 
 def stem_geometry(widths: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -47,21 +47,17 @@ class NFNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.2,
         stochdepth_rate: float = 0.25,
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
-        alpha: float = 0.2,
-        skip_gain: float = 0.0,
         ratio: float = 0.5,
         group_width: int = 128,
         se_ratio: float = 0.5,
         se_factor: float = 2.0,
         final_factor: int = 2,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[NormFreeOptions],
     ):
         act = Activation(activation, gamma)
         stem, channels = Activated(), in_chans
@@ -77,14 +73,18 @@ class NFNet(NormFreeNet):
             widths=widths,
             depths=depths,
             strides=STRIDES,
-            branch=Branch(ratio=ratio, group_width=group_width, se_ratio=se_ratio, se_factor=se_factor, **BRANCH),
+            branch=Branch(
+                ratio=ratio,
+                group_width=group_width,
+                spatial_convs=2,
+                squeeze_excite="end",
+                se_ratio=se_ratio,
+                se_factor=se_factor,
+                pool_shortcut=True,
+            ),
             final_channels=final_factor * widths[-1],
             act=act,
-            alpha=alpha,
-            skip_gain=skip_gain,
-            num_classes=num_classes,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )

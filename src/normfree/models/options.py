@@ -1,10 +1,11 @@
 """Arguments of a family's class that come from outside: types and bounds, told by name."""
 
+import inspect
 import numbers
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import UsageError
 from ..words import shown
@@ -24,10 +25,10 @@ def check_options(cls: type, options: Mapping[str, Any], prefix: str = "option "
     Raises:
         UsageError: a value of another type, or too large to be meant.
     """
-    hints = typing.get_type_hints(cls.__init__)
+    declared = inspect.signature(cls.__init__).parameters
     for key, value in options.items():
-        wanted = _lacking(hints[key], value) if key in hints else None
-        if wanted is None and isinstance(value, numbers.Real):
+        wanted = _lacking(declared[key].annotation, value) if key in declared else None
+        if wanted is None and _is_number(value):
             wanted = _out_of_range(key, value)
         if wanted is not None:
             raise UsageError(f"{prefix}{key} (={shown(value)}) must be {wanted}")
@@ -64,11 +65,15 @@ def _out_of_range(key: str, value: float) -> str | None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 1 <= value <= LARGEST
+    return _is_number(value) and isinstance(value, numbers.Integral) and 1 <= value <= LARGEST
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and -FARTHEST <= value <= FARTHEST
+    return _is_number(value) and -FARTHEST <= value <= FARTHEST
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _yaml_hint(value: Any) -> str:

@@ -38,15 +38,15 @@ PUBLISHED = (
     {f"nfnet_f{k}": _released(k) for k in range(7)}
     | {f"timm_dm_nfnet_f{k}": _released(k) for k in range(7)}
     | {
-        f"timm_{name}": Published(f"timm/{name}.{tag}", "timm", **options)
-        for name, tag, options in (
-            ("nfnet_l0", "ra2_in1k", dict(crop=1.0)),
-            ("eca_nfnet_l0", "ra2_in1k", dict(crop=1.0)),
-            ("eca_nfnet_l1", "ra2_in1k", dict(crop=1.0)),
-            ("eca_nfnet_l2", "ra3_in1k", dict(crop=1.0)),
-            ("nf_regnet_b1", "ra2_in1k", dict(crop=0.9)),
-            ("nf_resnet50", "ra2_in1k", dict(crop=0.94)),
-            ("test_nfnet", "r160_in1k", dict(crop=0.95, mean=0.5)),
+        f"timm_{name}": Published(f"timm/{name}.{tag}", "timm", crop=crop, mean=mean)
+        for name, tag, crop, mean in (
+            ("nfnet_l0", "ra2_in1k", 1.0, None),
+            ("eca_nfnet_l0", "ra2_in1k", 1.0, None),
+            ("eca_nfnet_l1", "ra2_in1k", 1.0, None),
+            ("eca_nfnet_l2", "ra3_in1k", 1.0, None),
+            ("nf_regnet_b1", "ra2_in1k", 0.9, None),
+            ("nf_resnet50", "ra2_in1k", 0.94, None),
+            ("test_nfnet", "r160_in1k", 0.95, 0.5),
         )
     }
 )

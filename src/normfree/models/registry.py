@@ -11,9 +11,10 @@ import torch
 
 from ..errors import UsageError, did_you_mean
 from ..words import shown
-from . import bn_nfnet, bn_resnet, fixup_resnet, nf_regnet, nf_resnet, nfnet, skipinit_resnet, timm_nfnet
+from . import nf_regnet, nf_resnet, nfnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
+from .controls import bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
 from .options import check_options
 from .published import PUBLISHED
 
@@ -100,12 +101,12 @@ def create_model(
             hint = did_you_mean(key, allowed, f"it has {', '.join(allowed)}")
             raise UsageError(f"option {shown(key)} is unknown for {name}; {hint}")
     check_options(cls, overrides)
-    sizes = ("train_size", "test_size")
-    model = cls(**{**{k: v for k, v in variant.items() if k not in sizes}, **options, **overrides})
-    cfg = default_cfg(name) | dict(num_classes=num_classes)
+    structure = {k: v for k, v in variant.items() if k not in ("train_size", "test_size")}
+    model = cls(**{**structure, **options, **overrides})
+    cfg: dict[str, Any] = default_cfg(name) | dict(num_classes=num_classes)
     if in_chans != 3:
-        sizes = {key: (in_chans, *cfg[key][1:]) for key in ("input_size", "test_input_size")}
-        cfg |= sizes | dict(mean=(0.5,) * in_chans, std=(0.5,) * in_chans)
+        cfg |= {key: (in_chans, *cfg[key][1:]) for key in ("input_size", "test_input_size")}
+        cfg |= dict(mean=(0.5,) * in_chans, std=(0.5,) * in_chans)
     model.default_cfg = model.pretrained_cfg = cfg
     return model
 
@@ -119,15 +120,20 @@ def model_info(name: str) -> ModelInfo:
     cls, variant = lookup(name)
     numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
     cost = _complexity(cls, tuple((k, v) for k, v in variant.items() if k not in numbers))
-    at = (variant["depths"], variant["test_size"])
     defaults = {k: v.default for k, v in inspect.signature(cls.__init__).parameters.items()}
+    depths, test_size = variant["depths"], variant["test_size"]
     return ModelInfo(
         name=name,
         family=cls.family,
-        params=cost.params(variant["depths"]),
-        macs=cost.macs(*at),
-        macs_executed=cost.macs_executed(*at),
-        **{field: variant.get(field, defaults.get(field)) for field in ("widths", *numbers)},
+        widths=variant["widths"],
+        depths=depths,
+        params=cost.params(depths),
+        macs=cost.macs(depths, test_size),
+        macs_executed=cost.macs_executed(depths, test_size),
+        train_size=variant["train_size"],
+        test_size=test_size,
+        drop_rate=variant.get("drop_rate", defaults["drop_rate"]),
+        stochdepth_rate=variant.get("stochdepth_rate", defaults["stochdepth_rate"]),
     )
 
 
@@ -153,7 +159,7 @@ def test_crop(config: Mapping[str, Any]) -> str:
     return "centre" if config.get("crop_mode") == "center" else "squash"
 
 
-test_crop.__test__ = False  # no test, whatever its name
+vars(test_crop)["__test__"] = False  # no test, whatever its name
 
 
 def default_cfg(name: str) -> dict[str, Any]:

@@ -9,15 +9,15 @@ ones are timm's own.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from torch import nn
 
 from ..gain import model_gain
 from ..nn import Activated, Activation, MaxPoolSame, WSConv2d
 from .block import Branch, divisible
-from .body import NormFreeNet
-from .nf_regnet import _TABLE as _REGNETS
+from .body import NetOptions, NormFreeNet
+from .nf_regnet import TABLE as _REGNETS
 
 _EPS = 1e-5
 
@@ -110,13 +110,11 @@ class TimmNFNet(NormFreeNet):
         regnet: bool = False,
         released: bool = False,
         activation: str = "gelu_erf",
-        num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
         alpha: float = 0.2,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[NetOptions],
     ):
         act = Activation(activation, model_gain("gelu" if activation == "gelu_erf" else activation))
         if final_factor is not None:
@@ -150,18 +148,16 @@ class TimmNFNet(NormFreeNet):
             act=act,
             alpha=alpha,
             skip_gain=0.0 if released else None,
-            num_classes=num_classes,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )
         self.feature_gamma = act.gamma if released else 1.0
-        if final_channels:
+        if isinstance(self.final_conv, WSConv2d):
             self.final_conv.input_scale = everywhere
-        if not released:
-            for block in (block for stage in self.stages for block in stage):
-                nn.init.zeros_(block.conv2.gain)
+        for name, gain in self.stages.named_parameters():
+            if not released and name.endswith("conv2.gain"):
+                nn.init.zeros_(gain)
 
 
 def _stem(
@@ -175,7 +171,7 @@ def _stem(
             ((channels // 8, 2), (channels // 4, 1), (channels // 2, 1), (channels, 2))
         ):
             if i:
-                layers.add_module(f"act{i - 1}", Activation(act.activation, act.gamma))
+                layers.add_module(f"act{i - 1}", act.clone())
             layers.add_module(f"conv{i}", conv(before, width, 3, stride, input_scale=act.gamma if i else scale))
             before = width
         return layers, 4

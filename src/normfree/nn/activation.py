@@ -37,6 +37,10 @@ class Activation(nn.Module):
             check_finite("gamma", gamma)
         self.gamma = model_gain(activation) if gamma is None else float(gamma)
 
+    def clone(self) -> "Activation":
+        """Another module of the same function and gamma."""
+        return Activation(self.activation, self.gamma)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
 

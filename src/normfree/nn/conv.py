@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from .recompute import derived, not_kept
 from .roles import Role
 
 _Map = Callable[[Tensor], Tensor]
+Other = TypeVar("Other", bound=nn.Module)
 
 
 class SameConv2d(nn.Module):
@@ -69,14 +71,14 @@ class SameConv2d(nn.Module):
                 raise UsageError(f"{name} (={sizes[name]}) must be divisible by groups (={groups})")
         if padding == "symmetric":
             padding = (kernel_size - 1) * dilation // 2
-        if padding != "same" and not (isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0):
+        if padding != "same" and (not isinstance(padding, int) or isinstance(padding, bool) or padding < 0):
             raise UsageError(f'padding (={padding!r}) must be "same", "symmetric" or an integer of at least 0')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.init_gain, self.input_scale, self.atrous = init_gain, input_scale, atrous
-        at = dict(device=device, dtype=dtype)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size, **at))
-        self.bias = nn.Parameter(torch.empty(out_channels, **at)) if bias else None
+        shape = out_channels, in_channels // groups, kernel_size, kernel_size
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -125,7 +127,8 @@ class SameConv2d(nn.Module):
         """
         symmetric = self._symmetric_padding()
         weight = self.effective_weight(scale)
-        plain = (PaddedConv2d if symmetric is None else plain_type)(
+        kind = PaddedConv2d if symmetric is None else plain_type
+        plain = kind(
             self.in_channels,
             self.out_channels,
             self.kernel_size,
@@ -136,7 +139,7 @@ class SameConv2d(nn.Module):
             bias=self.bias is not None,
             device="meta",
         )
-        if symmetric is None:
+        if isinstance(plain, PaddedConv2d):
             plain.atrous = self.atrous
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if self.bias is not None:
@@ -156,7 +159,7 @@ class SameConv2d(nn.Module):
 
     def _symmetric_padding(self) -> int | None:
         """The padding where it is the same on all sides for every image size."""
-        if self.padding != "same":
+        if not isinstance(self.padding, str):
             return self.padding
         reach = (self.kernel_size - 1) * self.dilation
         if reach == 0 or (self.stride == self.atrous == 1 and reach % 2 == 0):
@@ -183,7 +186,7 @@ class SameConv2d(nn.Module):
         return text + ("" if self.bias is not None else ", bias=False")
 
 
-def in_place_of(module: nn.Module, other: nn.Module) -> nn.Module:
+def in_place_of(module: nn.Module, other: Other) -> Other:
     """``other`` with the mode and the hooks of ``module``, whose handles go on working."""
     hooks = ("_forward_", "_backward_", "_is_full_backward_hook")
     vars(other).update({name: value for name, value in vars(module).items() if name.startswith(hooks)})
@@ -200,9 +203,9 @@ class FoldedConv2d(nn.Conv2d):
 
     effective_weight = standardized_weight
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, scale: Tensor | None = None) -> Tensor:
         """``scale`` (a tensor of one element) multiplies the output."""
-        out = self._convolve(x)
+        out = self._convolve(input)
         return out if scale is None else out * scale
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -265,25 +268,37 @@ class WSConv2d(SameConv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        at = dict(device=device, dtype=dtype)
-        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         check_finite("eps", eps)
         if eps < 0:
             raise UsageError(f"eps (={eps!r}) must be at least 0")
-        super().__init__(*geometry, bias, input_scale=input_scale, atrous=atrous, **at)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            input_scale=input_scale,
+            atrous=atrous,
+            device=device,
+            dtype=dtype,
+        )
         if self.weight[0].numel() == 1:
             raise UsageError(
                 f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
                 "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
             )
         self.eps, self.add_eps = eps, add_eps
-        self.gain = nn.Parameter(torch.ones(out_channels, **at)) if gain else None
+        self.gain = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype)) if gain else None
 
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
         super().reset_parameters()
-        if getattr(self, "gain", None) is not None:
-            nn.init.ones_(self.gain)
+        gain = getattr(self, "gain", None)  # not there yet in the first call, of the constructor
+        if gain is not None:
+            nn.init.ones_(gain)
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
         """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
@@ -295,15 +310,19 @@ class WSConv2d(SameConv2d):
     def _standardized(
         self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
     ) -> Tensor:
-        options = dict(scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps)
-        return standardize_weight(weight, gain, **options, dtype=dtype)
+        return standardize_weight(
+            weight, gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps, dtype=dtype
+        )
 
     def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
         if self.weight_kept:
             return super()._apply_weight(function, scale, form)
         weight = form(self.effective_weight(scale))
         dtype = weight.dtype  # the backward pass has no autocast
-        again = lambda *inputs: form(self._standardized(*inputs, dtype))  # noqa: E731
+
+        def again(weight: Tensor, gain: Tensor | None, scale: Tensor | None) -> Tensor:
+            return form(self._standardized(weight, gain, scale, dtype))
+
         with not_kept(weight, again, self.weight, self.gain, scale):
             return function(weight)
 

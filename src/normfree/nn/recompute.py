@@ -155,8 +155,8 @@ def _unpack(kept: Callable[[], Tensor]) -> Tensor:
 class Activated(nn.Sequential):
     """Layers in a row; each that follows an :class:`Activation` goes through :func:`activated`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        layers = list(self)
+    def forward(self, input: Tensor) -> Tensor:
+        x, layers = input, list(self)
         while layers:
             layer = layers.pop(0)
             if isinstance(layer, Activation) and layers:

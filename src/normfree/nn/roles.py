@@ -58,7 +58,7 @@ _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
     (nn.PReLU,): {"weight": Role.GAIN},
 }
-_LAYERS = (*_CONV, nn.Linear)  # that may be a classifier
+_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear  # what may be a classifier
 _CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what networks call theirs
 _SHOWN = 8  # names in an error
 
@@ -154,7 +154,7 @@ def _find_classifier(model: nn.Module, found: dict[int, ParameterRole]) -> None:
             found[id(layer.weight)] = its._replace(role=role, source=source, reason=reason or its.reason)
 
 
-def _classifier_layers(model: nn.Module) -> tuple[list[nn.Module], str, str] | None:
+def _classifier_layers(model: nn.Module) -> tuple[list[_Layer], str, str] | None:
     """Layers that are the classifier, or may be, the source, and the reason; None: nothing tells."""
     name, get = type(model).__name__, getattr(model, "get_classifier", None)
     if callable(get) and not any(p.default is p.empty for p in inspect.signature(get).parameters.values()):
@@ -172,7 +172,7 @@ def _classifier_layers(model: nn.Module) -> tuple[list[nn.Module], str, str] | N
     return None
 
 
-def _last_linear(model: nn.Module) -> list[nn.Module]:
+def _last_linear(model: nn.Module) -> list[_Layer]:
     """The last linear layer and those beside it, as branches of one module; one alone only if no layer comes after."""
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     last = next((module for module in reversed(owners) if isinstance(module, nn.Linear)), model)
@@ -182,7 +182,7 @@ def _last_linear(model: nn.Module) -> list[nn.Module]:
     return layers if last is owners[-1] or len(layers) > 1 else []
 
 
-def _outputs(heads: object) -> tuple[list[nn.Module], bool]:
+def _outputs(heads: object) -> tuple[list[_Layer], bool]:
     """The last layer of each head, and whether it is clear which those are: not where a module has branches."""
     if isinstance(heads, Mapping | nn.ModuleDict):
         heads = list(heads.values())
@@ -191,7 +191,7 @@ def _outputs(heads: object) -> tuple[list[nn.Module], bool]:
         return [layer for layers, _ in each for layer in layers], all(sure for _, sure in each)
     if not isinstance(heads, nn.Module):
         return [], True
-    if isinstance(heads, _LAYERS):
+    if isinstance(heads, _Layer):
         return [heads], True
     children = [child for child in heads.children() if _linear(child)]
     last = children[-1:] if isinstance(heads, nn.Sequential) else _last_of_chains(children)
@@ -209,15 +209,16 @@ def _last_of_chains(modules: list[nn.Module]) -> list[nn.Module]:
     ]
 
 
-def _feeds(layer: nn.Module, after: nn.Module) -> bool:
+def _feeds(layer: _Layer, after: _Layer) -> bool:
     made = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if isinstance(after, _CONV):
+    if not isinstance(after, nn.Linear):
         return after.in_channels == made
-    return after.in_features == made or (isinstance(layer, _CONV) and after.in_features % made == 0)  # flattened
+    flattened = not isinstance(layer, nn.Linear) and after.in_features % made == 0
+    return after.in_features == made or flattened
 
 
-def _linear(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, _LAYERS)]
+def _linear(module: nn.Module) -> list[_Layer]:
+    return [m for m in module.modules() if isinstance(m, _Layer)]
 
 
 def _without_role(missing: list[str], every: list[str]) -> str:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
 from .clip_statistics import ClippedGroup, ClipStatistics
+from .foreach import foreach_mul_
 from .sharded import FLAT, add_parts, counted_here, is_flat, is_sharded, local, sum_over_parts
 
 _KEPT = ("name", "clipping", "one_unit")  # of a group: AGC's, not the optimizer's
@@ -63,6 +64,7 @@ class _Measured:
     eps: float
     one_unit: bool
     params: list[Tensor]
+    grads: list[Tensor]
     shapes: list[torch.Size]  # of the norms of each tensor, broadcastable to it
     grad_norm: Tensor
     param_norm: Tensor | None
@@ -83,13 +85,13 @@ class _Measured:
 def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Measured | None:
     """None where nothing has a gradient."""
     threshold, name = group.get("clipping", clipping), group.get("name", "params")
-    params = [p for p in group["params"] if p.grad is not None]
-    if not params:
+    pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+    if not pairs:
         return None
-    grads = [p.grad for p in params]
+    params, grads = [p for p, _ in pairs], [g for _, g in pairs]
     if any(g.is_sparse for g in grads):
         raise UsageError(f"group {name!r} has sparse gradients; AGC needs dense ones")
-    if any(is_sharded(p) and p.placements != p.grad.placements for p in params):
+    if any(is_sharded(p) and p.placements != g.placements for p, g in pairs):
         raise UsageError(
             f"group {name!r} has gradients that are split over processes in another way than their weights"
         )
@@ -97,7 +99,7 @@ def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Meas
     norms = _norms(grads, one_unit)
     flat = torch.cat([n.flatten() for n in norms])
     weights = None if threshold is None else torch.cat([n.flatten() for n in _norms(params, one_unit)]).to(flat.dtype)
-    return _Measured(name, threshold, eps, one_unit, params, [n.shape for n in norms], flat, weights)
+    return _Measured(name, threshold, eps, one_unit, params, grads, [n.shape for n in norms], flat, weights)
 
 
 def _clip(groups: list[_Measured]) -> ClipStatistics:
@@ -107,12 +109,12 @@ def _clip(groups: list[_Measured]) -> ClipStatistics:
     every = torch.cat([group.counted(group.grad_norm).float() for group in groups])
     statistics = ClipStatistics(torch.linalg.vector_norm(every))
     for group in groups:
-        if group.clipping is None:
+        if group.clipping is None or group.param_norm is None:
             continue
         coefficients = clip_coefficient(group.param_norm, group.grad_norm, group.clipping, group.eps)
         pieces = coefficients.split([shape.numel() for shape in group.shapes])
         pieces = [piece.view(shape) for piece, shape in zip(pieces, group.shapes, strict=True)]
-        torch._foreach_mul_([local(p.grad) for p in group.params], pieces)
+        foreach_mul_([local(g) for g in group.grads], pieces)
         ratios = group.grad_norm / group.param_norm.clamp(min=group.eps)
         flats = group.counted(ratios), group.counted(coefficients < 1)
         statistics.groups.append(ClippedGroup(group.name, group.params, group.counts, *flats))
@@ -142,7 +144,8 @@ def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, A
         raise UsageError(
             f"parameters or groups are needed, not {name}; take normfree.optim.param_groups(model, clipping=0.01)"
         )
-    items = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
+    items: list[Any] = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
+    groups: list[dict[str, Any]]
     if items and isinstance(items[0], dict):
         without = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
         if clipping is None and without:
@@ -174,10 +177,14 @@ def refuse_clipping(clipping: Any, of: str = "") -> None:
     """A threshold is a number above 0, or None; a tensor's value is not looked at, which would wait for the device."""
     if clipping is None or isinstance(clipping, Tensor):
         return
-    number = isinstance(clipping, Real) and not isinstance(clipping, bool)
+    number = _is_number(clipping)
     if not number or not clipping > 0:
         needed = "above 0" if number else "a number above 0"
         raise UsageError(f"clipping (={clipping!r}){of} must be {needed}, or None for no clipping")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> None:
@@ -264,12 +271,15 @@ class AGC:
     def clip(self) -> ClipStatistics:
         """Clip the gradients as they are, without a step."""
         self._refuse_scaled()
-        options = dict(eps=self.eps, error_if_nonfinite=self.error_if_nonfinite)
-        self.statistics = agc_(self.optimizer.param_groups, self.clipping, **options)
+        groups, nonfinite = self.optimizer.param_groups, self.error_if_nonfinite
+        self.statistics = agc_(groups, self.clipping, self.eps, error_if_nonfinite=nonfinite)
         return self.statistics
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        stepped, *others = args  # the optimizer, and perhaps the closure
+        closure = others[0] if others else kwargs.get("closure")
         if closure is None:
             self.clip()
             return None
@@ -280,7 +290,7 @@ class AGC:
             self.clip()
             return loss
 
-        return (args[0], clipped), {k: v for k, v in kwargs.items() if k != "closure"}
+        return (stepped, clipped), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _refuse_scaled(self) -> None:
         optimizer = own_optimizer(self.optimizer)
@@ -300,15 +310,15 @@ class AGC:
             )
             before.remove()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), *keep_clipping(optimizer)]
-        optimizer.__deepcopy__ = self._copy_optimizer  # torch's copy of an optimizer has no hooks
+        optimizer.__dict__["__deepcopy__"] = self._copy_optimizer  # torch's copy of an optimizer has no hooks
 
     def _copy_optimizer(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
         optimizer = own_optimizer(self.optimizer)
-        del optimizer.__deepcopy__
+        del optimizer.__dict__["__deepcopy__"]
         try:
             copied = copy.deepcopy(optimizer, memo)
         finally:
-            optimizer.__deepcopy__ = self._copy_optimizer
+            optimizer.__dict__["__deepcopy__"] = self._copy_optimizer
         memo[id(optimizer)] = copied
         memo[id(self)] = other = AGC.__new__(AGC)
         other.__setstate__(self.__getstate__() | dict(optimizer=copied, scaler=copy.deepcopy(self.scaler, memo)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .foreach import foreach_lerp_
 from .sharded import fill, local
 
 
@@ -61,9 +62,9 @@ class EMA:
         state = self.model.state_dict()
         return {k: v for k, v in state.items() if isinstance(v, Tensor) and k.rpartition(".")[2] != _EXTRA_STATE}
 
-    def _pairs(self, but: Collection[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+    def _pairs(self, without: Collection[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
         """Average and present value of each tensor, once; of sharded ones the rows that are here."""
-        left_out = {id(average) for average in but}
+        left_out = {id(average) for average in without}
         keys = {id(average): key for key, average in self.average.items() if id(average) not in left_out}
         if not keys:
             return []  # a state_dict of hundreds of tensors takes as long as a GPU's whole update
@@ -80,17 +81,17 @@ class EMA:
         return {p: self.average[name] for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, but: Collection[Tensor] = ()) -> None:
+    def update(self, updated: Collection[Tensor] = ()) -> None:
         """Take the model's present values in; call once after each optimizer step.
 
         Args:
-            but: averages that somebody else has moved in this step.
+            updated: averages that already have this step's update, from :class:`FusedStep` for example.
         """
         decay = self.next_decay()
-        pairs = self._pairs(but)
+        pairs = self._pairs(updated)
         moving = [(average, live.to(average.dtype)) for average, live in pairs if _moves(average)]
         if moving:
-            torch._foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
+            foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
         for average, live in pairs:
             if not _moves(average):  # integer buffers (counters) are taken over
                 average.copy_(live)

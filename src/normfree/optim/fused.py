@@ -95,7 +95,7 @@ class FusedStep:
             if buffer is not None:
                 self.optimizer.state[p]["momentum_buffer"] = buffer
         if self.ema is not None:
-            self.ema.update(but=averages)
+            self.ema.update(updated=[average for average in averages if average is not None])
         if isinstance(update, kernels.DeviceUpdate):
             return _on_device([group | dict(clipping=self._threshold(group)) for group in groups], update)
         return _counted(rows, update)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .foreach import foreach_add_, foreach_copy_, foreach_mul_, foreach_norm
 
 
 class SAM:
@@ -35,10 +36,10 @@ class SAM:
             raise UsageError(f"SAM's rho (={rho}) must be above 0")
         if not 0 < fraction <= 1:
             raise UsageError(f"SAM's fraction (={fraction}) must be above 0 and at most 1")
-        params = None if isinstance(params, nn.Module | torch.optim.Optimizer) else list(params)
-        if params is None or not all(isinstance(p, Tensor) for p in params):
+        listed = [] if isinstance(params, nn.Module | torch.optim.Optimizer) else list(params)
+        if isinstance(params, nn.Module | torch.optim.Optimizer) or not all(isinstance(p, Tensor) for p in listed):
             raise UsageError("SAM takes parameters, SAM(model.parameters()), not a network, an optimizer or groups")
-        self.params = [p for p in params if p.requires_grad]
+        self.params = [p for p in listed if p.requires_grad]
         self.rho, self.fraction = rho, fraction
 
     def part(self, count: int) -> slice:
@@ -60,14 +61,14 @@ class SAM:
         params, steps = [p for p, _ in pairs], [g for _, g in pairs]
         with torch.no_grad():
             half = any(step.dtype in (torch.float16, torch.bfloat16) for step in steps)  # their norms would overflow
-            norms = torch._foreach_norm(steps, 2, torch.float32 if half else None)
+            norms = foreach_norm(steps, 2, torch.float32 if half else None)
             norm = torch.linalg.vector_norm(torch.stack(norms))
-            torch._foreach_mul_(steps, self.rho / norm.clamp(min=1e-12))
+            foreach_mul_(steps, self.rho / norm.clamp(min=1e-12))
             before = [p.clone() for p in params]
-            torch._foreach_add_(params, steps)
+            foreach_add_(params, steps)
         del grads, steps, pairs
         try:
             yield norm
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(params, before)
+                foreach_copy_(params, before)

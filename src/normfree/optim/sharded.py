@@ -1,14 +1,18 @@
 """Tensors that are split over processes (FSDP2, DTensor): the part that is here, sums over all parts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
 
-def is_sharded(tensor: Tensor) -> bool:
+
+def is_sharded(tensor: Tensor) -> "TypeIs[DTensor]":
     """Whether it is a DTensor, of which this process has a part."""
     return hasattr(tensor, "to_local")
 
@@ -60,7 +64,10 @@ def counted_here(tensor: Tensor, whole: bool = False) -> bool:
     """
     if not is_sharded(tensor):
         return True
-    places = zip(tensor.device_mesh.get_coordinate(), tensor.placements, strict=True)
+    coordinate = tensor.device_mesh.get_coordinate()
+    if coordinate is None:  # a process outside of the mesh
+        return False
+    places = zip(coordinate, tensor.placements, strict=True)
     rows = not whole and tensor.ndim > 1
     return all(at == 0 or (rows and getattr(placement, "dim", None) == 0) for at, placement in places)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import standardize_weight
@@ -105,7 +105,7 @@ def _from_haiku(array: Any) -> Tensor:
 def _as(own: Tensor | None, value: Tensor) -> Tensor:
     """In the shape of ours, if they differ in axes of one element only."""
     same = own is not None and [n for n in own.shape if n != 1] == [n for n in value.shape if n != 1]
-    return value.reshape(own.shape) if same else value
+    return value.reshape(own.shape) if own is not None and same else value
 
 
 def _stem(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
@@ -119,6 +119,8 @@ def _stem(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[str, T
     if first not in theirs or 0 in theirs[first].shape:
         return None
     conv, weight = model.get_submodule(first.removesuffix(".weight")), theirs[first]
+    if not isinstance(conv, SameConv2d | nn.Conv2d):
+        return None
     gain = first.replace("weight", "gain")
     adapted = adapt_channels(conv, weight, theirs.get(gain))
     taken = dict(theirs) | {first.replace("weight", name): value for name, value in adapted.items()}
@@ -142,7 +144,7 @@ def _classifier(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[
     return {}, f"with a new classifier ({model.num_classes} classes instead of {len(weight)})"
 
 
-def adapt_channels(conv: SameConv2d, weight: Tensor, gain: Tensor | None) -> dict[str, Tensor]:
+def adapt_channels(conv: SameConv2d | nn.Conv2d, weight: Tensor, gain: Tensor | None) -> dict[str, Tensor]:
     """Weight and gain for images of other channels, such that images whose channels are all equal give the same output.
 
     With fewer channels, those that share a place are summed; with more, each kernel is repeated and split evenly among

@@ -196,7 +196,7 @@ def report(model: ResidualNet, source: Shapes, source_form: str, dest: Shapes, d
             n if (n := names.get(ours)) in have else None for names, have in ((theirs, source), (new, dest))
         )
         if before or after:
-            rows.append(Row(before, source.get(before), after, dest.get(after)))
+            rows.append(Row(before, source.get(before) if before else None, after, dest.get(after) if after else None))
     named = {row.source for row in rows}
     return rows + [Row(name, shape, None, None) for name, shape in source.items() if name not in named]
 

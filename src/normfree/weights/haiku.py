@@ -53,18 +53,18 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
 
     for name, layer in model.stem.named_children():
         add(f"stem.{name}", layer, f"{root}/~/{stem}{name}", root)
-    blocks = [f"{i}.{j}" for i, stage in enumerate(model.stages) for j in range(len(stage))]
-    for index, name in enumerate(blocks):
-        here, inside = model.stages.get_submodule(name), f"{root}/~/{block}" + (f"_{index}" if index else "")
-        for child, layer in here.named_children():
+    for index, (name, layers) in enumerate(model.named_blocks()):
+        inside = f"{root}/~/{block}" + (f"_{index}" if index else "")
+        for child, layer in layers.named_children():
             # the authors make the shortcut's normalization where it is called, not in the constructor
             module = f"{inside}/shortcut_bn" if child == "shortcut_bn" else f"{inside}/~/{child}"
-            add(f"stages.{name}.{child}", layer, module, inside)
-        add(f"stages.{name}", here, inside, inside)  # what the block itself owns: FixUp's scale
-        if getattr(here, "squeeze_excite", None) is not None:
+            add(f"{name}.{child}", layer, module, inside)
+        add(name, layers, inside, inside)  # what the block itself owns: FixUp's scale
+        squeeze_excite = getattr(layers, "squeeze_excite", None)
+        if isinstance(squeeze_excite, nn.Module):
             for child, linear in (("fc0", "linear"), ("fc1", "linear_1")):
-                layer, module = here.squeeze_excite.get_submodule(child), f"{inside}/~/squeeze_excite/~/{linear}"
-                add(f"stages.{name}.squeeze_excite.{child}", layer, module, inside)
+                layer, module = squeeze_excite.get_submodule(child), f"{inside}/~/squeeze_excite/~/{linear}"
+                add(f"{name}.squeeze_excite.{child}", layer, module, inside)
     for name, layer in model.named_children():
         if name not in ("stem", "stages", "head"):
             add(name, layer, f"{root}/~/{name}", root)

@@ -97,12 +97,12 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
         if name == "MARK":
             stack.append(None)
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            index = len(memo) if name == "MEMOIZE" else argument
+            index = len(memo) if name == "MEMOIZE" else int(argument or 0)
             if index > count:
                 raise pickle.UnpicklingError(f"it memoizes at {index}, beyond the objects that it has")
-            memo[index] = stack[-1]
+            memo[index] = _object(stack[-1])
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
+            stack.append(memo[int(argument or 0)])
         elif name == "DUP":
             stack.append(stack[-1])
         elif name == "POP_MARK":
@@ -110,7 +110,7 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
         else:
             few, marked, left = _SHAPES[name]
             above = _pop_to_mark(stack) if marked else []
-            taken = [stack.pop() for _ in range(few)][::-1] + above[::-1]
+            taken = [_object(stack.pop()) for _ in range(few)][::-1] + above[::-1]
             if not taken:
                 wide = type(argument) is int and abs(argument) >= _WIDE
                 stack.extend([_WIDE_NUMBER if wide else _PLAIN] * left)
@@ -138,6 +138,12 @@ def _joined(name: str, taken: list[Seen]) -> Seen:
     if inner > _MOST_NESTING:
         raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
     return inner, min(size + sum(size for _, size in taken), _LARGE)
+
+
+def _object(item: Seen | None) -> Seen:
+    if item is None:
+        raise pickle.UnpicklingError("it takes a mark for an object")
+    return item
 
 
 def _pop_to_mark(stack: list[Seen | None]) -> list[Seen]:

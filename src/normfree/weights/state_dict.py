@@ -97,7 +97,8 @@ def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> Found:
         UsageError: mappings that hold one another many times.
     """
     found: Found = {}
-    rest, left = [((), content)], MOST_ENTRIES
+    rest: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    left = MOST_ENTRIES
     while rest:
         place, mapping = rest.pop()
         left -= len(mapping)

@@ -74,7 +74,9 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
         read = read_weights_file(source)
         if read.notes:
             warnings.warn(", ".join([f"weights from {read.origin}", *read.notes]), stacklevel=2)
-    given = read.tensors if isinstance(source, str | Path) else source
+        given = read.tensors
+    else:
+        given = source
     names, parameters = timm_names(model), dict(model.named_parameters())
     missing = [theirs for theirs in names.values() if theirs not in given]
     extra = sorted(given.keys() - set(names.values()))

@@ -180,20 +180,21 @@ class TorchFile:
         Raises:
             UsageError: it is none that the file can hold.
         """
+        storage, size, stride = stored.storage, stored.size, stored.stride
         wrong = self._wrong(stored)
-        if wrong is not None:
+        if wrong is not None or storage is None or storage.dtype is None or size is None or stride is None:
             raise UsageError(f"{self.path} is damaged, or no state dict: {name!r:.60} {wrong}")
-        if 0 in stored.size:
-            return torch.empty(stored.size, dtype=stored.storage.dtype)
-        return self._numbers(stored.storage).as_strided(stored.size, stored.stride, stored.offset)
+        if 0 in size:
+            return torch.empty(size, dtype=storage.dtype)
+        return self._numbers(storage, storage.dtype).as_strided(size, stride, stored.offset)
 
-    def _numbers(self, storage: _Storage) -> Tensor:
+    def _numbers(self, storage: _Storage, dtype: torch.dtype) -> Tensor:
         """All of a storage, flat; copied once where it does not lie as numbers in memory must."""
         if storage.key not in self._flat:
             memory, (start, _) = self._mapped, self._places[storage.key]
-            if start % storage.dtype.itemsize:
-                memory, start = bytearray(memory[start : start + storage.count * storage.dtype.itemsize]), 0
-            self._flat[storage.key] = torch.frombuffer(memory, dtype=storage.dtype, count=storage.count, offset=start)
+            if start % dtype.itemsize:
+                memory, start = bytearray(memory[start : start + storage.count * dtype.itemsize]), 0
+            self._flat[storage.key] = torch.frombuffer(memory, dtype=dtype, count=storage.count, offset=start)
         return self._flat[storage.key]
 
     @functools.cached_property
@@ -204,7 +205,7 @@ class TorchFile:
     def _wrong(self, stored: Stored) -> str | None:
         """Why a tensor cannot be had; None if it can."""
         storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
-        if storage is None or storage.dtype not in _TYPES.values():
+        if storage is None or storage.dtype is None or storage.dtype not in _TYPES.values():
             return "is of numbers that weights are not made of"
         if size is None or stride is None or offset is None or len(size) != len(stride):
             return "has no shape that a tensor can have"

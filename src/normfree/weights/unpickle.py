@@ -72,7 +72,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
         def from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
             array = _Array().fill(shape, dtype, data, order == "F")
-            if axes is not None:  # neither C nor Fortran order: transposed after reading
+            if axes is not None and array.value is not None:  # neither C nor Fortran order: transposed after reading
                 array.value = array.value.transpose(axes)
             return array
 

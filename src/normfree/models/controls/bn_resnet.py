@@ -1,22 +1,24 @@
 """Controls: BatchNorm ResNets (pre-activation in both orders, post-activation) and the one without normalization."""
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from ..gain import he_gain
-from ..nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, StochasticDepth
-from .block import Branch, Sampling
-from .body import ResidualNet
-from .preact import BN_EPS, BN_MOMENTUM, Order, PreactBlock, Preactivation
-from .resnet import STRIDES, Stem, resnet_stem, resnet_variants
+from ...gain import he_gain
+from ...nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, StochasticDepth
+from ..block import Branch, Sampling
+from ..body import Place, RegularizedOptions, ResidualNet
+from ..resnet import STRIDES, Stem, resnet_stem, resnet_variants
+from .preact import BN_EPS, BN_MOMENTUM, Order, Preactivation, PreactNet
 
 VARIANTS = resnet_variants("bn_resnet{}")
 PLAIN_VARIANTS = resnet_variants("plain_resnet{}", norm=False)
 V1_VARIANTS = resnet_variants("bn_resnet{}_v1")
 
 
-class BNResNet(ResidualNet):
+class BNResNet(PreactNet):
     """Pre-activation ResNet ("V2") with BatchNorm, or with none (``norm=False``: ``plain_resnet``).
 
     ``(N, in_chans, H, W) -> (N, num_classes)``. ``order`` is that of BatchNorm and activation in front of each
@@ -40,33 +42,18 @@ class BNResNet(ResidualNet):
         se_ratio: float = 0.25,
         se_factor: float = 1.0,
         stem: Stem = "7x7",
-        num_classes: int = 1000,
         in_chans: int = 3,
-        drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         init_gain: float | None = None,
         ratio: float = 0.25,
         classifier_std: float = 0.01,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[RegularizedOptions],
     ):
         pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
         end = "end" if squeeze_excite else None
-        branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=se_factor, conv=SameConv2d)
         channels = widths[0] // 4
-
-        def conv(*geometry: int) -> SameConv2d:
-            return SameConv2d(*geometry, bias=False)  # it sees images, not activations
-
+        conv = functools.partial(SameConv2d, bias=False)  # it sees images, not activations
         layers, stride = resnet_stem(stem, conv, in_chans, channels)
-
-        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> PreactBlock:
-            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(sampling=sampling, projection=position == 0, bias=bias, skip_init=skip_init, stochdepth_rate=rate)
-            return PreactBlock(before, after, branch=branch, pre=pre, **at)
-
-        final_bn, act = pre.layers(widths[-1])
         super().__init__(
             stem=layers,
             stem_channels=channels,
@@ -74,20 +61,14 @@ class BNResNet(ResidualNet):
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],
-            make_block=make_block,
-            final=dict(final_bn=final_bn, act=act),
-            num_features=widths[-1],
-            num_classes=num_classes,
-            drop_rate=drop_rate,
+            branch=Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=se_factor, conv=SameConv2d),
+            pre=pre,
+            project=True,
+            bias=bias,
+            skip_init=skip_init,
             classifier_std=classifier_std,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )
-        self.pre = pre
-
-    def forward_final(self, x: Tensor) -> Tensor:
-        """Normalization and activation."""
-        return self.act(self.final_bn(x))
 
 
 class PostactBlock(nn.Module):
@@ -109,17 +90,17 @@ class PostactBlock(nn.Module):
     ):
         super().__init__()
         width, groups = branch.width(in_channels, out_channels)
-        options = dict(bias=False, init_gain=he_gain(activation))
+        conv = functools.partial(SameConv2d, bias=False, init_gain=he_gain(activation))
         self.conv_shortcut = None
         if projection or sampling.reduces or in_channels != out_channels:
-            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, sampling.stride, **options)
+            self.conv_shortcut = conv(in_channels, out_channels, 1, sampling.stride)
             self.shortcut_bn = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
         self.act = Activation(activation, gamma=1.0)
-        self.conv0 = SameConv2d(in_channels, width, 1, **options)
+        self.conv0 = conv(in_channels, width, 1)
         self.bn0 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
-        self.conv1 = SameConv2d(width, width, 3, groups=groups, **sampling.first, **options)
+        self.conv1 = conv(width, width, 3, groups=groups, **sampling.first)
         self.bn1 = nn.BatchNorm2d(width, BN_EPS, BN_MOMENTUM)
-        self.conv2 = SameConv2d(width, out_channels, 1, **options)
+        self.conv2 = conv(width, out_channels, 1)
         self.bn2 = nn.BatchNorm2d(out_channels, BN_EPS, BN_MOMENTUM)
         self.squeeze_excite = None
         if branch.squeeze_excite is not None:
@@ -151,14 +132,10 @@ class BNResNetV1(ResidualNet):
         depths: Sequence[int],
         squeeze_excite: bool = False,
         se_ratio: float = 0.25,
-        num_classes: int = 1000,
         in_chans: int = 3,
-        drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[RegularizedOptions],
     ):
         end = "end" if squeeze_excite else None
         branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=1.0, conv=SameConv2d)
@@ -169,10 +146,16 @@ class BNResNetV1(ResidualNet):
         stem.add_module("act", Activation(activation, gamma=1.0))
         stem.add_module("pool", MaxPoolSame())
 
-        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> PostactBlock:
-            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(sampling=sampling, projection=position == 0, activation=activation, stochdepth_rate=rate)
-            return PostactBlock(before, after, branch=branch, **at)
+        def make_block(place: Place) -> PostactBlock:
+            return PostactBlock(
+                place.in_channels,
+                place.out_channels,
+                branch=branch,
+                sampling=place.sampling,
+                projection=place.position == 0,
+                activation=activation,
+                stochdepth_rate=place.stochdepth_rate,
+            )
 
         super().__init__(
             stem=stem,
@@ -182,9 +165,5 @@ class BNResNetV1(ResidualNet):
             depths=depths,
             strides=STRIDES[: len(widths)],
             make_block=make_block,
-            num_features=widths[-1],
-            num_classes=num_classes,
-            drop_rate=drop_rate,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )

@@ -7,6 +7,7 @@ each loss is a mean within an image, so that the gradient of a batch is the mean
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import roi_align
 
+from .heads import BoxPredictor
 from .pyramid import full
 
 ANCHORS, REGIONS = 0x0A_4C_08, 0x0E_61_05  # keep the draws of an image apart that come from one seed
@@ -41,10 +43,11 @@ class Anchors(nn.Module):
         """(A, 4) for each image: left, top, right, bottom in pixels, in the order of the levels' places."""
         parts = []
         for stride, level in zip(self.strides, levels, strict=True):
-            options = dict(device=level.device, dtype=level.dtype)
-            ratios = torch.tensor(self.ratios, **options).sqrt()
+            ratios = torch.tensor(self.ratios, device=level.device, dtype=level.dtype).sqrt()
             half = torch.stack([1 / ratios, ratios], 1) * (self.scale * stride / 2)  # widths and heights
-            y, x = (stride * (torch.arange(side, **options) + 0.5) for side in level.shape[-2:])
+            y, x = (
+                stride * (torch.arange(side, device=level.device, dtype=level.dtype) + 0.5) for side in level.shape[-2:]
+            )
             centres = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)[:, :, None]
             parts.append(torch.cat([centres - half, centres + half], -1).view(-1, 4))
         return [torch.cat(parts)] * len(images.image_sizes)
@@ -74,8 +77,8 @@ class RegionPool(nn.Module):
         out = levels[0].new_zeros(len(every), levels[0].shape[1], self.size, self.size)
         for number, (stride, level) in enumerate(zip(self.strides, levels, strict=False)):
             here = torch.where(place == number)[0]
-            options = dict(spatial_scale=1 / stride, sampling_ratio=2, aligned=True)
-            out = out.index_copy(0, here, roi_align(level, rois[here], self.size, **options))
+            samples = roi_align(level, rois[here], self.size, 1 / stride, sampling_ratio=2, aligned=True)
+            out = out.index_copy(0, here, samples)
         return out
 
 
@@ -101,7 +104,7 @@ def means(values: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
 class RegionProposals(RegionProposalNetwork):
     """torchvision's region proposal network; losses are (N,): each image's mean over its drawn anchors."""
 
-    def __init__(self, *args: object, anchors: int, fraction: float, **options: object):
+    def __init__(self, *args: Any, anchors: int, fraction: float, **options: Any):
         super().__init__(*args, batch_size_per_image=anchors, positive_fraction=fraction, **options)
         self.anchors, self.fraction = anchors, fraction
 
@@ -132,12 +135,15 @@ class RegionHeads(RoIHeads):
     """torchvision's heads for regions; in training they give (N, 4): losses of class, box and mask of each image, and
     the share of its drawn regions whose class is right."""
 
-    def __init__(self, *args: object, regions: int, fraction: float, **options: object):
+    box_predictor: BoxPredictor
+
+    def __init__(self, *args: Any, regions: int, fraction: float, **options: Any):
         options |= dict(batch_size_per_image=regions, positive_fraction=fraction, bbox_reg_weights=BOX_WEIGHTS)
         super().__init__(*args, **options)
         self.regions, self.fraction = regions, fraction
 
-    def forward(
+    # levels in a list, and one tensor of losses: only DetectionNet calls it
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         features: Sequence[Tensor],
         proposals: list[Tensor],
@@ -146,6 +152,7 @@ class RegionHeads(RoIHeads):
     ) -> Tensor | list[dict[str, Tensor]]:
         """Losses in training, else a dict of ``boxes``, ``labels``, ``scores`` and perhaps ``masks`` per image."""
         if self.training:
+            assert targets is not None
             return self._losses(features, proposals, targets)
         logits, deltas = self._look(features, proposals)
         parts = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
@@ -161,9 +168,13 @@ class RegionHeads(RoIHeads):
         return full(logits), full(deltas)
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
+        assert self.mask_roi_pool is not None
+        assert self.mask_head is not None
+        assert self.mask_predictor is not None
         return full(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes))))
 
-    def select_training_samples(
+    # no images without targets: only this class calls it
+    def select_training_samples(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, proposals: list[Tensor], targets: list[dict]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Drawn regions of each image, the object each one is matched with, its class, and its box's offsets."""

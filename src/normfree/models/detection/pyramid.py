@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import expected_variances
-from ..nn import Activation, WSConv2d, activated
-from .body import NormFreeNet, ResidualNet
+from ...nn import Activation, WSConv2d, activated
+from ..backbone import level_scales
+from ..body import ResidualNet
 
 FINEST = 4  # stride of the finest level, as of all pyramids for detection
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # of a control's own layers
@@ -48,7 +48,7 @@ class Pyramid(nn.Module):
             gamma = getattr(backbone, "feature_gamma", 1.0) if final else 1.0
             channels = backbone.num_features if final else infos[i]["num_chs"]
             self.lateral.append(WSConv2d(channels, width, 1, input_scale=act.gamma / gamma * scales[i]))
-        self.act = Activation(act.activation, act.gamma)
+        self.act = act.clone()
         self.smooth = nn.ModuleList(WSConv2d(width, width, 3) for _ in self.indices)
         self.final = self.indices[-1] == len(infos) - 1
 
@@ -76,21 +76,6 @@ def taken_maps(backbone: ResidualNet) -> list[int]:
     """Places in ``feature_info`` of the last map of each stride from 4 on, the stem's left out."""
     by_stride = {info["reduction"]: i for i, info in enumerate(backbone.feature_info) if i}
     return [i for stride, i in by_stride.items() if stride >= FINEST] or [max(by_stride.values())]
-
-
-def level_scales(backbone: ResidualNet) -> list[float]:
-    """1 / the standard deviation of each map of ``feature_info`` at initialization, by theory, as a block's 1 / beta.
-
-    1 where theory knows nothing, and behind a final convolution, whose output has variance 1.
-    """
-    count = len(backbone.feature_info)
-    if not isinstance(backbone, NormFreeNet):
-        return [1.0] * count
-    depths = [len(stage) + 1 for stage in backbone.stages]  # the last entry: the block that would follow
-    scales = [1.0, *(stage[-1] ** -0.5 for stage in expected_variances(depths, backbone.alpha))]
-    if not isinstance(backbone.final_conv, nn.Identity):
-        scales[-1] = 1.0
-    return scales
 
 
 def full(x: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Control: the post-activation ResNet with FixUp initialization (Zhang et al. 2019; NF-ResNets, figure 10)."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from ..nn import Activation, MaxPoolSame, Role, SameConv2d, StochasticDepth
-from .block import Sampling
-from .body import ResidualNet
-from .resnet import STRIDES, resnet_variants
+from ...nn import Activation, MaxPoolSame, Role, SameConv2d, StochasticDepth
+from ..block import Sampling
+from ..body import Place, RegularizedOptions, ResidualNet
+from ..resnet import STRIDES, resnet_variants
 
 VARIANTS = resnet_variants("fixup_resnet{}")
 
@@ -49,8 +50,9 @@ class FixupBlock(nn.Module):
         super().__init__()
         width = int(out_channels * ratio)
         self.act = Activation(activation, gamma=1.0)
-        for name in ("bias1a", "bias1b", "bias2a", "bias2b", "bias3a", "bias3b"):
-            self.add_module(name, ScalarBias())
+        self.bias1a, self.bias1b = ScalarBias(), ScalarBias()
+        self.bias2a, self.bias2b = ScalarBias(), ScalarBias()
+        self.bias3a, self.bias3b = ScalarBias(), ScalarBias()
         self.scale = nn.Parameter(torch.ones(1))
         self.conv_shortcut = None
         if sampling.reduces or in_channels != out_channels:
@@ -77,20 +79,17 @@ class FixupResNet(ResidualNet):
     """ResNet without normalization whose branches start at 0: (N, in_chans, H, W) -> (N, num_classes)."""
 
     family = "fixup_resnet"
+    bias2: nn.Module
 
     def __init__(
         self,
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        num_classes: int = 1000,
         in_chans: int = 3,
-        drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
-        global_pool: str = "avg",
-        output_stride: int = 32,
+        **options: Unpack[RegularizedOptions],
     ):
         channels = widths[0] // 4
         stem = nn.Sequential()
@@ -99,10 +98,16 @@ class FixupResNet(ResidualNet):
         stem.add_module("act", Activation(activation, gamma=1.0))
         stem.add_module("pool", MaxPoolSame())
 
-        def make_block(stage: int, position: int, before: int, after: int, sampling: Sampling) -> FixupBlock:
-            rate = stochdepth_rate * (sum(depths[:stage]) + position) / sum(depths)
-            at = dict(sampling=sampling, ratio=ratio, activation=activation, stochdepth_rate=rate)
-            return FixupBlock(before, after, sum(depths), **at)
+        def make_block(place: Place) -> FixupBlock:
+            return FixupBlock(
+                place.in_channels,
+                place.out_channels,
+                sum(depths),
+                sampling=place.sampling,
+                ratio=ratio,
+                activation=activation,
+                stochdepth_rate=place.stochdepth_rate,
+            )
 
         super().__init__(
             stem=stem,
@@ -113,12 +118,8 @@ class FixupResNet(ResidualNet):
             strides=STRIDES[: len(widths)],
             make_block=make_block,
             final=dict(bias2=ScalarBias()),
-            num_features=widths[-1],
-            num_classes=num_classes,
-            drop_rate=drop_rate,
             classifier_std=0.0,
-            global_pool=global_pool,
-            output_stride=output_stride,
+            **options,
         )
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -1,17 +1,18 @@
 """The pre-activation residual block of the controls: with BatchNorm in two orders, or without any normalization."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from ..functional import residual_merge
-from ..gain import he_gain
-from ..nn import Activation, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
-from .block import Branch, Sampling
+from ...errors import UsageError
+from ...functional import residual_merge
+from ...gain import he_gain
+from ...nn import Activation, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
+from ..block import Branch, Sampling
+from ..body import Place, RegularizedOptions, ResidualNet
 
 Order = Literal["bn-relu-conv", "relu-bn-conv"]
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # Haiku's epsilon and its decay rate 0.9
@@ -84,22 +85,22 @@ class PreactBlock(nn.Module):
         super().__init__()
         self.pre = pre
         width, groups = branch.width(in_channels, out_channels)
-        options = dict(bias=bias, init_gain=pre.gain)
+        conv = functools.partial(SameConv2d, bias=bias, init_gain=pre.gain)
         self.pool = sampling.pool() if branch.pool_shortcut and sampling.reduces else None
         self.conv_shortcut = None
         if projection or sampling.reduces or in_channels != out_channels:
             shortcut_stride = 1 if self.pool is not None else sampling.stride
-            self.conv_shortcut = SameConv2d(in_channels, out_channels, 1, shortcut_stride, **options)
+            self.conv_shortcut = conv(in_channels, out_channels, 1, shortcut_stride)
         self.bn0, self.act = pre.layers(in_channels)
-        self.conv0 = SameConv2d(in_channels, width, 1, **options)
+        self.conv0 = conv(in_channels, width, 1)
         self.bn1, _ = pre.layers(width)
-        self.conv1 = SameConv2d(width, width, 3, groups=groups, **sampling.first, **options)
+        self.conv1 = conv(width, width, 3, groups=groups, **sampling.first)
         self.conv1b = None
         if branch.spatial_convs == 2:
             self.bn1b, _ = pre.layers(width)
-            self.conv1b = SameConv2d(width, width, 3, groups=groups, **sampling.later, **options)
+            self.conv1b = conv(width, width, 3, groups=groups, **sampling.later)
         self.bn2, _ = pre.layers(width)
-        self.conv2 = SameConv2d(width, out_channels, 1, **options)
+        self.conv2 = conv(width, out_channels, 1)
         self.squeeze_excite = None
         if branch.squeeze_excite is not None:
             self.squeeze_excite = SqueezeExcite(out_channels, branch.se_ratio, factor=branch.se_factor)
@@ -119,3 +120,69 @@ class PreactBlock(nn.Module):
             out = self.squeeze_excite(out)
         out = self.stochdepth(out)
         return shortcut + out if self.skip_init is None else residual_merge(shortcut, out, self.skip_init.scale())
+
+
+class PreactNet(ResidualNet):
+    """A stem, pre-activation blocks, and normalization and activation in front of the classifier's pooling.
+
+    Args:
+        branch, pre: of all blocks, as :class:`PreactBlock`.
+        final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
+        project: whether the shortcut of each stage's first block is a convolution although the shape stays.
+        bias, skip_init: as :class:`PreactBlock`.
+    """
+
+    final_bn: nn.Module
+    act: nn.Module
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Sequential,
+        stem_channels: int,
+        stem_stride: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[int],
+        branch: Branch,
+        pre: Preactivation,
+        final_channels: int | None = None,
+        project: bool = False,
+        bias: bool = False,
+        skip_init: bool = False,
+        classifier_std: float = 0.01,
+        **options: Unpack[RegularizedOptions],
+    ):
+        def make_block(place: Place) -> PreactBlock:
+            return PreactBlock(
+                place.in_channels,
+                place.out_channels,
+                branch=branch,
+                pre=pre,
+                sampling=place.sampling,
+                projection=project and place.position == 0,
+                bias=bias,
+                skip_init=skip_init,
+                stochdepth_rate=place.stochdepth_rate,
+            )
+
+        final_conv = SameConv2d(widths[-1], final_channels, 1, bias=False) if final_channels else None
+        final_bn, act = pre.layers(final_channels or widths[-1])
+        super().__init__(
+            stem=stem,
+            stem_channels=stem_channels,
+            stem_stride=stem_stride,
+            widths=widths,
+            depths=depths,
+            strides=strides,
+            make_block=make_block,
+            final_conv=final_conv,
+            final=dict(final_bn=final_bn, act=act),
+            classifier_std=classifier_std,
+            **options,
+        )
+        self.pre = pre
+
+    def forward_final(self, x: Tensor) -> Tensor:
+        """Normalization and activation."""
+        return self.act(self.final_bn(x))

@@ -1,0 +1,81 @@
+"""What networks for dense prediction and detection take from the network that they stand on."""
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from ..functional import expected_variances
+from ..nn import Activation
+from .body import NormFreeNet, ResidualNet
+
+MAX_WIDTH = 16384  # channels of a head
+
+
+class OnBackbone(nn.Module):
+    """A network that stands on another one.
+
+    Attributes:
+        backbone: without its classifier; its parameters are named ``backbone.*``.
+    """
+
+    def __init__(self, backbone: ResidualNet):
+        super().__init__()
+        backbone.reset_classifier(0)
+        self.backbone = backbone
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        return self.backbone.default_cfg
+
+    @property
+    def in_chans(self) -> int:
+        return self.backbone.in_chans
+
+    def set_grad_checkpointing(self, enable: bool = True, stages: Any = None) -> None:
+        """As of the backbone."""
+        self.backbone.set_grad_checkpointing(enable, stages)
+
+
+def activation_of(backbone: ResidualNet) -> Activation:
+    """The backbone's activation, with the gamma that convolutions of standardized weights need."""
+    found = [module for module in backbone.modules() if isinstance(module, Activation)]
+    return Activation(found[-1].activation if found else "relu")
+
+
+def feature_scale(backbone: ResidualNet) -> float:
+    """1 / the standard deviation that theory gives ``forward_features`` at initialization, as a block's 1 / beta.
+
+    1 for networks whose last map has variance 1 already: behind the last stage is a convolution or a normalization.
+    """
+    return level_scales(backbone)[-1]
+
+
+def level_scales(backbone: ResidualNet) -> list[float]:
+    """1 / the standard deviation of each map of ``feature_info`` at initialization, by theory, as a block's 1 / beta.
+
+    1 where theory knows nothing, and behind a final convolution, whose output has variance 1.
+    """
+    count = len(backbone.feature_info)
+    if not isinstance(backbone, NormFreeNet):
+        return [1.0] * count
+    depths = [len(list(stage.children())) + 1 for stage in backbone.stages]  # the last entry: the block that follows
+    scales = [1.0, *(stage[-1] ** -0.5 for stage in expected_variances(depths, backbone.alpha))]
+    if not isinstance(backbone.final_conv, nn.Identity):
+        scales[-1] = 1.0
+    return scales
+
+
+def check_width(width: int | None) -> None:
+    """Raise UsageError for a width of a head out of range."""
+    if width is not None and not 1 <= width <= MAX_WIDTH:
+        raise UsageError(f"width (={width}) must be at least 1 and at most {MAX_WIDTH}")
+
+
+def last_conv(in_channels: int, out_channels: int, kernel_size: int, std: float, bias: float = 0.0) -> nn.Conv2d:
+    """A raw convolution, as a classifier: weight N(0, std), all biases one number."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    nn.init.normal_(conv.weight, std=std)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
+    return conv

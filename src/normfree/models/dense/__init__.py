@@ -1,0 +1,18 @@
+"""Networks that answer for every pixel: a backbone, a head without normalization, and a resize to the image's size."""
+
+from ..backbone import OnBackbone
+from .depth import UpConv2d, UpProjection, UpProjectionHead, depth_estimator
+from .network import DenseNet, resized
+from .segmentation import FCNHead, segmenter
+
+__all__ = [
+    "DenseNet",
+    "FCNHead",
+    "OnBackbone",
+    "UpConv2d",
+    "UpProjection",
+    "UpProjectionHead",
+    "depth_estimator",
+    "resized",
+    "segmenter",
+]

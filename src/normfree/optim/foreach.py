@@ -1,0 +1,9 @@
+"""torch's operations over a list of tensors in one call, which the ``foreach`` forms of its own optimizers use."""
+
+from ..internals import private
+
+foreach_add_ = private("torch._foreach_add_")
+foreach_copy_ = private("torch._foreach_copy_")
+foreach_lerp_ = private("torch._foreach_lerp_")
+foreach_mul_ = private("torch._foreach_mul_")
+foreach_norm = private("torch._foreach_norm")
