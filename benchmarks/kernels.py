@@ -148,7 +148,7 @@ def standardization(model: torch.nn.Module, dtype: torch.dtype, rounds: int) -> 
         return functional.standardize_weight(layer.weight, layer.gain, scale=layer.input_scale).to(dtype)
 
     def compiled(layer):
-        return kernels.standardize_weight(layer.weight, layer.gain, scale=layer.input_scale, dtype=dtype)
+        return kernels.fused_standardize_weight(layer.weight, layer.gain, scale=layer.input_scale, dtype=dtype)
 
     tolerance = dict(rtol=1e-5, atol=1e-6) if dtype is torch.float32 else dict(rtol=2**-7, atol=1e-5)
     for layer in layers:

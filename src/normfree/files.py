@@ -121,17 +121,17 @@ def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         OSError: the file cannot be read.
     """
-    found, others = [], 0
+    objects, damaged = [], 0
     for line in regular(Path(path)).read_bytes().splitlines():
         try:
             content = json.loads(line.decode())
         except (ValueError, RecursionError):
             content = None
         if isinstance(content, dict):
-            found.append(content)
+            objects.append(content)
         else:
-            others += 1
-    return found, others
+            damaged += 1
+    return objects, damaged
 
 
 def sync(path: Path) -> None:

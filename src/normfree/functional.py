@@ -155,3 +155,47 @@ def clip_coefficient(param_norm: Tensor, grad_norm: Tensor, clipping: float, eps
     """
     bounded = (param_norm.clamp(min=eps) * clipping / grad_norm).clamp(max=1.0)
     return torch.where(grad_norm.isfinite(), bounded, torch.nan)
+
+
+def clip_gradient(weight: Tensor, grad: Tensor, clipping: float | None, eps: float = 1e-3) -> Tensor:
+    """Adaptive Gradient Clipping: each unit's gradient is at most ``clipping * max(|W|, eps)`` long (NFNets, eq. 3).
+
+    Args:
+        weight, grad: of one shape; see :func:`unitwise_norm` for what a unit is.
+        clipping: the threshold lambda; None: the gradient as it is.
+    """
+    if clipping is None:
+        return grad
+    return grad * clip_coefficient(unitwise_norm(weight), unitwise_norm(grad), clipping, eps)
+
+
+def momentum_step(
+    weight: Tensor,
+    grad: Tensor,
+    buffer: Tensor | None,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    dampening: float = 0.0,
+    nesterov: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """One step of SGD with momentum, as :class:`torch.optim.SGD` takes it.
+
+    ``g = grad + weight_decay * weight``; ``buffer = momentum * buffer + (1 - dampening) * g``;
+    ``weight - lr * (g + momentum * buffer)`` in Nesterov's form, else ``weight - lr * buffer``.
+
+    Args:
+        buffer: the momentum; None in the first step, where it becomes ``g``.
+
+    Returns:
+        The new weight and the new momentum.
+    """
+    grad = grad + weight_decay * weight
+    buffer = grad if buffer is None else momentum * buffer + (1 - dampening) * grad
+    return weight - lr * (grad + momentum * buffer if nesterov else buffer), buffer
+
+
+def moving_average(average: Tensor, weight: Tensor, decay: float) -> Tensor:
+    """Exponential moving average: ``decay * average + (1 - decay) * weight`` (NF-ResNets, appendix C)."""
+    return decay * average + (1 - decay) * weight

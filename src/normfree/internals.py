@@ -27,14 +27,14 @@ class Missing:
 
 def private(name: str) -> Any:
     """What lies at a dotted name, ``torch.`` included; :class:`Missing` where there is none."""
-    found: Any = torch
+    value: Any = torch
     path = name.split(".")
     for i in range(1, len(path)):
         try:
-            found = getattr(found, path[i])
+            value = getattr(value, path[i])
         except AttributeError:
             try:
-                found = importlib.import_module(".".join(path[: i + 1]))
+                value = importlib.import_module(".".join(path[: i + 1]))
             except ImportError:
                 return Missing(name)
-    return found
+    return value

@@ -30,10 +30,10 @@ def check() -> None:
     Raises:
         ImportError: a package is missing or too old; one line that names all of them.
     """
-    wrong = [told for name, oldest in OLDEST.items() if (told := _wrong(name, oldest)) is not None]
+    wrong = [problem for name, oldest in OLDEST.items() if (problem := _wrong(name, oldest)) is not None]
     if wrong:
         needed = " ".join(f"'{name}>={OLDEST[name]}'" for name, _ in wrong)
-        raise ImportError(f"normfree needs {', '.join(told for _, told in wrong)}: pip install {needed}")
+        raise ImportError(f"normfree needs {', '.join(problem for _, problem in wrong)}: pip install {needed}")
 
 
 def _wrong(name: str, oldest: str) -> tuple[str, str] | None:

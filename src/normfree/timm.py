@@ -55,7 +55,7 @@ def _build(name: str) -> Callable[..., ResidualNet]:
         if drop_path_rate is not None:
             options["stochdepth_rate"] = drop_path_rate
         with torch.device(device if device is not None else torch.get_default_device()):
-            return registry.create_model(name, **options).to(dtype)
+            return registry.build_model(name, **options).to(dtype)
 
     return build
 
@@ -108,7 +108,7 @@ def _sizes(name: str, weights: Weights, kwargs: dict[str, Any]) -> dict[str, Any
     """What a configuration says of weights in a file: classes, channels and their statistics."""
     allowed = inspect.signature(registry.lookup(name)[0].__init__).parameters.keys() - {"num_classes", "global_pool"}
     with torch.device("meta"):
-        plain = registry.create_model(name, **{key: value for key, value in kwargs.items() if key in allowed})
+        plain = registry.build_model(name, **{key: value for key, value in kwargs.items() if key in allowed})
     classes, channels = sizes_of(plain, weights)
     size = registry.default_cfg(name)["input_size"][1:]
     sizes = dict(num_classes=classes, input_size=(channels, *size))

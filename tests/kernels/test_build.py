@@ -104,7 +104,7 @@ def test_turned_off_everything_works():
     program = (
         "import torch; from normfree import kernels; print(kernels.available(), kernels.why_off());"
         "x = torch.randn(3, 4);"
-        "kernels.gelu_tanh(x); kernels.silu(x); kernels.standardize_weight(x);"
+        "kernels.gelu_tanh(x); kernels.silu(x); kernels.fused_standardize_weight(x);"
         "kernels.agc_sgd_ema_([x], [x.clone()], [x.clone()], lr=0.1, momentum=0.9)"
     )
     environment = os.environ | dict(NORMFREE_KERNELS="0")
@@ -115,7 +115,7 @@ def test_turned_off_everything_works():
 def test_the_portable_path_is_torchs(either_path):
     x = torch.randn(6, 4, 3, 3)
     torch.testing.assert_close(kernels.gelu_tanh(x), torch.nn.functional.gelu(x, approximate="tanh"))
-    torch.testing.assert_close(kernels.standardize_weight(x), functional.standardize_weight(x))
+    torch.testing.assert_close(kernels.fused_standardize_weight(x), functional.standardize_weight(x))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux's /proc")

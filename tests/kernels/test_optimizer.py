@@ -12,7 +12,7 @@ from optim import test_golden as authors  # tests/optim: their toy tree
 from torch import nn
 
 from normfree.errors import RunFailed, UsageError
-from normfree.functional import clip_coefficient, unitwise_norm
+from normfree.functional import clip_coefficient, clip_gradient, momentum_step, moving_average, unitwise_norm
 from normfree.kernels import agc_sgd_ema_, library, optimizer
 from normfree.nn import WSConv2d
 from normfree.optim import AGC, EMA, ema_decay, param_groups, warmup_cosine
@@ -43,6 +43,25 @@ def close(mine, theirs, tolerance):
     for column, expected in zip(mine, theirs, strict=True):
         for a, b in zip(column, expected, strict=True):
             torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=["nesterov", "dampened", "plain"])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fused", "portable"])
+def test_each_path_is_the_three_equations(compiled, rule, first, dtype):
+    before = columns(dtype=dtype)
+    mine, how = copies(before, dtype), options(len(SHAPES), first=first, **rule)
+    agc_sgd_ema_(*mine, **how)
+    expected: list[list] = [[], [], [], []]
+    for i, (weight, grad, buffer, average) in enumerate(zip(*copies(before, torch.float64), strict=True)):
+        clipped = clip_gradient(weight, grad, how["clipping"][i])
+        old = None if first or rule["momentum"] == 0 else buffer
+        numbers = dict(lr=how["lr"], weight_decay=how["weight_decay"][i], nesterov=False) | rule
+        after, momentum = momentum_step(weight, clipped, old, **numbers)
+        row = after, grad, buffer if rule["momentum"] == 0 else momentum, moving_average(average, after, 0.99)
+        for column, value in zip(expected, row, strict=True):
+            column.append(value)
+    close(mine, expected, 1e-6 if dtype is torch.float32 else 1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=["nesterov", "dampened", "plain"])

@@ -30,7 +30,7 @@ def gradients(out, operands, grad):
 def test_float32(shape, add_eps, with_gain, scale, threads):
     weight, gain, scale = operands(shape, with_gain=with_gain, scale=scale)
     assert standardize.supported(weight, gain, scale, torch.float32)
-    ours = kernels.standardize_weight(weight, gain, scale=scale, add_eps=add_eps)
+    ours = kernels.fused_standardize_weight(weight, gain, scale=scale, add_eps=add_eps)
     doubles = [
         x.detach().double().requires_grad_() if isinstance(x, torch.Tensor) else x for x in (weight, gain, scale)
     ]
@@ -73,11 +73,11 @@ def test_gradcheck(add_eps, eps):
 
 def test_only_the_gradients_that_are_wanted():
     weight, gain, scale = operands((4, 3, 3, 3))
-    expected = gradients_of_sum(kernels.standardize_weight(weight, gain, scale=scale), (weight, gain, scale))
+    expected = gradients_of_sum(kernels.fused_standardize_weight(weight, gain, scale=scale), (weight, gain, scale))
     for chosen in range(1, 8):
         wanted = [bool(chosen >> i & 1) for i in range(3)]
         mine = [x.detach().requires_grad_(want) for x, want in zip((weight, gain, scale), wanted, strict=True)]
-        kernels.standardize_weight(mine[0], mine[1], scale=mine[2]).sum().backward()
+        kernels.fused_standardize_weight(mine[0], mine[1], scale=mine[2]).sum().backward()
         for x, want, its in zip(mine, wanted, expected, strict=True):
             assert (x.grad is not None) == want
             if want:
@@ -91,9 +91,9 @@ def gradients_of_sum(out, operands):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_result_is_rounded_once(shape):
     weight, gain, scale = operands(shape)
-    ours = kernels.standardize_weight(weight, gain, scale=scale, dtype=torch.bfloat16)
+    ours = kernels.fused_standardize_weight(weight, gain, scale=scale, dtype=torch.bfloat16)
     assert ours.dtype is torch.bfloat16
-    exact = kernels.standardize_weight(weight, gain, scale=scale)
+    exact = kernels.fused_standardize_weight(weight, gain, scale=scale)
     assert torch.equal(ours, exact.to(torch.bfloat16))
     grad = torch.randn(shape).bfloat16()
     theirs = gradients(exact, (weight, gain, scale), grad.float())
@@ -109,9 +109,9 @@ def test_memory_formats(weight_format, grad_format, dtype):
     weight, gain, scale = operands((6, 5, 3, 3))
     laid = weight.detach().contiguous(memory_format=weight_format).requires_grad_()
     grad = torch.randn(6, 5, 3, 3).to(dtype)
-    ours = kernels.standardize_weight(laid, gain, scale=scale, dtype=dtype)
+    ours = kernels.fused_standardize_weight(laid, gain, scale=scale, dtype=dtype)
     assert ours.stride() == laid.stride()
-    theirs = kernels.standardize_weight(weight, gain, scale=scale, dtype=dtype)
+    theirs = kernels.fused_standardize_weight(weight, gain, scale=scale, dtype=dtype)
     mine = gradients(ours, (laid, gain, scale), grad.contiguous(memory_format=grad_format))
     assert mine[0].stride() == laid.stride()
     for a, b in zip((ours, *mine), (theirs, *gradients(theirs, (weight, gain, scale), grad)), strict=True):
@@ -123,7 +123,7 @@ def test_a_constant_row(eps):
     weight = torch.full((2, 8), 0.5)
     weight[1] = torch.randn(8)
     weight.requires_grad_()
-    ours = kernels.standardize_weight(weight, eps=eps)
+    ours = kernels.fused_standardize_weight(weight, eps=eps)
     theirs = functional.standardize_weight(weight, eps=eps)
     torch.testing.assert_close(ours, theirs, equal_nan=True)
     if eps:  # its bound is active: the gradient is that of a constant factor
@@ -136,7 +136,7 @@ def test_a_constant_row(eps):
 def test_a_row_that_is_not_finite_stays_alone(value):
     weight = torch.randn(3, 20)
     weight[1, 4] = value
-    ours, theirs = kernels.standardize_weight(weight), functional.standardize_weight(weight)
+    ours, theirs = kernels.fused_standardize_weight(weight), functional.standardize_weight(weight)
     assert torch.equal(ours.isnan(), theirs.isnan())
     assert ours[1].isnan().all()
     assert ours[::2].isfinite().all()
@@ -145,11 +145,11 @@ def test_a_row_that_is_not_finite_stays_alone(value):
 def test_large_means_and_small_weights():
     weight = torch.randn(4, 500) * 1e-3 + 10
     exact = functional.standardize_weight(weight.double(), eps=1e-12)
-    ours, theirs = (f(weight, eps=1e-12) for f in (kernels.standardize_weight, functional.standardize_weight))
+    ours, theirs = (f(weight, eps=1e-12) for f in (kernels.fused_standardize_weight, functional.standardize_weight))
     assert (theirs - exact).norm() > 1e-4 * exact.norm()  # the mean's own rounding
     assert (ours - exact).norm() <= 1e-6 * exact.norm()  # its rest is kept
     tiny = torch.randn(4, 50) * 1e-30  # squares are denormal or 0, the bound holds
-    torch.testing.assert_close(kernels.standardize_weight(tiny), functional.standardize_weight(tiny))
+    torch.testing.assert_close(kernels.fused_standardize_weight(tiny), functional.standardize_weight(tiny))
 
 
 def test_threads_do_not_change_a_bit():
@@ -157,7 +157,7 @@ def test_threads_do_not_change_a_bit():
     grad, results = torch.randn(weight.shape), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        out = kernels.standardize_weight(weight, gain, scale=scale)
+        out = kernels.fused_standardize_weight(weight, gain, scale=scale)
         results.append((out, *gradients(out, (weight, gain, scale), grad)))
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
@@ -175,7 +175,7 @@ def test_what_is_not_supported_takes_the_portable_path():
         (weight.to("meta"), gain.to("meta"), None),
     ]
     for w, g, scale in cases:
-        ours = kernels.standardize_weight(w, g, scale=scale)
+        ours = kernels.fused_standardize_weight(w, g, scale=scale)
         theirs = functional.standardize_weight(w, g, scale=scale).to(w.dtype)
         assert ours.dtype == theirs.dtype
         if ours.device.type == "cpu":
@@ -189,7 +189,7 @@ def test_compiled_graphs_and_transforms():
     weight, gain = torch.randn(4, 3, 3, 3), torch.randn(4)
 
     def function(weight, gain):
-        return kernels.standardize_weight(weight, gain, scale=0.5)
+        return kernels.fused_standardize_weight(weight, gain, scale=0.5)
 
     expected = functional.standardize_weight(weight, gain, scale=0.5)
     traced = torch.compile(function, backend="eager", fullgraph=True)
@@ -201,7 +201,7 @@ def test_gradient_in_pieces_adds_up():
     """As in gradient accumulation: a second backward pass adds to .grad."""
     weight, gain, scale = operands((4, 3, 3, 3))
     for _ in range(2):
-        kernels.standardize_weight(weight, gain, scale=scale).square().sum().backward()
-    once = gradients_of_sum(kernels.standardize_weight(weight, gain, scale=scale).square(), (weight, gain, scale))
+        kernels.fused_standardize_weight(weight, gain, scale=scale).square().sum().backward()
+    once = gradients_of_sum(kernels.fused_standardize_weight(weight, gain, scale=scale).square(), (weight, gain, scale))
     for x, its in zip((weight, gain, scale), once, strict=True):
         torch.testing.assert_close(x.grad, 2 * its)

@@ -11,7 +11,7 @@ from .activation import gelu, gelu_tanh, silu
 from .library import available, variant, why_off
 from .merge import gated_merge
 from .optimizer import agc_sgd_ema_
-from .standardize import standardize_weight
+from .standardize import fused_standardize_weight
 from .torch_step import DeviceUpdate, Update
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "Update",
     "agc_sgd_ema_",
     "available",
+    "fused_standardize_weight",
     "gated_merge",
     "gelu",
     "gelu_tanh",
     "silu",
-    "standardize_weight",
     "variant",
     "why_off",
 ]

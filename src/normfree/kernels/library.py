@@ -20,7 +20,7 @@ _modes, _tracing = private("torch._C._len_torch_dispatch_stack"), private("torch
 _transforms = private("torch._C._are_functorch_transforms_active")
 # without one of them nobody knows whether a compiler or a tracer must see an operation: the kernels stay off
 _NEEDED = (_modes, _tracing, _transforms, private("torch.autograd.forward_ad._current_level"))
-_MISSING = next((found for found in _NEEDED if isinstance(found, Missing)), None)
+_MISSING = next((function for function in _NEEDED if isinstance(function, Missing)), None)
 _strided, _channels_last = torch.strided, torch.channels_last
 
 _SERIAL = 32768  # elements below which torch itself does not divide its work, either
@@ -125,11 +125,11 @@ def _file(asked: str) -> Path:
     can = variants()
     if asked != "1" and asked not in can:
         raise LookupError(f"NORMFREE_KERNELS is {asked}, and this processor has {can[0]} (torch says)")
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     for name in can if asked == "1" else (asked,):
         stem = "_cpu" if name == "default" else f"_cpu_{name}"
         for end in importlib.machinery.EXTENSION_SUFFIXES:
-            if (path := here / f"{stem}{end}").is_file():
+            if (path := folder / f"{stem}{end}").is_file():
                 return path
     which = "" if asked == "1" else f" for {asked}"
     raise LookupError(f"the library{which} was not built: no C++ compiler that can at normfree's installation")

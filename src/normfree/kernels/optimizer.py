@@ -118,9 +118,11 @@ def agc_sgd_ema_(
 ) -> Update | DeviceUpdate:
     """AGC (NFNets, eq. 3), then :class:`torch.optim.SGD`, then the moving average (NF-ResNets, appendix C), in place.
 
-    Per unit, in torch's order: ``g *= clip_coefficient(|w|, |g|)``; ``g += weight_decay * w``;
-    ``buffer = momentum * buffer + (1 - dampening) * g``; ``w -= lr * (g + momentum * buffer)`` with Nesterov, else
-    ``w -= lr * buffer``; ``average = ema_decay * average + (1 - ema_decay) * w``.
+    The equations, as three pure functions that the tests compare with:
+
+        grad = functional.clip_gradient(weight, grad, clipping, eps)
+        weight, buffer = functional.momentum_step(weight, grad, buffer, lr=lr, weight_decay=weight_decay, ...)
+        average = functional.moving_average(average, weight, ema_decay)
 
     Args:
         params: each tensor once; several units if it has more than one dimension, see
@@ -181,8 +183,8 @@ def _refuse(
             raise UsageError(f"{name} has {len(column)} entries and params {count}")
     if nesterov and (momentum == 0 or dampening != 0):
         raise UsageError(f"nesterov needs momentum (={momentum}) above 0 and dampening (={dampening}) of 0")
-    held = buffers or [None] * count
-    if momentum != 0 and any(g is not None and b is None for g, b in zip(grads, held, strict=True)):
+    columns = buffers or [None] * count
+    if momentum != 0 and any(g is not None and b is None for g, b in zip(grads, columns, strict=True)):
         raise UsageError(f"momentum (={momentum}) needs a momentum buffer for every parameter with a gradient")
 
 

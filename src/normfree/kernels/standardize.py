@@ -31,7 +31,7 @@ def supported(weight: Tensor, gain: Tensor | None, scale: float | Tensor | None,
     )
 
 
-def standardize_weight(
+def fused_standardize_weight(
     weight: Tensor,
     gain: Tensor | None = None,
     *,
@@ -40,7 +40,7 @@ def standardize_weight(
     add_eps: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """:func:`normfree.functional.standardize_weight`, which gets what the kernels do not support (NFNets, eq. 1).
+    """:func:`normfree.functional.standardize_weight`, by a compiled kernel where one supports it (NFNets, eq. 1).
 
     Args:
         weight, gain, scale, eps, add_eps: as there.
@@ -151,5 +151,5 @@ def _portable_backward(
     inputs = [x if want else None for x, want in zip((weight, gain, scale), wanted, strict=True)]
     with torch.enable_grad():
         out = functional.standardize_weight(weight, gain, scale=scale, eps=eps, add_eps=add_eps).to(grad.dtype)
-        found = iter(torch.autograd.grad(out, [x for x in inputs if x is not None], grad, create_graph=again))
-    return [None if x is None else next(found) for x in inputs]
+        gradients = iter(torch.autograd.grad(out, [x for x in inputs if x is not None], grad, create_graph=again))
+    return [None if x is None else next(gradients) for x in inputs]

@@ -103,8 +103,8 @@ def _update(
     value, grad = _row(tl.load(entry + VALUE), offset, BYTES), _row(tl.load(entry + GRAD), offset, BYTES)
     buffer, average = _row(tl.load(entry + BUFFER), offset, BYTES), _row(tl.load(entry + AVERAGE), offset, BYTES)
     lr, decay = tl.load(numbers + LR).to(tl.float32), tl.load(numbers + WEIGHT_DECAY).to(tl.float32)
-    held = tl.load(entry + FIRST) == 0  # else the buffer has no value yet
-    undamped = tl.where(held, undamped, 1.0)
+    has_momentum = tl.load(entry + FIRST) == 0  # else the buffer has no value yet
+    undamped = tl.where(has_momentum, undamped, 1.0)
     for at in range(0, columns, BLOCK):
         index = at + tl.arange(0, BLOCK)
         inside = index < columns
@@ -115,7 +115,7 @@ def _update(
                 tl.store(grad + index, g, mask=inside)
             step = g + decay * w
             if MOMENTUM:
-                before = tl.where(held, tl.load(buffer + index, mask=inside, other=0.0), 0.0)
+                before = tl.where(has_momentum, tl.load(buffer + index, mask=inside, other=0.0), 0.0)
                 after = momentum * before + undamped * step
                 tl.store(buffer + index, after, mask=inside)
                 step = step + momentum * after if NESTEROV else after

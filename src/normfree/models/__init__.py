@@ -26,7 +26,9 @@ from .head import ClassifierHead
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet
-from .registry import ModelInfo, create_model, list_models, model_info
+from .registry import ModelInfo, build_model, list_models, model_info
+
+create_model = build_model  # normfree.create_model can load weights, too
 
 __all__ = [
     "BNNFNet",
@@ -51,6 +53,7 @@ __all__ = [
     "ResidualNet",
     "ScalarBias",
     "SkipInitResNet",
+    "build_model",
     "count_macs",
     "create_model",
     "depth_estimator",

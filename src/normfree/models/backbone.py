@@ -39,8 +39,8 @@ class OnBackbone(nn.Module):
 
 def activation_of(backbone: ResidualNet) -> Activation:
     """The backbone's activation, with the gamma that convolutions of standardized weights need."""
-    found = [module for module in backbone.modules() if isinstance(module, Activation)]
-    return Activation(found[-1].activation if found else "relu")
+    activations = [module for module in backbone.modules() if isinstance(module, Activation)]
+    return Activation(activations[-1].activation if activations else "relu")
 
 
 def feature_scale(backbone: ResidualNet) -> float:

@@ -7,7 +7,7 @@ from ..errors import UsageError
 from ..words import shown
 from .body import ResidualNet
 from .options import check_options
-from .registry import create_model, lookup
+from .registry import build_model, lookup
 
 
 @dataclass
@@ -33,7 +33,7 @@ class ModelConfig:
                 raise UsageError(f"model.{name} (={value}) must be at least 0 and below 1")
 
     def build(self, *, num_classes: int, in_chans: int) -> ResidualNet:
-        """The network, freshly initialized; raises UsageError as :func:`create_model` does."""
+        """The network, freshly initialized; raises UsageError as :func:`build_model` does."""
         if not self.name:
             raise UsageError("model.name is not given; add it to the recipe, or pass --model NAME")
         fields = dict(
@@ -44,7 +44,7 @@ class ModelConfig:
             raise UsageError(f"model.options must not hold {', '.join(twice)}: fields of the recipe or the data say it")
         check_options(lookup(self.name)[0], self.options, "model.options.")
         try:
-            return create_model(self.name, **fields, **self.options)
+            return build_model(self.name, **fields, **self.options)
         except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())
             if any(reason.startswith(f"{key} (=") for key in self.options):

@@ -71,7 +71,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in _VARIANTS if fnmatch.fnmatch(name, pattern)]
 
 
-def create_model(
+def build_model(
     name: str,
     *,
     num_classes: int = 1000,
@@ -80,7 +80,9 @@ def create_model(
     stochdepth_rate: float | None = None,
     **overrides: Any,
 ) -> ResidualNet:
-    """A model by name: (N, in_chans, H, W) -> (N, num_classes), freshly initialized.
+    """A model by name, freshly initialized: (N, in_chans, H, W) -> (N, num_classes).
+
+    :func:`normfree.create_model` is this function with pretrained weights.
 
     Args:
         name: one of :func:`list_models`.

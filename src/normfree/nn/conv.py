@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_count, check_finite
 from ..functional import pad_same
-from ..kernels import standardize_weight
+from ..kernels import fused_standardize_weight
 from .recompute import derived, not_kept
 from .roles import Role
 
@@ -153,8 +153,8 @@ class SameConv2d(nn.Module):
             own = vars(self if kind is None else kind)
             if "folded" in own:
                 break
-            if found := next((name for name in computing if name in own), None):
-                return found
+            if method := next((name for name in computing if name in own), None):
+                return method
         return None
 
     def _symmetric_padding(self) -> int | None:
@@ -310,7 +310,7 @@ class WSConv2d(SameConv2d):
     def _standardized(
         self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
     ) -> Tensor:
-        return standardize_weight(
+        return fused_standardize_weight(
             weight, gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps, dtype=dtype
         )
 

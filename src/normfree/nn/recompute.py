@@ -52,7 +52,7 @@ class _Again:
 
     def __init__(self) -> None:
         self.functions: dict[tuple, Callable[[], Tensor]] = {}
-        self.held: list[Tensor] = []
+        self.tensors: list[Tensor] = []
 
     @staticmethod
     def key(tensor: Tensor) -> tuple:
@@ -61,11 +61,11 @@ class _Again:
 
     def add(self, tensor: Tensor, function: Callable[[], Tensor]) -> None:
         self.functions[self.key(tensor)] = function
-        self.held.append(tensor)
+        self.tensors.append(tensor)
 
     def clear(self) -> None:
         self.functions.clear()
-        self.held.clear()
+        self.tensors.clear()
 
     def pack(self, kept: Tensor) -> Callable[[], Tensor]:
         return self.functions.get(self.key(kept)) or _Watched(kept)

@@ -65,7 +65,7 @@ _SHOWN = 8  # names in an error
 
 def parameter_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> dict[str, Role]:
     """Role of every parameter, by its name in ``model.named_parameters()``; see :func:`explain_roles`."""
-    return {its.name: its.role for its in explain_roles(model, roles)}
+    return {entry.name: entry.role for entry in explain_roles(model, roles)}
 
 
 def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> list[ParameterRole]:
@@ -83,35 +83,35 @@ def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = Non
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"a network (torch.nn.Module) is needed, not {type(model).__name__}")
-    every = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     own = _own_roles(model)
-    given = _given_roles(roles or {}, list(every))
-    found: dict[int, ParameterRole] = {}
+    overrides = _given_roles(roles or {}, list(parameters))
+    entries: dict[int, ParameterRole] = {}
     missing = []
-    for name, parameter in every.items():
-        if name not in given and name not in own:
+    for name, parameter in parameters.items():
+        if name not in overrides and name not in own:
             missing.append(name)
             continue
-        role, source, reason = given.get(name) or own[name]
-        its = ParameterRole(name, role, own[name][0] if name in own else None, source, reason)
-        first = found.setdefault(id(parameter), its)
+        role, source, reason = overrides.get(name) or own[name]
+        entry = ParameterRole(name, role, own[name][0] if name in own else None, source, reason)
+        first = entries.setdefault(id(parameter), entry)
         if role is not first.role:
             raise UsageError(
                 f"parameter {first.name} ({first.role.value}) is shared as {name} ({role.value}); give one role"
             )
     if missing:
-        raise UsageError(_without_role(missing, list(every)))
-    if not any(its.role is Role.CLASSIFIER for its in found.values()):
-        _find_classifier(model, found)
-    return [found[id(parameter)]._replace(name=name) for name, parameter in model.named_parameters()]
+        raise UsageError(_without_role(missing, list(parameters)))
+    if not any(entry.role is Role.CLASSIFIER for entry in entries.values()):
+        _find_classifier(model, entries)
+    return [entries[id(parameter)]._replace(name=name) for name, parameter in model.named_parameters()]
 
 
-_Said = tuple[Role, str, str]  # role, source, reason
+_Declaration = tuple[Role, str, str]  # role, source, reason
 
 
-def _own_roles(model: nn.Module) -> dict[str, _Said]:
+def _own_roles(model: nn.Module) -> dict[str, _Declaration]:
     """What the modules declare, and what is known of torch's layers, by name."""
-    own: dict[str, _Said] = {}
+    own: dict[str, _Declaration] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
         declared = getattr(module, "parameter_roles", None)
         source = "declared" if declared else "layer"
@@ -121,22 +121,22 @@ def _own_roles(model: nn.Module) -> dict[str, _Said]:
     return own
 
 
-def _given_roles(roles: Mapping[str, Role | str], every: list[str]) -> dict[str, _Said]:
+def _given_roles(roles: Mapping[str, Role | str], parameters: list[str]) -> dict[str, _Declaration]:
     """What the caller says; a name outranks patterns."""
-    given: dict[str, _Said] = {}
+    overrides: dict[str, _Declaration] = {}
     unknown = []
     for key, value in roles.items():
-        role, names = _as_role(value, key), matching(key, every)
+        role, names = _as_role(value, key), matching(key, parameters)
         unknown += [] if names else [key]
         for name in names:
             if name != key and name in roles:
                 continue
-            before, _, reason = given.setdefault(name, (role, "caller", f"roles {key!r}"))
+            before, _, reason = overrides.setdefault(name, (role, "caller", f"roles {key!r}"))
             if before is not role:
                 raise UsageError(f"{name} is {before.value} by {reason} and {role.value} by roles {key!r}; name it")
     if unknown:
         raise UsageError(f"roles names {', '.join(sorted(unknown))}, which the model does not have")
-    return given
+    return overrides
 
 
 def matching(pattern: str, names: list[str]) -> list[str]:
@@ -144,14 +144,14 @@ def matching(pattern: str, names: list[str]) -> list[str]:
     return [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
 
 
-def _find_classifier(model: nn.Module, found: dict[int, ParameterRole]) -> None:
+def _find_classifier(model: nn.Module, entries: dict[int, ParameterRole]) -> None:
     """Change the role of the classifier of a network that does not declare it; or mark what may be one."""
     layers, source, reason = _classifier_layers(model) or (_last_linear(model), "unsure", "")
     for layer in layers:
-        its = found.get(id(layer.weight))
-        if its is not None and its.source == "layer":
-            role = its.role if source == "unsure" else Role.CLASSIFIER
-            found[id(layer.weight)] = its._replace(role=role, source=source, reason=reason or its.reason)
+        entry = entries.get(id(layer.weight))
+        if entry is not None and entry.source == "layer":
+            role = entry.role if source == "unsure" else Role.CLASSIFIER
+            entries[id(layer.weight)] = entry._replace(role=role, source=source, reason=reason or entry.reason)
 
 
 def _classifier_layers(model: nn.Module) -> tuple[list[_Layer], str, str] | None:
@@ -164,8 +164,8 @@ def _classifier_layers(model: nn.Module) -> tuple[list[_Layer], str, str] | None
     if called:
         last = _last_of_chains(list(called.values()))
         layers, sure = _outputs(last)
-        said = " and ".join(key for key, child in called.items() if child in last)
-        return layers, "guessed" if sure else "unsure", f"attribute {said} of {name}"
+        attributes = " and ".join(key for key, child in called.items() if child in last)
+        return layers, "guessed" if sure else "unsure", f"attribute {attributes} of {name}"
     owners = [child for child in model.children() if any(True for _ in child.parameters())]
     if len(owners) == 1 and not any(True for _ in model.parameters(recurse=False)):
         return _classifier_layers(owners[0])  # of a wrapper: DistributedDataParallel, torch.compile, one's own
@@ -221,12 +221,12 @@ def _linear(module: nn.Module) -> list[_Layer]:
     return [m for m in module.modules() if isinstance(m, _Layer)]
 
 
-def _without_role(missing: list[str], every: list[str]) -> str:
+def _without_role(missing: list[str], parameters: list[str]) -> str:
     """The first names, and patterns that match them and nothing else."""
     patterns = {}
     for name in missing:
         pattern = f"*.{name.rpartition('.')[2]}"
-        fits = "." in name and set(matching(pattern, every)) <= set(missing)
+        fits = "." in name and set(matching(pattern, parameters)) <= set(missing)
         patterns[pattern if fits else name] = None
     shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
     example = ", ".join(f'"{pattern}": ...' for pattern in list(patterns)[:_SHOWN])

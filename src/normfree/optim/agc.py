@@ -372,13 +372,13 @@ def own_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 def keep_clipping(optimizer: torch.optim.Optimizer) -> list[RemovableHandle]:
     """From now on, what a group says of its clipping and its name is not replaced by ``load_state_dict``."""
-    held: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
 
     def before(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        held[:] = [{key: group[key] for key in _KEPT if key in group} for group in optimizer.param_groups]
+        kept[:] = [{key: group[key] for key in _KEPT if key in group} for group in optimizer.param_groups]
 
     def after(optimizer: torch.optim.Optimizer) -> None:
-        for group, own in zip(optimizer.param_groups, held, strict=True):
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
             for key in _KEPT:
                 group.pop(key, None)
             group.update(own)

@@ -68,14 +68,14 @@ class ClipStatistics:
 
     def by_tensor(self) -> list[tuple[Tensor, TensorClipping]]:
         """Each clipped parameter and what was done to it; waits for the device once per group."""
-        found = []
+        results = []
         for group in self.groups:
-            here = [(p, count) for p, count in zip(group.params, group.counts, strict=True) if count]
-            pieces = zip(*(flat.split([n for _, n in here]) for flat in (group.clipped, group.ratios)), strict=True)
+            counted = [(p, count) for p, count in zip(group.params, group.counts, strict=True) if count]
+            pieces = zip(*(flat.split([n for _, n in counted]) for flat in (group.clipped, group.ratios)), strict=True)
             rows = [torch.stack((flags.sum().to(ratios.dtype), ratios.max())) for flags, ratios in pieces]
             values = torch.stack(rows).tolist() if rows else []
-            found += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(here, values, strict=True)]
-        return found
+            results += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(counted, values, strict=True)]
+        return results
 
     def __repr__(self) -> str:
         counts = zip(self.units.items(), self.clipped_units.values(), strict=True)

@@ -109,15 +109,15 @@ class EMA:
     @torch.no_grad()
     def _swap(self, narrow: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
         """Exchange values; averages wider than the model stay, and the model's values are returned, and put back."""
-        held = {}
+        narrow_values = {}
         for number, (average, live) in enumerate(self._pairs()):
             before = live.clone()
             live.copy_(narrow[number] if narrow and number in narrow else average)
             if average.dtype == live.dtype:
                 average.copy_(before)
             else:
-                held[number] = before
-        return held
+                narrow_values[number] = before
+        return narrow_values
 
     def state_dict(self) -> dict[str, Any]:
         return dict(average=self.average, steps=self.steps, decay=self.decay)

@@ -61,8 +61,8 @@ class FusedStep:
         if len({(g["momentum"], g["nesterov"], g["dampening"]) for g in groups}) != 1:
             return False
         params = [p for group in groups for p in group["params"]]
-        held = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in params]
-        return supported(params, [p.grad for p in params], held, [self.averages.get(p) for p in params])
+        buffers = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in params]
+        return supported(params, [p.grad for p in params], buffers, [self.averages.get(p) for p in params])
 
     @torch.no_grad()
     def step(self) -> ClipStatistics:
@@ -105,9 +105,9 @@ class FusedStep:
 
     def _buffer(self, p: Tensor) -> tuple[Tensor | None, bool]:
         """The momentum of a parameter, and whether it has no value yet."""
-        held = self.optimizer.state.get(p, {}).get("momentum_buffer")
-        if held is not None or p.grad is None:
-            return held, False
+        buffer = self.optimizer.state.get(p, {}).get("momentum_buffer")
+        if buffer is not None or p.grad is None:
+            return buffer, False
         return torch.empty_like(p, requires_grad=False), True
 
 
@@ -134,10 +134,10 @@ def _on_device(groups: list[dict], update: kernels.DeviceUpdate) -> ClipStatisti
         return ClipStatistics()
     statistics, counts, end = ClipStatistics(torch.linalg.vector_norm(update.norms)), iter(update.counts), 0
     for group in groups:
-        here = [(p, count) for p, count in zip(group["params"], counts, strict=False) if count]
-        begin, end = end, end + sum(count for _, count in here)
-        if group["clipping"] is not None and here:
-            params, numbers = zip(*here, strict=True)
-            its = update.ratios[begin:end], update.flags[begin:end]
-            statistics.groups.append(ClippedGroup(group.get("name", "params"), params, numbers, *its))
+        counted = [(p, count) for p, count in zip(group["params"], counts, strict=False) if count]
+        begin, end = end, end + sum(count for _, count in counted)
+        if group["clipping"] is not None and counted:
+            params, numbers = zip(*counted, strict=True)
+            units = update.ratios[begin:end], update.flags[begin:end]
+            statistics.groups.append(ClippedGroup(group.get("name", "params"), params, numbers, *units))
     return statistics

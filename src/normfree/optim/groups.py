@@ -62,32 +62,34 @@ def param_groups(
     refuse_clipping(clipping)
     if isinstance(model, nn.Module):
         _refuse_parameters(model)
-    found, parameters = explain_roles(model, roles), dict(model.named_parameters())
-    left_out = _matched(model, unclipped)
-    answers = {its.name: _answer(its, parameters[its.name], parameters[its.name] in left_out) for its in found}
+    entries, parameters = explain_roles(model, roles), dict(model.named_parameters())
+    excluded = _matched(model, unclipped)
+    treatments = {
+        entry.name: _treatment(entry, parameters[entry.name], parameters[entry.name] in excluded) for entry in entries
+    }
     if clipping is not None:
-        _tell_classifier([its for its in found if parameters[its.name] not in left_out])
-    groups: dict[tuple[Role, _Answer], dict[str, Any]] = {}
-    for its in sorted(found, key=lambda its: (list(Role).index(its.role), not answers[its.name].clipped)):
-        answer = answers[its.name]
+        _warn_of_classifier([entry for entry in entries if parameters[entry.name] not in excluded])
+    groups: dict[tuple[Role, _Treatment], dict[str, Any]] = {}
+    for entry in sorted(entries, key=lambda entry: (list(Role).index(entry.role), not treatments[entry.name].clipped)):
+        treatment = treatments[entry.name]
         group = groups.setdefault(
-            (its.role, answer),
+            (entry.role, treatment),
             dict(
                 params=[],
-                name=its.role.value,
-                weight_decay=weight_decay if answer.decayed else 0.0,
-                clipping=clipping if answer.clipped else None,
+                name=entry.role.value,
+                weight_decay=weight_decay if treatment.decayed else 0.0,
+                clipping=clipping if treatment.clipped else None,
             ),
         )
-        if answer.one_unit:
+        if treatment.one_unit:
             group["one_unit"] = True
-        group["params"].append(parameters[its.name])
+        group["params"].append(parameters[entry.name])
     if verbose:
-        print("\n".join(_table(found, answers, parameters)))
+        print("\n".join(_table(entries, treatments, parameters)))
     return list(groups.values())
 
 
-class _Answer(NamedTuple):
+class _Treatment(NamedTuple):
     """What a parameter gets."""
 
     decayed: bool
@@ -95,23 +97,23 @@ class _Answer(NamedTuple):
     one_unit: bool  # though it has several rows
 
 
-def _answer(its: ParameterRole, p: Tensor, left_out: bool) -> _Answer:
-    clipped = its.role is not Role.CLASSIFIER and not left_out
+def _treatment(entry: ParameterRole, p: Tensor, excluded: bool) -> _Treatment:
+    clipped = entry.role is not Role.CLASSIFIER and not excluded
     # what was never decayed is not because somebody calls it a classifier
-    decayed = (its.own if its.own and its.role is Role.CLASSIFIER else its.role) in _DECAYED
+    decayed = (entry.own if entry.own and entry.role is Role.CLASSIFIER else entry.role) in _DECAYED
     rows = p.ndim > 1 and p.shape[0] > 1
-    return _Answer(decayed, clipped, clipped and rows and its.role not in _DECAYED)
+    return _Treatment(decayed, clipped, clipped and rows and entry.role not in _DECAYED)
 
 
 def _matched(model: nn.Module, unclipped: Sequence[str]) -> set[Tensor]:
-    every = dict(model.named_parameters(remove_duplicate=False))
-    found = set()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    matched = set()
     for pattern in [unclipped] if isinstance(unclipped, str) else unclipped:
-        names = matching(pattern, list(every))
+        names = matching(pattern, list(parameters))
         if not names:
             raise UsageError(f"unclipped names {pattern}, which the model does not have")
-        found |= {every[name] for name in names}
-    return found
+        matched |= {parameters[name] for name in names}
+    return matched
 
 
 def _refuse_parameters(model: nn.Module) -> None:
@@ -122,15 +124,15 @@ def _refuse_parameters(model: nn.Module) -> None:
             raise UsageError(f"{name} of a lazy layer has no shape yet; call the network on an input before")
 
 
-def _tell_classifier(found: Sequence[ParameterRole]) -> None:
+def _warn_of_classifier(entries: Sequence[ParameterRole]) -> None:
     """Say which layers are taken for the classifier, or that none is, and which may be."""
     messages = [
-        f"{its.name} is taken for the classifier's weight and not clipped ({its.reason}); to decide it, pass "
-        f'roles={{"{its.name}": "classifier"}}, or "weight" to clip it'
-        for its in found
-        if its.source == "guessed"
+        f"{entry.name} is taken for the classifier's weight and not clipped ({entry.reason}); to decide it, pass "
+        f'roles={{"{entry.name}": "classifier"}}, or "weight" to clip it'
+        for entry in entries
+        if entry.source == "guessed"
     ]
-    names = [its.name for its in found if its.source == "unsure"]
+    names = [entry.name for entry in entries if entry.source == "unsure"]
     if len(names) == 1:
         messages.append(
             f"no classifier is declared, and {names[0]} of the last linear layer is clipped like any other; if it is "
@@ -146,13 +148,15 @@ def _tell_classifier(found: Sequence[ParameterRole]) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def _table(found: Sequence[ParameterRole], answers: Mapping[str, _Answer], parameters: Mapping[str, Any]) -> list[str]:
+def _table(
+    entries: Sequence[ParameterRole], treatments: Mapping[str, _Treatment], parameters: Mapping[str, Any]
+) -> list[str]:
     rows = [("parameter", "shape", "role", "decayed", "clipped", "why")]
-    for its in found:
-        answer, shape = answers[its.name], "x".join(map(str, parameters[its.name].shape)) or "1"
-        per = "as one" if answer.one_unit or parameters[its.name].ndim < 2 else "per unit"
-        yes = "yes" if answer.decayed else "no"
-        rows.append((its.name, shape, its.role.value, yes, per if answer.clipped else "no", its.reason))
+    for entry in entries:
+        treatment, shape = treatments[entry.name], "x".join(map(str, parameters[entry.name].shape)) or "1"
+        per = "as one" if treatment.one_unit or parameters[entry.name].ndim < 2 else "per unit"
+        yes = "yes" if treatment.decayed else "no"
+        rows.append((entry.name, shape, entry.role.value, yes, per if treatment.clipped else "no", entry.reason))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -165,13 +169,13 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for prefix in prefixes:
-        found = [p for name, p in parameters.items() if name == prefix or name.startswith(f"{prefix}.")]
-        if not found:
+        chosen = [p for name, p in parameters.items() if name == prefix or name.startswith(f"{prefix}.")]
+        if not chosen:
             parts = sorted({name.split(".")[0] for name in parameters})
             raise UsageError(
                 f"optim.frozen names {prefix!r}, which the network does not have; it has {', '.join(parts)}"
             )
-        for parameter in found:
+        for parameter in chosen:
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in parameters.values()):
         raise UsageError(f"optim.frozen (={list(prefixes)}) leaves nothing to train")

@@ -62,9 +62,9 @@ def fitted(model: ResidualNet, weights: Weights) -> tuple[dict[str, Tensor], lis
     for part, rule in ((_STEM, _stem), (_HEAD, _classifier)):
         ours, theirs = ({n: v for n, v in values.items() if part.match(n)} for values in (own, given))
         if {n: v.shape for n, v in ours.items()} != {n: v.shape for n, v in theirs.items()}:
-            found = rule(model, theirs)
-            if found is not None:
-                taken, note = found
+            result = rule(model, theirs)
+            if result is not None:
+                taken, note = result
                 given = {n: v for n, v in given.items() if n not in theirs} | taken
                 own = {n: v for n, v in own.items() if n not in ours or n in taken}
                 notes += [note] if note else []

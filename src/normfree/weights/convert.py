@@ -116,13 +116,13 @@ def fitting_models(shapes: Shapes, form: str) -> list[str]:
         families = tuple(family for family, (root, _, _) in _FAMILIES.items() if {root} == roots)
         parts = {tuple(name.split("/")[:3]) for name in shapes}
         blocks = len({p[-1] for p in parts if any(p[-1].startswith(block) for _, block, _ in _FAMILIES.values())})
-    found = []
+    fitting = []
     for name in list_models():
         cls, variant = lookup(name)
         if (families is None or cls.family in families) and sum(variant["depths"]) == blocks:
             model = empty_model(ModelConfig(name), shapes, form)
-            found += [name] if fits(model, shapes, form) else []
-    return sorted(found, key=lambda name: name.startswith("timm_"))
+            fitting += [name] if fits(model, shapes, form) else []
+    return sorted(fitting, key=lambda name: name.startswith("timm_"))
 
 
 def choose_model(shapes: Shapes, form: str, source: str) -> tuple[str, list[str]]:
@@ -131,16 +131,16 @@ def choose_model(shapes: Shapes, form: str, source: str) -> tuple[str, list[str]
     Raises:
         UsageError: none fits, or several do.
     """
-    found = fitting_models(shapes, form)
-    released = [name for name in found if not name.startswith("timm_")] or found
+    fitting = fitting_models(shapes, form)
+    released = [name for name in fitting if not name.startswith("timm_")] or fitting
     if len(released) == 1:
-        return released[0], [name for name in found if name not in released]
-    if not found:
+        return released[0], [name for name in fitting if name not in released]
+    if not fitting:
         raise UsageError(
             f"the {len(shapes)} tensors of {source} are of no model in {form}'s naming; name it with --model, "
             "and what differs from the variant with --model.options"
         )
-    raise UsageError(f"{source} fits {', '.join(found)}; choose one with --model")
+    raise UsageError(f"{source} fits {', '.join(fitting)}; choose one with --model")
 
 
 @torch.no_grad()

@@ -144,9 +144,9 @@ def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
         return Weights(read_arrays(path), "haiku", origin)
     if kind is FileKind.TORCH:
         file = read_torch(path)
-        found, notes = find_state(file.content, Stored, path, weights)
-        check_names(found, path)
-        state = file.tensors(found)
+        stored, notes = find_state(file.content, Stored, path, weights)
+        check_names(stored, path)
+        state = file.tensors(stored)
     else:
         state, notes = find_state(read_safetensors(path), Tensor, path, weights)
     return Weights(state, form_of(state), origin, (*notes, *_lost(state)))
@@ -158,8 +158,8 @@ def weights_of(state: Mapping[str, Any], origin: str, weights: str | None = None
     Raises:
         UsageError: no weights, or several sets of them.
     """
-    found, notes = find_state(state, Tensor, origin, weights)
-    return Weights(found, form_of(found), origin, (*notes, *_lost(found)))
+    state, notes = find_state(state, Tensor, origin, weights)
+    return Weights(state, form_of(state), origin, (*notes, *_lost(state)))
 
 
 def _lost(state: Mapping[str, Tensor]) -> list[str]:

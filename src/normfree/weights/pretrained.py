@@ -58,7 +58,7 @@ def create_model(
         raise UsageError(f'weights (={weights!r}) must be "ema" or "raw"')
     if pretrained is not None and pretrained is not False:
         with torch.device("meta"):
-            plain = registry.create_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
+            plain = registry.build_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
         taken = _given(name, pretrained, weights)
         classes, channels = sizes_of(plain, taken)
     elif weights:
@@ -66,7 +66,7 @@ def create_model(
     classes, channels = (
         given if asked is None else asked for asked, given in ((num_classes, classes), (in_chans, channels))
     )
-    model = registry.create_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
+    model = registry.build_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
     return model if taken is None else _carried(model, taken)
 
 

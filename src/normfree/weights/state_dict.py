@@ -28,7 +28,7 @@ WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 _HEAD = "head.fc."
 _DEEPEST = 4  # dicts in dicts
 _LAYER = re.compile(r"(?:(.*?)\.)?stages\.\d+\.")
-Found = dict[str, dict[str, Any]]
+StateDicts = dict[str, dict[str, Any]]
 
 
 def find_state(content: Any, kind: type, path: Any, weights: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -45,14 +45,14 @@ def find_state(content: Any, kind: type, path: Any, weights: str | None = None) 
     """
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds {_called(content)}, not a state dict; save the state_dict() of the network")
-    found = _dicts(content, kind, path)
-    if not found:
+    state_dicts = _dicts(content, kind, path)
+    if not state_dicts:
         first = list(content.items())[:4]
         others = ", ".join(f"{_printable(name)} ({_called(value)})" for name, value in first)
         raise UsageError(f"{path} holds no state dict of tensors{f', but {others}' if others else ''}")
-    name, notes = _chosen(found, path, weights)
-    state = {_without_wrappers(full): value for full, value in found[name].items()}
-    inside: Found = {}
+    name, notes = _chosen(state_dicts, path, weights)
+    state = {_without_wrappers(full): value for full, value in state_dicts[name].items()}
+    inside: StateDicts = {}
     for full, value in state.items():
         if layer := _LAYER.match(full):
             inside.setdefault(layer[1] or "", {})[full] = value
@@ -90,13 +90,13 @@ def _left(names: list[str], begin: str) -> list[str]:
     return [f"{counted(len(names), 'tensor')} {are} not under {begin} and {are} left out ({shown})"] if names else []
 
 
-def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> Found:
+def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> StateDicts:
     """Every mapping that holds tensors by name, with its own place as a dotted name.
 
     Raises:
         UsageError: mappings that hold one another many times.
     """
-    found: Found = {}
+    state_dicts: StateDicts = {}
     rest: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
     left = MOST_ENTRIES
     while rest:
@@ -107,27 +107,27 @@ def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> Found:
         named = {name: value for name, value in mapping.items() if isinstance(name, str)}
         tensors = {name: value for name, value in named.items() if isinstance(value, kind)}
         if tensors:
-            found[".".join(place)] = tensors
+            state_dicts[".".join(place)] = tensors
         inner = [((*place, name), value) for name, value in named.items() if isinstance(value, Mapping)]
         rest += reversed(inner) if len(place) < _DEEPEST else []
-    return found
+    return state_dicts
 
 
-def _chosen(found: Found, path: Any, weights: str | None) -> tuple[str, list[str]]:
+def _chosen(state_dicts: StateDicts, path: Any, weights: str | None) -> tuple[str, list[str]]:
     """The name of the one to take, and what is to be said about it."""
-    most = max(map(len, found.values()))
-    large = [name for name, tensors in found.items() if 2 * len(tensors) >= most]
+    most = max(map(len, state_dicts.values()))
+    large = [name for name, tensors in state_dicts.items() if 2 * len(tensors) >= most]
     average = [name for name in large if AVERAGES & set(name.split("."))]
     raw = [name for name in large if name not in average]
     names = raw if raw and (weights == "raw" or not average) else average
     usual = [name for name in names if set(name.split(".")) & USUAL]
-    one = usual and all(_same(found[usual[0]], found[other]) for other in usual[1:])
+    one = usual and all(_same(state_dicts[usual[0]], state_dicts[other]) for other in usual[1:])
     name = names[0] if len(names) == 1 else usual[0] if one else None
     if name is None:
         raise UsageError(
             f"{path} holds several sets of weights: {', '.join(map(_shown, names[:6]))}; save one of them alone"
         )
-    left = ", ".join(_shown(other) for other in large if not _same(found[name], found[other]))
+    left = ", ".join(_shown(other) for other in large if not _same(state_dicts[name], state_dicts[other]))
     return name, [f"the weights under {_shown(name)} are taken, not those under {left}"] if left else []
 
 

@@ -211,12 +211,16 @@ class TorchFile:
             return "has no shape that a tensor can have"
         if not stored.usual:
             return "has something in it that no tensor has"
-        _, held = self._places.get(storage.key, (0, -1))
+        _, nbytes = self._places.get(storage.key, (0, -1))
         count = 1
         for n in size:
             count *= n
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset
-        if held != storage.count * storage.dtype.itemsize or count > storage.count or (count and last >= storage.count):
+        if (
+            nbytes != storage.count * storage.dtype.itemsize
+            or count > storage.count
+            or (count and last >= storage.count)
+        ):
             return "claims more or less bytes than the file has of it"
         return None
 

@@ -70,8 +70,11 @@ class DetectionNet(OnBackbone):
             return self._losses(images, sizes, [self._target(target) for target in targets])
         levels, padded = self._levels(images, sizes)
         proposals, _ = self.proposals(padded, dict(enumerate(levels)))
-        found = self.heads(levels[:-1], proposals, sizes)
-        return [Detections(one["boxes"], one["scores"], one["labels"] - 1, one.get("masks")) for one in found]
+        results = self.heads(levels[:-1], proposals, sizes)
+        return [
+            Detections(result["boxes"], result["scores"], result["labels"] - 1, result.get("masks"))
+            for result in results
+        ]
 
     def _without_images(self, images: Tensor) -> Tensor | list[Detections]:
         blank = images.new_zeros(1, *images.shape[1:])

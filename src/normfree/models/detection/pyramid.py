@@ -62,13 +62,13 @@ class Pyramid(nn.Module):
         for place in reversed(range(len(maps))):
             lateral = self.lateral[place]
             if place == len(maps) - 1 and self.final:
-                here = lateral(last)
+                level = lateral(last)
             else:
-                (here,) = activated(self.act, self.norms[place](maps[place]), lateral)
+                (level,) = activated(self.act, self.norms[place](maps[place]), lateral)
             if above is not None:
-                here = (here + F.interpolate(above, here.shape[-2:], mode="nearest")) * 0.5**0.5
-            above = here
-            levels.insert(0, full(self.smooth[place](here)))
+                level = (level + F.interpolate(above, level.shape[-2:], mode="nearest")) * 0.5**0.5
+            above = level
+            levels.insert(0, full(self.smooth[place](level)))
         return [*levels, levels[-1][..., ::2, ::2]]
 
 

@@ -68,17 +68,17 @@ class RegionPool(nn.Module):
             torch.arange(len(boxes), device=levels[0].device),
             torch.tensor([len(some) for some in boxes], device=levels[0].device),
         )
-        every = torch.cat(list(boxes)).to(levels[0].dtype)
-        rois = torch.cat([owners[:, None].to(every.dtype), every], 1)
-        across = ((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])).clamp(min=0).sqrt() / CELLS
-        place = torch.zeros(len(every), dtype=torch.int64, device=every.device)
+        all_boxes = torch.cat(list(boxes)).to(levels[0].dtype)
+        rois = torch.cat([owners[:, None].to(all_boxes.dtype), all_boxes], 1)
+        across = ((all_boxes[:, 2] - all_boxes[:, 0]) * (all_boxes[:, 3] - all_boxes[:, 1])).clamp(min=0).sqrt() / CELLS
+        place = torch.zeros(len(all_boxes), dtype=torch.int64, device=all_boxes.device)
         for stride in self.strides[1:]:
             place += across >= stride
-        out = levels[0].new_zeros(len(every), levels[0].shape[1], self.size, self.size)
+        out = levels[0].new_zeros(len(all_boxes), levels[0].shape[1], self.size, self.size)
         for number, (stride, level) in enumerate(zip(self.strides, levels, strict=False)):
-            here = torch.where(place == number)[0]
-            samples = roi_align(level, rois[here], self.size, 1 / stride, sampling_ratio=2, aligned=True)
-            out = out.index_copy(0, here, samples)
+            indices = torch.where(place == number)[0]
+            samples = roi_align(level, rois[indices], self.size, 1 / stride, sampling_ratio=2, aligned=True)
+            out = out.index_copy(0, indices, samples)
         return out
 
 
@@ -121,14 +121,14 @@ class RegionProposals(RegionProposalNetwork):
     ) -> tuple[Tensor, Tensor]:
         """Of each image: whether there is an object, and where."""
         count = len(labels[0])
-        every, goals = torch.cat(labels), torch.cat(regression_targets)
-        looked, above = torch.where(every >= 0)[0], torch.where(every > 0)[0]
-        owners = torch.div(looked, count, rounding_mode="floor")
+        all_labels, goals = torch.cat(labels), torch.cat(regression_targets)
+        sampled, positive = torch.where(all_labels >= 0)[0], torch.where(all_labels > 0)[0]
+        owners = torch.div(sampled, count, rounding_mode="floor")
         counts = torch.bincount(owners, minlength=len(labels))
-        said = objectness.flatten()[looked]
-        entropy = F.binary_cross_entropy_with_logits(said, every[looked].to(said.dtype), reduction="none")
-        error = F.smooth_l1_loss(pred_bbox_deltas[above], goals[above], beta=BETA, reduction="none").sum(1)
-        return means(entropy, owners, counts), means(error, torch.div(above, count, rounding_mode="floor"), counts)
+        logits = objectness.flatten()[sampled]
+        entropy = F.binary_cross_entropy_with_logits(logits, all_labels[sampled].to(logits.dtype), reduction="none")
+        error = F.smooth_l1_loss(pred_bbox_deltas[positive], goals[positive], beta=BETA, reduction="none").sum(1)
+        return means(entropy, owners, counts), means(error, torch.div(positive, count, rounding_mode="floor"), counts)
 
 
 class RegionHeads(RoIHeads):
@@ -156,12 +156,14 @@ class RegionHeads(RoIHeads):
             return self._losses(features, proposals, targets)
         logits, deltas = self._look(features, proposals)
         parts = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
-        found = [dict(boxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in parts]
+        detections = [dict(boxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in parts]
         if self.has_mask():
-            maps = self._masks(features, [one["boxes"] for one in found])
-            for one, masks in zip(found, maskrcnn_inference(maps, [f["labels"] for f in found]), strict=True):
-                one["masks"] = masks[:, 0]
-        return found
+            maps = self._masks(features, [detection["boxes"] for detection in detections])
+            for detection, masks in zip(
+                detections, maskrcnn_inference(maps, [f["labels"] for f in detections]), strict=True
+            ):
+                detection["masks"] = masks[:, 0]
+        return detections
 
     def _look(self, features: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
@@ -184,8 +186,8 @@ class RegionHeads(RoIHeads):
         matched, labels = self.assign_targets_to_proposals(proposals, true, [t["labels"] for t in targets])
         for i, target in enumerate(targets):
             kept = drawn(labels[i], self.regions, self.fraction, target["seed"] ^ REGIONS)
-            here = torch.where(kept >= 0)[0]
-            proposals[i], matched[i], labels[i] = proposals[i][here], matched[i][here], labels[i][here]
+            indices = torch.where(kept >= 0)[0]
+            proposals[i], matched[i], labels[i] = proposals[i][indices], matched[i][indices], labels[i][indices]
         boxes = [b if len(b) else b.new_zeros(1, 4) for b in true]  # nothing is matched with such a box
         goals = self.box_coder.encode([b[m] for b, m in zip(boxes, matched, strict=True)], proposals)
         return proposals, matched, labels, list(goals)
@@ -193,14 +195,14 @@ class RegionHeads(RoIHeads):
     def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict]) -> Tensor:
         boxes, matched, labels, goals = self.select_training_samples(proposals, targets)
         logits, deltas = self._look(features, boxes)
-        every, counts = torch.cat(labels), torch.tensor([len(some) for some in labels], device=logits.device)
+        all_labels, counts = torch.cat(labels), torch.tensor([len(some) for some in labels], device=logits.device)
         owners = torch.repeat_interleave(torch.arange(len(labels), device=logits.device), counts)
-        entropy = F.cross_entropy(logits, every, reduction="none")
-        above = torch.where(every > 0)[0]
-        said = deltas.view(len(every), -1, 4)[above, every[above]]
-        error = F.smooth_l1_loss(said, torch.cat(goals)[above], beta=BETA, reduction="none").sum(1)
-        right = (logits.detach().argmax(1) == every).to(entropy.dtype)
-        columns = [means(entropy, owners, counts), means(error, owners[above], counts)]
+        entropy = F.cross_entropy(logits, all_labels, reduction="none")
+        positive = torch.where(all_labels > 0)[0]
+        predicted = deltas.view(len(all_labels), -1, 4)[positive, all_labels[positive]]
+        error = F.smooth_l1_loss(predicted, torch.cat(goals)[positive], beta=BETA, reduction="none").sum(1)
+        right = (logits.detach().argmax(1) == all_labels).to(entropy.dtype)
+        columns = [means(entropy, owners, counts), means(error, owners[positive], counts)]
         if self.has_mask():
             columns.append(self._mask_losses(features, boxes, matched, labels, targets))
         else:
@@ -216,21 +218,23 @@ class RegionHeads(RoIHeads):
         targets: list[dict],
     ) -> Tensor:
         """Of each image: the mean over its regions with an object of the mean binary cross-entropy over their masks."""
-        above = [torch.where(some > 0)[0] for some in labels]
-        boxes = [b[a] for b, a in zip(boxes, above, strict=True)]
+        positive = [torch.where(some > 0)[0] for some in labels]
+        boxes = [b[a] for b, a in zip(boxes, positive, strict=True)]
         maps = self._masks(features, boxes)
         size = maps.shape[-1]
         goals = []
-        for box, match, a, target in zip(boxes, matched, above, targets, strict=True):
+        for box, match, a, target in zip(boxes, matched, positive, targets, strict=True):
             which = match[a][:, None].to(box.dtype)
             masks = target["masks"][:, None].to(box.dtype)
             if not len(a):  # nor a mask to sample from, perhaps
                 goals.append(maps.new_zeros(0, size, size))
             else:
                 goals.append(roi_align(masks, torch.cat([which, box], 1), size, aligned=True)[:, 0].to(maps.dtype))
-        classes = torch.cat([some[a] for some, a in zip(labels, above, strict=True)])
-        said = maps[torch.arange(len(maps), device=maps.device), classes]
-        entropy = F.binary_cross_entropy_with_logits(said, torch.cat(goals), reduction="none").mean((1, 2))
-        counts = torch.tensor([len(a) for a in above], device=maps.device)
-        owners = torch.tensor(list(itertools.chain(*([i] * len(a) for i, a in enumerate(above)))), device=maps.device)
+        classes = torch.cat([some[a] for some, a in zip(labels, positive, strict=True)])
+        predicted = maps[torch.arange(len(maps), device=maps.device), classes]
+        entropy = F.binary_cross_entropy_with_logits(predicted, torch.cat(goals), reduction="none").mean((1, 2))
+        counts = torch.tensor([len(a) for a in positive], device=maps.device)
+        owners = torch.tensor(
+            list(itertools.chain(*([i] * len(a) for i, a in enumerate(positive)))), device=maps.device
+        )
         return means(entropy, owners.long(), counts)
