@@ -14,13 +14,27 @@ class UsageError(ValueError):
 
 
 def check_count(name: str, value: object) -> None:
-    """Refuse what is not an integer of at least 1."""
+    """Refuse what is not an integer of at least 1.
+
+    Example:
+        >>> check_count("groups", 0)
+        Traceback (most recent call last):
+            ...
+        normfree.errors.UsageError: groups (=0) must be an integer of at least 1
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} (={value!r}) must be an integer of at least 1")
 
 
 def check_finite(name: str, value: object) -> None:
-    """Refuse what is not a finite number."""
+    """Refuse what is not a finite number.
+
+    Example:
+        >>> check_finite("alpha", float("nan"))
+        Traceback (most recent call last):
+            ...
+        normfree.errors.UsageError: alpha (=nan) must be a finite number
+    """
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UsageError(f"{name} (={value!r}) must be a finite number")
 
@@ -30,6 +44,9 @@ def check_utf8(path: str | os.PathLike[str], flag: str = "") -> None:
 
     Args:
         flag: the option that gave it, and a space.
+
+    Example:
+        >>> check_utf8("image.png")
     """
     try:
         os.fspath(path).encode()
@@ -50,6 +67,10 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6, parts: bool
 
     There are fewer where less than ``cutoff`` of the letters agree. With ``parts``, names that contain the other one
     come first.
+
+    Example:
+        >>> nearest("nfnet_f", ["nfnet_f0", "nfnet_f1", "nf_resnet50"])
+        ['nfnet_f0', 'nfnet_f1']
     """
     word = str(name).lower()
     if not 0 < len(word) <= LONGEST:
@@ -61,11 +82,21 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6, parts: bool
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """The end of a message about an unknown name: ``did you mean a, b or c?``, or ``otherwise`` if none is near."""
+    """The end of a message about an unknown name: ``did you mean a, b or c?``, or ``otherwise`` if none is near.
+
+    Example:
+        >>> did_you_mean("rulu", ["relu", "silu"], "see the list")
+        'did you mean relu?'
+    """
     near = nearest(name, known)
     return f"did you mean {listed(near)}?" if near else otherwise
 
 
 def listed(names: list[str]) -> str:
-    """``a, b or c``."""
+    """``a, b or c``.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b or c'
+    """
     return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

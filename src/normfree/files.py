@@ -34,6 +34,10 @@ def regular(path: P) -> P:
 
     Raises:
         OSError: it is something else; ``strerror`` says what.
+
+    Example:
+        >>> regular("weights.npz")
+        'weights.npz'
     """
     try:
         kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
@@ -52,6 +56,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         RunFailed: the file cannot be written, or is a folder; what was there before is intact.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole_file(f"{folder}/note.txt") as part:
+        ...         _ = part.write_text("whole")
+        ...     os.listdir(folder)
+        ['note.txt']
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -81,6 +92,12 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         RunFailed: it cannot be written; what was there before is intact.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(f"{folder}/run.json", {"step": 3})
+        ...     read_object(f"{folder}/run.json")
+        {'step': 3}
     """
     with whole_file(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -91,6 +108,13 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         RunFailed: it cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     append_line(f"{folder}/log.jsonl", {"step": 1})
+        ...     append_line(f"{folder}/log.jsonl", {"step": 2})
+        ...     read_lines(f"{folder}/log.jsonl")
+        ([{'step': 1}, {'step': 2}], 0)
     """
     line = (json.dumps(content) + "\n").encode()
     try:
@@ -107,7 +131,12 @@ def append_line(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote; nothing where there is no such file, or it is damaged."""
+    """What :func:`write_json` wrote; nothing where there is no such file, or it is damaged.
+
+    Example:
+        >>> read_object("no such file.json")
+        {}
+    """
     try:
         content = json.loads(regular(Path(path)).read_bytes().decode())
     except (OSError, ValueError, RecursionError):
@@ -116,10 +145,17 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
-    """What :func:`append_line` wrote, and how many other lines there are: cut off, or in another encoding.
+    r"""What :func:`append_line` wrote, and how many other lines there are: cut off, or in another encoding.
 
     Raises:
         OSError: the file cannot be read.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "log.jsonl")
+        ...     _ = path.write_text('{"step": 1}\n{"st')
+        ...     read_lines(path)
+        ([{'step': 1}], 1)
     """
     objects, damaged = [], 0
     for line in regular(Path(path)).read_bytes().splitlines():
@@ -135,7 +171,12 @@ def read_lines(path: str | Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def sync(path: Path) -> None:
-    """Onto the disk, not only into the system's cache."""
+    """Onto the disk, not only into the system's cache.
+
+    Example:
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     sync(Path(file.name))
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

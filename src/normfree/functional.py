@@ -34,6 +34,11 @@ def standardize_weight(
 
     Returns:
         A tensor like ``weight``. Statistics of bfloat16 and float16 weights are taken in float32.
+
+    Example:
+        >>> weight = standardize_weight(torch.randn(8, 4, 3, 3))
+        >>> torch.allclose(weight.square().sum((1, 2, 3)), torch.ones(8))  # a variance of 1 / N, N times
+        True
     """
     dtype = weight.dtype
     if dtype in (torch.bfloat16, torch.float16):
@@ -55,6 +60,10 @@ def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[f
     The signal enters with variance 1; every block adds ``alpha ** 2``; after a stage's first block (the transition,
     whose shortcut takes the downscaled activation) the variance is ``1 + alpha ** 2`` again. The ``beta`` of a block is
     the square root of its entry.
+
+    Example:
+        >>> [[round(variance, 2) for variance in stage] for stage in expected_variances([1, 3])]
+        [[1.0], [1.04, 1.04, 1.08]]
     """
     variance, stages = 1.0, []
     for depth in depths:
@@ -67,7 +76,13 @@ def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[f
 
 
 def residual_merge(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
-    """``shortcut + gate * branch`` in one pass over memory; ``gate`` is (N, C, 1, 1), (N, 1, 1, 1) or (1,)."""
+    """``shortcut + gate * branch`` in one pass over memory; ``gate`` is (N, C, 1, 1), (N, 1, 1, 1) or (1,).
+
+    Example:
+        >>> shortcut, branch = torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4)
+        >>> residual_merge(shortcut, branch, torch.tensor([0.5])).unique()
+        tensor([1.5000])
+    """
     return torch.addcmul(shortcut, branch, gate.to(branch.dtype))
 
 
@@ -75,13 +90,22 @@ def survival_mask(x: Tensor, rate: float) -> Tensor:
     """Stochastic depth's 0 or 1 per example, shape (N, 1, ..., 1), not rescaled by the survival rate.
 
     NF-ResNets, appendix B.2: the rescaling is left out, since it would change the signal's variance.
+
+    Example:
+        >>> survival_mask(torch.randn(4, 3, 8, 8), rate=0.5).shape
+        torch.Size([4, 1, 1, 1])
     """
     keep = torch.rand(x.shape[0], device=x.device) >= rate
     return keep.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """TensorFlow's "SAME" padding of one axis: (before, after); the output has ``ceil(size / stride)`` places."""
+    """TensorFlow's "SAME" padding of one axis: (before, after); the output has ``ceil(size / stride)`` places.
+
+    Example:
+        >>> same_padding(224, kernel_size=3, stride=2)
+        (0, 1)
+    """
     # by the remainder: under torch.compile, a symbolic size costs one guard instead of nested divisions
     total = max((kernel_size - 1) * dilation + 1 - (size % stride or stride), 0)
     return total // 2, total - total // 2
@@ -92,13 +116,23 @@ def atrous_padding(size: int, kernel_size: int, dilation: int, atrous: int) -> t
 
     Every ``dilation``-th place of the input is one of the network with strides; among the outputs at those, every
     ``atrous``-th is what a "SAME" convolution of that stride gives.
+
+    Example:
+        >>> atrous_padding(14, kernel_size=3, dilation=1, atrous=2)
+        (0, 2)
     """
     before = same_padding(-(-size // dilation), kernel_size, atrous)[0] * dilation
     return before, (kernel_size - 1) * dilation - before
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1, atrous: int = 1) -> tuple[Tensor, int]:
-    """A (N, C, H, W) zero-padded as "SAME" wants it where its sides differ, and the symmetric padding that is left."""
+    """A (N, C, H, W) zero-padded as "SAME" wants it where its sides differ, and the symmetric padding that is left.
+
+    Example:
+        >>> padded, padding = pad_same(torch.randn(1, 3, 8, 8), kernel_size=3, stride=2)
+        >>> padded.shape, padding
+        (torch.Size([1, 3, 9, 9]), 0)
+    """
     if atrous > 1:
         pads = [atrous_padding(size, kernel_size, dilation, atrous) for size in x.shape[-2:]]
     else:
@@ -109,7 +143,12 @@ def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1, atrous
 
 
 def max_pool_same(x: Tensor) -> Tensor:
-    """3x3 max pooling of stride 2 with "SAME" padding: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+    """3x3 max pooling of stride 2 with "SAME" padding: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)).
+
+    Example:
+        >>> max_pool_same(torch.randn(1, 3, 7, 8)).shape
+        torch.Size([1, 3, 4, 4])
+    """
     pads = [same_padding(size, 3, 2) for size in x.shape[-2:]]
     if pads[0][0] == pads[1][0]:  # both odd: pad 1 on each side; both even: the last window hangs over the edge
         return F.max_pool2d(x, 3, 2, padding=1) if pads[0][0] else F.max_pool2d(x, 3, 2, ceil_mode=True)
@@ -118,7 +157,12 @@ def max_pool_same(x: Tensor) -> Tensor:
 
 
 def avg_pool_same(x: Tensor) -> Tensor:
-    """2x2 average pooling of stride 2 with "SAME" padding that does not count the padding."""
+    """2x2 average pooling of stride 2 with "SAME" padding that does not count the padding.
+
+    Example:
+        >>> avg_pool_same(torch.ones(1, 1, 3, 3)).flatten()
+        tensor([1., 1., 1., 1.])
+    """
     return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
 
 
@@ -126,6 +170,10 @@ def avg_pool_atrous(x: Tensor, dilation: int = 1) -> Tensor:
     """2x2 average of places ``dilation`` apart, at every place: (N, C, H, W) -> (N, C, H, W).
 
     At every ``2 * dilation``-th place it is what :func:`avg_pool_same` makes of every ``dilation``-th place of ``x``.
+
+    Example:
+        >>> avg_pool_atrous(torch.randn(1, 3, 7, 7), dilation=2).shape
+        torch.Size([1, 3, 7, 7])
     """
     for dim in (2, 3):
         size = x.shape[dim]
@@ -141,6 +189,12 @@ def unitwise_norm(x: Tensor) -> Tensor:
     A unit is one output channel of a convolution (over its whole fan-in) or one output row of a linear layer: every
     dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit. Of half types the norm
     is float32: theirs would overflow, or be off by its rounding.
+
+    Example:
+        >>> unitwise_norm(torch.ones(2, 9)).flatten()
+        tensor([3., 3.])
+        >>> unitwise_norm(torch.ones(4))  # a vector is one unit
+        tensor([2.])
     """
     dims = tuple(range(1, x.ndim)) if x.ndim > 1 else None
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else None
@@ -152,6 +206,10 @@ def clip_coefficient(param_norm: Tensor, grad_norm: Tensor, clipping: float, eps
 
     Norms of any one shape; a unit without gradient gets 1. A gradient whose norm is not finite gets NaN: it stays not
     finite, where a factor of 0 would make finite elements 0.
+
+    Example:
+        >>> clip_coefficient(torch.tensor([1.0, 1.0]), torch.tensor([0.1, 0.001]), clipping=0.01)
+        tensor([0.1000, 1.0000])
     """
     bounded = (param_norm.clamp(min=eps) * clipping / grad_norm).clamp(max=1.0)
     return torch.where(grad_norm.isfinite(), bounded, torch.nan)
@@ -163,6 +221,10 @@ def clip_gradient(weight: Tensor, grad: Tensor, clipping: float | None, eps: flo
     Args:
         weight, grad: of one shape; see :func:`unitwise_norm` for what a unit is.
         clipping: the threshold lambda; None: the gradient as it is.
+
+    Example:
+        >>> clip_gradient(torch.ones(1, 4), torch.ones(1, 4), clipping=0.01)
+        tensor([[0.0100, 0.0100, 0.0100, 0.0100]])
     """
     if clipping is None:
         return grad
@@ -190,6 +252,11 @@ def momentum_step(
 
     Returns:
         The new weight and the new momentum.
+
+    Example:
+        >>> weight, buffer = momentum_step(torch.ones(1), torch.ones(1), None, lr=0.1)
+        >>> weight, buffer
+        (tensor([0.8100]), tensor([1.]))
     """
     grad = grad + weight_decay * weight
     buffer = grad if buffer is None else momentum * buffer + (1 - dampening) * grad
@@ -197,5 +264,10 @@ def momentum_step(
 
 
 def moving_average(average: Tensor, weight: Tensor, decay: float) -> Tensor:
-    """Exponential moving average: ``decay * average + (1 - decay) * weight`` (NF-ResNets, appendix C)."""
+    """Exponential moving average: ``decay * average + (1 - decay) * weight`` (NF-ResNets, appendix C).
+
+    Example:
+        >>> moving_average(torch.zeros(1), torch.ones(1), decay=0.9)
+        tensor([0.1000])
+    """
     return decay * average + (1 - decay) * weight

@@ -26,7 +26,14 @@ class Missing:
 
 
 def private(name: str) -> Any:
-    """What lies at a dotted name, ``torch.`` included; :class:`Missing` where there is none."""
+    """What lies at a dotted name, ``torch.`` included; :class:`Missing` where there is none.
+
+    Example:
+        >>> private("torch.nn.functional").__name__
+        'torch.nn.functional'
+        >>> bool(private("torch.no_such_thing"))
+        False
+    """
     value: Any = torch
     path = name.split(".")
     for i in range(1, len(path)):

@@ -48,12 +48,23 @@ _SIGNATURES = {
 
 
 def available() -> bool:
-    """Whether there are compiled kernels in this process; :func:`why_off` says why not."""
+    """Whether there are compiled kernels in this process; :func:`why_off` says why not.
+
+    Example:
+        >>> available() == (why_off() is None)
+        True
+    """
     return _load()[0] is not None
 
 
 def why_off() -> str | None:
-    """One line on why the kernels are off, None where they are on."""
+    """One line on why the kernels are off, None where they are on.
+
+    Example:
+        >>> reason = why_off()
+        >>> reason is None or isinstance(reason, str)
+        True
+    """
     return _load()[1]
 
 
@@ -71,7 +82,12 @@ def turned_off() -> bool:
 
 
 def variant() -> str | None:
-    """The instructions that the loaded library was compiled for, None where there is none."""
+    """The instructions that the loaded library was compiled for, None where there is none.
+
+    Example:
+        >>> variant() in ("avx512", "avx2", "default", None)
+        True
+    """
     loaded = _load()[0]
     return None if loaded is None else loaded.nf_instructions().decode()
 

@@ -26,6 +26,11 @@ def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Te
 
     Args:
         gate_of: from (N, C) means over places to a gate (N, C, 1, 1), differentiable.
+
+    Example:
+        >>> shortcut, branch = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+        >>> gated_merge(shortcut, branch, lambda mean: mean.sigmoid()[:, :, None, None]).shape
+        torch.Size([2, 4, 8, 8])
     """
     if not (torch.is_grad_enabled() and supported(shortcut, branch)):
         return residual_merge(shortcut, branch, gate_of(branch.mean((2, 3))))

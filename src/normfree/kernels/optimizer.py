@@ -145,6 +145,13 @@ def agc_sgd_ema_(
         UsageError: sequences of different lengths; a clipping that is not above 0; Nesterov's form without momentum or
             with dampening, as in torch; a momentum buffer that is missing.
         NotFinite: see ``error_if_nonfinite``; nothing has changed then.
+
+    Example:
+        >>> weight, grad, buffer = torch.ones(2, 4), torch.ones(2, 4), torch.zeros(2, 4)
+        >>> agc_sgd_ema_([weight], [grad], [buffer], lr=0.1, momentum=0.9, nesterov=True, clipping=0.01)
+        Update(clipped=[2], units=[2], ratio=[1.0])
+        >>> weight[0]
+        tensor([0.9981, 0.9981, 0.9981, 0.9981])
     """
     buffers = None if momentum == 0 else momentum_buffers
     _refuse(len(params), grads, buffers, averages, momentum, nesterov, dampening)

@@ -49,6 +49,11 @@ def fused_standardize_weight(
 
     Returns:
         (out, in, ...) in the weight's memory layout.
+
+    Example:
+        >>> weight = torch.randn(8, 4, 3, 3)
+        >>> torch.allclose(fused_standardize_weight(weight), functional.standardize_weight(weight), atol=1e-6)
+        True
     """
     dtype = dtype or weight.dtype
     if not supported(weight, gain, scale, dtype):

@@ -131,6 +131,12 @@ class NFBlock(nn.Module):
     No pass over memory but convolutions, bare activations and one merge: ``gamma / beta`` is folded into the weights
     behind the activation; ``alpha * skip_gain`` and stochastic depth into the gate of Squeeze-Excite or, without one
     at the end, into the last convolution.
+
+    Example:
+        >>> block = NFBlock(16, 16, branch=Branch(ratio=0.25), act=Activation("relu"))
+        >>> x = torch.randn(1, 16, 8, 8)
+        >>> torch.equal(block(x), x)  # the skip gain is 0 at first
+        True
     """
 
     def __init__(

@@ -36,7 +36,12 @@ def macs_by_module(model: nn.Module, input_shape: Sequence[int]) -> dict[str, in
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-adds that one input of ``input_shape`` (C, H, W) costs in convolutions and linear layers."""
+    """Multiply-adds that one input of ``input_shape`` (C, H, W) costs in convolutions and linear layers.
+
+    Example:
+        >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), (3, 16, 16))  # 16 * 16 places, 8 * 3 * 3 * 3 each
+        55296
+    """
     return sum(macs_by_module(model, input_shape).values())
 
 

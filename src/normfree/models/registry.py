@@ -67,7 +67,12 @@ class ModelInfo:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models that match a shell pattern, for example ``"nfnet_*"``."""
+    """Names of all models that match a shell pattern, for example ``"nfnet_*"``.
+
+    Example:
+        >>> list_models("nfnet_f[01]*")
+        ['nfnet_f0', 'nfnet_f1', 'nfnet_f0_plus', 'nfnet_f1_plus']
+    """
     return [name for name in _VARIANTS if fnmatch.fnmatch(name, pattern)]
 
 
@@ -93,6 +98,11 @@ def build_model(
     Raises:
         UsageError: unknown name or override (the nearest ones are suggested), or a value of a wrong type or out of
             range.
+
+    Example:
+        >>> model = build_model("nf_resnet26_small", num_classes=10)
+        >>> model(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     cls, variant = lookup(name)
     options = dict(num_classes=num_classes, in_chans=in_chans)
@@ -118,6 +128,11 @@ def model_info(name: str) -> ModelInfo:
 
     Raises:
         UsageError: unknown name.
+
+    Example:
+        >>> info = model_info("nf_resnet26_small")
+        >>> info.params, info.macs, info.test_size
+        (563008, 42903552, 32)
     """
     cls, variant = lookup(name)
     numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")

@@ -39,6 +39,10 @@ class SameConv2d(nn.Module):
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite.
+
+    Example:
+        >>> SameConv2d(3, 8, 3, stride=2)(torch.randn(1, 3, 7, 7)).shape
+        torch.Size([1, 8, 4, 4])
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "bias": Role.BIAS}
@@ -213,7 +217,12 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class PaddedConv2d(FoldedConv2d):
-    """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves."""
+    """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves.
+
+    Example:
+        >>> WSConv2d(3, 8, 3, stride=2).folded()
+        PaddedConv2d(3, 8, kernel_size=(3, 3), stride=(2, 2))
+    """
 
     atrous = 1
 
@@ -244,6 +253,13 @@ class WSConv2d(SameConv2d):
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
             fan-in of 1 (whose standardized weight is 0).
+
+    Example:
+        >>> conv = WSConv2d(16, 32, 3, stride=2)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+        >>> conv.standardized_weight().mean((1, 2, 3)).abs().max() < 1e-6
+        tensor(True)
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
@@ -334,6 +350,9 @@ def recompute_weights(model: nn.Module, enable: bool = True) -> None:
     """Whether the backward pass computes the standardized weights of all :class:`WSConv2d` in a network once more.
 
     Otherwise it keeps them, which takes as much memory as the parameters and a little less time.
+
+    Example:
+        >>> recompute_weights(nn.Sequential(WSConv2d(3, 8, 3)))
     """
     for module in model.modules():
         if isinstance(module, WSConv2d):

@@ -6,7 +6,12 @@ from ..functional import avg_pool_atrous, avg_pool_same, max_pool_same
 
 
 class MaxPoolSame(nn.Module):
-    """3x3 max pooling of stride 2: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2))."""
+    """3x3 max pooling of stride 2: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)).
+
+    Example:
+        >>> MaxPoolSame()(torch.randn(1, 3, 7, 7)).shape
+        torch.Size([1, 3, 4, 4])
+    """
 
     stride = 2
 
@@ -18,6 +23,10 @@ class AvgPoolSame(nn.Module):
     """2x2 average pooling of stride 2, the padding not counted: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)).
 
     With ``dilation``, at stride 1 of places that far apart: (N, C, H, W) -> (N, C, H, W).
+
+    Example:
+        >>> AvgPoolSame()(torch.randn(1, 3, 7, 7)).shape
+        torch.Size([1, 3, 4, 4])
     """
 
     def __init__(self, dilation: int | None = None):

@@ -79,6 +79,12 @@ def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -
 
     Where somebody else decides what is kept (activation checkpointing, ``torch.compile``, hooks of one's own), or where
     an activation's backward pass needs its output rather than its input (ReLU), it is the plain composition.
+
+    Example:
+        >>> x, layer = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 8, 3)
+        >>> (out,) = activated(Activation("gelu"), x, layer)
+        >>> out.shape
+        torch.Size([1, 8, 6, 6])
     """
     out = act(x)
     if _decided(out) or not act.keeps_input:
@@ -153,7 +159,13 @@ def _unpack(kept: Callable[[], Tensor]) -> Tensor:
 
 
 class Activated(nn.Sequential):
-    """Layers in a row; each that follows an :class:`Activation` goes through :func:`activated`."""
+    """Layers in a row; each that follows an :class:`Activation` goes through :func:`activated`.
+
+    Example:
+        >>> layers = Activated(nn.Conv2d(3, 8, 3), Activation("gelu"), nn.Conv2d(8, 8, 3))
+        >>> layers(torch.randn(1, 3, 8, 8)).shape
+        torch.Size([1, 8, 4, 4])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         x, layers = input, list(self)

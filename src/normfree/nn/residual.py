@@ -16,6 +16,10 @@ class SkipInit(nn.Module):
     ``skip_gain`` has shape (1,). The models do not call this: they fold ``scale()`` into the last convolution or into
     the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, but ``alpha``
     alone.
+
+    Example:
+        >>> SkipInit(alpha=0.2)(torch.ones(2)).detach()
+        tensor([0., 0.])
     """
 
     def __init__(self, alpha: float = 0.2, init: float | None = 0.0):
@@ -58,6 +62,10 @@ class StochasticDepth(nn.Module):
     """Drops whole examples of a residual branch in training, without rescaling the rest (NF-ResNets, appendix B.2).
 
     ``(N, ...) -> (N, ...)``; in evaluation, or with rate 0, the input itself.
+
+    Example:
+        >>> StochasticDepth(0.1).eval()(torch.ones(2))
+        tensor([1., 1.])
     """
 
     def __init__(self, rate: float):

@@ -64,7 +64,12 @@ _SHOWN = 8  # names in an error
 
 
 def parameter_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> dict[str, Role]:
-    """Role of every parameter, by its name in ``model.named_parameters()``; see :func:`explain_roles`."""
+    """Role of every parameter, by its name in ``model.named_parameters()``; see :func:`explain_roles`.
+
+    Example:
+        >>> parameter_roles(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+        {'0.weight': <Role.WEIGHT: 'weight'>, '0.bias': <Role.BIAS: 'bias'>}
+    """
     return {entry.name: entry.role for entry in explain_roles(model, roles)}
 
 
@@ -80,6 +85,12 @@ def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = Non
     Raises:
         UsageError: not a module; parameters without a role, or with two that differ (shared between layers, or matched
             by two patterns); names or patterns in ``roles`` that match none; each by name.
+
+    Example:
+        >>> for entry in explain_roles(nn.Sequential(nn.Linear(4, 2)), {"0.weight": "classifier"}):
+        ...     print(entry.name, entry.role.value, entry.source)
+        0.weight classifier caller
+        0.bias bias layer
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"a network (torch.nn.Module) is needed, not {type(model).__name__}")

@@ -31,6 +31,10 @@ class SqueezeExcite(nn.Module):
 
     Raises:
         UsageError: channels, hidden or ratio not above 0, a number that is not finite.
+
+    Example:
+        >>> SqueezeExcite(16).gate(torch.randn(2, 16, 4, 4)).shape
+        torch.Size([2, 16, 1, 1])
     """
 
     parameter_roles = {"fc0.weight": Role.WEIGHT, "fc1.weight": Role.WEIGHT}
@@ -71,6 +75,10 @@ class EfficientChannelAttention(nn.Module):
     """Gate of a convolution over neighbouring channels, ``factor * sigmoid(conv1d(mean(x)))`` (ECA, Wang et al. 2020).
 
     ``(N, C, H, W) -> (N, C, H, W)``. Not in the papers; timm's variants have it. The kernel grows with log2(C).
+
+    Example:
+        >>> EfficientChannelAttention(16).gate(torch.randn(2, 16, 4, 4)).shape
+        torch.Size([2, 16, 1, 1])
     """
 
     parameter_roles = {"conv.weight": Role.WEIGHT}

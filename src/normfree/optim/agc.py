@@ -47,6 +47,14 @@ def agc_(
         UsageError: parameters without a ``clipping``, or one that is not above 0; a sparse gradient; parameters of
             FullyShardedDataParallel (FSDP1), whose units are cut.
         NotFinite: see ``error_if_nonfinite``.
+
+    Example:
+        >>> weight = torch.ones(2, 4, requires_grad=True)
+        >>> weight.grad = torch.ones(2, 4)
+        >>> agc_(weight, clipping=0.01)
+        ClipStatistics(params: 2 of 2 units clipped, gradient norm 2.828)
+        >>> weight.grad[0]
+        tensor([0.0100, 0.0100, 0.0100, 0.0100])
     """
     measured = [_measure(group, clipping, eps) for group in as_groups(groups_or_params, clipping)]
     measured = [group for group in measured if group is not None]
@@ -198,10 +206,13 @@ def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> No
 class AGC:
     """Clips inside ``step`` of any torch optimizer.
 
-    >>> optimizer = torch.optim.SGD(param_groups(model, weight_decay=2e-5, clipping=0.01), lr=0.1, momentum=0.9)
-    >>> agc = AGC(optimizer)
-    >>> loss.backward()
+    >>> model = nn.Linear(4, 2)
+    >>> groups = param_groups(model, weight_decay=2e-5, clipping=0.01, roles={"weight": "weight"})
+    >>> agc = AGC(torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True))
+    >>> model(torch.ones(3, 4)).sum().backward()
     >>> statistics = agc.step()  # optimizer.step() and scaler.step(optimizer) clip, too
+    >>> statistics.fraction
+    {'weight': 1.0, 'bias': 1.0}
 
     A hook in front of the optimizer's own step: weight decay and momentum see clipped gradients, as released. A closure
     is followed: its gradients are clipped, too.

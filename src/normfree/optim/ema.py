@@ -13,7 +13,12 @@ from .sharded import fill, local
 
 
 def ema_decay(step: int, decay: float) -> float:
-    """Decay at ``step`` (0-based): ``min(decay, (1 + t) / (10 + t))``, so that the first averages forget the start."""
+    """Decay at ``step`` (0-based): ``min(decay, (1 + t) / (10 + t))``, so that the first averages forget the start.
+
+    Example:
+        >>> ema_decay(0, decay=0.999), ema_decay(10**6, decay=0.999)
+        (0.1, 0.999)
+    """
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -44,6 +49,13 @@ class EMA:
 
     Raises:
         UsageError: not a module; a decay out of range.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> ema = EMA(model, decay=0.99)
+        >>> ema.update()  # after each step of the optimizer
+        >>> with ema.applied():
+        ...     out = model(torch.ones(1, 2))
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.99999, *, warmup: bool = True):

@@ -15,10 +15,13 @@ from .ema import EMA
 class FusedStep:
     """The same numbers as :class:`~normfree.optim.AGC` of ``torch.optim.SGD``, and :meth:`EMA.update`, in less time.
 
-    >>> optimizer = torch.optim.SGD(param_groups(model, weight_decay=2e-5, clipping=0.01), lr=0.1, momentum=0.9)
-    >>> fused = FusedStep(optimizer, EMA(model))
-    >>> loss.backward()
+    >>> model = nn.Linear(4, 2)
+    >>> groups = param_groups(model, weight_decay=2e-5, clipping=0.01, roles={"weight": "weight"})
+    >>> fused = FusedStep(torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True), EMA(model))
+    >>> model(torch.ones(3, 4)).sum().backward()
     >>> statistics = fused.step()  # where fused.possible(): else AGC's step, and the average's update
+    >>> statistics.fraction
+    {'weight': 1.0, 'bias': 1.0}
 
     The optimizer keeps its state (momentum) as torch does, so that both ways of stepping may alternate. Gradients stay
     as they are: the clipped ones are not written.

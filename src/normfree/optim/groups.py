@@ -56,6 +56,16 @@ def param_groups(
     Raises:
         UsageError: see :func:`normfree.nn.explain_roles`; a negative weight decay; a clipping that is not above 0;
             ``unclipped`` names what the model does not have; flat shards (FSDP1); lazy layers without a shape.
+
+    Example:
+        >>> model = normfree.create_model("nf_resnet26_small", num_classes=10)
+        >>> for group in param_groups(model, weight_decay=5e-5, clipping=0.01):
+        ...     print(group["name"], len(group["params"]), group["weight_decay"], group["clipping"])
+        weight 28 5e-05 0.01
+        classifier 1 5e-05 None
+        gain 28 0.0 0.01
+        bias 29 0.0 0.01
+        skip_gain 8 0.0 0.01
     """
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
@@ -166,6 +176,12 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
 
     Raises:
         UsageError: a name that is no module's with parameters, or nothing left to train.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> freeze(model, ["0"])
+        >>> [name for name, p in model.named_parameters() if p.requires_grad]
+        ['1.weight', '1.bias']
     """
     parameters = dict(model.named_parameters())
     for prefix in prefixes:

@@ -13,11 +13,13 @@ from .foreach import foreach_add_, foreach_copy_, foreach_mul_, foreach_norm
 class SAM:
     """The gradient at weights moved by ``rho`` along the gradient of another loss (NFNets, appendix A.4).
 
-    >>> sam = SAM(model.parameters(), rho=0.05)
+    >>> model = nn.Linear(4, 2)
+    >>> x, sam = torch.randn(10, 4), SAM(model.parameters(), rho=0.05)
     >>> part = sam.part(len(x))  # the examples of the ascent: a fifth of the batch costs a fifth of a step
-    >>> with sam.moved(loss(model(x[part]), y[part])):
-    ...     loss(model(x), y).backward()  # gradients at the moved weights
-    >>> agc.step()  # at the weights as they were, to the bit
+    >>> with sam.moved(model(x[part]).square().mean()):
+    ...     model(x).square().mean().backward()  # gradients at the moved weights
+    >>> model.weight.grad.shape  # the weights are as they were, to the bit
+    torch.Size([2, 4])
 
     The ascent gradient goes through ``torch.autograd.grad``: ``.grad`` is untouched, and under DistributedDataParallel
     nothing is exchanged, so that each replica moves by its own gradient, as in the paper.

@@ -16,6 +16,10 @@ def warmup_cosine(
 
     Raises:
         UsageError: ``warmup_steps`` not within 0 and ``total_steps``.
+
+    Example:
+        >>> [round(warmup_cosine(step, peak=0.1, total_steps=100, warmup_steps=10), 4) for step in (0, 5, 10, 55, 100)]
+        [0.0, 0.05, 0.1, 0.05, 0.0]
     """
     _check(step, total_steps, warmup_steps)
     if step < warmup_steps:
@@ -41,6 +45,10 @@ def warmup_drops(
 
     Raises:
         UsageError: ``warmup_steps`` not within 0 and ``total_steps``.
+
+    Example:
+        >>> [round(warmup_drops(step, peak=0.1, total_steps=100, drops=(0.7, 0.9)), 4) for step in (0, 70, 90)]
+        [0.1, 0.01, 0.001]
     """
     _check(step, total_steps, warmup_steps)
     if step < warmup_steps:

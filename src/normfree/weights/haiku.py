@@ -32,6 +32,10 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
 
     Raises:
         UsageError: the model's family has no counterpart in the authors' code.
+
+    Example:
+        >>> haiku_names(normfree.create_model("nf_resnet26_small"))["head.fc.weight"]
+        ('NF_ResNet/~/linear', 'w')
     """
     family = getattr(model, "family", None)
     if family not in _FAMILIES:
@@ -94,6 +98,12 @@ def load_haiku(model: ResidualNet, source: str | Path | Arrays) -> ResidualNet:
     Raises:
         UsageError: an unreadable file; parameters missing, extra, misshapen or not numeric, all by name. The
             model is unchanged then.
+
+    Example:
+        >>> model, other = (normfree.create_model("nf_resnet26_small") for _ in range(2))
+        >>> _ = load_haiku(other, to_haiku(model))
+        >>> torch.equal(other.head.fc.weight, model.head.fc.weight)
+        True
     """
     arrays = read_arrays(source) if isinstance(source, (str, Path)) else source
     for module, inner in arrays.items():
@@ -131,6 +141,11 @@ def to_haiku(model: ResidualNet, *, state: bool = False) -> dict[str, dict[str, 
     """A model's weights as ``{module: {name: array}}`` in the authors' naming and layout, bit for bit.
 
     ``state=True`` adds BatchNorm's running statistics.
+
+    Example:
+        >>> model = normfree.create_model("nf_resnet26_small")
+        >>> to_haiku(model)["NF_ResNet/~/linear"]["w"].shape
+        (256, 1000)
     """
     parameters, names = dict(model.named_parameters()) | dict(model.named_buffers()), haiku_names(model)
     arrays: dict[str, dict[str, np.ndarray]] = {}

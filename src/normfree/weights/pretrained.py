@@ -51,6 +51,11 @@ def create_model(
     Raises:
         UsageError: unknown name or override (the nearest ones are suggested), a value out of range, no published
             weights of this name, or none to be had (it says what to download and where to put it).
+
+    Example:
+        >>> model = create_model("nf_resnet26_small", num_classes=10)
+        >>> model(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     rates = dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
     taken, classes, channels = None, 1000, 3
@@ -88,6 +93,9 @@ def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
 
     Raises:
         UsageError: none are published or to be had, or they are of another architecture.
+
+    Example:
+        >>> load_pretrained(create_model("nfnet_f0"), "nfnet_f0")  # doctest: +SKIP
     """
     return _carried(model, published_weights(name))
 

@@ -27,6 +27,10 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
 
     Raises:
         UsageError: timm has no counterpart of the model's family.
+
+    Example:
+        >>> timm_names(normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)))["head.fc.weight"]
+        'head.fc.weight'
     """
     family = getattr(model, "family", None)
     if family not in _FAMILIES:
@@ -69,6 +73,12 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
     Raises:
         UsageError: an unreadable file; parameters missing, extra or misshapen or not numbers, by name. The model is
             unchanged then.
+
+    Example:
+        >>> model, other = (normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)) for _ in range(2))
+        >>> _ = load_timm(other, to_timm(model))
+        >>> torch.equal(other.head.fc.weight, model.head.fc.weight)
+        True
     """
     if isinstance(source, str | Path):
         read = read_weights_file(source)
@@ -101,7 +111,13 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
 
 
 def to_timm(model: ResidualNet) -> dict[str, Tensor]:
-    """A model's weights as a state dict of timm's network of the same shape, bit for bit; copies."""
+    """A model's weights as a state dict of timm's network of the same shape, bit for bit; copies.
+
+    Example:
+        >>> model = normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64))
+        >>> [name for name in to_timm(model) if name.startswith("head")]
+        ['head.fc.weight', 'head.fc.bias']
+    """
     parameters = dict(model.named_parameters())
     return {
         theirs: parameters[ours].detach().clone().reshape(_timm_shape(theirs, parameters[ours]))

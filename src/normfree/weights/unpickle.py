@@ -123,6 +123,13 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
 
     Raises:
         UsageError: no such file; truncated; not such a pickle; anything but dicts, strings and numeric arrays in it.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "weights.npz")
+        ...     _ = path.write_bytes(pickle.dumps({"linear": {"w": np.ones((2, 3), np.float32)}}))
+        ...     read_arrays(path)["linear"]["w"].shape
+        (2, 3)
     """
     path = Path(path)
     try:

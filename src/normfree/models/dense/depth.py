@@ -115,6 +115,11 @@ def depth_estimator(backbone: ResidualNet, *, width: int | None = None) -> Dense
 
     Raises:
         UsageError: a width out of range.
+
+    Example:
+        >>> backbone = build_model("nf_resnet26_small")
+        >>> depth_estimator(backbone, width=16)(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 1, 32, 32])
     """
     check_width(width)
     count = max(0, round(math.log2(backbone.feature_info[-1]["reduction"])) - 1)

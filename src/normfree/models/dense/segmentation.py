@@ -55,6 +55,11 @@ def segmenter(backbone: ResidualNet, num_classes: int, *, width: int | None = No
 
     Raises:
         UsageError: ``num_classes`` below 2, a width out of range.
+
+    Example:
+        >>> backbone = build_model("nf_resnet26_small")
+        >>> segmenter(backbone, num_classes=5, width=16)(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 5, 32, 32])
     """
     if num_classes < 2:
         raise UsageError(f"num_classes (={num_classes}) must be at least 2 for segmentation")

@@ -136,6 +136,12 @@ def detector(
 
     Raises:
         UsageError: a number out of range.
+
+    Example:
+        >>> network = detector(build_model("nf_resnet26_small"), num_classes=3, width=16).eval()
+        >>> (found,) = network(torch.randn(1, 3, 32, 32))
+        >>> found.boxes.shape[1], len(found) <= 100
+        (4, True)
     """
     check_width(width)
     for name, value in dict(num_classes=num_classes, proposals=proposals, regions=regions).items():
