@@ -19,7 +19,7 @@ from normfree.data import processes
 from normfree.internals import Missing, private
 from normfree.kernels import library
 from normfree.nn import Activation, recompute
-from normfree.optim import AGC
+from normfree.optim import AGC, foreach
 from normfree.spp import trace
 from normfree.training import memory
 
@@ -94,13 +94,20 @@ print(normfree.kernels.why_off())
     assert done.stdout.startswith(f"torch {torch.__version__} has no torch.")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not re.search("saved_tensors|Mode|worker", name)])
+@pytest.mark.parametrize("name", [name for name in NAMES if not re.search("saved_tensors|Mode|worker|foreach", name)])
 def test_kernels_are_off_and_say_why(name, monkeypatch):
     monkeypatch.setenv("NORMFREE_KERNELS", "1")
     without = again(library, name, monkeypatch)
     assert without.why_off() == f"torch {torch.__version__} has no {name}"
     assert not without.available()
     assert not without.eager()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "foreach" in name])
+def test_a_step_over_a_list_names_what_it_lacks(name, monkeypatch):
+    without = again(foreach, name, monkeypatch)
+    with pytest.raises(UsageError, match=f"has no {name}, which this needs"):
+        getattr(without, name.removeprefix("torch._"))([torch.ones(1)], 2.0)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "saved_tensors" in name])

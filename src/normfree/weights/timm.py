@@ -29,8 +29,8 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
         UsageError: timm has no counterpart of the model's family.
 
     Example:
-        >>> timm_names(normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)))["head.fc.weight"]
-        'head.fc.weight'
+        >>> timm_names(normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)))["stages.0.0.conv2.weight"]
+        'stages.0.0.conv3.weight'
     """
     family = getattr(model, "family", None)
     if family not in _FAMILIES:
