@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..models.backbone import OnBackbone
 from ..models.config import ModelConfig
-from ..models.dense import OnBackbone
 from ..models.registry import lookup
 from ..recipes import Recipe
 from ..training import load_weights, read_checkpoint
 from ..weights import convert
-from ..weights.carry import carry, fitted, told
+from ..weights.carry import carry, fitted, summary
 from ..weights.file import Weights
 from ..weights.state_dict import find_state
 from ..words import tell
@@ -48,9 +48,9 @@ def initialize(model: nn.Module, path: str) -> str:
             return f"weights from {weights.origin}"
         weights = _of_backbone(weights)
         notes = carry(model.backbone, weights)
-        return f"{told(weights, notes)}, into the backbone; what stands behind it is new"
+        return f"{summary(weights, notes)}, into the backbone; what stands behind it is new"
     weights = _of_backbone(weights)
-    return told(weights, carry(model, weights))
+    return summary(weights, carry(model, weights))
 
 
 def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxyType({})) -> str | None:

@@ -16,7 +16,7 @@ from ..data.coco import CocoIds
 from ..data.coco_masks import run_lengths
 from ..errors import UsageError
 from ..models import Detections
-from ..models.detection import LEAST_SCORE
+from ..models.detection import SCORE_THRESHOLD
 from ..pictures.sheets import LEGEND_CLASSES, object_sheet
 from ..training import pick_device
 from ..words import tell
@@ -161,7 +161,10 @@ class BoxFile:
             self.path.write_text(json.dumps(self.found), encoding="utf-8")
         except OSError as error:
             raise writing(self.path, error) from error
-        return [f"  {len(self.found)} boxes of at least {max(self.least, LEAST_SCORE):g} in {self.path}", *self.told]
+        return [
+            f"  {len(self.found)} boxes of at least {max(self.least, SCORE_THRESHOLD):g} in {self.path}",
+            *self.told,
+        ]
 
 
 def object_picture(image: Tensor, found: Detections, names: list[str]) -> Image.Image:

@@ -43,7 +43,7 @@ def carry(model: ResidualNet, weights: Weights) -> list[str]:
     return notes
 
 
-def told(weights: Weights, notes: list[str]) -> str:
+def summary(weights: Weights, notes: list[str]) -> str:
     """What :func:`carry` did, and which weights were chosen, in one sentence."""
     start = weights.origin if weights.origin.startswith(PUBLISHED_OF) else f"weights from {weights.origin}"
     return ", ".join([start, *weights.notes, *notes])
@@ -52,7 +52,7 @@ def told(weights: Weights, notes: list[str]) -> str:
 def warn(weights: Weights, notes: list[str], stacklevel: int = 2) -> None:
     """Say in Python what a user should know of weights that were taken; nothing, where there is nothing."""
     if weights.notes or (notes and notes != [NO_CLASSIFIER]):
-        warnings.warn(told(weights, notes), stacklevel=stacklevel + 1)
+        warnings.warn(summary(weights, notes), stacklevel=stacklevel + 1)
 
 
 def fitted(model: ResidualNet, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:

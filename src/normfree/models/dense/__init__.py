@@ -1,6 +1,5 @@
 """Networks that answer for every pixel: a backbone, a head without normalization, and a resize to the image's size."""
 
-from ..backbone import OnBackbone
 from .depth import UpConv2d, UpProjection, UpProjectionHead, depth_estimator
 from .network import DenseNet, resized
 from .segmentation import FCNHead, segmenter
@@ -8,7 +7,6 @@ from .segmentation import FCNHead, segmenter
 __all__ = [
     "DenseNet",
     "FCNHead",
-    "OnBackbone",
     "UpConv2d",
     "UpProjection",
     "UpProjectionHead",

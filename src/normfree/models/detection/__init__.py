@@ -9,10 +9,7 @@ from .heads import BoxHead, BoxPredictor, MaskHead, MaskPredictor, ProposalHead
 from .network import LOSSES, SCORE_THRESHOLD, DetectionNet, detector
 from .pyramid import Pyramid
 
-LEAST_SCORE = SCORE_THRESHOLD
-
 __all__ = [
-    "LEAST_SCORE",
     "LOSSES",
     "SCORE_THRESHOLD",
     "BoxHead",
