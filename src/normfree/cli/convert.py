@@ -73,13 +73,12 @@ def _parser() -> Parser:
 
 def _destination(options: argparse.Namespace) -> tuple[Path, str]:
     """Where to write and in which form, checked before anything is read."""
-    dest, form = Path(options.dest), options.to
+    dest = Path(options.dest)
+    form: str = options.to or ("haiku" if dest.suffix == ".npz" else "")
     suffix = ".npz" if form == "haiku" else ".safetensors"
-    if form is None and dest.suffix == ".npz":
-        form = "haiku"
-    elif form is None and dest.suffix == ".safetensors":
+    if not form and dest.suffix == ".safetensors":
         raise UsageError(f"{dest} may hold two forms; say --to timm or --to normfree")
-    elif dest.suffix != suffix:
+    if not form or dest.suffix != suffix:
         wanted = f"{FORMS[form]} is a {suffix} file" if form else "give it .npz or .safetensors, or a form with --to"
         raise UsageError(f"DEST (={dest}) has the ending {dest.suffix!r}; {wanted}")
     if os.path.lexists(dest):

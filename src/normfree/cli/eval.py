@@ -55,8 +55,14 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
     if options.csv:
         check_output("--csv", options.csv, TABLES, [data.source])
-    about = dict(size=options.size, batch_size=options.batch_size, workers=options.workers, device=options.device)
-    found = evaluate(trained, options.data, **about)
+    found = evaluate(
+        trained,
+        options.data,
+        size=options.size,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
+    )
     if options.json:
         network = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task.kind)
         print(found.measured.as_json(**network, data=found.data))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from ..export import Written, to_archive, to_onnx
@@ -29,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     path, kind = _place(options)
     if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
         raise UsageError(f"--size (={options.size}) must be from 1 to {MOST_PIXELS}")
-    settings = dict(batch=_batch(options.batch), precision=options.precision)
+    settings: dict[str, Any] = dict(batch=_batch(options.batch), precision=options.precision)
     if kind == "onnx":  # all that can be known before weights are fetched
         settings["opset"] = OPSET if options.opset is None else options.opset
         check_onnx(path, options.precision, settings["opset"])

@@ -107,7 +107,8 @@ def grouped(paths: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _default(item: dataclasses.Field) -> str:
-    value = item.default_factory() if item.default is dataclasses.MISSING else item.default
+    factory = item.default_factory
+    value = item.default if factory is dataclasses.MISSING else factory()
     if isinstance(value, tuple):
         value = list(value)
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()

@@ -1,6 +1,7 @@
 """The parser of every command."""
 
 import argparse
+from typing import NoReturn
 
 from ..errors import UsageError
 
@@ -12,5 +13,5 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"normfree {verb}", allow_abbrev=False, **kwargs)
         self.add_argument("--traceback", action="store_true", help="show where an error comes from")
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")

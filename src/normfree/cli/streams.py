@@ -90,8 +90,15 @@ def printable_notes() -> Iterator[None]:
         warnings.formatwarning, logging.lastResort = form, handler
 
 
-class _Printable(logging._StderrHandler):
-    """The handler that Python has for such log lines, which are lines here."""
+class _Printable(logging.Handler):
+    """Writes log lines to standard error as it is by then, as Python's own handler of such lines does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -108,10 +115,10 @@ def writable_output(utf8: bool) -> Iterator[None]:
     if not isinstance(stream, io.TextIOWrapper):  # a notebook's, which takes everything
         yield
         return
-    before = dict(encoding=stream.encoding, errors=stream.errors)
+    encoding, errors = stream.encoding, stream.errors
     stream.reconfigure(encoding="utf-8" if utf8 else None, errors="backslashreplace")
     try:
         yield
     finally:
         with contextlib.suppress(ValueError, OSError):  # closed, or its reader has gone
-            stream.reconfigure(**before)
+            stream.reconfigure(encoding=encoding, errors=errors)

@@ -36,6 +36,18 @@ class Batch:
         """What a network is called with: images, and for one that finds objects the sizes of these and the objects."""
         return (self.images, self.targets) if isinstance(self.targets, ObjectList) else (self.images,)
 
+    @property
+    def target_tensor(self) -> Tensor:
+        """``targets`` of batches where these are of each pixel, or a vector for each image."""
+        assert isinstance(self.targets, Tensor), "the batch has no tensor of targets"
+        return self.targets
+
+    @property
+    def target_objects(self) -> ObjectList:
+        """``targets`` of batches where these are objects."""
+        assert isinstance(self.targets, ObjectList), "the batch has no objects"
+        return self.targets
+
     def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
         """``function`` of the tensors ``names`` that there are."""
         return {name: function(value) for name in names if (value := getattr(self, name)) is not None}

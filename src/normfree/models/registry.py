@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -171,7 +171,7 @@ def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     return _VARIANTS[name]
 
 
-def test_crop(config: Mapping[str, Any]) -> str:
+def test_crop(config: Mapping[str, Any]) -> Literal["squash", "centre"]:
     """The view of test images that a :func:`default_cfg` asks for: "squash" or "centre", see :class:`.DataConfig`."""
     return "centre" if config.get("crop_mode") == "center" else "squash"
 

@@ -68,8 +68,8 @@ def draw_objects(
 def under_masks(image: Tensor, labels: Tensor, masks: Tensor | None, palette: np.ndarray) -> np.ndarray:
     """The (C, H, W) uint8 image as (H, W, 3) under masks (K, H, W) bool in the colours of their classes."""
     colored = rgb(image).astype(np.float32)
-    for number in reversed(range(len(labels) if masks is not None else 0)):  # the first on top
-        inside = masks[number].numpy()
+    for number, mask in reversed(list(enumerate([] if masks is None else masks))):  # the first on top
+        inside = mask.numpy()
         colored[inside] += (palette[labels[number]] - colored[inside]) * BLEND
     return colored.astype(np.uint8)
 

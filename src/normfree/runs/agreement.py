@@ -72,13 +72,13 @@ def compare_processes(replicas: Replicas, own: Mapping[str, Any]) -> None:
 
 def together(replicas: Replicas, do: Callable[[], T]) -> T:
     """What each process finds for itself; what one of them cannot use, none can."""
-    found: T | None = None
+    results: list[T] = []
     failed = None
     try:
-        found = do()
+        results.append(do())
     except (UsageError, RunFailed) as error:
         failed = error
     for rank, error in enumerate(replicas.gather(failed)):
         if error is not None:
             raise error if replicas.world == 1 else type(error)(f"process {rank}: {error}")
-    return found
+    return results[0]

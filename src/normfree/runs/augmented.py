@@ -85,7 +85,7 @@ def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmenta
         view, partner = crop(first, generator), crop(second, generator)
         mix, ratio = augmentation.mixing(view, partner, i, count, generator)
         steps = randaugment.draw(crop.size, crop.size, generator)
-        kind = dict(mixup="MixUp", cutmix="CutMix").get(augmentation.mixing.kind(i, count), "not mixed")
+        kind = dict(mixup="MixUp", cutmix="CutMix").get(augmentation.mixing.kind(i, count) or "", "not mixed")
         whole.append((_fitted(first, crop.size), ""))
         cropped.append((to_uint8(view), ""))
         mixed.append((to_uint8(mix), f"{kind}: {100 * ratio:.0f} % from above"))

@@ -34,6 +34,8 @@ def open_any(source: str, overrides: Mapping[str, Any], which: str | None = None
             raise UsageError(f"{source} says which network it is; --{given[0].replace('.name', '')} is for other files")
         trained = load_trained(source, which, kind)
         shapes = weights.shapes_of(trained.model.state_dict(), "normfree")
+        if not isinstance(trained.model, ResidualNet):
+            raise UsageError(f"{source} is a network for {trained.task.name}; convert takes those that classify images")
         return Opened("normfree", Path(trained.source), trained.model, trained.recipe.model, shapes)
     config = recipe_from({key: value for key, value in overrides.items() if key.startswith("model.")}).model
     return open_foreign(source, config, kind)
@@ -47,7 +49,7 @@ def write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, ove
         raise UsageError(f"--{next(iter(overrides))} is for --to normfree; {FORMS[form]} has no place for it")
     with whole_file(dest) as part:
         if form == "timm":
-            save_file(tensors, part, metadata={"format": "pt"})
+            save_file(dict(tensors), part, metadata={"format": "pt"})
         else:
             with part.open("wb") as file:
                 pickle.dump(tensors, file, protocol=4)
@@ -65,7 +67,7 @@ def table(rows: Sequence[weights.Row], before: str, after: str) -> list[str]:
     """A line per tensor: name and shape there, name and shape here."""
 
     def cells(name: str | None, shape: tuple[int, ...] | None) -> tuple[str, str]:
-        return ("-", "") if name is None else (name, "x".join(map(str, shape)) or "1")
+        return ("-", "") if name is None else (name, "x".join(map(str, shape or ())) or "1")
 
     lines = [(before, "", after, "")]
     lines += [(*cells(row.source, row.source_shape), *cells(row.dest, row.dest_shape)) for row in rows]
@@ -80,7 +82,7 @@ def summary(
     model, written = opened.model, [row for row in rows if row.dest]
     parameters = sum(p.numel() for p in model.parameters())
     lines = [f"{opened.file}: {note}" for note in opened.notes]
-    left = [row.source for row in rows if row.dest is None]
+    left = [str(row.source) for row in rows if row.dest is None]
     if left:
         lines.append(f"{len(left)} tensors of {opened.file} have no place in {FORMS[form]}: {', '.join(left[:3])}, ...")
     lines.append(

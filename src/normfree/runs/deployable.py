@@ -11,7 +11,8 @@ from ..data.dense import DenseTransform
 from ..errors import UsageError
 from ..export import Deployed, Preprocessing
 from ..models import create_model as create_untrained
-from ..tasks import TASKS, Classification, ReadyNetwork, Task, Trained
+from ..tasks import TASKS, Classification, ReadyNetwork, Trained
+from ..tasks.trained import UsedTask
 from ..training import pick_device
 from ..weights import create_model
 from .exported import ONNX, open_exported, targets_of
@@ -31,7 +32,7 @@ class DeployableNetwork:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     origin: str
-    task: type[Task] = Classification
+    task: type[UsedTask] = Classification
     targets: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +75,7 @@ def open_deployable(
     torch.manual_seed(0)
     name = text.removeprefix(PREFIX)
     model = (create_untrained(name) if random else create_model(name, pretrained=True)).eval()
-    classes = None if random else imagenet_classes(model.num_classes)
+    classes = None if random else imagenet_classes(int(model.num_classes))
     origin = "fresh weights of seed 0" if random else "published weights"
     return DeployableNetwork(model, name, Preprocessing.of(model), classes, origin)
 
@@ -82,11 +83,11 @@ def open_deployable(
 def _preprocessing(trained: Trained) -> Preprocessing:
     """What its test images go through, in the words of an exported file."""
     view, data = trained.transform, trained.recipe.data
-    channels, value_range = data.channels, dict(value_range=data.value_range)
+    about: dict[str, Any] = dict(channels=data.channels, mean=view.mean, std=view.std, value_range=data.value_range)
     if not isinstance(view, DenseTransform):
-        return Preprocessing(view.size, channels, view.mean, view.std, view.margin, resize=view.crop, **value_range)
-    how = value_range | dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
-    return Preprocessing(view.height, channels, view.mean, view.std, 0, view.width, **how)
+        return Preprocessing(view.size, **about, resize_margin=view.margin, resize=view.crop)
+    about |= dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
+    return Preprocessing(view.height, **about, resize_margin=0, width=view.width)
 
 
 def open_ready(text: str, which: str | None = None, device: str = "auto", size: int | None = None) -> ReadyNetwork:
@@ -107,7 +108,8 @@ def open_ready(text: str, which: str | None = None, device: str = "auto", size: 
         return _deployed(open_exported(text, pick_device(device)))
     trained = open_trained(text, which)
     if trained is not None and trained.task.targets == "pairs":
-        return ReadyNetwork(trained.model, None, tuple(trained.names) or None, trained.task, trained=trained)
+        model = trained.model.to(pick_device(device))
+        return ReadyNetwork(model, None, tuple(trained.names) or None, trained.task, trained=trained)
     network = open_deployable(text, which, trained=trained)
     place, view = pick_device(device), network.preprocessing
     model = network.model.to(place)
@@ -124,7 +126,7 @@ def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
     """The names of ImageNet's 1000 classes; None for another number of outputs."""
     if outputs != 1000:
         return None
-    from timm.data import ImageNetInfo  # timm takes seconds to import
+    from timm.data.imagenet_info import ImageNetInfo  # timm takes seconds to import
 
     return tuple(ImageNetInfo().label_descriptions())
 

@@ -9,6 +9,7 @@ from ..errors import UsageError
 from ..models import ResidualNet
 from ..models.config import ModelConfig
 from ..recipes import Recipe
+from ..tasks.task import config_of
 from ..weights import convert as weights
 from ..weights.file import Weights, read_weights_file
 from ..weights.pretrained import published_weights
@@ -75,12 +76,12 @@ def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: no classifier; an unknown field.
     """
-    model = opened.model
-    channels, train = model.in_chans, model.default_cfg["input_size"][-1]
+    model, config = opened.model, config_of(opened.model)
+    channels, train = model.in_chans, config["input_size"][-1]
     if not model.num_classes:
         raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
-    size = {"data.image_size": train, "data.test_size": model.default_cfg["test_input_size"][-1]}
-    statistics = {f"data.{key}": list(model.default_cfg[key]) for key in ("mean", "std") if channels == 3}
+    size = {"data.image_size": train, "data.test_size": config["test_input_size"][-1]}
+    statistics = {f"data.{key}": list(config[key]) for key in ("mean", "std") if channels == 3}
     # null: images of 8 bits, since nothing tells which values of others would be black and white
     fixed = {"data.source": UNSAID, "data.channels": channels, "data.value_range": None}
     data = fixed | size | statistics
@@ -110,8 +111,8 @@ def class_names(count: int) -> tuple[list[str], list[str]]:
     if count != 1000:
         return numbers, numbers
     try:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         return numbers, numbers
     info = ImageNetInfo()
-    return info.label_names(), info.label_descriptions()
+    return info.label_names(), list(info.label_descriptions())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..models import ResidualNet
 from ..models.backbone import OnBackbone
 from ..models.config import ModelConfig
 from ..models.registry import lookup
@@ -47,9 +48,11 @@ def initialize(model: nn.Module, path: str) -> str:
             load_weights(model, weights.tensors, weights.origin)
             return f"weights from {weights.origin}"
         weights = _of_backbone(weights)
+        assert isinstance(model.backbone, ResidualNet)
         notes = carry(model.backbone, weights)
         return f"{summary(weights, notes)}, into the backbone; what stands behind it is new"
     weights = _of_backbone(weights)
+    assert isinstance(model, ResidualNet)
     return summary(weights, carry(model, weights))
 
 
@@ -71,8 +74,9 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
         if before.name and _takes(before, weights):
             return None
         shapes = convert.shapes_of(weights.tensors, weights.form)
-        described = dict(name=convert.choose_model(shapes, weights.form, path)[0], options={})
-    name, options = described["name"], dict(described["options"])
+        described = dict[str, Any](name=convert.choose_model(shapes, weights.form, path)[0], options={})
+    name: str = described["name"]
+    options: dict[str, Any] = dict(described["options"])
     if before.name and lookup(before.name)[0] is lookup(name)[0]:
         options |= {key: before.options[key] for key in OF_USE if key in before.options}
     elif (

@@ -68,10 +68,18 @@ def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str |
         network = load_trained(text, which)
         network.task.set_sizes(network.recipe, network.model)
         data = network.recipe.data
-        shape, name = (data.channels, data.test_size, data.test_size), Path(text).resolve().name
-        view = data.resize_margin, data.test_crop or "squash"
-        about = dict(run=network, pretrained=True, value_range=data.value_range)
-        return InspectedNetwork(name, network.model, shape, *image_statistics(data), *view, **about)
+        side = data.test_size or 0  # which is set by now
+        return InspectedNetwork(
+            Path(text).resolve().name,
+            network.model,
+            (data.channels, side, side),
+            *image_statistics(data),
+            data.resize_margin,
+            data.test_crop or "squash",
+            run=network,
+            pretrained=True,
+            value_range=None if data.value_range == "auto" else data.value_range,
+        )
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     if kind is Kind.FUNCTION:
         name = text.partition(":")[2]
@@ -93,7 +101,7 @@ def _as_usual(name: str, model: nn.Module) -> InspectedNetwork:
     config = getattr(model, "default_cfg", None)
     config = config if isinstance(config, dict) else {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
-    mean, std = (config.get("mean"), config.get("std")) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (config["mean"], config["std"]) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
     mean, std = (mean, std) if len(mean) == channels else ((0.5,) * channels,) * 2
     return InspectedNetwork(
         name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config)

@@ -61,7 +61,10 @@ class RunLock:
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None):
-        self.say, self.path, self.file, self.holder = say, None, None, None
+        self.say = say
+        self.path: Path | None = None
+        self.file: Any = None
+        self.holder: Holder | None = None
         self._released = threading.Event()  # set: no longer to be renewed
 
     def take(self, folder: Path) -> None:
@@ -115,7 +118,7 @@ class RunLock:
     def _own(self) -> bool:
         """Read through the open file: to close another one would give the system's lock back."""
         self.file.seek(0)
-        return _same_file(self.path, self.file) and _parsed(self.file.read()) == self.holder
+        return self.path is not None and _same_file(self.path, self.file) and _parsed(self.file.read()) == self.holder
 
     def _locked(self, path: Path) -> Any:
         """The file, empty, with the system's lock where there is such."""

@@ -117,16 +117,16 @@ def _about(found: Found) -> About:
 
 def _steps_per_epoch(found: Found, recipe: Recipe) -> Fraction | int | None:
     """From the lines of the run, which say both; within the first epoch they are too rounded, and the images say it."""
-    known = not isinstance(found.source, Missing) and len(found.source.train)
-    if recipe.train.across_epochs and known:
-        return Fraction(len(found.source.train), recipe.train.batch_size)
+    images = 0 if isinstance(found.source, Missing) else len(found.source.train)
+    if recipe.train.across_epochs and images:
+        return Fraction(images, recipe.train.batch_size)
     for line in found.files.train[-1:] + found.files.evals[-1:]:
         epoch = line.get("epoch")
         if isinstance(epoch, int | float) and epoch >= 1:
             return round(line["step"] / epoch)
-    if not known:
+    if not images:
         return None
-    return max(1, len(found.source.train) // recipe.train.batch_size)
+    return max(1, images // recipe.train.batch_size)
 
 
 def _report(found: Found, count: int | None, workers: int) -> Report:

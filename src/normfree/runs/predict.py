@@ -15,8 +15,9 @@ from torch import Tensor
 from ..data import Unreadable, UnreadableImage, decode_image
 from ..data.turned import header
 from ..errors import UsageError
-from ..tasks import TASKS, Answers, Asked, PredictOptions, Task
+from ..tasks import TASKS, Answers, Asked, PredictOptions
 from ..tasks.answers import writing
+from ..tasks.trained import UsedTask
 from ..words import as_json, tell
 from .deployable import open_ready
 from .images import given_images
@@ -40,7 +41,7 @@ def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
     """
     network = open_ready(options.network, which, options.device, options.size)
     check_options(options, network.task)
-    if network.exported:
+    if network.exported and network.preprocessing is not None:
         for flag in ("size", "masks", "depths"):
             if getattr(options, flag):
                 shape = " x ".join(map(str, network.preprocessing.shape[1:]))
@@ -49,7 +50,7 @@ def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
     return network.task.answers(network, options)
 
 
-def check_options(options: PredictOptions, task: type[Task]) -> None:
+def check_options(options: PredictOptions, task: type[UsedTask]) -> None:
     """Refuse options that are for other tasks alone.
 
     Raises:
@@ -205,10 +206,11 @@ class _Table:
     """
 
     def __init__(self, path: str | None):
-        self.path, self.writer = path, None
+        self.path, self.file, self.writer = Path(path or ""), None, None
+        if not path:
+            return
         try:
-            how = dict(newline="", encoding="utf-8", errors="surrogateescape")
-            self.file = path and Path(path).open("w", **how)  # noqa: SIM115 - closed by close()
+            self.file = self.path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
 

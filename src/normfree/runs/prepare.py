@@ -78,7 +78,7 @@ def prepare(
     images = images_of(source)
     compare_processes(replicas, settings(recipe) | contents(images))
     told, changes = [*source.told, *told], {}
-    if checkpoint is None:
+    if checkpoint is None or resume is None:
         told += fit_batch(recipe, len(source.train))
     else:
         if warm_restart:
@@ -145,7 +145,8 @@ def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Sour
     pick_device(recipe.train.device, float64=True)
     if checkpoint is not None and not (checkpoint / STATE).is_file():
         raise UsageError(f"{checkpoint} is not there; all machines must see the folder of a run that goes on")
-    source = open_images(recipe, held_out=None if resume is None else held_out_before(resume, checkpoint))
+    held_out = None if resume is None or checkpoint is None else held_out_before(resume, checkpoint)
+    source = open_images(recipe, held_out=held_out)
     recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
     return source
 
@@ -262,16 +263,17 @@ def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:
 
 def on_main(replicas: Replicas, do: Callable[[], T]) -> T:
     """What the main process finds, in all of them; its error, too."""
-    found: T | Exception | None = None
+    result: tuple[T] | UsageError | RunFailed | None = None
     if replicas.main:
         try:
-            found = do()
+            result = (do(),)
         except (UsageError, RunFailed) as error:
-            found = error
-    found = replicas.from_main(found)
-    if isinstance(found, UsageError | RunFailed):
-        raise found
-    return found
+            result = error
+    result = replicas.from_main(result)
+    if isinstance(result, tuple):
+        return result[0]
+    assert result is not None  # the main process always has one
+    raise result
 
 
 def say(replicas: Replicas, *lines: str) -> None:

@@ -30,8 +30,9 @@ def images(source: Source) -> dict[str, Any]:
     found: dict[str, Any] = dict(classes=[str(name) for name in source.classes])
     for name, split in dict(train=source.train, test=source.test).items():
         found[name] = dict(images=len(split), names_and_labels=_hash(split))
-        if hasattr(split, "target_hash"):
-            targets = "".join(split.target_hash(index) for index in range(len(split)))
+        target_hash = getattr(split, "target_hash", None)
+        if target_hash is not None:
+            targets = "".join(map(target_hash, range(len(split))))
             found[name]["targets"] = hashlib.sha256(targets.encode()).hexdigest()
     return found
 
@@ -127,7 +128,8 @@ def _hash(split: Split) -> str:
     root = os.path.commonpath(folders) if all(folders) else ""
     label = getattr(split, "label", lambda index: "")
     if isinstance(split.split if isinstance(split, Part) else split, TargetSplit):
-        label = lambda index: split.target(index).tolist()  # noqa: E731
+        target = split.target  # pyright: ignore[reportAttributeAccessIssue] - a part has those of its split
+        label = lambda index: target(index).tolist()  # noqa: E731
     found = hashlib.sha256()
     for index, name in enumerate(names):
         found.update(f"{name[len(root) :]}\0{label(index)}\n".encode("utf-8", "surrogatepass"))

@@ -25,20 +25,16 @@ def shown_to(trained: Trained, test: Split | None, count: int = PROBE) -> Shown:
     images = None if test is None else _first_images(test, trained, count)
     if images is not None:
         return Shown(images, counted(len(images), "test image"), count == PROBE)
-    view, pairs = trained.transform, trained.task.targets == "pairs"
-    sides = (view.height, view.width) if pairs else (view.size, view.size)
-    shape = (count, trained.recipe.data.channels, *sides)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn((count, *trained.shape), generator=torch.Generator().manual_seed(0))
     return Shown(noise, "unit Gaussian noise, for want of test images", False)
 
 
 def _first_images(split: Split, trained: Trained, count: int) -> Tensor | None:
     """(N, C, H, W) of so many readable ones; None if there are none."""
-    transform, images, pairs = trained.transform, [], trained.task.targets == "pairs"
+    images = []
     for index in range(min(len(split), 4 * count)):
         try:
-            image = split.image(index)
-            images.append(transform.view(image) if pairs else transform(image))
+            images.append(trained.view(split.image(index)))
         except UnreadableImage:
             continue
         if len(images) == count:

@@ -1,6 +1,6 @@
 """What a network says about images, whatever its task: the parts that every task fills in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class Answers:
         """What the network sees of an image (C, H, W) uint8: (C, H', W') float32."""
         raise NotImplementedError
 
-    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Any]:
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Iterable[Any]:
         """An answer for each of a batch: ``seen`` is (N, C, H', W'), ``images`` are as they were decoded."""
         raise NotImplementedError
 

@@ -47,16 +47,16 @@ class AveragePrecision:
             return
         self.order += batch.indices.tolist()
         for one, true in zip(
-            output, batch.targets, strict=True
+            output, batch.target_objects, strict=True
         ):  # masks of large images are packed before the next one's
-            self.metric.update([_entry(one.placed(true.size, true.original))], _truths([true], self.masks))
+            self.metric.update([_entry(one.placed(true.size, true.original))], _truths(ObjectList([true]), self.masks))
 
     @property
-    def parts(self) -> dict[str, list]:
+    def parts(self) -> dict[str, list[Any]]:
         """What this process holds: lists with an entry for each image."""
         return dict(order=self.order) | self.metric.metric_state
 
-    def join(self, parts: Sequence[dict[str, list]]) -> None:
+    def join(self, parts: Sequence[dict[str, list[Any]]]) -> None:
         """Take what all processes hold, in the order of the images: the same as of one process."""
         every = {name: [entry for part in parts for entry in part[name]] for name in parts[0]}
         places = sorted(range(len(every["order"])), key=every["order"].__getitem__)
@@ -68,7 +68,7 @@ class AveragePrecision:
     def compute(self) -> dict[str, float]:
         """``ap`` (mean over overlaps of 0.5 to 0.95), ``ap50``, ``ap75``, of sizes that occur (small: below 32 x 32
         pixels, large: above 96 x 96); of masks with ``mask_`` in front; and the number of images."""
-        measured, found = self._computed(), {}
+        measured, found = self._computed(), dict[str, float]()
         for kind, prefix in KINDS.items():
             for theirs, name in NAMES.items():
                 value = measured.get(f"{kind}_{theirs}" if self.masks else theirs)
@@ -151,6 +151,6 @@ def _truths(objects: ObjectList, masks: bool) -> list[dict[str, Tensor]]:
     found = []
     for one in objects:
         entry = dict(boxes=one.boxes, labels=one.labels, iscrowd=one.crowd.long(), area=one.areas)
-        entry |= dict(masks=one.masks) if masks else {}
+        entry |= dict(masks=one.masks) if masks and one.masks is not None else {}
         found.append({name: value.cpu() for name, value in entry.items()})
     return found

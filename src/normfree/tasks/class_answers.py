@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .answers import Answers, Asked
-from .trained import ReadyNetwork, view_of
+from .trained import ReadyNetwork, vector_view_of
 
 LIKELY = 0.5  # a class of several is told where it has at least this probability
 MOST_COUNTED = 24  # classes in the summary
@@ -19,22 +19,23 @@ class Classes(Answers):
     Args:
         network: from images to logits.
         top: how many classes.
-        antialias: see :func:`.view_of`.
+        antialias: see :func:`.vector_view_of`.
 
     Raises:
         UsageError: a network of images with other channels than files have.
     """
 
     def __init__(self, network: ReadyNetwork, top: int = 5, *, antialias: bool = False):
-        self.network, self.channels = network, network.preprocessing.channels
-        self.value_range = network.preprocessing.value_range
-        self.view_of = view_of(network.preprocessing, antialias=antialias)
+        about = network.preprocessing
+        assert about is not None  # every network with one answer for an image has it
+        self.network, self.channels, self.value_range = network, about.channels, about.value_range
+        self.transform = vector_view_of(about, antialias=antialias)
         self.top, self.counts = top, Counter()
 
     def view(self, image: Tensor) -> Tensor:
-        return self.view_of(image)
+        return self.transform(image)
 
-    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Tensor:
         logits = self.network.run(seen)
         more = range(2, 1 + min(self.top, logits.shape[1]))
         self.columns = ["class", "probability", *(f"{name}{n}" for n in more for name in ("class", "probability"))]
@@ -84,7 +85,7 @@ class Labels(Classes):
 class Numbers(Classes):
     """The numbers of each image."""
 
-    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Tensor:
         said = self.network.run(seen)
         self.columns = [self.network.label(index) for index in range(said.shape[1])]
         return said

@@ -36,7 +36,7 @@ from .gallery import Gallery, Look, example
 from .majority import majority_result
 from .measured import Measured, over_classes
 from .statistics import image_statistics
-from .task import Task, refuse_fields, refuse_masks
+from .task import Task, refuse_fields, refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
 
 # fields of the data section that are for pixels, as they are left alone
@@ -93,11 +93,13 @@ class VectorTask(Task):
     @classmethod
     def train_transform(cls, data: DataConfig) -> TrainTransform:
         how = data.crop, data.flip, *image_statistics(data), randaugment(data), data.resize_margin
-        return TrainTransform(data.image_size, *how)
+        _, size, _ = shape_of(data, data.image_size, None)
+        return TrainTransform(size, *how)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> EvalTransform:
-        return EvalTransform(data.test_size, data.resize_margin, *image_statistics(data), data.test_crop or "squash")
+        _, size, _ = shape_of(data, data.test_size, None)
+        return EvalTransform(size, data.resize_margin, *image_statistics(data), data.test_crop or "squash")
 
     @classmethod
     def train_options(cls, data: DataConfig) -> dict[str, Any]:
@@ -122,7 +124,8 @@ class Classification(VectorTask):
 
     def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
         super().__init__(source, config, data, **options)
-        self.label_smoothing, self.loss_kind, self.weights = config.label_smoothing, config.loss, None
+        self.label_smoothing, self.loss_kind = config.label_smoothing, config.loss
+        self.weights: Tensor | None = None
         if config.class_weights is not None:
             self.weights = torch.tensor(resolved_weights(config.class_weights, source))
             shown = zip(source.classes[:8], self.weights.tolist(), strict=False)
@@ -158,7 +161,7 @@ class Classification(VectorTask):
         """The images that it is wrong about, the surest first."""
         mistakes, trained = Mistakes(look.count), look.trained
         measured, unreadable = look.evaluate(mistakes)
-        wrong, images = measured["wrong"], measured["images"]
+        wrong, images = int(measured["wrong"]), int(measured["images"])
         shown = [one for mistake in mistakes.worst if (one := _mistake(mistake, look))]
         if not images:
             return Gallery(shown, "", 0, unreadable)
@@ -171,27 +174,27 @@ class Classification(VectorTask):
             )
         return Gallery(shown, said, images, unreadable, ConfusionTable(trained.names, mistakes.confusions))
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy, in float32 at least, with label smoothing; logits (N, num_classes).
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy, in float32 at least, with label smoothing; output (N, num_classes).
 
         Of mixed images, the mix of the cross-entropies with both labels: that with the mixed label. With
         ``loss="sigmoid"``, the binary cross-entropies with the same targets, summed over classes. With class weights,
         each image's loss is times the weight of its label; the mean stays one over images, not over weights, so that
         the gradient of a batch is the mean of its parts'.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        output = output if output.dtype == torch.float64 else output.float()
         if self.loss_kind == "sigmoid":
             partners = batch.labels if batch.partners is None else batch.partners
-            ratios = torch.ones_like(logits[:, 0]) if batch.ratios is None else batch.ratios
-            targets = soft_labels(batch.labels, partners, ratios, logits.shape[1], self.label_smoothing)
-            entropies = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+            ratios = torch.ones_like(output[:, 0]) if batch.ratios is None else batch.ratios
+            targets = soft_labels(batch.labels, partners, ratios, output.shape[1], self.label_smoothing)
+            entropies = F.binary_cross_entropy_with_logits(output, targets.to(output.dtype), reduction="none")
             first, second = (self._weighted(torch.ones_like(ratios), labels) for labels in (batch.labels, partners))
-            return (entropies.sum(1) * torch.lerp(second, first, ratios).to(logits.dtype)).mean()
-        entropy = functools.partial(F.cross_entropy, logits, label_smoothing=self.label_smoothing)
+            return (entropies.sum(1) * torch.lerp(second, first, ratios).to(output.dtype)).mean()
+        entropy = functools.partial(F.cross_entropy, output, label_smoothing=self.label_smoothing)
         if batch.partners is None and self.weights is None:
             return entropy(batch.labels)
         first = self._weighted(entropy(batch.labels, reduction="none"), batch.labels)
-        if batch.partners is None:
+        if batch.partners is None or batch.ratios is None:
             return first.mean()
         second = self._weighted(entropy(batch.partners, reduction="none"), batch.partners)
         return torch.lerp(second, first, batch.ratios.to(first.dtype)).mean()
@@ -201,20 +204,20 @@ class Classification(VectorTask):
         return losses if self.weights is None else losses * self.weights.to(losses)[labels]
 
     @torch.no_grad()
-    def correct(self, logits: Tensor, batch: Batch) -> Tensor:
+    def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """How many of the batch are right, on the device: for the progress bar."""
-        return (logits.argmax(1) == batch.labels).sum()
+        return (output.argmax(1) == batch.labels).sum()
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.classes)
 
-    def remark(self, accuracy: float) -> str | None:
+    def remark(self, score: float) -> str | None:
         """What must be said about an accuracy on the test images, if anything."""
         split, names = self.source.test, self.source.classes
         images = Counter(split.label(index) for index in range(len(split)))
         if len(images) < 2:
             return f"all test images are of {names[next(iter(images))]}" if images else None
-        return majority_result(images, names, round(accuracy * images.total()))
+        return majority_result(images, names, round(score * images.total()))
 
 
 def _mistake(mistake: Mistake, look: Look) -> Example | None:

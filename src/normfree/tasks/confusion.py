@@ -35,10 +35,11 @@ class Accuracy:
     """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits.
 
     Args:
-        classes: their number; of up to five there is no top-5, which would be 100 % whatever the network says.
+        classes: their number, 0 if it is unknown; of up to five there is no top-5, which would be 100 % whatever the
+            network says.
     """
 
-    def __init__(self, classes: int | None = None) -> None:
+    def __init__(self, classes: int = 0) -> None:
         self.classes = classes
         self.count = self.top1 = self.top5 = 0
         self.loss = 0.0
@@ -64,7 +65,7 @@ class Accuracy:
     def compute(self) -> dict[str, float]:
         """Fractions, the mean loss, and the number of images they are over."""
         n = max(self.count, 1)
-        top5 = {} if self.classes is not None and self.classes <= 5 else dict(top5=self.top5 / n)
+        top5 = {} if 0 < self.classes <= 5 else dict(top5=self.top5 / n)
         return dict(top1=self.top1 / n, **top5, loss=self.loss / n, images=self.count)
 
 
@@ -105,10 +106,13 @@ class Confusion(Accuracy):
         if not self.counts:
             return [ClassScores(0, None, None, None)] * self.classes
         true, said = np.array(list(self.counts)).T
-        options = dict(labels=range(self.classes), sample_weight=list(self.counts.values()), zero_division=0)
-        columns = precision_recall_fscore_support(true, said, **options)
+        options: dict[str, Any] = dict(
+            labels=range(self.classes), sample_weight=list(self.counts.values()), zero_division=0
+        )
+        columns: Any = precision_recall_fscore_support(true, said, **options)
         found, predicted = [], set(said.tolist())
-        for label, (precision, recall, f1, images) in enumerate(zip(*map(np.ndarray.tolist, columns), strict=True)):
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for label, (precision, recall, f1, images) in enumerate(rows):
             there = images > 0
             precision = precision if label in predicted else None
             found.append(ClassScores(int(images), precision, recall if there else None, f1 if there else None))

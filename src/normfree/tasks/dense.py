@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from ..data import DataConfig, HeldOut, Source
 from ..data.dense import DenseTransform
 from ..data.pairs import open_pairs
 from ..data.scenes import SceneSplit
 from ..errors import UsageError
+from ..models import ResidualNet
 from ..recipes import Recipe
 from ..recipes.task import TaskConfig
 from ..words import counted
 from .statistics import image_statistics
-from .task import Task
+from .task import Task, shape_of
 
 
 class PairTask(Task):
@@ -68,11 +67,12 @@ class PixelTask(PairTask):
     ) -> Source:
         cls.refuse_held_out(recipe)
         data = recipe.data
-        options = dict(known=known, value_range=data.value_range)
+        options: dict[str, Any] = dict(known=known, value_range=data.value_range)
         return open_pairs(source, cls.name, data.channels, data.mask_values, data.mask_ignored, **options)
 
     @classmethod
-    def build_backbone(cls, recipe: Recipe) -> nn.Module:
+    def build_backbone(cls, recipe: Recipe) -> ResidualNet:
+        """The network of a recipe without its classifier."""
         return recipe.model.build(num_classes=0, in_chans=recipe.data.channels)
 
     @classmethod
@@ -80,15 +80,15 @@ class PixelTask(PairTask):
         if data.crop not in ("random", "none"):
             raise UsageError(f"data.crop (={data.crop!r}) must be 'random' or 'none' for segmentation and depth")
         refuse_mixing(data, "segmentation and depth")
-        size = data.image_size, data.image_width or data.image_size
-        random = dict(random=data.crop == "random", scale=data.scale, flip=data.flip, color=data.color)
-        return DenseTransform(*size, *image_statistics(data), data.short_side, **random)
+        _, height, width = shape_of(data, data.image_size, data.image_width)
+        random: dict[str, Any] = dict(random=data.crop == "random", scale=data.scale, flip=data.flip, color=data.color)
+        return DenseTransform(height, width, *image_statistics(data), data.short_side, **random)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> DenseTransform:
         """The centre crop that a recipe is evaluated on."""
-        height = data.test_size
-        return DenseTransform(height, data.test_width or height, *image_statistics(data), data.short_side)
+        _, height, width = shape_of(data, data.test_size, data.test_width)
+        return DenseTransform(height, width, *image_statistics(data), data.short_side)
 
 
 def refuse_mixing(data: DataConfig, tasks: str) -> None:

@@ -80,7 +80,7 @@ class Depth(PixelTask):
             return Overlays(*_depths(answered(look, chosen)))
 
         def score(output: Tensor, batch: Batch) -> list[float]:
-            return fraction_near(output, batch.targets).tolist()
+            return fraction_near(output, batch.target_tensor).tolist()
 
         return from_worst_to_best(look, score, draw, "the share of the pixels within a factor of 1.25")
 
@@ -89,12 +89,12 @@ class Depth(PixelTask):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Reverse Huber loss in metres, a mean over images of their means over measured pixels; output (N, 1, H, W)."""
-        return reverse_huber(output[:, 0], batch.targets).mean()
+        return reverse_huber(output[:, 0], batch.target_tensor).mean()
 
     @torch.no_grad()
     def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of measured pixels within a factor of 1.25, summed over images: for the progress bar."""
-        return fraction_near(output, batch.targets).sum()
+        return fraction_near(output, batch.target_tensor).sum()
 
     def metrics(self) -> "DepthErrors":
         return DepthErrors()
@@ -119,15 +119,16 @@ class DepthErrors:
 
     def update(self, output: Tensor, batch: Batch) -> None:
         output = output[:, 0].float()
-        valid = batch.targets != INVALID
-        said, true = output[valid].clamp(min=NEAREST), batch.targets[valid]
+        targets = batch.target_tensor
+        valid = targets.ne(INVALID)
+        said, true = output[valid].clamp(min=NEAREST), targets[valid]
         ratio, error = _ratio(said, true), (said - true).abs()
-        within = [(ratio < RATIO**power).sum() for power in (1, 2, 3)]
+        within = [torch.lt(ratio, RATIO**power).sum() for power in (1, 2, 3)]
         sums = [*within, error.double().square().sum(), (error / true).double().sum()]
         self.sums += torch.stack([s.double() for s in sums]).cpu()
         self.pixels += int(valid.sum())
         self.images += len(batch)
-        self.loss += reverse_huber(output, batch.targets).sum().item()
+        self.loss += reverse_huber(output, targets).sum().item()
 
     def compute(self) -> dict[str, float]:
         """Fractions within the factors, root of the mean square (metres), mean relative error, loss, images.

@@ -28,7 +28,7 @@ from .gallery import Gallery, Look, from_worst_to_best
 from .measured import Measured, named_rows
 from .object_answers import ObjectAnswers
 from .statistics import image_statistics
-from .task import refuse_masks
+from .task import refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
 
 LEAST_DRAWN = 0.5  # score
@@ -58,7 +58,9 @@ class Detection(PairTask):
         refuse_masks(recipe)
         cls.refuse_held_out(recipe)
         data = recipe.data
-        options = dict(masks=recipe.task.masks, test_only=known is not None, value_range=data.value_range)
+        options: dict[str, Any] = dict(
+            masks=recipe.task.masks, test_only=known is not None, value_range=data.value_range
+        )
         return open_objects(source, data.channels, **options)
 
     @classmethod
@@ -78,14 +80,14 @@ class Detection(PairTask):
         if data.crop != "none":
             raise UsageError(f"data.crop (={data.crop!r}) must be 'none' for detection: images are padded, not cropped")
         refuse_mixing(data, "detection")
-        size = data.image_size, data.image_width or data.image_size
-        options = dict(scale=data.scale, flip=data.flip, color=data.color, train=True)
-        return ObjectTransform(*size, *image_statistics(data), data.short_side, **options)
+        _, height, width = shape_of(data, data.image_size, data.image_width)
+        options: dict[str, Any] = dict(scale=data.scale, flip=data.flip, color=data.color, train=True)
+        return ObjectTransform(height, width, *image_statistics(data), data.short_side, **options)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> ObjectTransform:
-        size = data.test_size, data.test_width or data.test_size
-        return ObjectTransform(*size, *image_statistics(data), data.short_side)
+        _, height, width = shape_of(data, data.test_size, data.test_width)
+        return ObjectTransform(height, width, *image_statistics(data), data.short_side)
 
     @classmethod
     def metrics_of(cls, trained: Trained) -> AveragePrecision:
@@ -116,7 +118,7 @@ class Detection(PairTask):
         palette = class_colors(len(names) + 1)[1:]
 
         def score(output: Sequence[Detections], batch: Batch) -> list[float]:
-            pairs = zip(output, batch.targets, strict=True)
+            pairs = zip(output, batch.target_objects, strict=True)
             return [
                 share_found(one.without_masks().placed(true.size, true.original), true, least=LEAST_DRAWN)
                 for one, true in pairs

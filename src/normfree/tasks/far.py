@@ -41,7 +41,7 @@ class Furthest:
         self.kept = list[Far]()
 
     def update(self, output: Tensor, batch: Any) -> None:
-        output, targets = output.float().cpu(), batch.targets.cpu()
+        output, targets = output.float().cpu(), batch.target_tensor.cpu()
         distances = self.distance(output, targets).nan_to_num().tolist()
         self.images += len(batch)
         for distance, index, one, true in zip(distances, batch.indices.tolist(), output, targets, strict=True):
@@ -74,12 +74,13 @@ def furthest_from_truth(
     captions = ((one.index, f"{one.true} \N{RIGHTWARDS ARROW} {one.said}") for one in metric.worst)
     shown = [one for index, caption in captions if (one := example(look.split, index, caption))]
     said = f"Of {measured['images']:,} test images, the {len(shown)} that the {look.weights} are furthest from, {what}"
-    return Gallery(shown, said if shown else "", measured["images"], unreadable)
+    return Gallery(shown, said if shown else "", int(measured["images"]), unreadable)
 
 
 def names_of(there: Tensor, names: Sequence[str]) -> str:
     """The first classes of (K,) bool."""
-    listed = [names[index] for index in there.nonzero().flatten().tolist()]
+    places: list[int] = there.nonzero().flatten().tolist()
+    listed = [names[index] for index in places]
     return (", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")) or "none"
 
 

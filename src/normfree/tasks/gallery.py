@@ -24,12 +24,13 @@ class Look:
     """The test images of a run, and how many of them to show.
 
     Attributes:
+        split: of the kind that the task has, see :mod:`normfree.data.splits`.
         weights: which of the run's weights the network has, in words.
         bar: around the batches, to show progress.
     """
 
     trained: Trained
-    split: Split
+    split: Any
     device: torch.device
     count: int
     workers: int = 0
@@ -92,7 +93,7 @@ def from_worst_to_best(
     """
     scored = Scored(look.trained.task.metrics_of(look.trained), score)
     measured, unreadable = look.evaluate(scored, BATCH_OF_MAPS)
-    overlays, images = draw(spread(sorted(scored.images), look.count), scored.metrics), measured["images"]
+    overlays, images = draw(spread(sorted(scored.images), look.count), scored.metrics), int(measured["images"])
     return Gallery(overlays, _introduction(len(overlays.shown), images, words), images, unreadable)
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Measured:
     """
 
     lines: list[str]
-    scores: dict[str, float | None]
+    scores: Mapping[str, float | None]
     rows: list[dict[str, Any]] = field(default_factory=list)
     confusion: Confusion | None = None
     notes: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Measured:
     def as_json(self, **about: Any) -> str:
         """One line: ``about``, the scores, ``notes``, and where there are, ``classes`` or ``numbers`` and
         ``confusion_matrix``."""
-        told = about | self.scores
+        told = about | dict(self.scores)
         if self.rows:
             told[self.of] = self.rows
         if self.confusion is not None and len(self.rows) <= LARGEST_JSON:
@@ -52,7 +52,7 @@ class Measured:
 
     def as_csv(self) -> str:
         """A row per class, or the scores in one row where there are no classes."""
-        rows = self.rows or [self.scores]
+        rows = self.rows or [dict(self.scores)]
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()

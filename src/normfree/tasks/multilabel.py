@@ -79,19 +79,19 @@ class MultiLabel(VectorTask):
             look, lambda logits, true: (logits.sigmoid() - true).abs().max(1).values, words, f"{what}{LIKELY} or more."
         )
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Binary cross-entropies summed over classes, a mean over images, in float32 at least; logits (N, K).
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Binary cross-entropies summed over classes, a mean over images, in float32 at least; output (N, K).
 
         Of mixed images the targets are mixed. Label smoothing s makes them ``(1 - s) * target + s / K``.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        targets = (1 - self.label_smoothing) * batch.targets + self.label_smoothing / logits.shape[1]
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum(1).mean()
+        output = output if output.dtype == torch.float64 else output.float()
+        targets = (1 - self.label_smoothing) * batch.target_tensor + self.label_smoothing / output.shape[1]
+        return F.binary_cross_entropy_with_logits(output, targets.to(output.dtype), reduction="none").sum(1).mean()
 
     @torch.no_grad()
-    def correct(self, logits: Tensor, batch: Batch) -> Tensor:
+    def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of the classes that are right at a probability of 0.5, summed over images: for the progress bar."""
-        return ((logits > 0) == (batch.targets > 0.5)).float().mean(1).sum()
+        return ((output > 0) == (batch.target_tensor > 0.5)).float().mean(1).sum()
 
     def metrics(self) -> "LabelPrecision":
         return LabelPrecision(self.classes)
@@ -112,18 +112,18 @@ class LabelPrecision:
 
     def update(self, logits: Tensor, batch: Batch) -> None:
         logits = logits.float()
-        entropies = F.binary_cross_entropy_with_logits(logits.double(), batch.targets.double(), reduction="sum")
+        entropies = F.binary_cross_entropy_with_logits(logits.double(), batch.target_tensor.double(), reduction="sum")
         self.loss += entropies.item()
         self.order += batch.indices.tolist()
         self.scores.append(logits.cpu())
-        self.targets.append(batch.targets.bool().cpu())
+        self.targets.append(batch.target_tensor.bool().cpu())
 
     @property
-    def parts(self) -> dict[str, list | float]:
+    def parts(self) -> dict[str, Any]:
         """What this process holds."""
         return dict(order=self.order, scores=self.scores, targets=self.targets, loss=self.loss)
 
-    def join(self, parts: Sequence[dict[str, list | float]]) -> None:
+    def join(self, parts: Sequence[dict[str, Any]]) -> None:
         """Take what all processes hold."""
         for name in ("order", "scores", "targets"):
             setattr(self, name, [entry for part in parts for entry in part[name]])

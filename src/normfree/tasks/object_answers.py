@@ -41,13 +41,16 @@ class ObjectAnswers(Answers):
 
     def __init__(self, trained: Trained, options: PredictOptions):
         self.names, self.channels = trained.names, trained.recipe.data.channels
-        self.value_range = trained.recipe.data.value_range
+        data = trained.recipe.data
+        self.value_range = None if data.value_range == "auto" else data.value_range
         self.place = pick_device(options.device)
         self.model, self.transform = trained.model.to(self.place), trained.transform
         self.least = LEAST_TOLD if options.score is None else options.score
         self.pictures, self.counts = Pictures(trained.task.kind, options), Counter()
         self.picture_ending = f"_{trained.task.kind}.png"
-        self.boxes = options.boxes and BoxFile(options.boxes, options.annotations, trained, options.score or 0.0)
+        self.boxes: BoxFile | None = None
+        if options.boxes:
+            self.boxes = BoxFile(options.boxes, options.annotations, trained, options.score or 0.0)
 
     def begin(self, paths: Sequence[Path]) -> None:
         if self.boxes:
@@ -60,7 +63,7 @@ class ObjectAnswers(Answers):
         return self.transform.view(image)
 
     def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[tuple[Detections, tuple[int, int]]]:
-        originals = [tuple(image.shape[-2:]) for image in images]
+        originals = [_size(image) for image in images]
         sizes = [self.transform.size_of(original) for original in originals]
         objects = [Objects.none(*both) for both in zip(sizes, originals, strict=True)]
         with torch.inference_mode():
@@ -69,7 +72,7 @@ class ObjectAnswers(Answers):
 
     def tell(self, asked: Asked, answer: tuple[Detections, tuple[int, int]]) -> dict[str, Any]:
         every, size = answer
-        original = tuple(asked.image.shape[-2:])
+        original = _size(asked.image)
         if self.boxes:
             self.boxes.add(asked, every, size)
         found = every.chosen(every.scores >= self.least).placed(size, original)
@@ -145,9 +148,10 @@ class BoxFile:
 
     def add(self, asked: Asked, found: Detections, size: tuple[int, int]) -> None:
         """Take what was found in an image of (height, width) as it lies in what the network saw."""
-        about, original = dict(image_id=self.numbers[asked.path], file_name=asked.path.name), asked.image.shape[-2:]
+        about: dict[str, Any] = dict(image_id=self.numbers[asked.path], file_name=asked.path.name)
+        original = _size(asked.image)
         for number in (found.scores >= self.least).nonzero()[:, 0].tolist():  # masks of large images one by one
-            one = found.chosen(slice(number, number + 1)).placed(size, tuple(original))
+            one = found.chosen(slice(number, number + 1)).placed(size, original)
             left, top, right, bottom = one.boxes[0].tolist()
             entry = about | dict(category_id=self.categories[int(one.labels[0])])
             entry |= dict(bbox=[left, top, right - left, bottom - top], score=one.scores[0].item())
@@ -165,6 +169,12 @@ class BoxFile:
             f"  {len(self.found)} boxes of at least {max(self.least, SCORE_THRESHOLD):g} in {self.path}",
             *self.told,
         ]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    """Height and width."""
+    height, width = image.shape[-2:]
+    return height, width
 
 
 def object_picture(image: Tensor, found: Detections, names: list[str]) -> Image.Image:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..data.dense import DenseTransform
 from ..data.masks import MaskValues
 from ..data.pairs import MILLIMETRES
 from ..data.resize import pixels_of
@@ -67,11 +68,21 @@ def _trained(trained: Trained, device: str) -> Pixels:
         ]
 
     data = trained.recipe.data
-    return Pixels(trained.task.kind, trained.names, data.channels, view.whole, look, data.value_range)
+    return Pixels(
+        trained.task.kind,
+        trained.names,
+        data.channels,
+        view.whole,
+        look,
+        None if data.value_range == "auto" else data.value_range,
+    )
 
 
 def _exported(file: ReadyNetwork) -> Pixels:
-    about, view = file.preprocessing, view_of(file.preprocessing)
+    about = file.preprocessing
+    assert about is not None  # every exported file says it
+    view = view_of(about)
+    assert isinstance(view, DenseTransform)
 
     def look(seen: Tensor, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         centres = [pixels_of(one, about.mean, about.std) for one in seen]
@@ -127,7 +138,7 @@ class MaskAnswers(Answers):
         self.network, self.values, self.channels = network, values, network.channels
         self.value_range, self.names, self.counts = network.value_range, network.names, Counter()
         self.pictures, self.picture_ending = Pictures(network.task, options), f"_{network.task}.png"
-        self.folder = options.masks and make_folder("masks", options.masks)
+        self.folder = make_folder("masks", options.masks) if options.masks else None
 
     def view(self, image: Tensor) -> Tensor:
         return self.network.view(image)
@@ -174,7 +185,7 @@ class DepthAnswers(Answers):
         self.network, self.channels, self.range = network, network.channels, (float("inf"), 0.0)
         self.value_range, self.pictures = network.value_range, Pictures(network.task, options)
         self.picture_ending = f"_{network.task}.png"
-        self.folder = options.depths and make_folder("depths", options.depths)
+        self.folder = make_folder("depths", options.depths) if options.depths else None
 
     def view(self, image: Tensor) -> Tensor:
         return self.network.view(image)

@@ -67,9 +67,9 @@ class Regression(VectorTask):
     @classmethod
     def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
         mean, std = recipe.task.target_mean, recipe.task.target_std
-        if mean is None or len(mean) != len(classes):
+        if mean is None or std is None or len(mean) != len(classes):
             raise UsageError(f"{file}: task.target_mean (={mean!s:.60}) must have {len(classes)} numbers")
-        in_units(model.get_classifier(), torch.tensor(mean), torch.tensor(std))
+        in_units(classifier_of(model), torch.tensor(mean), torch.tensor(std))
 
     @classmethod
     def metrics_of(cls, trained: Trained) -> "RegressionErrors":
@@ -102,12 +102,12 @@ class Regression(VectorTask):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error, a mean over numbers and images, in float32 at least; output (N, K), standardized."""
         output = output if output.dtype == torch.float64 else output.float()
-        return (output - self._standardized(batch.targets).to(output.dtype)).square().mean(1).mean()
+        return (output - self._standardized(batch.target_tensor).to(output.dtype)).square().mean(1).mean()
 
     @torch.no_grad()
     def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of the numbers within half a standard deviation, summed over images: for the progress bar."""
-        return ((output - self._standardized(batch.targets)).abs() < NEAR).float().mean(1).sum()
+        return ((output - self._standardized(batch.target_tensor)).abs() < NEAR).float().mean(1).sum()
 
     def metrics(self) -> "RegressionErrors":
         return RegressionErrors(self.mean, self.std)
@@ -143,7 +143,7 @@ class RegressionErrors:
         self.sums = torch.tensor(totals[1:], dtype=torch.float64).view_as(self.sums)
 
     def update(self, output: Tensor, batch: Batch) -> None:
-        output, true = output.double().cpu(), (batch.targets.double().cpu() - self.mean) / self.std
+        output, true = output.double().cpu(), (batch.target_tensor.double().cpu() - self.mean) / self.std
         if self.in_units:
             output = (output - self.mean) / self.std
         error = output - true
@@ -179,7 +179,7 @@ def resolved_units(config: TaskConfig, source: Source) -> tuple[tuple[float, ...
         UsageError: not one for each number; a number is the same for all training images.
     """
     count = len(source.classes)
-    if config.target_mean is not None:
+    if config.target_mean is not None and config.target_std is not None:
         for name in ("target_mean", "target_std"):
             if len(getattr(config, name)) != count:
                 raise UsageError(f"task.{name} has {len(getattr(config, name))} numbers; the images have {count}")
@@ -205,6 +205,13 @@ def in_units(classifier: nn.Linear, mean: Tensor, std: Tensor) -> None:
     mean, std = mean.to(classifier.bias.dtype), std.to(classifier.bias.dtype)
     classifier.weight.mul_(std[:, None])
     classifier.bias.mul_(std).add_(mean)
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The last layer of a network for numbers."""
+    classifier = getattr(model, "get_classifier")()  # noqa: B009 - which nn.Module declares as a tensor or a module
+    assert isinstance(classifier, nn.Linear)
+    return classifier
 
 
 def _defined(scores: dict[str, float]) -> dict[str, float | None]:

@@ -90,7 +90,7 @@ class Segmentation(PixelTask):
             return Overlays(*_masks(answered(look, chosen), names), [_by_class(metrics, names)])
 
         def score(output: Tensor, batch: Batch) -> list[float]:
-            return fraction_right(output, batch.targets).tolist()
+            return fraction_right(output, batch.target_tensor).tolist()
 
         return from_worst_to_best(look, score, draw, "the share of the pixels right")
 
@@ -105,17 +105,17 @@ class Segmentation(PixelTask):
         """Where the test masks hold one class: that there is no mean."""
         return only_class(self.only) if self.only is not None else None
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean over images of their mean cross-entropy over pixels that are not ignored; logits (N, C, H, W).
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Mean over images of their mean cross-entropy over pixels that are not ignored; output (N, C, H, W).
 
         By images, so that the gradient of a batch is the mean of its parts'; an image that is all ignored counts as 0.
         """
-        return pixel_entropy(logits, batch.targets, self.label_smoothing).mean()
+        return pixel_entropy(output, batch.target_tensor, self.label_smoothing).mean()
 
     @torch.no_grad()
-    def correct(self, logits: Tensor, batch: Batch) -> Tensor:
+    def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of pixels that are right, summed over images, on the device: for the progress bar."""
-        return fraction_right(logits, batch.targets).sum()
+        return fraction_right(output, batch.target_tensor).sum()
 
     def metrics(self) -> "Overlap":
         return Overlap(self.classes)
@@ -139,12 +139,13 @@ class Overlap:
         self.confusion = torch.tensor(totals[2:], dtype=torch.float64).long().view(self.classes, self.classes)
 
     def update(self, logits: Tensor, batch: Batch) -> None:
-        valid = batch.targets != IGNORE
-        pairs = batch.targets[valid] * self.classes + logits.argmax(1)[valid]
+        targets = batch.target_tensor
+        valid = targets.ne(IGNORE)
+        pairs = targets[valid] * self.classes + logits.argmax(1)[valid]
         counts = torch.bincount(pairs, minlength=self.classes**2)
         self.confusion += counts.cpu().view(self.classes, self.classes)
         self.images += len(batch)
-        self.loss += pixel_entropy(logits, batch.targets).sum().item()
+        self.loss += pixel_entropy(logits, targets).sum().item()
 
     def per_class(self) -> list[float]:
         """Intersection over union of each class; NaN of a class that is neither in the masks nor in the answers."""
@@ -198,8 +199,9 @@ def _masks(seen: Sequence[AnsweredImage], names: Sequence[str]) -> tuple[list[Ov
         answer = one.answer.argmax(0)
         for mask in (one.truth, answer):
             there[mask[mask < len(names)]] = True
-        drawn.append(overlay(one, *(draw_mask(one.image, mask, palette) for mask in (one.truth, answer))))
-    known = there.nonzero()[:, 0].tolist()
+        truth, said = (draw_mask(one.image, mask, palette) for mask in (one.truth, answer))
+        drawn.append(overlay(one, truth, said))
+    known: list[int] = there.nonzero()[:, 0].tolist()
     return drawn, Colors([names[i] for i in known], palette[known])
 
 

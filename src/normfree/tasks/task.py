@@ -17,10 +17,10 @@ from ..recipes.task import TaskConfig
 from .answers import Answers, PredictOptions
 from .gallery import Gallery, Look
 from .measured import Measured
-from .trained import ReadyNetwork, Trained
+from .trained import ReadyNetwork, Trained, UsedTask
 
 
-class Task:
+class Task(UsedTask):
     """How images are opened, the network is built, trained and measured, and what is said and drawn of its answers.
 
     The class answers for the task as such: class methods, which take a recipe or a trained network. An object of it is
@@ -39,9 +39,6 @@ class Task:
         options: those of :class:`.PredictOptions` that are for some tasks alone, and for this one.
     """
 
-    name: ClassVar[str]
-    kind: ClassVar[str]
-    does: ClassVar[str]
     score: str
     score_label: str
     score_format: str = ".2%"
@@ -86,10 +83,10 @@ class Task:
     def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
         """Fill in the sizes of images, and the view of test images, that the recipe leaves to the model."""
         data = recipe.data  # of an exported file, all of this is set, and the network says nothing
-        data.image_size = data.image_size or model.default_cfg["input_size"][-1]
-        data.test_size = data.test_size or model.default_cfg["test_input_size"][-1]
+        data.image_size = data.image_size or config_of(model)["input_size"][-1]
+        data.test_size = data.test_size or config_of(model)["test_input_size"][-1]
         if cls.targets != "pairs":
-            data.test_crop = data.test_crop or test_crop(model.default_cfg)
+            data.test_crop = data.test_crop or test_crop(config_of(model))
 
     @classmethod
     def of(cls, recipe: Recipe, source: Source, share: Share = Share()) -> Self:  # noqa: B008 - immutable
@@ -101,8 +98,15 @@ class Task:
         cls.resolve(recipe, source)
         data, train = recipe.data, recipe.train
         data = dataclasses.replace(data, workers=workers_for(source) if data.workers is None else data.workers)
-        options = dict(batch_size=train.batch_size, seed=train.seed, share=share, across_epochs=train.across_epochs)
-        return cls(source, recipe.task, data, **options)
+        return cls(
+            source,
+            recipe.task,
+            data,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            share=share,
+            across_epochs=train.across_epochs,
+        )
 
     @classmethod
     def resolve(cls, recipe: Recipe, source: Source) -> None:
@@ -212,7 +216,7 @@ class Task:
             source.train,
             self.train_transform(data),
             batch_size,
-            shape=self.shape_of(data, data.image_size, data.image_width),
+            shape=shape_of(data, data.image_size, data.image_width),
             seed=seed,
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
@@ -224,14 +228,9 @@ class Task:
             source.test,
             self.test_transform(data),
             batch_size,
-            shape=self.shape_of(data, data.test_size, data.test_width),
+            shape=shape_of(data, data.test_size, data.test_width),
             **shared,
         )
-
-    @staticmethod
-    def shape_of(data: DataConfig, height: int, width: int | None) -> tuple[int, int, int]:
-        """(C, H, W) of transformed images."""
-        return data.channels, height, width or height
 
     @classmethod
     def train_options(cls, data: DataConfig) -> dict[str, Any]:
@@ -261,6 +260,22 @@ class Task:
             UsageError: there is nothing to learn or to measure.
         """
         return []
+
+
+def shape_of(data: DataConfig, height: int | None, width: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of transformed images; ``height`` is one of the sizes of ``data``, which must be set.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if height is None:
+        raise UsageError("data.image_size and data.test_size must be set")
+    return data.channels, height, width or height
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """What a model of ours keeps about itself, by timm's names."""
+    return getattr(model, "default_cfg")  # noqa: B009 - which nn.Module declares as a tensor or a module
 
 
 def refuse_fields(data: DataConfig, others: dict[str, Any], tasks: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as TF
 
 from ..data import DataConfig, EvalTransform, HeldOut, Loader, Source, normalize
 from ..data.dense import DenseTransform
-from ..data.objects import ObjectTransform
 from ..data.resize import centre_crop, padded_centre_window
 from ..export import Preprocessing
 from ..recipes import Recipe
@@ -19,8 +18,8 @@ from .answers import Answers, PredictOptions
 from .measured import Measured
 
 
-class UsedTask(Protocol):
-    """What is used of the task of a trained network, see :class:`normfree.tasks.Task`."""
+class UsedTask:
+    """The part of a task that a trained network needs; :class:`normfree.tasks.Task` has the rest, and says it all."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
@@ -30,31 +29,40 @@ class UsedTask(Protocol):
     options: ClassVar[frozenset[str]]
 
     @classmethod
-    def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None: ...
+    def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
+        raise NotImplementedError
 
     @classmethod
-    def test_transform(cls, data: DataConfig) -> Any: ...
+    def test_transform(cls, data: DataConfig) -> Any:
+        raise NotImplementedError
 
     @classmethod
-    def loader(cls, split: Any, transform: Any, batch_size: int, **options: Any) -> Loader: ...
+    def loader(cls, split: Any, transform: Any, batch_size: int, **options: Any) -> Loader:
+        raise NotImplementedError
 
     @classmethod
-    def check_test(cls, source: Source, data: DataConfig) -> None: ...
+    def check_test(cls, source: Source, data: DataConfig) -> None:
+        raise NotImplementedError
 
     @classmethod
-    def metrics_of(cls, trained: "Trained") -> Any: ...
+    def metrics_of(cls, trained: "Trained") -> Any:
+        raise NotImplementedError
 
     @classmethod
-    def lacking(cls, metrics: Any) -> str | None: ...
+    def lacking(cls, metrics: Any) -> str | None:
+        raise NotImplementedError
 
     @classmethod
-    def measured(cls, metrics: Any, names: Sequence[str]) -> Measured: ...
+    def measured(cls, metrics: Any, names: Sequence[str]) -> Measured:
+        raise NotImplementedError
 
     @classmethod
-    def answers(cls, network: "ReadyNetwork", options: PredictOptions) -> Answers: ...
+    def answers(cls, network: "ReadyNetwork", options: PredictOptions) -> Answers:
+        raise NotImplementedError
 
     @classmethod
-    def gallery(cls, look: Any) -> Any: ...
+    def gallery(cls, look: Any) -> Any:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,22 @@ class Trained:
     held_out: HeldOut | None = None
 
     @property
-    def transform(self) -> EvalTransform | DenseTransform | ObjectTransform:
+    def transform(self) -> Any:
         """The preprocessing that the network is evaluated with; of pairs, that of image and target."""
         self.task.set_sizes(self.recipe, self.model)
         return self.task.test_transform(self.recipe.data)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees of an image."""
+        self.task.set_sizes(self.recipe, self.model)
+        data = self.recipe.data
+        height = data.test_size or 0  # which is set by now
+        return data.channels, height, data.test_width or height
+
+    def view(self, image: Tensor) -> Tensor:
+        """What the network sees of an image (C, H, W) uint8."""
+        return self.transform.view(image) if self.task.targets == "pairs" else self.transform(image)
 
 
 @dataclass(frozen=True)
@@ -90,13 +110,14 @@ class ReadyNetwork:
     """From images (N, C, H, W) to outputs (N, ...), float32 on the CPU.
 
     Attributes:
+        preprocessing: None of a network that takes pairs and is no exported file: ``trained`` says it.
         classes: their names, or None.
         exported: it is from an exported file, which takes images of one size.
         trained: what it is made of, where it is no exported file.
     """
 
     run: Callable[[Tensor], Tensor]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
     task: type[UsedTask]
     exported: bool = False
@@ -114,7 +135,8 @@ class AntialiasedTransform(EvalTransform):
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         side = self.size + self.margin
         if self.crop == "centre":
-            top, left, side, _ = padded_centre_window(*image.shape[-2:], self.size, self.margin)
+            height, width = image.shape[-2:]
+            top, left, side, _ = padded_centre_window(height, width, self.size, self.margin)
             image, side = image[:, top : top + side, left : left + side], self.size
         image = TF.resize(image, [side] * 2, InterpolationMode.BICUBIC, antialias=True)
         return normalize(centre_crop(image, self.size), self.mean, self.std)
@@ -123,8 +145,12 @@ class AntialiasedTransform(EvalTransform):
 def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
     """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
     if preprocessing.resize not in ("squash", "centre"):
-        _, *size = preprocessing.shape
-        return DenseTransform(*size, preprocessing.mean, preprocessing.std, preprocessing.short_side)
-    made = AntialiasedTransform if antialias else EvalTransform
-    about = preprocessing
+        _, height, width = preprocessing.shape
+        return DenseTransform(height, width, preprocessing.mean, preprocessing.std, preprocessing.short_side)
+    return vector_view_of(preprocessing, antialias=antialias)
+
+
+def vector_view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform:
+    """The same for classification and regression."""
+    made, about = AntialiasedTransform if antialias else EvalTransform, preprocessing
     return made(about.size, about.resize_margin, about.mean, about.std, about.resize)

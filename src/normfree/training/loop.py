@@ -37,8 +37,12 @@ class Task(Losses, Protocol):
     train: Loader
     test: Loader
     score: str  # the metric that is better when larger
+    score_label: str  # and how it is printed
+    score_format: str
 
     def metrics(self) -> Any: ...
+
+    def remark(self, score: float) -> str | None: ...
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The same weights in another form: which network they are of, and what each tensor is called on both sides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,7 +201,7 @@ def report(model: ResidualNet, source: Shapes, source_form: str, dest: Shapes, d
     return rows + [Row(name, shape, None, None) for name, shape in source.items() if name not in named]
 
 
-def same_tensors(a: ResidualNet, b: ResidualNet, names: Mapping[str, str]) -> list[str]:
+def same_tensors(a: ResidualNet, b: ResidualNet, names: Iterable[str]) -> list[str]:
     """Names of tensors that differ in any bit between two models of one kind."""
     first, second = a.state_dict(), b.state_dict()
     return [name for name in names if not _same_bits(first[name], second[name])]

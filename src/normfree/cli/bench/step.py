@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,9 @@ def run(argv: Sequence[str]) -> int:
 def _prepared(name: str, network: InspectedNetwork, options: argparse.Namespace) -> tuple[nn.Module, Batch]:
     """A network in training mode, and images and labels such as it takes."""
     last = options.channels_last
-    settings = dict(channels=network.shape[0], device=options.device.type, channels_last=last)
-    model = network.model.to(options.device, memory_format=memory_format(last))
+    settings: dict[str, Any] = dict(channels=network.shape[0], device=options.device.type, channels_last=last)
+    model = network.model.to(options.device)
+    model = model.to(memory_format=memory_format(last))
     classes = _classes(name, model.eval(), image_batch(1, options.size, **settings).images)
     return model.train(), image_batch(options.batch, options.size, classes=classes, **settings)
 
