@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from numbers import Real
 
-LONGEST = 100  # letters of a name that is worth a guess
+MAX_GUESSED_LENGTH = 100  # letters of a name that is worth a guess
 
 
 class UsageError(ValueError):
@@ -73,7 +73,7 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6, parts: bool
         ['nfnet_f0', 'nfnet_f1']
     """
     word = str(name).lower()
-    if not 0 < len(word) <= LONGEST:
+    if not 0 < len(word) <= MAX_GUESSED_LENGTH:
         return []
     likeness = {one: difflib.SequenceMatcher(None, word, one.lower()).ratio() for one in known}
     containing = {one for one in likeness if parts and len(word) > 1 and word in one.lower()}

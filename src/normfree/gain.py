@@ -58,10 +58,10 @@ _ALIASES = {
     "linear": "identity",
 }
 
-_USUAL = 16.0  # means and standard deviations up to here lose nothing to rounding
-_CONSTANT = 1e-14  # standard deviation over the mean: rounding errors
-_LEAST = 1e-150  # whose square is a float64
-_CUT = 13.0  # the density beyond is 1e-37
+_MAX_UNSCALED = 16.0  # means and standard deviations up to here lose nothing to rounding
+_MIN_SPREAD = 1e-14  # standard deviation over the mean: rounding errors
+_TINY = 1e-150  # whose square is a float64
+_BOUND = 13.0  # the density beyond is 1e-37
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(16))
 
 
@@ -212,22 +212,24 @@ def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[fl
         if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
             raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
         if not torch.isfinite(y).all():
-            raise UsageError(f"activation {name} is not finite between -{_CUT:g} and {_CUT:g}; gamma needs it to be")
+            raise UsageError(
+                f"activation {name} is not finite between -{_BOUND:g} and {_BOUND:g}; gamma needs it to be"
+            )
         density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
         return y.double(), density * _WEIGHTS * half[:, None]
 
-    edges = torch.linspace(-_CUT, _CUT, 53, dtype=torch.float64, device="cpu")
+    edges = torch.linspace(-_BOUND, _BOUND, 53, dtype=torch.float64, device="cpu")
     left, right = edges[:-1], edges[1:]
     y, weight = sampled(left, right)
     shift = (weight * y).sum().item()
     scale = (weight * (y - shift).square()).sum().item() ** 0.5
-    if scale <= _CONSTANT * max(abs(shift), _LEAST):
+    if scale <= _MIN_SPREAD * max(abs(shift), _TINY):
         raise UsageError(
             f"activation {name} has variance {scale**2:.1e} on a normal input; gamma needs one that varies"
         )
     # as it is where its numbers are of the usual size; powers of two change no digit
-    shift = shift if abs(shift) > _USUAL * scale else 0.0
-    scale = 1.0 if 1 / _USUAL < scale < _USUAL else 2.0 ** round(math.log2(scale))
+    shift = shift if abs(shift) > _MAX_UNSCALED * scale else 0.0
+    scale = 1.0 if 1 / _MAX_UNSCALED < scale < _MAX_UNSCALED else 2.0 ** round(math.log2(scale))
     rounding = 1e-14 + 2**-52 * abs(shift) / scale  # finer differences are those of the function's own values
 
     def moments(left: Tensor, right: Tensor) -> Tensor:

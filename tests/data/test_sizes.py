@@ -24,7 +24,7 @@ from normfree.data.objects import ObjectTransform
 from normfree.data.pairs import open_pairs, read_depth
 from normfree.data.shards import shards
 from normfree.data.tables import labelled, read_table
-from normfree.limits import MOST_OBJECTS, MOST_RESIZED, MOST_SIDE
+from normfree.limits import MAX_IMAGE_SIDE, MAX_OBJECTS, MAX_RESIZED_PIXELS
 from normfree.runs.predict import Answers, _batches
 
 GREY = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -44,13 +44,13 @@ def test_an_image_that_a_short_side_makes_huge_is_left_out(tmp_path):
 
 
 def test_large_images_may_shrink_and_stay_and_grow_a_little(monkeypatch):
-    monkeypatch.setattr("normfree.data.dense.MOST_RESIZED", 400)
+    monkeypatch.setattr("normfree.data.dense.MAX_RESIZED_PIXELS", 400)
     nothing = torch.zeros(30, 30)
     for short_side in (None, 25, 15, 30):  # larger than the limit as they are
         DenseTransform(8, 8, short_side=short_side, **GREY)(torch.zeros(3, 30, 30), nothing)
     with pytest.raises(UnreadableImage, match=r"^30 x 30 pixels would become 31 x 31; 400 is the limit$"):
         DenseTransform(8, 8, short_side=31, **GREY)(torch.zeros(3, 30, 30), nothing)
-    assert MOST_RESIZED == 8192 * 4096
+    assert MAX_RESIZED_PIXELS == 8192 * 4096
 
 
 def test_predict_goes_on_after_an_image_that_becomes_huge(tmp_path, capsys):
@@ -70,7 +70,7 @@ def test_predict_goes_on_after_an_image_that_becomes_huge(tmp_path, capsys):
 SIDES = dict(a=(20, 20), b=(1, 50_000), c=(20, 20))
 
 
-@pytest.mark.parametrize(("width", "height"), [(MOST_SIDE + 1, 1), (1, MOST_SIDE + 1)])
+@pytest.mark.parametrize(("width", "height"), [(MAX_IMAGE_SIDE + 1, 1), (1, MAX_IMAGE_SIDE + 1)])
 @pytest.mark.parametrize("ending", ["png", "npy"])
 def test_a_side_that_no_image_has(tmp_path, width, height, ending):
     path, pixels = tmp_path / f"a.{ending}", np.zeros((height, width), np.uint8)
@@ -88,12 +88,12 @@ def test_an_image_of_20_000_boxes_is_left_out(tmp_path):
     (batch,) = list(Loader(source.train, transform, 3, pairs=True, shape=(3, 32, 32)))
     assert batch.indices.tolist() == [0, 2]
     assert [str(one) for one in batch.unreadable] == [
-        f"{source.train.name(1)}: 20,000 objects in {root / 'train.json'}; an image may have {MOST_OBJECTS:,} at most"
+        f"{source.train.name(1)}: 20,000 objects in {root / 'train.json'}; an image may have {MAX_OBJECTS:,} at most"
     ]
 
 
 def test_masks_of_an_image_that_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(coco_module, "MOST_DRAWN", 40 * 30)
+    monkeypatch.setattr(coco_module, "MAX_MASK_PIXELS", 40 * 30)
     source = open_objects(f"coco:{coco_files.coco_folder(tmp_path)}")
     assert source.train.pair(0)[1].masks.shape == (1, 30, 40)
     with pytest.raises(UnreadableImage, match=r"2\.png: 2 masks of 40 x 30 pixels in .*; 1,200 pixels may be drawn"):
@@ -109,8 +109,8 @@ def test_masks_of_an_image_that_fill_the_memory(tmp_path, monkeypatch):
     ],
 )
 def test_polygons_that_take_for_ever_to_draw(monkeypatch, polygons, said):
-    monkeypatch.setattr(coco_masks, "MOST_OUTLINE", 1000)
-    monkeypatch.setattr(coco_masks, "MOST_POLYGONS", 50)
+    monkeypatch.setattr(coco_masks, "MAX_OUTLINE_PIXELS", 1000)
+    monkeypatch.setattr(coco_masks, "MAX_POLYGONS", 50)
     assert rasterized([[1, 1, 5, 1, 5, 5, 1, 5]], 30, 40, "a").sum() == 16
     with pytest.raises(UnreadableImage, match=rf"^a: segmentation: {said}"):
         rasterized(polygons, 30, 40, "a")
@@ -150,7 +150,7 @@ def test_matlab_files_that_are_larger_or_deeper_than_they_seem(tmp_path, name):
 
 
 def test_classes_that_are_names_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("normfree.data.tables.MOST_TARGETS", 100)
+    monkeypatch.setattr("normfree.data.tables.MAX_TARGETS", 100)
     rows = [f"{n}.png,c{n}" for n in range(11)]
     for n in range(11):
         image_files.write(tmp_path / f"{n}.png")

@@ -46,16 +46,16 @@ def test_what_is_refused_is_said(name, said):
 
 
 def test_a_document_of_as_many_values_as_there_may_be(monkeypatch):
-    monkeypatch.setattr(plain, "MOST_VALUES", 9)
+    monkeypatch.setattr(plain, "MAX_RECIPE_VALUES", 9)
     text = "a: &a [1, 2]\nb: *a\n"  # the mapping, two keys, and twice a list of two
     assert load_yaml(text, "here") == dict(a=[1, 2], b=[1, 2])
-    monkeypatch.setattr(plain, "MOST_VALUES", 8)
+    monkeypatch.setattr(plain, "MAX_RECIPE_VALUES", 8)
     with pytest.raises(UsageError, match="more than 8 values"):
         load_yaml(text, "here")
 
 
 def test_a_text_without_end(monkeypatch):
-    monkeypatch.setattr(plain, "MOST_LETTERS", 10)
+    monkeypatch.setattr(plain, "MAX_RECIPE_LENGTH", 10)
     assert load_yaml("a: 1234567", "here") == dict(a=1234567)
     with pytest.raises(UsageError, match="here has more than 10 letters"):
         load_yaml("a: 12345678", "here")

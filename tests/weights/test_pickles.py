@@ -94,7 +94,7 @@ def test_mappings_in_one_another(monkeypatch):
     inner = dict(w=Stored(None, None, None, None, True))
     content = {f"{number}": inner for number in range(10)}
     assert len(find_state({"model": dict(a=inner), "b": 1}, Stored, "x")[0]) == 1
-    monkeypatch.setattr("normfree.weights.state_dict.MOST_ENTRIES", 19)
+    monkeypatch.setattr("normfree.weights.state_dict.MAX_CHECKPOINT_ENTRIES", 19)
     with pytest.raises(UsageError, match=r"^x holds more than 19 entries in its mappings$"):
         find_state(content, Stored, "x")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..data.config import MOST_WORKERS
 from ..errors import UsageError
-from ..limits import MOST_PIXELS
+from ..limits import MAX_INPUT_SIDE
 from ..runs.evaluate import evaluate
 from ..runs.foreign import UNSAID
 from ..runs.load import load_trained
@@ -45,8 +45,8 @@ def run(argv: Sequence[str]) -> int:
             f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0 "
             f"and at most {MOST_WORKERS}"
         )
-    if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
-        raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MOST_PIXELS}")
+    if options.size is not None and not 1 <= options.size <= MAX_INPUT_SIDE:
+        raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MAX_INPUT_SIDE}")
     if options.csv:
         check_csv(options.csv, [options.run, options.data or ""])
     trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)

@@ -14,7 +14,7 @@ from ..export import Written, to_archive, to_onnx
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
 from ..export.write import check_place
-from ..limits import MOST_IMAGES, MOST_PIXELS
+from ..limits import MAX_BATCH_SIZE, MAX_INPUT_SIDE
 from ..runs.deployable import open_deployable
 from ..runs.exported import ARCHIVE, ONNX
 from ..runs.outputs import check_output
@@ -28,8 +28,8 @@ def run(argv: Sequence[str]) -> int:
     """Write a network, folded and checked, for ONNX runtimes or for PyTorch without this library."""
     options = _parser().parse_args(list(argv))
     path, kind = _place(options)
-    if options.size is not None and not 1 <= options.size <= MOST_PIXELS:
-        raise UsageError(f"--size (={options.size}) must be from 1 to {MOST_PIXELS}")
+    if options.size is not None and not 1 <= options.size <= MAX_INPUT_SIDE:
+        raise UsageError(f"--size (={options.size}) must be from 1 to {MAX_INPUT_SIDE}")
     settings: dict[str, Any] = dict(batch=_batch(options.batch), precision=options.precision)
     if kind == "onnx":  # all that can be known before weights are fetched
         settings["opset"] = OPSET if options.opset is None else options.opset
@@ -104,8 +104,8 @@ def _place(options: argparse.Namespace) -> tuple[Path, str]:
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_IMAGES:
-        raise UsageError(f"--batch (={text!r}) must be dynamic or a number of at least 1 and at most {MOST_IMAGES}")
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_BATCH_SIZE:
+        raise UsageError(f"--batch (={text!r}) must be dynamic or a number of at least 1 and at most {MAX_BATCH_SIZE}")
     return int(text)
 
 

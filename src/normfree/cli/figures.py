@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import RunFailed, UsageError
-from ..limits import MOST_PIXELS
+from ..limits import MAX_INPUT_SIDE
 from ..spp import plot
 from ..spp.figures import FIGURES, Drawn, check_figures, draw_figures, networks_of
 from ..version import __version__
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs; default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(list(argv))
-    for name, least, most in (("size", 1, MOST_PIXELS), ("batch", 1, 1024), ("seed", -(2**63), 2**63 - 1)):
+    for name, least, most in (("size", 1, MAX_INPUT_SIDE), ("batch", 1, 1024), ("seed", -(2**63), 2**63 - 1)):
         if not least <= getattr(options, name) <= most:
             raise UsageError(f"--{name} (={getattr(options, name)}) must be from {least} to {most}")
     numbers = sorted(set(options.number)) or list(FIGURES)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..errors import UsageError
-from ..limits import MOST_PIXELS
+from ..limits import MAX_INPUT_SIDE
 from ..runs.predict import open_answers, predict
 from ..tasks import PredictOptions
 from .parser import Parser
@@ -12,7 +12,7 @@ from .parser import Parser
 def run(argv: Sequence[str]) -> int:
     """Say what a network makes of each image."""
     options = _parser().parse_args(list(argv))
-    for name, least, most in (("top", 1, None), ("size", 1, MOST_PIXELS), ("batch_size", 1, None)):
+    for name, least, most in (("top", 1, None), ("size", 1, MAX_INPUT_SIDE), ("batch_size", 1, None)):
         value, flag = getattr(options, name), name.replace("_", "-")
         if value is not None and not least <= value <= (most or value):
             raise UsageError(f"--{flag} (={value}) must be at least {least}" + (f" and at most {most}" if most else ""))

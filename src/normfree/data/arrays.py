@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..limits import MOST_CHANNELS, MOST_FILE
+from ..limits import MAX_FILE_BYTES, MAX_INPUT_CHANNELS
 
 _SMALL_PART = 2**14  # bytes of compressed pixels
 NUMPY, TIFFS = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -68,9 +68,9 @@ def read_deep(image: Image.Image, file: str | Path | bytes) -> np.ndarray:
 
 def _whole(path: str | Path) -> bytes:
     with open(path, "rb") as file:
-        content = file.read(MOST_FILE + 1)
-    if len(content) > MOST_FILE:
-        raise ValueError(f"more than {MOST_FILE:,} bytes, the limit for a PNG file of 16 bits")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes, the limit for a PNG file of 16 bits")
     return content
 
 
@@ -83,7 +83,7 @@ def read_tiff(file: str | Path | bytes) -> np.ndarray:
     import tifffile  # 0.1 s to import, needed here only
 
     with tifffile.TiffFile(io.BytesIO(file) if isinstance(file, bytes) else file) as tiff:
-        every = itertools.islice(tiff.pages, MOST_CHANNELS)  # a page may name an earlier one as the next
+        every = itertools.islice(tiff.pages, MAX_INPUT_CHANNELS)  # a page may name an earlier one as the next
         pages = [page for page in every if page.shape == tiff.pages[0].shape and page.dtype == tiff.pages[0].dtype]
         size = int(np.prod(pages[0].shape, dtype=object)) * (len(pages) if len(pages[0].shape) == 2 else 1)
         if Image.MAX_IMAGE_PIXELS and size > 4 * Image.MAX_IMAGE_PIXELS:

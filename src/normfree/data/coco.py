@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_DRAWN, MOST_NAME, MOST_NUMBERS, MOST_OBJECTS, MOST_SIDE
+from ..limits import MAX_COCO_ID, MAX_IMAGE_SIDE, MAX_MASK_PIXELS, MAX_NAME_LENGTH, MAX_OBJECTS
 from ..words import shown
 from .coco_masks import is_number, mask_tools, rasterized
 from .decode import UnreadableImage, decode_image
@@ -84,17 +84,17 @@ class CocoSplit:
             UnreadableImage: too many objects, or a segmentation that is none.
         """
         annotations, (file, height, width) = self.annotations[index], self.images[index]
-        if len(annotations) > MOST_OBJECTS:
+        if len(annotations) > MAX_OBJECTS:
             raise UnreadableImage(
-                f"{file}: {len(annotations):,} objects in {self.path}; an image may have {MOST_OBJECTS:,} at most"
+                f"{file}: {len(annotations):,} objects in {self.path}; an image may have {MAX_OBJECTS:,} at most"
             )
         corners = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).view(-1, 4)
         boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
         masks = None
         if self.masks:
-            if len(annotations) * height * width > MOST_DRAWN:
+            if len(annotations) * height * width > MAX_MASK_PIXELS:
                 told = f"{len(annotations):,} masks of {width} x {height} pixels in {self.path}"
-                raise UnreadableImage(f"{file}: {told}; {MOST_DRAWN:,} pixels may be drawn at most")
+                raise UnreadableImage(f"{file}: {told}; {MAX_MASK_PIXELS:,} pixels may be drawn at most")
             masks = torch.zeros(len(annotations), height, width, dtype=torch.bool)
             for mask, a in zip(masks.numpy(), annotations, strict=True):
                 mask[:] = rasterized(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}")
@@ -338,9 +338,9 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
     found: dict[int, Annotation] = {}
     for place, item in enumerate(listed):
         number = item.get("id")
-        if type(number) is not int or abs(number) > MOST_NUMBERS:
+        if type(number) is not int or abs(number) > MAX_COCO_ID:
             told = f"the id (={shown(number, 40)}) of {name}[{place}]"
-            raise UsageError(f"data.source: {file}: {told} must be an integer below {MOST_NUMBERS:,}")
+            raise UsageError(f"data.source: {file}: {told} must be an integer below {MAX_COCO_ID:,}")
         if number in found:
             raise UsageError(
                 f"data.source: {file}: two entries of {name!r} have the id {shown(number, 40)}; each needs its own"
@@ -351,9 +351,9 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
 
 def _text(item: Annotation, key: str, kind: str, file: Path) -> str:
     found = item.get(key)
-    if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MOST_NAME:
+    if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_NAME_LENGTH:
         told = f"{key} (={shown(found, 60)}) of {kind} {item['id']}"
-        raise UsageError(f"data.source: {file}: {told} must be text of at most {MOST_NAME} letters")
+        raise UsageError(f"data.source: {file}: {told} must be text of at most {MAX_NAME_LENGTH} letters")
     return found
 
 
@@ -361,7 +361,7 @@ def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str
     sides = []
     for key in ("height", "width"):
         side = item.get(key)
-        if type(side) is not int or not 1 <= side <= MOST_SIDE:
+        if type(side) is not int or not 1 <= side <= MAX_IMAGE_SIDE:
             raise UsageError(f"data.source: {file}: {key} (={shown(side, 40)}) of image {number} must be pixels")
         sides.append(side)
     place = folder / _text(item, "file_name", "image", file)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
-from ..limits import MOST_OUTLINE, MOST_POLYGONS
+from ..limits import MAX_OUTLINE_PIXELS, MAX_POLYGONS
 from .decode import UnreadableImage
 
 FAR = 10.0  # times the image's longer side: a polygon that reaches so far is none
@@ -44,12 +44,12 @@ def rasterized(segmentation: Any, height: int, width: int, where: str) -> np.nda
     tools = mask_tools()
     try:
         if isinstance(segmentation, list):
-            if len(segmentation) > MOST_POLYGONS:
-                raise ValueError(f"{len(segmentation):,} polygons; {MOST_POLYGONS:,} are the limit")
+            if len(segmentation) > MAX_POLYGONS:
+                raise ValueError(f"{len(segmentation):,} polygons; {MAX_POLYGONS:,} are the limit")
             if not segmentation or not all(_polygon(part, FAR * max(height, width)) for part in segmentation):
                 raise ValueError("polygons must be lists of x, y, x, y, ... of three points or more, near the image")
-            if (length := sum(map(_outline, segmentation))) > MOST_OUTLINE:
-                raise ValueError(f"polygons of {length:,.0f} pixels around; {MOST_OUTLINE:,} are the limit")
+            if (length := sum(map(_outline, segmentation))) > MAX_OUTLINE_PIXELS:
+                raise ValueError(f"polygons of {length:,.0f} pixels around; {MAX_OUTLINE_PIXELS:,} are the limit")
             runs = tools.merge(tools.frPyObjects(segmentation, height, width))
         else:
             return _runs(segmentation, height, width)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import UsageError
-from ..limits import MOST_CHANNELS, MOST_PIXELS
+from ..limits import MAX_INPUT_CHANNELS, MAX_INPUT_SIDE
 from .masks import check_values
 
 MOST_WORKERS = 1024
@@ -113,13 +113,13 @@ class DataConfig:
                 raise UsageError(f"data.{name} (={value}) must be at least {least}")
         most_of = dict(mixup=1e3, cutmix=1e3, randaugment_layers=100, randaugment_magnitude=30, workers=MOST_WORKERS)
         most_of |= dict(timeout=MOST_SECONDS)
-        most_of |= dict.fromkeys((*sides, "resize_margin"), MOST_PIXELS)
+        most_of |= dict.fromkeys((*sides, "resize_margin"), MAX_INPUT_SIDE)
         for name, most in most_of.items():
             value = getattr(self, name)
             if value is not None and not value <= most:
                 raise UsageError(f"data.{name} (={value}) must be at most {most:g}")
-        if not 1 <= self.channels <= MOST_CHANNELS:
-            raise UsageError(f"data.channels (={self.channels}) must be from 1 to {MOST_CHANNELS}")
+        if not 1 <= self.channels <= MAX_INPUT_CHANNELS:
+            raise UsageError(f"data.channels (={self.channels}) must be from 1 to {MAX_INPUT_CHANNELS}")
         for name in ("randaugment_layers", "color"):
             if getattr(self, name) and self.channels not in (1, 3):
                 value, whose = getattr(self, name), "images of 1 or 3 channels (data.channels)"

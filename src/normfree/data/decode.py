@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from ..files import regular
-from ..limits import MOST_SIDE
+from ..limits import MAX_IMAGE_SIDE
 from . import arrays
 
 # what a file may be, whatever it is called: pictures of pixels. PIL would hand an EPS to another program
@@ -211,8 +211,8 @@ def check_sides(width: int, height: int) -> None:
     Raises:
         ValueError: the reason.
     """
-    if max(width, height) > MOST_SIDE:
-        raise ValueError(f"{width} x {height} pixels; a side may have {MOST_SIDE:,} at most")
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise ValueError(f"{width} x {height} pixels; a side may have {MAX_IMAGE_SIDE:,} at most")
 
 
 def _turned(pixels: np.ndarray, upright: Image.Transpose) -> np.ndarray:

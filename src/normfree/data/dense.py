@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from ..limits import MOST_RESIZED
+from ..limits import MAX_RESIZED_PIXELS
 from .decode import UnreadableImage
 from .resize import normalize
 
@@ -81,9 +81,9 @@ class DenseTransform:
         size = max(1, round(height * factor)), max(1, round(width * factor))
         if size == (height, width):
             return image, target
-        if size[0] * size[1] > max(MOST_RESIZED, height * width):
+        if size[0] * size[1] > max(MAX_RESIZED_PIXELS, height * width):
             raise UnreadableImage(
-                f"{width} x {height} pixels would become {size[1]:,} x {size[0]:,}; {MOST_RESIZED:,} is the limit"
+                f"{width} x {height} pixels would become {size[1]:,} x {size[0]:,}; {MAX_RESIZED_PIXELS:,} is the limit"
             )
         resized = F.interpolate(image[None].float(), size, mode="bicubic", antialias=True, align_corners=False)[0]
         nearest = F.interpolate(target[None, None].float(), size, mode="nearest-exact")[0, 0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..limits import MOST_CHUNK
+from ..limits import MAX_HDF5_CHUNK_BYTES
 from ..words import counted
 from .decode import UnreadableImage
 from .dense import measured
@@ -20,7 +20,7 @@ from .matlab import matlab
 from .sources import Source
 
 KEYS = ("images", "depths")
-MOST_SIDE = 2**13  # pixels; the official ones have 640
+MAX_IMAGE_SIDE = 2**13  # pixels; the official ones have 640
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,14 @@ def _checked(file: Path) -> int:
         told = f"images of {colours!s:.40}, depths of {metres!s:.40}"
         raise UsageError(f"data.source: {file}: {told}; they must be uint8 and floating-point numbers in metres")
     for key in KEYS:
-        if math.prod(opened[key].chunks or (1,)) * opened[key].dtype.itemsize > MOST_CHUNK:
-            raise UsageError(f"data.source: {file}: {key} are stored in parts of more than {MOST_CHUNK:,} bytes")
-    if max(images[2:]) > MOST_SIDE:
-        raise UsageError(f"data.source: {file}: images of {images[2]} x {images[3]}; at most {MOST_SIDE} pixels a side")
+        if math.prod(opened[key].chunks or (1,)) * opened[key].dtype.itemsize > MAX_HDF5_CHUNK_BYTES:
+            raise UsageError(
+                f"data.source: {file}: {key} are stored in parts of more than {MAX_HDF5_CHUNK_BYTES:,} bytes"
+            )
+    if max(images[2:]) > MAX_IMAGE_SIDE:
+        raise UsageError(
+            f"data.source: {file}: images of {images[2]} x {images[3]}; at most {MAX_IMAGE_SIDE} pixels a side"
+        )
     return images[0]
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_FILE, MOST_HEADER, MOST_NAME
+from ..limits import MAX_FILE_BYTES, MAX_NAME_LENGTH, MAX_TAR_HEADER_BYTES
 from .decode import EXTENSIONS, UnreadableImage, decode_image
 
 CLASSES = "classes.txt"
@@ -73,8 +73,8 @@ class ShardSplit:
         """The content of an image's file."""
         path, name = self.paths[self.shards[index]], self.name(index)
         offset, size = int(self.table.offsets[index]), int(self.table.sizes[index])
-        if size > MOST_FILE:
-            raise UnreadableImage(f"{name}: {size:,} bytes; an image in a shard may have {MOST_FILE:,} at most")
+        if size > MAX_FILE_BYTES:
+            raise UnreadableImage(f"{name}: {size:,} bytes; an image in a shard may have {MAX_FILE_BYTES:,} at most")
         try:
             with open(regular(path), "rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
@@ -223,8 +223,8 @@ class _Headers(io.FileIO):
     """A tar of which headers alone are read: what they say about a member may not fill the memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= MOST_HEADER:
-            raise tarfile.ReadError(f"a header of {size or -1:,} bytes; {MOST_HEADER:,} are the limit")
+        if size is None or not 0 <= size <= MAX_TAR_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size or -1:,} bytes; {MAX_TAR_HEADER_BYTES:,} are the limit")
         return super().read(size)
 
 
@@ -238,8 +238,8 @@ def _check_end(path: str, block: bytes, place: int) -> None:
 
 def _row(path: str, key: str, sample: dict[str, tarfile.TarInfo], file: int) -> tuple[bytes, int, int, int]:
     """Key, place and size of the image, and label."""
-    if len(os.fsencode(key)) > MOST_NAME:
-        raise UsageError(f"{path}:{key[:60]}... is a name of more than {MOST_NAME:,} bytes")
+    if len(os.fsencode(key)) > MAX_NAME_LENGTH:
+        raise UsageError(f"{path}:{key[:60]}... is a name of more than {MAX_NAME_LENGTH:,} bytes")
     image, told = sample.get("image") or sample.get("npy"), sample.get("cls") or sample.get("json")
     if image is None:
         raise UsageError(f"{path}:{key} has no image ({', '.join(EXTENSIONS)})")

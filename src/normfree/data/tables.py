@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_TARGETS
+from ..limits import MAX_TARGETS
 
 LABELS = "labels.csv"
 SPLIT = "split"  # the column that says which split an image is of
@@ -223,7 +223,7 @@ def labelled(table: Table, answers: str, classes: list[str] | None = None) -> La
     table, found = _several_classes(table)
     classes = _known(table, set(columns or set().union(*found)), classes, columns)
     places = {name: label for label, name in enumerate(classes)}
-    if len(found) * len(classes) > MOST_TARGETS and len(classes) > len(found) // 10:
+    if len(found) * len(classes) > MAX_TARGETS and len(classes) > len(found) // 10:
         raise UsageError(
             f"{table.path} names {len(classes):,} classes for {len(found):,} images, too many to hold in memory; "
             "is its column of classes another one?"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..limits import MOST_DESCRIPTION
+from ..limits import MAX_DESCRIPTION_BYTES
 
 _ENTRIES = re.compile(
     r"archive_format|archive_version|byteorder|version|\.format_version|\.storage_alignment"
@@ -52,8 +52,8 @@ def description_in(path: Path) -> str:
         found = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
         if not found:
             raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
-        if (size := found[0].file_size) > MOST_DESCRIPTION:
-            raise UsageError(f"{path} describes itself in {size:,} bytes; {MOST_DESCRIPTION:,} are the limit")
+        if (size := found[0].file_size) > MAX_DESCRIPTION_BYTES:
+            raise UsageError(f"{path} describes itself in {size:,} bytes; {MAX_DESCRIPTION_BYTES:,} are the limit")
         return archive.read(found[0]).decode()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..limits import MOST_CHANNELS, MOST_IMAGES, MOST_INPUT, MOST_PIXELS
+from ..limits import MAX_BATCH_SIZE, MAX_INPUT_CHANNELS, MAX_INPUT_ELEMENTS, MAX_INPUT_SIDE
 from ..models import DenseNet
 from ..models.registry import test_crop
 from ..words import as_json, shown
@@ -66,7 +66,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
-            value, most = getattr(self, name), MOST_CHANNELS if name == "channels" else MOST_PIXELS
+            value, most = getattr(self, name), MAX_INPUT_CHANNELS if name == "channels" else MAX_INPUT_SIDE
             if value is None and name in ("width", "short_side"):
                 continue
             if type(value) is not int or not least <= value <= most:
@@ -261,7 +261,7 @@ def check_batch(batch: Any, shape: Sequence[int]) -> None:
     """
     if batch is None:
         return
-    most = min(MOST_IMAGES, max(1, MOST_INPUT // math.prod(shape)))
+    most = min(MAX_BATCH_SIZE, max(1, MAX_INPUT_ELEMENTS // math.prod(shape)))
     if type(batch) is not int or not 1 <= batch <= most:
         sides = " x ".join(map(str, shape))
         raise UsageError(f"batch (={shown(batch)}) must be 1 to {most} for images of {sides}, or None for any number")

@@ -43,7 +43,7 @@ _SETTINGS = np.dtype(
 )
 _NONFINITE, _NO_MEMORY = 1, 2  # as in cpu.cpp
 
-_LONGEST = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
+_MAX_COLUMNS = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
 
 Numbers = float | Sequence[float]
 Value = TypeVar("Value", float, float | None, bool)
@@ -65,7 +65,7 @@ def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> 
         step = _triton(device) if device.type == "cuda" and not torch.cuda.is_current_stream_capturing() else None
     if step is None or not all(_takes(p, device) and dense(p) for p in params):
         return portable
-    if step is not _compiled and any(p.numel() > _LONGEST * max(units(p), 1) for p in params):
+    if step is not _compiled and any(p.numel() > _MAX_COLUMNS * max(units(p), 1) for p in params):
         return portable
     alike = (
         x is None or (_takes(x, device) and x.shape == p.shape and same_layout(x, p))

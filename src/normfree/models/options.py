@@ -10,9 +10,9 @@ from typing import Any, TypeGuard
 from ..errors import UsageError
 from ..words import shown
 
-LARGEST = 65_536  # of widths, depths and group widths; the papers' largest are 3072, 50 and 128
-FARTHEST = 1e6  # from zero, of numbers such as alpha
-LONGEST = 100  # letters of a name
+MAX_SIZE = 65_536  # of widths, depths and group widths; the papers' largest are 3072, 50 and 128
+MAX_ABS = 1e6  # from zero, of numbers such as alpha
+MAX_TEXT = 100  # letters of a name
 _ABOVE_0, _NOT_BELOW_0 = ("ratio", "se_ratio", "final_factor"), ("init_gain", "classifier_std")
 
 
@@ -46,15 +46,15 @@ def _lacking(hint: Any, value: Any) -> str | None:
     if hint is bool:
         return None if isinstance(value, bool) else "true or false"
     if hint is int:
-        return None if _whole(value) else f"an integer of 1 to {LARGEST:,}"
+        return None if _whole(value) else f"an integer of 1 to {MAX_SIZE:,}"
     if hint is float:
-        return None if _finite(value) else f"a number between -{FARTHEST:g} and {FARTHEST:g}{_yaml_hint(value)}"
+        return None if _finite(value) else f"a number between -{MAX_ABS:g} and {MAX_ABS:g}{_yaml_hint(value)}"
     if origin is Sequence:
         fits = isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_whole, value))
-        return None if fits and len(value) else f"a list of integers of 1 to {LARGEST:,}"
+        return None if fits and len(value) else f"a list of integers of 1 to {MAX_SIZE:,}"
     if hint is str or str in args:
-        fits = (isinstance(value, str) and len(value) <= LONGEST) or (hint is not str and isinstance(value, Callable))
-        return None if fits else f"text of at most {LONGEST} letters"
+        fits = (isinstance(value, str) and len(value) <= MAX_TEXT) or (hint is not str and isinstance(value, Callable))
+        return None if fits else f"text of at most {MAX_TEXT} letters"
     return None
 
 
@@ -65,11 +65,11 @@ def _out_of_range(key: str, value: float) -> str | None:
 
 
 def _whole(value: Any) -> bool:
-    return _is_number(value) and isinstance(value, numbers.Integral) and 1 <= value <= LARGEST
+    return _is_number(value) and isinstance(value, numbers.Integral) and 1 <= value <= MAX_SIZE
 
 
 def _finite(value: Any) -> bool:
-    return _is_number(value) and -FARTHEST <= value <= FARTHEST
+    return _is_number(value) and -MAX_ABS <= value <= MAX_ABS
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

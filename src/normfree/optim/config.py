@@ -10,7 +10,7 @@ from .groups import param_groups
 from .sam import SAM
 from .schedule import warmup_cosine, warmup_drops
 
-MOST = 1e20  # beyond, float32 overflows
+MAX_NUMBER = 1e20  # beyond, float32 overflows
 
 
 @dataclass
@@ -58,12 +58,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= MOST:
-                raise UsageError(f"optim.{name} (={value}) must be above 0 and at most {MOST:g}")
+            if value is not None and not 0 < value <= MAX_NUMBER:
+                raise UsageError(f"optim.{name} (={value}) must be above 0 and at most {MAX_NUMBER:g}")
         for name in ("lr_end", "warmup_epochs", "warmup_steps", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= MOST:
-                raise UsageError(f"optim.{name} (={value}) must be at least 0 and at most {MOST:g}")
+            if value is not None and not 0 <= value <= MAX_NUMBER:
+                raise UsageError(f"optim.{name} (={value}) must be at least 0 and at most {MAX_NUMBER:g}")
         if not all(0 < a < 1 for a in self.lr_drops) or list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise UsageError(f"optim.lr_drops (={list(self.lr_drops)!s:.80}) must be rising numbers between 0 and 1")
         if self.lr_drops and self.lr_end:

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError
-from ..limits import MOST_DIGITS, MOST_LETTERS, MOST_VALUES
+from ..limits import MAX_DIGITS, MAX_RECIPE_LENGTH, MAX_RECIPE_VALUES
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _WIDE = 18  # digits; beyond, keys can be chosen such that Python looks each up among all others
@@ -31,8 +31,8 @@ def load_yaml(text: str, source: str) -> Any:
     Raises:
         UsageError: no YAML (with the line), or endless; ``source`` says what it is.
     """
-    if len(text) > MOST_LETTERS:
-        raise UsageError(f"{source} has more than {MOST_LETTERS:,} letters")
+    if len(text) > MAX_RECIPE_LENGTH:
+        raise UsageError(f"{source} has more than {MAX_RECIPE_LENGTH:,} letters")
     try:
         content = yaml.load(text, _Loader)  # a safe loader
     except _Refused as error:
@@ -55,8 +55,8 @@ def check_length(content: Any, source: str) -> None:
     rest, count = [content], 0
     while rest:
         value, count = rest.pop(), count + 1
-        if count > MOST_VALUES:
-            raise UsageError(f"{source} holds more than {MOST_VALUES:,} values")
+        if count > MAX_RECIPE_VALUES:
+            raise UsageError(f"{source} holds more than {MAX_RECIPE_VALUES:,} values")
         if isinstance(value, dict):
             rest += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
@@ -82,9 +82,9 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
             raise _Refused(f"a key of more than {_WIDE} digits")
     elif isinstance(node, yaml.SequenceNode):
         parts = node.value
-    elif node.tag in _NUMBERS and len(node.value) > MOST_DIGITS:
-        raise _Refused(f"a number of more than {MOST_DIGITS:,} digits")
+    elif node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise _Refused(f"a number of more than {MAX_DIGITS:,} digits")
     sizes[id(node)] = size = 1 + sum(_unfolded(part, sizes) for part in parts)
-    if size > MOST_VALUES:
-        raise _Refused(f"more than {MOST_VALUES:,} values")
+    if size > MAX_RECIPE_VALUES:
+        raise _Refused(f"more than {MAX_RECIPE_VALUES:,} values")
     return size

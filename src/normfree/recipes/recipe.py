@@ -18,7 +18,7 @@ import yaml
 from ..data import DataConfig
 from ..errors import UsageError, did_you_mean, listed, nearest
 from ..files import regular
-from ..limits import MOST_LETTERS
+from ..limits import MAX_RECIPE_LENGTH
 from ..models.config import ModelConfig
 from ..optim import OptimConfig
 from ..training import TrainConfig
@@ -109,7 +109,7 @@ def recipe_text(name: str) -> str:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
             with regular(Path(name)).open(encoding="utf-8") as file:
-                return file.read(MOST_LETTERS + 1)  # load_yaml refuses so many
+                return file.read(MAX_RECIPE_LENGTH + 1)  # load_yaml refuses so many
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -5,13 +5,13 @@ import pickletools
 from typing import Any
 
 from ..errors import UsageError
-from ..limits import MOST_AXES
+from ..limits import MAX_AXES
 
-_MOST_NESTING, _MOST_NAMES = 50, 1000  # a ResNet-600 with running statistics takes 10; of classes in one file
-_LONGEST_NAME = 1000  # of a class, with its module
-_MOST_HASHED = 10_000  # parts of all keys and members of sets that are not plain; files of weights have none
-_WIDE = 2**60  # beyond, numbers can be chosen such that Python looks each up among all others
-_LARGE = 2**60  # as good as infinite
+_MAX_NESTING, _MAX_CLASSES = 50, 1000  # a ResNet-600 with running statistics takes 10; of classes in one file
+_MAX_NAME_LENGTH = 1000  # of a class, with its module
+_MAX_HASHED_PARTS = 10_000  # parts of all keys and members of sets that are not plain; files of weights have none
+_CHOSEN_HASHES_FROM = 2**60  # beyond, numbers can be chosen such that Python looks each up among all others
+_INFINITE = 2**60  # as good as infinite
 _REFUSED = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 _ADDERS = {"SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
 
@@ -51,8 +51,8 @@ class Placeholders(dict[str, type[Placeholder]]):
     """A class per name, made when it is asked for."""
 
     def __missing__(self, name: str) -> type[Placeholder]:
-        if len(self) >= _MOST_NAMES:
-            raise pickle.UnpicklingError(f"it names more than {_MOST_NAMES} classes")
+        if len(self) >= _MAX_CLASSES:
+            raise pickle.UnpicklingError(f"it names more than {_MAX_CLASSES} classes")
         made = type("Placeholder", (Placeholder,), dict(stands_for=name[:100], __slots__=()))
         return self.setdefault(name, made)
 
@@ -66,7 +66,7 @@ _SHAPES = {
     )
     for opcode in pickletools.opcodes
 }
-_PLAIN, _WIDE_NUMBER = (0, 1), (0, 2)  # nesting and size
+_PLAIN, _LARGE_NUMBER = (0, 1), (0, 2)  # nesting and size
 Seen = tuple[int, int]
 
 
@@ -112,12 +112,12 @@ def check_opcodes(file: Any, most: int, *, persistent: bool = False) -> None:
             above = _pop_to_mark(stack) if marked else []
             taken = [_object(stack.pop()) for _ in range(few)][::-1] + above[::-1]
             if not taken:
-                wide = type(argument) is int and abs(argument) >= _WIDE
-                stack.extend([_WIDE_NUMBER if wide else _PLAIN] * left)
+                wide = type(argument) is int and abs(argument) >= _CHOSEN_HASHES_FROM
+                stack.extend([_LARGE_NUMBER if wide else _PLAIN] * left)
                 continue
             hashed += sum(size for _, size in _hashed(name, taken) if size > 1)
-            if hashed > _MOST_HASHED:
-                raise pickle.UnpicklingError(f"its keys and members of sets have more than {_MOST_HASHED} parts")
+            if hashed > _MAX_HASHED_PARTS:
+                raise pickle.UnpicklingError(f"its keys and members of sets have more than {_MAX_HASHED_PARTS} parts")
             stack.extend([_joined(name, taken)] * left)
 
 
@@ -135,9 +135,9 @@ def _joined(name: str, taken: list[Seen]) -> Seen:
     inner, size = max((nesting for nesting, _ in taken[name in _ADDERS :]), default=-1) + 1, 1
     if name in _ADDERS:
         inner, size = max(inner, taken[0][0]), 0
-    if inner > _MOST_NESTING:
-        raise pickle.UnpicklingError(f"its objects are nested deeper than {_MOST_NESTING}")
-    return inner, min(size + sum(size for _, size in taken), _LARGE)
+    if inner > _MAX_NESTING:
+        raise pickle.UnpicklingError(f"its objects are nested deeper than {_MAX_NESTING}")
+    return inner, min(size + sum(size for _, size in taken), _INFINITE)
 
 
 def _object(item: Seen | None) -> Seen:
@@ -160,21 +160,21 @@ def full_name(module: str, name: str) -> str:
     Raises:
         pickle.UnpicklingError: it is too long for one.
     """
-    if len(module) + len(name) > _LONGEST_NAME:
+    if len(module) + len(name) > _MAX_NAME_LENGTH:
         raise pickle.UnpicklingError(f"it names {name[:60]!r}, which is too long for a name")
     return f"{module}.{name}"
 
 
 def is_plain(key: Any) -> bool:
     """Whether a key is text, or a number that is looked up in no time."""
-    return isinstance(key, str) or (isinstance(key, int) and abs(key) < _WIDE)
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < _CHOSEN_HASHES_FROM)
 
 
 def are_axes(value: Any) -> bool:
     """Whether a value of a pickle is what a shape or a stride consists of: a tuple of a few sizes."""
     return (
         isinstance(value, tuple)
-        and len(value) <= MOST_AXES
+        and len(value) <= MAX_AXES
         and all(type(size) is int and 0 <= size < 2**62 for size in value)
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..limits import MOST_ENTRIES
+from ..limits import MAX_CHECKPOINT_ENTRIES
 from ..words import counted
 from .pickles import shown
 
@@ -26,7 +26,7 @@ AVERAGES = {"state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "modul
 USUAL = {"state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params", ""}
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
 _HEAD = "head.fc."
-_DEEPEST = 4  # dicts in dicts
+_MAX_NESTING = 4  # dicts in dicts
 _LAYER = re.compile(r"(?:(.*?)\.)?stages\.\d+\.")
 StateDicts = dict[str, dict[str, Any]]
 
@@ -98,18 +98,18 @@ def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> StateDicts:
     """
     state_dicts: StateDicts = {}
     rest: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
-    left = MOST_ENTRIES
+    left = MAX_CHECKPOINT_ENTRIES
     while rest:
         place, mapping = rest.pop()
         left -= len(mapping)
         if left < 0:
-            raise UsageError(f"{path} holds more than {MOST_ENTRIES:,} entries in its mappings")
+            raise UsageError(f"{path} holds more than {MAX_CHECKPOINT_ENTRIES:,} entries in its mappings")
         named = {name: value for name, value in mapping.items() if isinstance(name, str)}
         tensors = {name: value for name, value in named.items() if isinstance(value, kind)}
         if tensors:
             state_dicts[".".join(place)] = tensors
         inner = [((*place, name), value) for name, value in named.items() if isinstance(value, Mapping)]
-        rest += reversed(inner) if len(place) < _DEEPEST else []
+        rest += reversed(inner) if len(place) < _MAX_NESTING else []
     return state_dicts
 
 

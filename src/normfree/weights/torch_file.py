@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_TIMES
+from ..limits import MAX_SHARING
 from .pickles import Placeholders, are_axes, check_opcodes, full_name, is_plain, one_line
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # .tar: .pth.tar
@@ -32,7 +32,7 @@ _TYPES |= dict(Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.
 _BESIDE = dict(QInt8=torch.qint8, QUInt8=torch.quint8, QInt32=torch.qint32)  # known, but not what weights are made of
 _BESIDE |= dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
 # the largest network with average and momentum takes about 5 MB and 300,000
-_MOST_BYTES, _MOST_OPCODES = 2**26, 800_000
+_MAX_PICKLE_BYTES, _MAX_OPCODES = 2**26, 800_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file by torch before 1.6
 MAGIC = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little")
 
@@ -105,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
 
     def _mapping(self, pairs: Any = ()) -> _Mapping:
         self._copied += len(pairs)
-        if not isinstance(pairs, (list, tuple)) or self._copied > _MOST_OPCODES or not all(map(_is_pair, pairs)):
+        if not isinstance(pairs, (list, tuple)) or self._copied > _MAX_OPCODES or not all(map(_is_pair, pairs)):
             raise pickle.UnpicklingError("an OrderedDict is not made of pairs of a name and a value")
         return _Mapping(pairs)
 
@@ -166,12 +166,12 @@ class TorchFile:
         Raises:
             UsageError: one is none that the file can hold, or many share the same numbers.
         """
-        state, left = {}, MOST_TIMES * self.path.stat().st_size
+        state, left = {}, MAX_SHARING * self.path.stat().st_size
         for name, stored in found.items():
             state[name] = self.tensor(stored, name)
             left -= state[name].nbytes
             if left < 0:
-                raise UsageError(f"{self.path}: its tensors hold more than {MOST_TIMES} times the bytes of the file")
+                raise UsageError(f"{self.path}: its tensors hold more than {MAX_SHARING} times the bytes of the file")
         return state
 
     def tensor(self, stored: Stored, name: str) -> Tensor:
@@ -255,15 +255,15 @@ def _read_zip(path: Path, file: BinaryIO) -> TorchFile:
             raise UsageError(f"{path} is a TorchScript archive; save the state_dict() of the network instead")
         if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
             raise UsageError(f"{path} is compressed, which torch.save does not do")
-        if len(pickles) != 1 or pickles[0].file_size > _MOST_BYTES:
+        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
             raise UsageError(
-                f"{path} is not of torch.save: it should hold one data.pkl of at most {_MOST_BYTES >> 20} MB"
+                f"{path} is not of torch.save: it should hold one data.pkl of at most {_MAX_PICKLE_BYTES >> 20} MB"
             )
         root = pickles[0].filename.removesuffix("data.pkl")
         if any(e.filename == f"{root}byteorder" and archive.read(e) != b"little" for e in entries if e.file_size < 10):
             raise UsageError(f"{path} was written on a big-endian machine; save it again on this one")
         content = archive.read(pickles[0])
-    check_opcodes(content, _MOST_OPCODES, persistent=True)
+    check_opcodes(content, _MAX_OPCODES, persistent=True)
     folder, size, places = f"{root}data/", file.seek(0, io.SEEK_END), {}
     for entry in entries:
         start = _start(file, entry)
@@ -285,10 +285,10 @@ def _read_legacy(path: Path, file: BinaryIO) -> TorchFile:
     storages: dict[str, _Storage] = {}
     for _ in ("magic number", "protocol", "machine", "content", "keys of the storages"):
         start = file.tell()
-        check_opcodes(file, _MOST_OPCODES, persistent=True)
+        check_opcodes(file, _MAX_OPCODES, persistent=True)
         length = file.tell() - start
-        if length > _MOST_BYTES:
-            raise UsageError(f"{path} is no state dict: its pickle has more than {_MOST_BYTES >> 20} MB")
+        if length > _MAX_PICKLE_BYTES:
+            raise UsageError(f"{path} is no state dict: its pickle has more than {_MAX_PICKLE_BYTES >> 20} MB")
         file.seek(start)
         unpickler = _Unpickler(io.BytesIO(file.read(length)))
         parts.append(unpickler.load())

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import regular
-from ..limits import MOST_TIMES
+from ..limits import MAX_SHARING
 from .pickles import are_axes, check_names, check_opcodes, full_name, one_line, shown
 
 _KINDS = "fiub"  # float, int, unsigned, bool
-_MOST_OPCODES = 250_000  # a ResNet-600 with running statistics takes 193,000
+_MAX_OPCODES = 250_000  # a ResNet-600 with running statistics takes 193,000
 
 
 class _Dtype:
@@ -134,7 +134,7 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     path = Path(path)
     try:
         with regular(path).open("rb") as file:
-            check_opcodes(file, _MOST_OPCODES)
+            check_opcodes(file, _MAX_OPCODES)
             file.seek(0)
             size = os.fstat(file.fileno()).st_size
             content = _ArrayUnpickler(file, size).load()
@@ -149,7 +149,7 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds {type(content).__name__}, not a mapping of modules")
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    left = MOST_TIMES * size
+    left = MAX_SHARING * size
     for module, parameters in content.items():
         if not isinstance(module, str) or not isinstance(parameters, dict):
             raise UsageError(f"{path}: entry {shown(module)} is not a module with a mapping of parameters")
@@ -160,6 +160,6 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
             arrays[module][name] = array.value
             left -= array.value.nbytes
             if left < 0:
-                raise UsageError(f"{path}: its arrays hold more than {MOST_TIMES} times the bytes of the file")
+                raise UsageError(f"{path}: its arrays hold more than {MAX_SHARING} times the bytes of the file")
         check_names(parameters, path)
     return check_names(arrays, path)

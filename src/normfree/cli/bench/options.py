@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ...bench import Samples
 from ...bench.timing import ProgressBar
 from ...errors import UsageError
-from ...limits import MOST_PIXELS
+from ...limits import MAX_INPUT_SIDE
 from ...training import keep_freed_memory, pick_device
 from ...words import tell
 from ..parser import Parser
@@ -49,7 +49,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UsageError: a number out of range, or a device that is not there.
     """
-    for name, most in (("batch", MOST_BATCH), ("size", MOST_PIXELS), ("rounds", MOST_ROUNDS)):
+    for name, most in (("batch", MOST_BATCH), ("size", MAX_INPUT_SIDE), ("rounds", MOST_ROUNDS)):
         value = getattr(options, name)
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
