@@ -1,10 +1,87 @@
-"""Runs from Python: what the commands do."""
+"""Runs from Python: what the commands do, and what they say as data."""
 
-from tiny_runs import FLAGS
+import json
 
-FIELDS = {flag.removeprefix("--"): value for flag, value in zip(FLAGS[::2], FLAGS[1::2], strict=True)}
+import pytest
+import torch
+import yaml
+from tiny_runs import OPTIONS
+
+import normfree
+from normfree import UsageError, runs
+from normfree.cli import main
+
+FIELDS = {"train.device": "cpu", "train.steps": 4, "model.options": {name: list(v) for name, v in OPTIONS.items()}}
 
 
-def test_flags_are_pairs():
-    assert FIELDS
-    assert all("." in name for name in FIELDS)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> runs.Finished:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return runs.train("digits", FIELDS, out=str(out), progress=False)
+
+
+def printed(capsys, *arguments) -> list[dict]:
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_run_is_that_of_the_command(run):
+    assert (run.summary.steps, run.main) == (4, True)
+    assert run.summary.last["images"] == 360
+    assert yaml.safe_load((run.folder / "recipe.yaml").read_text())["train"]["steps"] == 4
+    assert {path.name for path in run.folder.iterdir()} >= {"checkpoints", "metrics.jsonl", "curves.png", "examples"}
+
+
+def test_it_goes_on(run, tmp_path):
+    longer = runs.train(overrides=FIELDS | {"train.steps": 6}, out=str(tmp_path / "same"), resume=True, progress=False)
+    assert longer.summary.steps == 6  # there was none to go on with
+    again = runs.train(overrides={"train.steps": 8}, resume=str(longer.folder), progress=False)
+    assert (again.summary.steps, again.folder) == (8, longer.folder)
+
+
+def test_other_weights(run, tmp_path):
+    fields = {"train.device": "cpu", "train.steps": 1, "optim.lr": 1e-20}
+    tuned = runs.train("digits", fields, out=str(tmp_path / "tuned"), init=str(run.folder), progress=False)
+    (before, after) = (runs.load(str(folder), weights="raw").model for folder in (run.folder, tuned.folder))
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert "weights from " in runs.initialize(before, str(run.folder))
+
+
+def test_it_is_measured(run, capsys):
+    found = runs.evaluate(str(run.folder))
+    (line,) = printed(capsys, "eval", run.folder, "--json")
+    assert dict(found.measured.scores) == {name: line[name] for name in found.measured.scores}
+    assert (found.images, found.data) == (360, "digits")
+    loaded = runs.evaluate(runs.load(str(run.folder)), batch_size=7)
+    assert loaded.measured.scores["top1"] == found.measured.scores["top1"]
+
+
+def test_it_answers(run, capsys):
+    answers = list(runs.predictions(str(run.folder), run.folder / "examples", top=2))
+    assert answers == printed(capsys, "predict", run.folder, run.folder / "examples", "--top", 2, "--json")
+    assert len(answers) == 10
+    (one,) = runs.predictions(str(run.folder), sorted((run.folder / "examples").iterdir())[0], top=1)
+    assert len(one["classes"]) == 1
+
+
+def test_a_network_in_memory(run):
+    network = runs.load(str(run.folder))
+    assert network.shape == (1, 8, 8)
+    view = network.view(torch.zeros(1, 20, 20, dtype=torch.uint8))
+    assert network.model(view[None]).shape == (1, 10)
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(UsageError, match="--resume without a run needs --out"):
+        runs.train(resume=True)
+    with pytest.raises(UsageError, match=f"{tmp_path} "):
+        runs.load(str(tmp_path))
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        list(runs.predictions("./nowhere", "x.png"))
+
+
+def test_rooms_are_there_when_they_are_asked_for():
+    assert normfree.runs.train is runs.train
+    with pytest.raises(AttributeError, match="module 'normfree' has no attribute 'walls'"):
+        _ = normfree.walls
