@@ -128,7 +128,7 @@ def test_images_of_other_classes(normfree, trained, tmp_path):
 
 
 def test_classes_in_another_order(normfree, trained, monkeypatch):
-    source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))], told=())
+    source = SimpleNamespace(classes=["1", "0", *map(str, range(2, 10))], notes=())
     monkeypatch.setattr("normfree.tasks.classification.open_test", lambda *_, **__: source)
     result = normfree("eval", trained)
     assert result.code == 2

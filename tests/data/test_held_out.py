@@ -40,7 +40,7 @@ def test_images_are_held_out_by_class(photos):
         for i in range(len(split)):
             assert split.name(i).split("/")[-2] == source.classes[split.label(i)]
             assert split.image(i).shape == (3, 4, 4)
-    assert source.told == (f"{photos} has no test split: 10 of 49 images are held out (seed 0)",)
+    assert source.notes == (f"{photos} has no test split: 10 of 49 images are held out (seed 0)",)
 
 
 def test_the_choice_depends_on_seed_and_names_alone(photos, tmp_path):
@@ -78,7 +78,7 @@ def test_what_was_held_out_stays_so(photos):
     again = open_source(f"imagefolder:{photos}", held_out=chosen)
     assert {os.path.relpath(name, photos) for name in names(again.test)} == set(chosen.names) - {gone}
     assert len(again.train) == 39 + 20
-    assert again.told == (f"1 of 10 images held out for testing are not there any more: {gone}",)
+    assert again.notes == (f"1 of 10 images held out for testing are not there any more: {gone}",)
 
 
 def test_without_the_list_another_folder_is_noticed(photos):

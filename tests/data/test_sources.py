@@ -263,7 +263,7 @@ def test_a_class_without_test_images_keeps_its_index(tmp_path):
     source = image_folder(str(root))
     assert source.classes == ["ant", "bee", "cat", "dog"]
     assert [source.test.label(i) for i in range(len(source.test))] == [2, 2, 3, 3]
-    assert source.told == (
+    assert source.notes == (
         "there are no test images of ant, bee: scores are over the 2 of 4 classes that have test images",
     )
 

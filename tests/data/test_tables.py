@@ -67,7 +67,9 @@ def test_two_files(photos):
     table(photos, test, "b.csv")
     source = open_source(f"csv:{photos}/a.csv,{photos}/b.csv")
     assert (len(source.train), len(source.test)) == (8, 2)
-    assert source.told == ("there are no test images of emu: scores are over the 2 of 3 classes that have test images",)
+    assert source.notes == (
+        "there are no test images of emu: scores are over the 2 of 3 classes that have test images",
+    )
     table(photos, rows(["cat"]), "c.csv")
     with pytest.raises(UsageError, match=r"0\.png is both a training and a test image"):
         open_source(f"csv:{photos}/a.csv,{photos}/c.csv")
@@ -167,7 +169,7 @@ def test_images_in_several_class_folders_are_said(tmp_path):
         image_files.write(root / "train" / name / "both.png", same)
     source = open_source(f"imagefolder:{root}")
     assert len(source.train) == 10
-    (line,) = source.told
+    (line,) = source.notes
     assert line.startswith("1 image lies in several class folders, such as both.png in cat and dog")
     assert "task.labels multi" in line
 
@@ -180,7 +182,7 @@ def test_test_images_need_no_training_images(tmp_path, photos):
         assert len(opened.train) == 0
         assert [opened.test.label(i) for i in range(6)] == [1, 1, 2, 2, 3, 3]
         assert all(opened.test.name(i).startswith(str(where)) for i in range(6))
-        assert opened.told == (
+        assert opened.notes == (
             "there are no test images of ant: scores are over the 3 of 4 classes that have test images",
         )
     with pytest.raises(UsageError, match=r"classes of .* and of mine differ: ant \(only in the network\), cat \(only"):
@@ -201,7 +203,7 @@ def test_training_images_alone_are_no_test_images(tmp_path):
 def test_rows_of_a_third_split_are_said(photos):
     cells = [f"{name},{split}" for name, split in zip(CLASSES, ["train", "train", "val", "test"] * 3, strict=True)]
     source = open_source(table(photos, rows(cells, "file,class,split")))
-    assert f"3 rows of split 'test' of {photos / 'labels.csv'} are not used; val is what is tested on" in source.told
+    assert f"3 rows of split 'test' of {photos / 'labels.csv'} are not used; val is what is tested on" in source.notes
 
 
 def test_true_and_false_are_1_and_0(photos):
@@ -226,4 +228,4 @@ def test_usual_tables_get_the_right_advice(photos, text, answers, said):
 def test_a_second_test_folder_is_said(tmp_path):
     folder = image_files.folder(tmp_path)
     (folder / "test").mkdir()
-    assert f"test of {folder} not used; val is what is tested on" in open_source(f"imagefolder:{folder}").told
+    assert f"test of {folder} not used; val is what is tested on" in open_source(f"imagefolder:{folder}").notes

@@ -61,15 +61,15 @@ def test_annotations_of_stored_pixels(folder, orientation):
     assert on_objects(source.train, 0)
     assert on_objects(source.train, 1)
     if orientation == 1:
-        assert source.told == ()
+        assert source.notes == ()
     elif orientation < 5:
-        (told,) = source.told
+        (told,) = source.notes
         assert told == (
             f"EXIF turns 1 of 2 photos of {folder / 'train.json'} whose size does not say whether they are annotated "
             "as they are stored or shown; taken to be as they are stored: if that is wrong, write them without EXIF"
         )
     else:
-        (told,) = source.told
+        (told,) = source.notes
         assert told.startswith("EXIF turns 1 of 2 photos of ")
         assert told.endswith("by their size are annotated as they are stored")
 
@@ -83,7 +83,7 @@ def test_annotations_of_what_is_shown(folder, orientation, other):
     source = coco(str(folder))
     assert on_objects(source.train, 0)
     assert on_objects(source.train, 1)
-    first, second = source.told
+    first, second = source.notes
     assert first.endswith("by their size are annotated as they are shown")
     assert second.endswith("taken to be as they are shown: like the others")
 
@@ -100,7 +100,7 @@ def test_masks_of_photos(tmp_path, orientation, shown):
     turn(image, orientation, shown)
     source = open_pairs(f"masks:{root}", "segmentation")
     pixels, classes = source.train.pair(0)
-    assert len(source.told) == (orientation > 1)
-    assert ("does not say" in "".join(source.told)) == (1 < orientation < 5)
+    assert len(source.notes) == (orientation > 1)
+    assert ("does not say" in "".join(source.notes)) == (1 < orientation < 5)
     fits = torch.equal(classes[1:] == 1, pixels[0, 1:] > 100)
     assert fits == (shown or orientation in (1, 4, 5, 6, 7, 8))  # the picture is the same upside down

@@ -64,7 +64,7 @@ def test_the_range_is_found_and_every_level_kept(tmp_path, kind, channels):
     values = scene(top, dtype)
     source, found = fitted(of_files(write(tmp_path / name, values), channels=channels), "auto")
     assert found == pytest.approx(expected)
-    assert source.told == (
+    assert source.notes == (
         f"data.value_range: {found[0]:g} is black and {found[1]:g} is white, "
         f"by the 1 image that was looked at (1 {values.dtype})",
     )
@@ -84,7 +84,7 @@ def test_bytes_are_exact_whatever_the_range(tmp_path):
         assert image.dtype == torch.uint8
         assert np.array_equal(image.permute(1, 2, 0).numpy(), image_files.pixels())
     source, found = fitted(of_files(path), "auto")
-    assert (found, source.told) == (BYTES, ())
+    assert (found, source.notes) == (BYTES, ())
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -161,7 +161,7 @@ def test_mixed_types(tmp_path):
     grey, deep = image_files.write(tmp_path / "a.png"), write(tmp_path / "b.tif", scene(4095, np.uint16))
     source, found = fitted(of_files(grey, deep), "auto")
     assert found == (0, 4095)
-    assert source.told[0].endswith(
+    assert source.notes[0].endswith(
         "by the 2 images that were looked at (1 uint16, 1 uint8); images of 8 bits stay as they are"
     )
     real = write(tmp_path / "c.tif", scene(1, np.float32))

@@ -44,7 +44,7 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path, target):
     link.symlink_to(root if target == "ABSOLUTE" else target)
     source = image_folder(str(root))
     assert (len(source.train), len(source.test), source.classes) == (8, 4, ["cat", "dog"])
-    assert source.told == (f"{root}: skipped 1 link to a folder that holds it: {link}",)
+    assert source.notes == (f"{root}: skipped 1 link to a folder that holds it: {link}",)
     assert len(find_images([root])) == 12
 
 
@@ -74,7 +74,7 @@ def test_a_folder_above_is_no_class(tmp_path):
         (root / part / "all").symlink_to("..")
     source = image_folder(str(root))
     assert source.classes == ["cat", "dog"]
-    assert source.told[0].startswith(f"{root}: skipped 2 links to a folder that holds it")
+    assert source.notes[0].startswith(f"{root}: skipped 2 links to a folder that holds it")
 
 
 def test_one_folder_linked_twice_is_read_once(tmp_path):
@@ -83,7 +83,7 @@ def test_one_folder_linked_twice_is_read_once(tmp_path):
     for name in ("one", "two"):
         (root / "train" / "cat" / name).symlink_to(shared)
     source, two = image_folder(str(root)), root / "train" / "cat" / "two"
-    assert (len(source.train), source.told) == (9, (f"{root}: skipped 1 link to a folder that is read anyway: {two}",))
+    assert (len(source.train), source.notes) == (9, (f"{root}: skipped 1 link to a folder that is read anyway: {two}",))
 
 
 def test_of_several_links_the_first_one_names_the_folder(tmp_path):
@@ -102,7 +102,7 @@ def test_a_folder_has_its_own_name_where_a_link_comes_first(tmp_path):
     (tmp_path / "a").symlink_to("z")
     walk = Walk()
     assert walk.images(tmp_path) == [str(tmp_path / "z" / "a.png")]
-    assert walk.told("x") == [f"x: skipped 1 link to a folder that is read anyway: {tmp_path / 'a'}"]
+    assert walk.notes("x") == [f"x: skipped 1 link to a folder that is read anyway: {tmp_path / 'a'}"]
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_paths_that_are_too_long_for_the_system_are_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", short)
     walk = Walk()
     assert walk.images(tmp_path) == [str(tmp_path / "a.png")]
-    assert walk.told("x") == [f"x: skipped 1 folder that cannot be opened: {tmp_path / 'deep'}"]
+    assert walk.notes("x") == [f"x: skipped 1 folder that cannot be opened: {tmp_path / 'deep'}"]
 
 
 def test_a_dead_link_is_an_image_that_cannot_be_read(tmp_path):
@@ -178,7 +178,7 @@ def test_a_dead_link_is_an_image_that_cannot_be_read(tmp_path):
     dead = root / "train" / "cat" / "gone.png"
     dead.symlink_to(tmp_path / "unmounted" / "gone.png")
     source = image_folder(str(root))
-    assert source.told == (f"{root}: 1 link to nothing: {dead}",)
+    assert source.notes == (f"{root}: 1 link to nothing: {dead}",)
     place = names(source.train.samples).index(str(dead))
     with pytest.raises(UnreadableImage, match=r"gone\.png: a link to .*unmounted/gone\.png, which does not exist"):
         source.train.image(place)
@@ -192,7 +192,7 @@ def test_pipes_are_never_opened(tmp_path):
     (root / "train" / "cat" / "zero.png").symlink_to("/dev/zero")
     source = image_folder(str(root))
     assert len(source.train) == 8
-    assert source.told[0].startswith(f"{root}: skipped 2 special files (pipes, sockets, devices): {pipe}")
+    assert source.notes[0].startswith(f"{root}: skipped 2 special files (pipes, sockets, devices): {pipe}")
     with pytest.raises(UsageError, match=r"pipe\.png is no regular file"):
         find_images([pipe])
 
@@ -202,7 +202,7 @@ def test_what_is_no_image_is_counted(tmp_path):
     for name in ("a.txt", "b.txt", "c.csv", "README", ".hidden"):
         (root / "train" / "cat" / name).write_text("")
     image_files.write(root / "train" / "loose.png")
-    assert image_folder(str(root)).told == (
+    assert image_folder(str(root)).notes == (
         f"{root}: skipped 4 files that are no images: .txt 2, without a suffix 1, .csv 1",
         f"{root}: skipped 1 image outside of the class folders: {root / 'train' / 'loose.png'}",
     )
@@ -221,7 +221,7 @@ def test_a_closed_folder_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", closed)
     walk = Walk()
     assert walk.images(tmp_path) == [str(tmp_path / "a" / "a.png")]
-    assert walk.told("photos") == [f"photos: skipped 1 folder that cannot be opened: {tmp_path / 'b'}"]
+    assert walk.notes("photos") == [f"photos: skipped 1 folder that cannot be opened: {tmp_path / 'b'}"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_formats_that_are_read_by_content_are_found_by_name(tmp_path, suffix, ki
     root = image_files.folder(tmp_path / "photos")
     image_files.write(root / "train" / "cat" / f"new{suffix}", format=kind)
     source = image_folder(str(root))
-    assert (len(source.train), source.told) == (9, ())
+    assert (len(source.train), source.notes) == (9, ())
     place = names(source.train.samples).index(str(root / "train" / "cat" / f"new{suffix}"))
     assert source.train.image(place).shape == (3, 10, 12)
     assert len(find_images([root])) == 13
@@ -245,7 +245,7 @@ def test_a_format_that_needs_another_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("normfree.data.walk.EXTENSIONS", (".png",))
     monkeypatch.setattr("normfree.data.walk.MISSING", {".heic": needed})
     (root / "train" / "cat" / "a.HEIC").write_bytes(b"")
-    assert image_folder(str(root)).told == (f"{root}: skipped 1 .heic file: {needed}",)
+    assert image_folder(str(root)).notes == (f"{root}: skipped 1 .heic file: {needed}",)
     for path in (root / "train" / "cat").glob("*.png"):
         path.unlink()
     with pytest.raises(UsageError, match=r"no images in cat; .*pip install"):
@@ -264,7 +264,7 @@ def test_masks_and_depth_take_the_same_walk(tmp_path):
         image_files.write(images / "deep" / "a.png")
         source = open_pairs(f"{kind}:{root}", task)
         assert len(source.train) == before
-        assert [line.split(": ")[1] for line in source.told] == [
+        assert [line.split(": ")[1] for line in source.notes] == [
             "skipped 1 file that is no image",
             "skipped 1 special file (pipes, sockets, devices)",
             "skipped 1 folder among the images",

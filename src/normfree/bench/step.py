@@ -45,7 +45,7 @@ def image_batch(
 
 @dataclass(frozen=True)
 class Measuring(ContextDecorator):
-    """Whatever goes wrong inside is told in one line that names the network and its batch.
+    """An error inside becomes one line that names the network and its batch.
 
     Raises:
         RunFailed: instead of any error but UsageError, which says enough.

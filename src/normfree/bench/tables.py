@@ -119,7 +119,7 @@ def measure(
     Args:
         rows: the first so many; None: all.
         size: side of all images instead of the table's; ratios then compare with the paper's only roughly.
-        started: told of each row before it is measured.
+        started: called with each row before it is measured.
 
     Raises:
         RunFailed: a network cannot be trained so; it is named.

@@ -93,8 +93,8 @@ class CocoSplit:
         masks = None
         if self.masks:
             if len(annotations) * height * width > MAX_MASK_PIXELS:
-                told = f"{len(annotations):,} masks of {width} x {height} pixels in {self.path}"
-                raise UnreadableImage(f"{file}: {told}; {MAX_MASK_PIXELS:,} pixels may be drawn at most")
+                what = f"{len(annotations):,} masks of {width} x {height} pixels in {self.path}"
+                raise UnreadableImage(f"{file}: {what}; {MAX_MASK_PIXELS:,} pixels may be drawn at most")
             masks = torch.zeros(len(annotations), height, width, dtype=torch.bool)
             for mask, a in zip(masks.numpy(), annotations, strict=True):
                 mask[:] = rasterized(a["segmentation"], height, width, f"{self.path}: annotation {a['id']}")
@@ -166,12 +166,12 @@ def coco(
         number, name = sorted(ours ^ theirs)[0]
         file = train[0] if (number, name) in ours else test[0]
         raise UsageError(f"data.source: category {number} ({name!r:.40}) is only in {file}")
-    told, splits = [], []
+    notes, splits = [], []
     for split, _ in parts:
         files, size_of = [image[0] for image in split.images], lambda index, split=split: split.images[index][1:]
         stored, lines = convention(files, size_of, split.path, default=True)
         splits.append(replace(split, stored=stored, value_range=value_range))
-        told += lines
+        notes += lines
     for split in splits:
         try:
             split.pair(0)  # a mistake that all files share is better said now than after ten of them
@@ -180,7 +180,7 @@ def coco(
     if test_only:
         splits.insert(0, replace(splits[0], images=[], annotations=[]))
     categories = parts[0][1]
-    return Source(splits[0], splits[1], list(categories.values()), tuple(told), list(categories))
+    return Source(splits[0], splits[1], list(categories.values()), tuple(notes), list(categories))
 
 
 @dataclass(frozen=True)
@@ -339,8 +339,8 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
     for place, item in enumerate(listed):
         number = item.get("id")
         if type(number) is not int or abs(number) > MAX_COCO_ID:
-            told = f"the id (={shown(number, 40)}) of {name}[{place}]"
-            raise UsageError(f"data.source: {file}: {told} must be an integer below {MAX_COCO_ID:,}")
+            what = f"the id (={shown(number, 40)}) of {name}[{place}]"
+            raise UsageError(f"data.source: {file}: {what} must be an integer below {MAX_COCO_ID:,}")
         if number in found:
             raise UsageError(
                 f"data.source: {file}: two entries of {name!r} have the id {shown(number, 40)}; each needs its own"
@@ -352,8 +352,8 @@ def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
 def _text(item: Annotation, key: str, kind: str, file: Path) -> str:
     found = item.get(key)
     if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_NAME_LENGTH:
-        told = f"{key} (={shown(found, 60)}) of {kind} {item['id']}"
-        raise UsageError(f"data.source: {file}: {told} must be text of at most {MAX_NAME_LENGTH} letters")
+        what = f"{key} (={shown(found, 60)}) of {kind} {item['id']}"
+        raise UsageError(f"data.source: {file}: {what} must be text of at most {MAX_NAME_LENGTH} letters")
     return found
 
 

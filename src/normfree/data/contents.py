@@ -47,19 +47,19 @@ def _missing(source: Source, seen: list[int], ignored: bool, missing: list[int])
     count, plain = len(source.train), _plain(source.train)
     values = [*seen, *([IGNORE] if ignored and plain else [])]
     if not seen:
-        told = f"every pixel of the {count} training masks is {f'{IGNORE}, so ' if plain else ''}ignored"
+        problem = f"every pixel of the {count} training masks is {f'{IGNORE}, so ' if plain else ''}ignored"
     else:
         holds = f"value{'s' * (len(values) > 1)} {_listed(values)}" if plain else _named(source, seen)
         occurs = "occurs" if len(missing) == 1 else "occur"
-        told = f"{_named(source, missing)} {occurs} in none of the {count} training masks, which hold {holds}"
-        told += f" ({IGNORE} is ignored)" * (ignored and plain)
+        problem = f"{_named(source, missing)} {occurs} in none of the {count} training masks, which hold {holds}"
+        problem += f" ({IGNORE} is ignored)" * (ignored and plain)
     ways = []
     if plain and 2 <= len(values) <= MOST_SHOWN:
         ways.append(f"if these are the classes, give --data.mask_values {str(values).replace(' ', '')}")
     if len(seen) > 1:
         what = "the class" if len(missing) == 1 else "these classes"
         ways.append(f"take {what} out of classes.txt, or give --data.allow_missing_classes true")
-    return f"data.source: {'; '.join([told, *ways])}"
+    return f"data.source: {'; '.join([problem, *ways])}"
 
 
 def _check_test(source: Source, few: int, allow_missing: bool) -> tuple[list[str], str | None]:
@@ -71,10 +71,10 @@ def _check_test(source: Source, few: int, allow_missing: bool) -> tuple[list[str
         raise UsageError(f"data.source: none of the {count} test masks has a pixel of a class; all are ignored")
     if len(seen) == 1:
         name = names[next(iter(seen))]
-        told = f"the {count} test masks hold {name!r} alone, so their mean IoU says nothing about the other classes"
+        problem = f"the {count} test masks hold {name!r} alone, so their mean IoU says nothing about the other classes"
         if not allow_missing:
-            raise UsageError(f"data.source: {told}; add others, or give --data.allow_missing_classes true")
-        return [told], name
+            raise UsageError(f"data.source: {problem}; add others, or give --data.allow_missing_classes true")
+        return [problem], name
     missing = [label for label in range(len(names)) if label not in seen]
     if few < len(names) or not missing:
         return [], None
@@ -163,7 +163,7 @@ def check_objects(source: Source[CountedSplit]) -> list[str]:
     Raises:
         UsageError: no training image, or no test image, has an object.
     """
-    told = []
+    notes = []
     for split, what, then in (
         (source.train, "training", "not learnt"),
         (source.test, "test", "not measured there"),
@@ -173,8 +173,8 @@ def check_objects(source: Source[CountedSplit]) -> list[str]:
             raise UsageError(f"data.source: none of the {len(split)} {what} images has an object")
         missing = [label for label in range(len(source.classes)) if not counts[label]]
         if missing:
-            told.append(f"{_named(source, missing)}: in none of the {len(split)} {what} images, so {then}")
-    return told
+            notes.append(f"{_named(source, missing)}: in none of the {len(split)} {what} images, so {then}")
+    return notes
 
 
 def _targets(split: MapSplit) -> Iterator[Tensor]:

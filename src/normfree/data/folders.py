@@ -121,17 +121,17 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
     if test is None:
         assert held_out is not None  # else there would be nothing to test on, which is refused above
         groups = [classes[label] for _, label in split.samples]
-        return _with_held_out(split, classes, root, held_out, groups, [*walk.told(root), *shared])
+        return _with_held_out(split, classes, root, held_out, groups, [*walk.notes(root), *shared])
     if held_out is not None:
         raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {root} has test images of its own ({test.name})")
     tested = _folder_split(test, classes, channels, walk, full=False)
-    told = [
-        *walk.told(root),
+    notes = [
+        *walk.notes(root),
         *_unused(root, test),
         *shared,
         *without_images({label for _, label in tested.samples}, classes),
     ]
-    return Source(split, tested, classes, tuple(told))
+    return Source(split, tested, classes, tuple(notes))
 
 
 def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
@@ -148,9 +148,9 @@ def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out
     """
     files = csv_paths(paths)
     found = [tables.read_table(path) for path in files]
-    told = []
+    notes = []
     if len(found) == 1:
-        told = tables.unused(found[0], VALIDATION_NAMES)
+        notes = tables.unused(found[0], VALIDATION_NAMES)
         found = tables.splits_of(found[0], VALIDATION_NAMES)
     train = tables.labelled(found[0], answers)
     if len(train.classes) == 1 and answers == "class":
@@ -169,7 +169,7 @@ def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out
     if both:
         raise UsageError(f"{both[0]} is both a training and a test image of {paths}")
     splits = _table_split(train, channels), _table_split(test, channels)
-    return Source(*splits, train.classes, (*told, *test.without_images()))
+    return Source(*splits, train.classes, (*notes, *test.without_images()))
 
 
 def open_test(
@@ -210,8 +210,8 @@ def open_test(
         sided = [f"{name} (only in the {'images' if name in there else 'network'})" for name in differing]
         raise UsageError(f"classes of {source} and of {network} differ: {_listed(sided)}")
     split = _folder_split(folder, classes, channels, walk, full=False)
-    told = [*walk.told(root), *without_images({label for _, label in split.samples}, classes)]
-    return Source(FolderSplit([], channels), split, classes, tuple(told))
+    notes = [*walk.notes(root), *without_images({label for _, label in split.samples}, classes)]
+    return Source(FolderSplit([], channels), split, classes, tuple(notes))
 
 
 def _test_table(path: Path, classes: list[str], channels: int, answers: str) -> Source:
@@ -257,10 +257,10 @@ def _inside(walk: Walk, folder: Path) -> list[str]:
 
 
 def _with_held_out(
-    split: Split, classes: list[str], root: Path, held_out: HeldOut, groups: list[str] | None, told: Sequence[str] = ()
+    split: Split, classes: list[str], root: Path, held_out: HeldOut, groups: list[str] | None, notes: Sequence[str] = ()
 ) -> Source:
     train, test, held_out, more = hold_out(held_out, split, root, groups)
-    return Source(train, test, classes, (*told, *more), held_out=held_out)
+    return Source(train, test, classes, (*notes, *more), held_out=held_out)
 
 
 def _in_several_classes(split: FolderSplit, classes: list[str]) -> list[str]:

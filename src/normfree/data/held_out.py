@@ -164,10 +164,10 @@ def hold_out(
     if not len(test) or not len(train):
         which = "test" if not len(test) else "training"
         raise UsageError(f"{root}: no {which} images are left of those that the run was started with")
-    told = [f"{root} has no test split: {len(test)} of {len(names)} images are held out (seed {held_out.seed})"]
+    notes = [f"{root} has no test split: {len(test)} of {len(names)} images are held out (seed {held_out.seed})"]
     if not new:
-        told = [sentence] if (sentence := held_out.gone(names)) else []
-    return train, test, held_out, told
+        notes = [sentence] if (sentence := held_out.gone(names)) else []
+    return train, test, held_out, notes
 
 
 def content_hash(content: bytes) -> str:

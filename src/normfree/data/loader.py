@@ -55,7 +55,7 @@ class Loader:
 
     Attributes:
         asked: whether a request to stop came; an empty batch answers it where one that is waited for does not come.
-        say: told what a user should know.
+        say: called with each line that the user should see.
     """
 
     def __init__(
@@ -159,8 +159,8 @@ class Loader:
                 iterator = iter(self.loader)
             deaths_unnoticed(iterator)
         except OSError as error:
-            told = f"{self.loader.num_workers} processes for decoding images cannot be started"
-            raise RunFailed(f"{told} ({error.strerror or error}); --data.workers 0 does without") from error
+            failed = f"{self.loader.num_workers} processes for decoding images cannot be started"
+            raise RunFailed(f"{failed} ({error.strerror or error}); --data.workers 0 does without") from error
         except RuntimeError as error:  # one has died, or those of the last epoch do not answer
             self._processes += _new_processes(before)
             failure = self.lost() or _died(error)

@@ -88,19 +88,19 @@ def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.n
     with open_png(path) as image:
         if colours:
             if image.mode not in ("RGB", "P", "L", "1"):
-                told = "data.mask_values are colours, red, green, blue; save the mask as RGB, without transparency"
-                raise UnreadableImage(f"{path}: a {image.mode} image; {told}")
+                needed = "data.mask_values are colours, red, green, blue; save the mask as RGB, without transparency"
+                raise UnreadableImage(f"{path}: a {image.mode} image; {needed}")
             return np.array(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
         deep = most > 255 and image.mode.startswith("I")
         if image.mode not in ("L", "P", "1") and not deep:
-            told = "a mask holds one class number per pixel (8 bits)"
+            needed = "a mask holds one class number per pixel (8 bits)"
             more = ""
             if image.mode.startswith("RGB"):
                 rgb = " of an RGB file" if image.mode != "RGB" else ""
                 more = f"; colours{rgb} are given as data.mask_values [[0,0,0],[255,255,255]]: red, green, blue"
             elif image.mode.startswith("I"):
                 more = "; for 16 bits, give data.mask_values"
-            raise UnreadableImage(f"{path}: a {image.mode} image; {told}{more}")
+            raise UnreadableImage(f"{path}: a {image.mode} image; {needed}{more}")
         return np.array(image).astype(np.uint16 if deep else np.uint8)
 
 

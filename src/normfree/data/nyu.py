@@ -95,11 +95,11 @@ def _checked(file: Path) -> int:
     except Exception as error:  # HDF5 fails in many ways on other files; a group has no shape
         raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {_one_line(error)}") from error
     if len(images) != 4 or images[1] != 3 or depths != images[:1] + images[2:] or not np.prod(images, dtype=object):
-        told = f"images of shape {images}, depths of shape {depths}"
-        raise UsageError(f"data.source: {file}: {told}; they must be (N, 3, W, H) and (N, W, H)")
+        what = f"images of shape {images}, depths of shape {depths}"
+        raise UsageError(f"data.source: {file}: {what}; they must be (N, 3, W, H) and (N, W, H)")
     if colours != np.uint8 or metres.kind != "f":
-        told = f"images of {colours!s:.40}, depths of {metres!s:.40}"
-        raise UsageError(f"data.source: {file}: {told}; they must be uint8 and floating-point numbers in metres")
+        what = f"images of {colours!s:.40}, depths of {metres!s:.40}"
+        raise UsageError(f"data.source: {file}: {what}; they must be uint8 and floating-point numbers in metres")
     for key in KEYS:
         if math.prod(opened[key].chunks or (1,)) * opened[key].dtype.itemsize > MAX_HDF5_CHUNK_BYTES:
             raise UsageError(

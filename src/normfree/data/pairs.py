@@ -143,8 +143,8 @@ def masks(
     if names.is_file():
         classes = _names(names)
         if values is not None and len(values) != len(classes):
-            told = f"data.mask_values (={listed(values)}) are {len(values)}"
-            raise UsageError(f"{told}, {names} names {len(classes)} classes; each class has one value")
+            what = f"data.mask_values (={listed(values)}) are {len(values)}"
+            raise UsageError(f"{what}, {names} names {len(classes)} classes; each class has one value")
     elif known is not None:
         classes = list(known)
     else:
@@ -203,8 +203,8 @@ def read_depth(path: str) -> Tensor:
         with named(path):
             depth = read_numpy(regular(path))
         if depth.ndim != 2 or depth.dtype.kind != "f":
-            told = f"an array of shape {depth.shape} of {depth.dtype}"
-            raise UnreadableImage(f"{path}: {told}; it must be (H, W) metres as floating-point numbers")
+            what = f"an array of shape {depth.shape} of {depth.dtype}"
+            raise UnreadableImage(f"{path}: {what}; it must be (H, W) metres as floating-point numbers")
     else:
         with open_png(path) as image:
             if not image.mode.startswith(("I", "F")):
@@ -241,16 +241,16 @@ def _opened(
     classes: list[str],
 ) -> Source:
     """The splits, with what to tell: files that were left out, photos that EXIF turns."""
-    splits, told = [], walk.told(root)
+    splits, notes = [], walk.notes(root)
     for samples in parts:
         files, where = [image for image, _ in samples], str(Path(samples[0][0]).parent)
         size_of = functools.partial(_target_size, samples)
         stored, lines = convention(files, size_of, where, default=False)
         splits.append(FilePairs(samples, read, channels, stored))
-        told += lines
+        notes += lines
     if len(splits) == 1:  # test images alone
         splits.insert(0, replace(splits[0], samples=[]))
-    return Source(splits[0], splits[1], classes, tuple(told))
+    return Source(splits[0], splits[1], classes, tuple(notes))
 
 
 def _target_size(samples: list[tuple[str, str]], index: int) -> tuple[int, int]:
@@ -262,8 +262,8 @@ def _matched(folder: Path, kind: str, suffixes: tuple[str, ...], walk: Walk) -> 
     images, targets = folder / "images", folder / kind
     for needed in (images, targets):
         if not needed.is_dir():
-            told = f"folder {needed} is missing; train and val need images and {kind} each"
-            raise UsageError(f"data.source: {told}")
+            what = f"folder {needed} is missing; train and val need images and {kind} each"
+            raise UsageError(f"data.source: {what}")
     found = list(map(Path, walk.images(images, deep=False)))
     if not found:
         raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
@@ -320,8 +320,8 @@ def _names(file: Path) -> list[str]:
         if not name:
             raise UsageError(f"data.source: line {place + 1} of {file} is blank; it must name class {place}")
         if (first := names.index(name)) < place:
-            told = f"lines {first + 1} and {place + 1} of {file} are both {name!r:.40}"
-            raise UsageError(f"data.source: {told}; each class must have a name of its own")
+            what = f"lines {first + 1} and {place + 1} of {file} are both {name!r:.40}"
+            raise UsageError(f"data.source: {what}; each class must have a name of its own")
     return names
 
 

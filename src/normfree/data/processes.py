@@ -189,8 +189,8 @@ def begin(places: Places, worker: int) -> None:
 def _obey(parent: int) -> None:
     """End this process when its parent says so or is gone, whatever the process is at."""
     while os.getppid() == parent:
-        told = signal.sigtimedwait({signal.SIGTERM}, WATCH)
-        if told is not None and told.si_pid == parent:
+        sent = signal.sigtimedwait({signal.SIGTERM}, WATCH)
+        if sent is not None and sent.si_pid == parent:
             break
     os._exit(1)
 

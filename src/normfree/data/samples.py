@@ -62,17 +62,16 @@ class LabelledSamples(Samples[L]):
 
     def __init__(self, split: L, transform: Transform, mixing: Mixing | None, places: Places | None):
         super().__init__(split, places)
-        self.transform, self.mix = transform, None
-        if mixing is not None:
-            if not isinstance(transform, MixableTransform):
-                raise TypeError(f"mixing needs a transform with view and finish; {type(transform).__name__} lacks them")
-            self.mix = mixing, transform
+        self.transform, self.mixing = transform, mixing
+        self.halves = transform if isinstance(transform, MixableTransform) else None
+        if mixing is not None and self.halves is None:
+            raise TypeError(f"mixing needs a transform with view and finish; {type(transform).__name__} lacks them")
 
     def sample(self, key: Key) -> Sample:
         generator, index = torch.Generator().manual_seed(key.seed), key.index
         try:
             image = self.split.image(index)
-            if key.partner is None or self.mix is None:
+            if key.partner is None or self.mixing is None or self.halves is None:
                 return Sample(self.transform(image, generator), self.split.label(index), index)
             index = key.partner
             if self.places is not None:
@@ -80,11 +79,10 @@ class LabelledSamples(Samples[L]):
             other = self.split.image(index)
         except UnreadableImage as error:
             return Sample(None, -1, key.index, error=Unreadable.of(self.split.name(index), error))
-        mixing, transform = self.mix
-        first, second = (transform.view(one, generator) for one in (image, other))
-        mixed, ratio = mixing(first, second, key.position, key.batch_size, generator)
+        first, second = (self.halves.view(one, generator) for one in (image, other))
+        mixed, ratio = self.mixing(first, second, key.position, key.batch_size, generator)
         labels = self.split.label(key.index), self.split.label(key.partner)
-        return Sample(transform.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
+        return Sample(self.halves.finish(mixed, generator), labels[0], key.index, labels[1], ratio)
 
 
 class VectorSamples(LabelledSamples[VectorSplit]):

@@ -175,8 +175,8 @@ def _stamp(path: str) -> np.ndarray:
                 digest.update(os.pread(file.fileno(), block, place * (size - block) // (PLACES - 1)))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    told = [_FORMAT, size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    numbers = np.array([number % 2**64 for number in told], np.uint64)
+    stamp = [_FORMAT, size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    numbers = np.array([number % 2**64 for number in stamp], np.uint64)
     return np.concatenate([numbers.view(np.int64), np.frombuffer(digest.digest(), np.int64)])
 
 
@@ -229,7 +229,7 @@ class _Headers(io.FileIO):
 
 
 def _check_end(path: str, block: bytes, place: int) -> None:
-    """``tarfile`` takes whatever is no header for the end of a tar; then samples would be missing and nobody told."""
+    """``tarfile`` takes whatever is no header for the end of a tar; then samples would be missing without a word."""
     if len(block) < tarfile.BLOCKSIZE:
         raise UsageError(f"{path} is truncated: it ends at byte {place + len(block)}, without the mark of a tar's end")
     if any(block):
@@ -240,21 +240,21 @@ def _row(path: str, key: str, sample: dict[str, tarfile.TarInfo], file: int) -> 
     """Key, place and size of the image, and label."""
     if len(os.fsencode(key)) > MAX_NAME_LENGTH:
         raise UsageError(f"{path}:{key[:60]}... is a name of more than {MAX_NAME_LENGTH:,} bytes")
-    image, told = sample.get("image") or sample.get("npy"), sample.get("cls") or sample.get("json")
+    image, label_file = sample.get("image") or sample.get("npy"), sample.get("cls") or sample.get("json")
     if image is None:
         raise UsageError(f"{path}:{key} has no image ({', '.join(EXTENSIONS)})")
-    if told is None:
+    if label_file is None:
         raise UsageError(f"{path}:{key} has no label; it must be in {key}.cls or {key}.json")
-    content = os.pread(file, min(told.size, MAX_LABEL_BYTES), told.offset_data)
+    content = os.pread(file, min(label_file.size, MAX_LABEL_BYTES), label_file.offset_data)
     try:
-        label = int(content) if told is sample.get("cls") else json.loads(content)["label"]
+        label = int(content) if label_file is sample.get("cls") else json.loads(content)["label"]
         if type(label) is not int:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
-        right = 'an object with an integer "label"' if told is not sample.get("cls") else "an integer"
-        raise UsageError(f"{path}:{told.name} (={content[:40]!r}) must be {right}") from None
+        right = 'an object with an integer "label"' if label_file is not sample.get("cls") else "an integer"
+        raise UsageError(f"{path}:{label_file.name} (={content[:40]!r}) must be {right}") from None
     if not 0 <= label <= MAX_LABEL:
-        raise UsageError(f"{path}:{told.name}: label {label} is out of range; it must be 0 to {MAX_LABEL:,}")
+        raise UsageError(f"{path}:{label_file.name}: label {label} is out of range; it must be 0 to {MAX_LABEL:,}")
     return os.fsencode(key), image.offset_data, image.size, label
 
 

@@ -32,14 +32,14 @@ class Source(Generic[S]):
     """Two splits and the names of their classes, in the order of the labels.
 
     ``numbers`` are what the files call the classes, where that is a number other than its place (COCO's categories).
-    ``told`` is what a user should know. ``held_out`` says which images are for testing where the files have no test
+    ``notes`` are sentences for the user. ``held_out`` says which images are for testing where the files have no test
     split.
     """
 
     train: S
     test: S
     classes: list[str]
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     numbers: list[int] | None = None
     held_out: HeldOut | None = None
 

@@ -82,15 +82,15 @@ def convention(
             shown += annotated != size
     decided = stored > shown if stored != shown else default
     of, words = f"of {len(order)} photos of {what}", ("as they are shown", "as they are stored")
-    told = [
+    notes = [
         f"EXIF turns {count} {of}, which by their size are annotated {words[kind]}"
         for kind, count in ((True, stored), (False, shown))
         if count
     ]
     if unknown:
         why = "like the others" if stored != shown else "if that is wrong, write them without EXIF"
-        told.append(
+        notes.append(
             f"EXIF turns {unknown} {of} whose size does not say whether they are annotated as they are stored or "
             f"shown; taken to be {words[decided]}: {why}"
         )
-    return decided, told
+    return decided, notes

@@ -52,13 +52,13 @@ def fitted(source: Source, value_range: ValueRange, part: str = "train") -> tupl
     if value_range is None:
         return source, None
     seen = look(getattr(source, part))
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if value_range == "auto":
         value_range = range_of(seen)
         if seen.values:
-            told = (_said(seen, value_range),)
+            notes = (_said(seen, value_range),)
     check(seen, value_range)
-    return dataclasses.replace(ranged(source, value_range), told=source.told + told), value_range
+    return dataclasses.replace(ranged(source, value_range), notes=source.notes + notes), value_range
 
 
 def look(split: Any) -> Sample:

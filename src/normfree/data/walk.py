@@ -61,7 +61,7 @@ class Walk:
                 found.append(entry.name)
         return sorted(found)
 
-    def told(self, where: str | Path) -> list[str]:
+    def notes(self, where: str | Path) -> list[str]:
         """What was left out, a sentence for each kind; ``where`` says of what."""
         lines = []
         needing = {suffix: self.others[suffix] for suffix in MISSING if self.others[suffix]}

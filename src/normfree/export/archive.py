@@ -32,6 +32,12 @@ def to_archive(
 
     The file describes itself (extra file "normfree") and is loaded and run before it is put in place.
 
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    >>> path = Path(tempfile.mkdtemp()) / "model.pt2"
+    >>> written = to_archive(model, path, preprocessing=Preprocessing(8, 3, mean=[0.5] * 3, std=[0.25] * 3))
+    >>> open_archive(path).run(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 2])
+
     Args:
         model: in evaluation mode, float32.
         preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.

@@ -243,8 +243,8 @@ def deployed(description: Description, run: Callable[[Tensor], Tensor], origin: 
             raise UsageError(f"{origin} cannot be run: {reason}") from error
         wanted = (len(images), *description.shape)
         if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted or answer.dtype != torch.float32:
-            told = f"{tuple(answer.shape)} of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise UsageError(f"{origin} gives {told}; it is described as giving {wanted} of torch.float32")
+            given = f"{tuple(answer.shape)} of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise UsageError(f"{origin} gives {given}; it is described as giving {wanted} of torch.float32")
         return answer
 
     return Deployed(description, checked, sealed)

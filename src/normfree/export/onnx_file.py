@@ -38,6 +38,12 @@ def to_onnx(
     The file describes itself (metadata entry "normfree") and is run by onnxruntime before it is put in place. Weights
     above 1.8 GB go into a second file, ``path`` with ``.data`` behind it, which must stay beside the first.
 
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    >>> path = Path(tempfile.mkdtemp()) / "model.onnx"
+    >>> written = to_onnx(model, path, preprocessing=Preprocessing(8, 3, mean=[0.5] * 3, std=[0.25] * 3))
+    >>> open_onnx(path).run(torch.zeros(5, 3, 8, 8)).shape, weight_arithmetic(path), operators(path)["Gemm"]
+    (torch.Size([5, 2]), [], 1)
+
     Args:
         model: in evaluation mode, float32.
         preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.

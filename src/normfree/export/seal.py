@@ -22,6 +22,14 @@ CHUNK = 1 << 22
 def seal(path: str | os.PathLike[str]) -> None:
     """Give an exported file its checksum anew, after it was changed on purpose: by a quantizer, for example.
 
+    >>> import zipfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.pt2"
+    >>> with zipfile.ZipFile(path, "w") as archive:
+    ...     archive.writestr("version", "1")
+    >>> seal(path)
+    >>> sealed(path)
+    True
+
     Raises:
         UsageError: neither an ONNX file nor a zip file; it cannot be written.
     """
@@ -82,13 +90,13 @@ def _seal_onnx(path: Path) -> None:
 
 
 def _sealed_onnx(path: Path, onnx: OnnxFile) -> bool:
-    told = [(name, value, field) for name, value, field in onnx.metadata() if name in (ONNX_KEY, DATA_KEY)]
-    if not any(name == ONNX_KEY for name, _, _ in told):
+    entries = [(name, value, field) for name, value, field in onnx.metadata() if name in (ONNX_KEY, DATA_KEY)]
+    if not any(name == ONNX_KEY for name, _, _ in entries):
         return False
-    name, value, field = told[-1]
+    name, value, field = entries[-1]
     if name != ONNX_KEY or field.stop != len(onnx.data) or value.decode(errors="replace") != _digest(path, field.begin):
         raise _changed(path)
-    for name, value, _ in told[:-1]:
+    for name, value, _ in entries[:-1]:
         if name != DATA_KEY or value.decode(errors="replace") != _digest(data_file(path)):
             raise _changed(data_file(path) if name == DATA_KEY else path)
     return True

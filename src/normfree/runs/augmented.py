@@ -64,7 +64,7 @@ def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], i
     """Images, and how many files were none."""
     images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
     source, _ = fitted(Source(files, files, []), augmentation.value_range)
-    tell(*source.told, file=sys.stderr)
+    tell(*source.notes, file=sys.stderr)
     for index in range(len(paths)):
         try:
             images.append(to_uint8(source.train.image(index)))

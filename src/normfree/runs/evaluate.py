@@ -59,7 +59,7 @@ def evaluate(
         own.test_size, own.test_width = size, None
     source = open_test_images(trained.recipe, trained.classes, trained.source, data, trained.held_out)
     task.check_test(source, own)
-    for line in source.told:
+    for line in source.notes:
         say(line)
     place = pick_device(device)
     loader = task.loader(source.test, trained.transform, batch_size, workers=workers, timeout=own.timeout)

@@ -17,5 +17,5 @@ def given_images(paths: Sequence[str]) -> list[Path]:
     """
     walk = Walk()
     found = find_images(list(paths), walk)
-    tell(*walk.told(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")), file=sys.stderr)
+    tell(*walk.notes(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")), file=sys.stderr)
     return found

@@ -77,7 +77,7 @@ def prepare(
     source = together(replicas, lambda: opened(recipe, resume, checkpoint))
     images = images_of(source)
     compare_processes(replicas, settings(recipe) | contents(images))
-    told, changes = [*source.told, *told], {}
+    told, changes = [*source.notes, *told], {}
     if checkpoint is None or resume is None:
         told += fit_batch(recipe, len(source.train))
     else:

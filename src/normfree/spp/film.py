@@ -84,7 +84,18 @@ def read_film(path: str | Path) -> list[Frame]:
 
 
 def read_first(path: str | Path) -> Frame | None:
-    """The first frame of such a file, whatever a kill left behind it; None if there is none."""
+    """The first frame of such a file, whatever a kill left behind it; None if there is none.
+
+    >>> class Residual(nn.Conv2d):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x)
+    >>> path = Path(tempfile.mkdtemp()) / "spp.jsonl"
+    >>> film = Film(Residual(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8), every=10, path=path)
+    >>> film(0)
+    >>> film(10)
+    >>> read_first(path).step
+    0
+    """
     try:
         with regular(Path(path)).open() as file:
             return frame_of(json.loads(file.readline()))
@@ -93,7 +104,17 @@ def read_first(path: str | Path) -> Frame | None:
 
 
 def plot_film(frames: Sequence[Frame]) -> "Figure":
-    """Columns are steps, rows the three statistics over block depth and the weights' condition numbers over layers."""
+    """Columns are steps, rows the three statistics over block depth and the weights' condition numbers over layers.
+
+    >>> class Residual(nn.Conv2d):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x)
+    >>> path = Path(tempfile.mkdtemp()) / "spp.jsonl"
+    >>> film = Film(Residual(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8), every=10, path=path)
+    >>> film(0)
+    >>> film(10)
+    >>> figure = plot_film(read_film(path))
+    """
     if not frames:
         raise UsageError("a film needs at least one frame")
     count = min(FRAMES, len(frames))

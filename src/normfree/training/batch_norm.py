@@ -24,10 +24,10 @@ def seen_by_batch_norm(model: nn.Module, train: TrainConfig, optim: OptimConfig,
         )
     share = -(-train.batch_size // processes)
     seen = min(train.micro_batch or share, share)
-    told = []
+    notes = []
     if seen < train.batch_size:
-        told.append(f"BatchNorm normalizes over {seen} images at a time, not over the batch of {train.batch_size}")
+        notes.append(f"BatchNorm normalizes over {seen} images at a time, not over the batch of {train.batch_size}")
     if optim.sam_rho is not None or train.activation_checkpointing is not None:
         why = "optim.sam_rho" if optim.sam_rho is not None else "train.activation_checkpointing"
-        told.append(f"BatchNorm's running statistics are updated twice in each step, because of {why}")
-    return "; ".join(told) or None
+        notes.append(f"BatchNorm's running statistics are updated twice in each step, because of {why}")
+    return "; ".join(notes) or None

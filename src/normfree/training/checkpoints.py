@@ -254,13 +254,13 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
         raise UsageError(f"{folder} has no best checkpoint yet; the first evaluation chooses it")
     found = [*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)]
     candidates: dict[Path, None] = dict.fromkeys(found)
-    told = []
+    notes = []
     for path in candidates:
         wrong = damage(path)
         if wrong is None:
-            return path, [*told, f"checkpoint {path} is used instead"] if told else []
-        told.append(f"checkpoint {path} is damaged ({wrong})")
-    reason = "; ".join(told) if candidates else "there is none"
+            return path, [*notes, f"checkpoint {path} is used instead"] if notes else []
+        notes.append(f"checkpoint {path} is damaged ({wrong})")
+    reason = "; ".join(notes) if candidates else "there is none"
     raise UsageError(f"{folder} has no good checkpoint: {reason}; a run folder is what `normfree train` printed")
 
 

@@ -8,7 +8,15 @@ from .run import CURVES, read_metrics
 
 
 def plot_curves(folder: str | Path, name: str = "top1") -> Path:
-    """Draw loss, the score ``name`` of the evaluations, learning rate and clipped fraction to ``curves.png``."""
+    """Draw loss, the score ``name`` of the evaluations, learning rate and clipped fraction to ``curves.png``.
+
+    >>> folder = normfree.training.new_folder("digits", str(Path(tempfile.mkdtemp()) / "run"))
+    >>> run = normfree.training.Run(folder, {})
+    >>> for step in (1, 2):
+    ...     run.log(kind="train", step=step, loss=2.3 / step, accuracy=0.1 * step, lr=0.1, clipped=0.0)
+    >>> plot_curves(folder).name
+    'curves.png'
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
     from matplotlib.figure import Figure
 

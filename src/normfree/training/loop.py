@@ -136,14 +136,14 @@ class Trainer:
         Raises:
             UsageError: it is of another network or recipe.
         """
-        self.state, told = restore(Path(checkpoint), self.step)
+        self.state, notes = restore(Path(checkpoint), self.step)
         self.run.checkpoints.goes_on(self.state.step, source=Path(checkpoint), aside=self.step.skipped > 0)
         self.resumed = True
         if self.replicas.main:
-            told += self.run.forget_after(self.state.step)
+            notes += self.run.forget_after(self.state.step)
             self.run.checkpoints.tidy(self.state.best.get("step"))
             self.run.began()
-        return told
+        return notes
 
     def fit(self) -> Summary:
         """Train to the end, or to a request to stop.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import UsageError, check_utf8
 from ..files import append_line, read_lines, read_object, whole_file, write_json
 from ..words import counted
@@ -140,7 +142,7 @@ class Run:
         Returns:
             What to tell the user of lines that cannot be read.
         """
-        told = []
+        notes = []
         for path in (self.folder / name for name in sorted(LINES)):
             if not path.exists():
                 continue
@@ -149,8 +151,8 @@ class Run:
             with whole_file(path) as part:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             if others:
-                told.append(f"{path}: {counted(others, 'unreadable line')} left out")
-        return told
+                notes.append(f"{path}: {counted(others, 'unreadable line')} left out")
+        return notes
 
 
 def _until(line: Mapping[str, Any], step: int) -> bool:
@@ -187,13 +189,20 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 def read_checkpoint(
     path: str | Path, which: str = "last", kind: str | None = None, say: Callable[[str], None] = warnings.warn
-) -> tuple[dict, dict, Path]:
+) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
     """Tensors, description and path of a run folder's checkpoint, or of a .safetensors file.
+
+    >>> folder = new_folder("digits", str(Path(tempfile.mkdtemp()) / "run"))
+    >>> run = Run(folder, dict(model="linear"))
+    >>> path = run.checkpoints.save(1, dict(weights=dict(weight=torch.ones(2))), dict(step=1))
+    >>> weights, description, file = read_checkpoint(path)
+    >>> weights, description["model"]
+    ({'weight': tensor([1., 1.])}, 'linear')
 
     Args:
         which: "last" or "best".
         kind: "ema" or "weights"; None takes the moving average where there is one.
-        say: told when a checkpoint is damaged and an earlier one is used.
+        say: called when a checkpoint is damaged and an earlier one is used.
 
     Raises:
         UsageError: no such run or checkpoint; an unreadable file.
@@ -208,8 +217,8 @@ def read_checkpoint(
             raise UsageError(f"checkpoint {path} is damaged ({wrong})")
         path = _file_of(path, kind)
     elif path.is_dir():
-        folder, told = find_checkpoint(path / CHECKPOINTS, which)
-        for message in told:
+        folder, notes = find_checkpoint(path / CHECKPOINTS, which)
+        for message in notes:
             say(message)
         link = path / CHECKPOINTS / which
         if link.exists() and link.samefile(folder):

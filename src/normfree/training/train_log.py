@@ -113,7 +113,7 @@ def clipped_layers(statistics: ClipStatistics, names: dict[torch.Tensor, str], r
     The largest ratio is that of weights: of vectors that start at 0, which eps holds, it would hide them.
     """
     here: Layers = {}
-    found = {parameter: told for parameter, told in statistics.by_tensor()}
+    found = {parameter: clipping for parameter, clipping in statistics.by_tensor()}
     for parameter, name in names.items():
         if parameter in found:
             units, clipped, ratio = found[parameter]
@@ -145,9 +145,9 @@ def layer_of(name: str) -> str:
 def by_stage(layers: Layers) -> dict[str, dict[str, float]]:
     """Fraction clipped and largest ratio per stage."""
     stages: Layers = {}
-    for name, told in layers.items():
+    for name, counts in layers.items():
         head, _, last = name.rpartition(".")
-        _add(stages, head if last.isdigit() and head else name, told)
+        _add(stages, head if last.isdigit() and head else name, counts)
     if not stages:
         return {}
     return dict(

@@ -79,11 +79,11 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     Raises:
         UsageError: the checkpoint is of another network or recipe.
     """
-    state, told = read_state(checkpoint), []
+    state, notes = read_state(checkpoint), []
     load_weights(step.model, read_tensors(checkpoint, "weights"), str(checkpoint))
     parameters, momentum = dict(step.model.named_parameters()), read_tensors(checkpoint, "momentum")
     if not (checkpoint / "momentum.safetensors").is_file():
-        told.append(f"{checkpoint} has no momentum.safetensors: the momentum begins again at zero")
+        notes.append(f"{checkpoint} has no momentum.safetensors: the momentum begins again at zero")
     unknown = sorted(momentum.keys() - parameters.keys())
     if unknown:
         raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
@@ -110,12 +110,12 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     else:
         torch.manual_seed(torch.initial_seed() + 1_000_003 * state["step"] + replicas.rank)
         if state["world"] == replicas.world:
-            told.append(f"{checkpoint} has no random states: {others}")
+            notes.append(f"{checkpoint} has no random states: {others}")
         else:
-            told.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {others}")
+            notes.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {others}")
     progress = TrainState(**{name: state[name] for name in TrainState.__dataclass_fields__ if name in state})
     progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
-    return progress, told
+    return progress, notes
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
