@@ -189,38 +189,9 @@ def _in_float64(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[float, float]:
     """Mean and variance of g(x) for x ~ N(0, 1); g must be elementwise, finite and not constant."""
     function = _in_float64(function)
-
-    def values(x: Tensor) -> Tensor:
-        try:
-            return function(x.clone())  # a clone: an in-place activation must not move the nodes
-        except Exception as error:  # whatever somebody's function does with a shape that it does not expect
-            reason = (str(error).splitlines() or [""])[0]
-            raise UsageError(
-                f"activation {name} fails on a tensor of shape {tuple(x.shape)}; it must be elementwise, for any shape "
-                f"({type(error).__name__}: {reason})"
-            ) from error
-
-    def sampled(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """(panels, nodes) values of g, and their weights under the normal density."""
-        half = (right - left) / 2
-        x = (left + right)[:, None] / 2 + half[:, None] * _NODES
-        y = values(x)
-        if not isinstance(y, Tensor) or y.shape != x.shape:
-            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
-        flat = values(x.flatten())
-        if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
-            raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
-        if not torch.isfinite(y).all():
-            raise UsageError(
-                f"activation {name} is not finite between -{_BOUND:g} and {_BOUND:g}; gamma needs it to be"
-            )
-        density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-        return y.double(), density * _WEIGHTS * half[:, None]
-
     edges = torch.linspace(-_BOUND, _BOUND, 53, dtype=torch.float64, device="cpu")
     left, right = edges[:-1], edges[1:]
-    y, weight = sampled(left, right)
+    y, weight = _sampled(function, name, left, right)
     shift = (weight * y).sum().item()
     scale = (weight * (y - shift).square()).sum().item() ** 0.5
     if scale <= _MIN_SPREAD * max(abs(shift), _TINY):
@@ -234,21 +205,54 @@ def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[fl
 
     def moments(left: Tensor, right: Tensor) -> Tensor:
         """(panels, 2) integrals of (g - shift) / scale and its square against the normal density over each panel."""
-        y, weight = sampled(left, right)
+        y, weight = _sampled(function, name, left, right)
         y = (y - shift) / scale
         return torch.stack([(weight * y).sum(1), (weight * y * y).sum(1)], 1)
 
-    whole, total = moments(left, right), edges.new_zeros(2)
+    total = _integral(moments, left, right, rounding)
+    mean, variance = total[0].item(), (total[1] - total[0] ** 2).item()
+    return shift + scale * mean, scale**2 * variance
+
+
+def _integral(integrate: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, rounding: float) -> Tensor:
+    """Sum of ``integrate``'s (panels, 2) over all panels, each halved until its halves change it by ``rounding``."""
+    whole = integrate(left, right)
+    total = whole.new_zeros(2)
     for _ in range(48):
         middle = (left + right) / 2
-        first, second = moments(left, middle), moments(middle, right)
+        first, second = integrate(left, middle), integrate(middle, right)
         done = ((first + second - whole).abs() <= rounding).all(1)
         total += (first + second)[done].sum(0)
         if done.all():
-            break
+            return total
         left, right = torch.cat([left[~done], middle[~done]]), torch.cat([middle[~done], right[~done]])
         whole = torch.cat([first[~done], second[~done]])
-    else:
-        total += whole.sum(0)  # panels of width 1e-14 around a jump: their integral is below rounding
-    mean, variance = total[0].item(), (total[1] - total[0] ** 2).item()
-    return shift + scale * mean, scale**2 * variance
+    return total + whole.sum(0)  # panels of width 1e-14 around a jump: their integral is below rounding
+
+
+def _sampled(function: Callable[[Tensor], Tensor], name: str, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """(panels, nodes) values of g, and their weights under the normal density."""
+    half = (right - left) / 2
+    x = (left + right)[:, None] / 2 + half[:, None] * _NODES
+    y = _values(function, name, x)
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
+    flat = _values(function, name, x.flatten())
+    if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
+        raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
+    if not torch.isfinite(y).all():
+        raise UsageError(f"activation {name} is not finite between -{_BOUND:g} and {_BOUND:g}; gamma needs it to be")
+    density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return y.double(), density * _WEIGHTS * half[:, None]
+
+
+def _values(function: Callable[[Tensor], Tensor], name: str, x: Tensor) -> Tensor:
+    try:
+        return function(x.clone())  # a clone: an in-place activation must not move the nodes
+    except Exception as error:  # whatever somebody's function does with a shape that it does not expect
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"activation {name} fails on a tensor of shape {tuple(x.shape)}; it must be elementwise, for any shape "
+            f"({type(error).__name__}: {reason})"
+        ) from error

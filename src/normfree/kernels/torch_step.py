@@ -84,7 +84,9 @@ def units(p: Tensor) -> int:
     return p.shape[0] if p.ndim > 1 else 1
 
 
-def clipped_units(params, grads, clipping) -> list[int]:
+def clipped_units(
+    params: Sequence[Tensor], grads: Sequence[Tensor | None], clipping: Sequence[float | None]
+) -> list[int]:
     """Units of each parameter that is clipped; 0 for the others, and without a gradient."""
     which = zip(params, grads, clipping, strict=True)
     return [units(p) if g is not None and c is not None else 0 for p, g, c in which]

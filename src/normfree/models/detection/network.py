@@ -139,8 +139,8 @@ def detector(
 
     Example:
         >>> network = detector(build_model("nf_resnet26_small"), num_classes=3, width=16).eval()
-        >>> (found,) = network(torch.randn(1, 3, 32, 32))
-        >>> found.boxes.shape[1], len(found) <= 100
+        >>> (detections,) = network(torch.randn(1, 3, 32, 32))
+        >>> detections.boxes.shape[1], len(detections) <= 100
         (4, True)
     """
     check_width(width)
