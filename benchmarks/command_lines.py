@@ -267,6 +267,7 @@ def main() -> int:
     os.environ |= FIXED
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.modules["matplotlib"].rcParams["svg.hashsalt"] = "the same"  # or names inside SVG files are random
     from command_inputs import make
 
     every = lines(SET.read_text())
