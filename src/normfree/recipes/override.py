@@ -1,4 +1,4 @@
-"""What it means for the rest of a recipe that a field is overridden."""
+"""What overriding a field changes in the rest of a recipe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,23 +10,23 @@ from ..models.registry import lookup
 from ..nn import batch_norms
 from ..words import shown
 
-# a number that is given takes the place of the recipe's other one for the same thing, which would win in a file
+# a number that is given replaces the recipe's other one for the same thing, which would take precedence in a file
 INSTEAD = {"train.epochs": "train.steps", "optim.warmup_epochs": "optim.warmup_steps"}
 OF_THE_TASK = ("output_stride",)  # options that a task asks of every network
 
 
 def with_consequences(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Overrides and what follows from them: first the fields that must give way.
+    """The overrides, preceded by the fields that must give way to them.
 
-    Options of a recipe are for its own network. With another model they are left out, but for those of the same family
-    that do not take the place of a number in the tables of variants (widths, depths, stem, ...).
+    The options in a recipe are for its own network. With another model they are left out; a model of the same family
+    keeps those that do not replace a number in the tables of variants (widths, depths, stem, ...).
 
     Args:
         content: the recipe's sections.
         overrides: by dotted path.
 
     Returns:
-        All overrides in their order, and what to tell the user.
+        All overrides in order, and lines to tell the user.
     """
     found: dict[str, Any] = {}
     told = []
@@ -46,14 +46,14 @@ def with_consequences(content: Mapping[str, Any], overrides: Mapping[str, Any]) 
 
 
 def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """A recipe that divides its batches for the memory of a device promises the same update; BatchNorm breaks it.
+    """Refuse a recipe's micro-batches for another model that has BatchNorm: their update would not be exact.
 
     Args:
         recipe: with the overrides.
         content: the recipe's sections without them.
 
     Raises:
-        UsageError: the recipe's micro-batches meet another model, which has BatchNorm.
+        UsageError: the recipe has micro-batches, and the model is not the recipe's own and has BatchNorm.
     """
     train, name = recipe.train, recipe.model.name
     before = _at(content, "model.name")
@@ -70,7 +70,7 @@ def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str,
 
 
 def _unfit(options: Mapping[str, Any], before: str, now: str) -> list[str]:
-    """Options of a recipe for one model that are not for another."""
+    """Names of a recipe's options for one model that do not fit another."""
     try:
         (old, old_row), (new, new_row) = lookup(str(before)), lookup(str(now))
     except UsageError:  # said where the network is built

@@ -1,4 +1,4 @@
-"""Plain data of YAML documents, looked through before it is built: a few lines of aliases are billions of values."""
+"""Reads YAML documents safely: sizes are checked first, since a few lines of aliases can mean billions of values."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ _WIDE = 18  # digits; beyond, keys can be chosen such that Python looks each up 
 
 
 class _Refused(Exception):
-    """A document that could be built only in far too much time or memory."""
+    """Reading the document would take far too much time or memory."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Measures the document, each value where it is used, before merge keys copy anything."""
+    """Counts the document's values, aliases at each use, before merge keys copy anything."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -29,7 +29,7 @@ def load_yaml(text: str, source: str) -> Any:
     """Plain data of a YAML document.
 
     Raises:
-        UsageError: no YAML (with the line), or endless; ``source`` says what it is.
+        UsageError: the text is not YAML (with the line) or far too large; ``source`` names it in the message.
     """
     if len(text) > MAX_RECIPE_LENGTH:
         raise UsageError(f"{source} has more than {MAX_RECIPE_LENGTH:,} letters")
@@ -47,10 +47,10 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def check_length(content: Any, source: str) -> None:
-    """Refuse plain data of so many values, each counted where it is used, that to go through them takes for ever.
+    """Refuse plain data of more than MOST_VALUES values, shared ones counted at each use.
 
     Raises:
-        UsageError: ``source`` says what it is.
+        UsageError: there are more; ``source`` names the data in the message.
     """
     rest, count = [content], 0
     while rest:
@@ -64,10 +64,10 @@ def check_length(content: Any, source: str) -> None:
 
 
 def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """How many values a node stands for, aliases and merge keys included.
+    """The number of values that a node stands for, including aliases and merge keys.
 
     Args:
-        sizes: of the nodes that were measured; None of those in which this one lies.
+        sizes: number of values by node; None for the nodes that contain this one.
     """
     if id(node) in sizes:
         size = sizes[id(node)]

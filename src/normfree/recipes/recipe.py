@@ -54,9 +54,13 @@ class Recipe:
     def from_dict(cls, content: Any, source: str) -> "Recipe":
         """A recipe from nested dicts, checked.
 
+        Args:
+            content: section to field to value.
+            source: where the dicts are from, for messages.
+
         Raises:
-            UsageError: unknown field (the nearest one is suggested), wrong type or value out of range, by dotted path;
-                ``source`` says where the dicts are from.
+            UsageError: a field is unknown (the nearest one is suggested), or a value is of the wrong type or out of
+                range; the message has the dotted path.
         """
         check_length(content, source)
         content = _without_empty_sections(content)
@@ -83,7 +87,12 @@ class Recipe:
 
 
 def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = None) -> dict[str, Any]:
-    """What a checkpoint says about itself, so that it can be used alone; ``numbers`` as of :class:`.data.Source`."""
+    """What is stored in a checkpoint about it, so that the file can be used alone.
+
+    Args:
+        classes: names of the classes.
+        numbers: see :class:`.data.Source`.
+    """
     about = dict(recipe=dataclasses.asdict(recipe), classes=classes)
     return about if numbers is None else about | dict(numbers=numbers)
 
@@ -94,17 +103,17 @@ def list_recipes() -> list[str]:
 
 
 def recipe_header(name: str) -> list[str]:
-    """The comment at the top of a recipe, without its marks: paper, table, command, cost, expected result."""
+    """The lines of the comment at the top of a recipe: paper, table, command, cost, expected result."""
     lines = recipe_text(name).splitlines()
     head = lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))]
     return [line.removeprefix("#").strip() for line in head]
 
 
 def recipe_text(name: str) -> str:
-    """The YAML of a recipe that comes with normfree, or of a file.
+    """The YAML text of a recipe that comes with normfree, or of a file.
 
     Raises:
-        UsageError: neither a recipe nor a file (the nearest names are suggested).
+        UsageError: ``name`` is neither a recipe (the nearest names are suggested) nor a file that can be read.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
@@ -127,11 +136,11 @@ def load_recipe(
 ) -> Recipe:
     """A recipe by name or YAML file, with fields overridden by dotted path.
 
-    Of the file in a run folder, fields that its version did not know have the values that it worked with.
+    In the recipe of a run folder, fields that its version did not have get the values that it worked with.
 
     Args:
         overrides: for example ``{"optim.lr": 0.2}``.
-        say: told of fields that give way, see :func:`.override.with_consequences`.
+        say: called with a line about each field that gives way, see :func:`.override.with_consequences`.
 
     Raises:
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
@@ -155,7 +164,7 @@ def load_recipe(
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path in a recipe's nested dicts. A mapping adds to the one that is there; null takes an entry out.
+    """Set a dotted path in a recipe's nested dicts. A mapping is merged into the one there; null removes an entry.
 
     Raises:
         UsageError: there is no such field; the nearest one is suggested.
@@ -188,25 +197,25 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.Field]:
-    """Dotted path of every field of a recipe, sections left out."""
+    """Every field of a recipe by its dotted path, without the sections themselves."""
     paths: dict[str, dataclasses.Field] = {}
     for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(item.type):
-            paths |= field_paths(item.type, f"{prefix}{item.name}.")
+        if section := _section(item):
+            paths |= field_paths(section, f"{prefix}{item.name}.")
         else:
             paths[prefix + item.name] = item
     return paths
 
 
 def field_help(cls: type = Recipe, prefix: str = "") -> dict[str, str]:
-    """Dotted path of every field to its sentence in the docstring of its section."""
+    """The sentence about every field in its section's docstring, by dotted path."""
     sentences = {
         p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse(cls.__doc__).params
     }
     found: dict[str, str] = {}
     for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(item.type):
-            found |= field_help(item.type, f"{prefix}{item.name}.")
+        if section := _section(item):
+            found |= field_help(section, f"{prefix}{item.name}.")
         else:
             found[prefix + item.name] = sentences[item.name]
     return found
@@ -220,7 +229,7 @@ def _parser() -> jsonargparse.ArgumentParser:
 
 
 def _one_line(message: str, content: Mapping[str, Any]) -> str:
-    """jsonargparse's message of several lines as: path, value, what would be right."""
+    """jsonargparse's message of several lines as one line: path, value, and what would be right."""
     found = re.search(r'[Pp]arser key "([\w.]+)"', message)
     if not found or found[1] not in field_paths():
         return " ".join(message[:500].split())
@@ -231,7 +240,7 @@ def _one_line(message: str, content: Mapping[str, Any]) -> str:
 
 
 def describe_type(annotation: Any) -> str:
-    """A type in the words of YAML: "a number or null", "one of distorted, shift, none"."""
+    """A type in words for users of YAML, such as "a number or null" or "one of distorted, shift, none"."""
     simple = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     if annotation in simple:
         return simple[annotation]
@@ -257,17 +266,22 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
             near = nearest_fields(path, [prefix + name for name in fields])
             hint = f"did you mean {listed(near)}?" if near else f"fields there are {', '.join(fields)}"
             raise UsageError(f"{source}: field {path} is unknown; {hint}")
-        if dataclasses.is_dataclass(fields[key].type):
-            _check_fields(value, fields[key].type, f"{prefix}{key}.", source)
+        if section := _section(fields[key]):
+            _check_fields(value, section, f"{prefix}{key}.", source)
+
+
+def _section(item: dataclasses.Field) -> type | None:
+    """The class of a field that is a section of its own; None for a value."""
+    return item.type if isinstance(item.type, type) and dataclasses.is_dataclass(item.type) else None
 
 
 def _printable(name: Any) -> str:
-    """A name for a message of one line; quoted where it would not be."""
+    """A name for a message of one line; quoted if it is long or not printable."""
     return name if isinstance(name, str) and len(name) <= 255 and name.isprintable() else shown(name)
 
 
 def _without_empty_sections(content: Any) -> Any:
-    """A section whose every line is a comment is null in YAML."""
+    """The content without sections that are null: those of which all lines are comments in YAML."""
     if not isinstance(content, dict):
         return content
     sections = {item.name for item in dataclasses.fields(Recipe)}
@@ -275,7 +289,7 @@ def _without_empty_sections(content: Any) -> Any:
 
 
 def _refuse_values(content: Mapping[str, Any]) -> None:
-    """The parser lets null pass for every type, and integers that are larger than any number."""
+    """Refuse what the parser accepts: null for every type, and integers of 2**63 and more."""
     for path, item in field_paths().items():
         section, name = path.split(".")
         value, wanted = content.get(section, {}).get(name, ""), describe_type(item.type)
@@ -287,7 +301,7 @@ def _refuse_values(content: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a free-form value, checked to be what every file can hold; tuples become lists."""
+    """A copy of a free-form value, with tuples as lists; refuses what a YAML or JSON file cannot hold."""
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -300,11 +314,11 @@ def _plain(value: Any) -> Any:
 
 
 def nearest_fields(path: str, known: Iterable[str]) -> list[str]:
-    """The three known paths most like one that is unknown: as a whole, or of the same last part."""
+    """Up to three known paths that are similar to an unknown one as a whole or have the same last part."""
     near, last = nearest(path, known, cutoff=0.7, parts=False), path.lower().rpartition(".")[2]
     near += [p for p in field_paths() if p.rpartition(".")[2].lower() == last and p not in near]
     return near[:3]
 
 
 def _folder() -> Any:
-    return resources.files(__package__)
+    return resources.files("normfree.recipes")

@@ -1,4 +1,4 @@
-"""Keys that a recipe has twice: YAML would take the later one and say nothing."""
+"""Refuses keys that a recipe has twice: YAML would silently take the later one."""
 
 import yaml
 
@@ -13,7 +13,7 @@ def refuse_repeated(text: str, source: str) -> None:
         text: a YAML document that can be read.
 
     Raises:
-        UsageError: the key, and both of its lines; ``source`` says what it is.
+        UsageError: a key is there twice; the message has both lines, and ``source`` names the document.
     """
     rest, seen = [yaml.compose(text, yaml.SafeLoader)], set[int]()
     while rest:

@@ -1,4 +1,4 @@
-"""Recipes that runs of earlier versions left: fields that there were not yet mean what those versions did."""
+"""Recipes of runs of earlier versions: fields that did not exist then get the values those versions worked with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ def is_of_run(path: str) -> bool:
 
 
 def as_it_was(content: Any) -> Any:
-    """The nested dicts of a stored recipe, with what its version did for fields of the data section that it lacks.
+    """A stored recipe's nested dicts, with what its version did for missing fields of the data section.
 
-    All networks were evaluated with the squash, and images of 16 bits became 8.
+    Then all classifiers were evaluated with test_crop "squash", and images of 16 bits were reduced to 8.
     """
     if not isinstance(content, Mapping) or not isinstance(data := content.get("data"), Mapping):
         return content

@@ -86,7 +86,7 @@ class TaskConfig:
         mean, std = self.target_mean, self.target_std
         if (mean is None) != (std is None):
             raise UsageError("task.target_mean and task.target_std go together; one of them is null")
-        if mean is None:
+        if mean is None or std is None:
             return
         if self.name != "regression":
             raise UsageError(f"task.target_mean (={list(mean)!s:.80}) is for regression; task.name is {self.name}")
