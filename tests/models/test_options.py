@@ -42,6 +42,18 @@ def options_of(name: str) -> list[str]:
     return [key for key in inspect.signature(lookup(name)[0].__init__).parameters if key not in {"self", *GIVEN}]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_signature_spells_out_what_a_family_passes_on(name):
+    parameters = inspect.signature(lookup(name)[0].__init__).parameters
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    passed_on = [parameters[key] for key in ("num_classes", "global_pool", "output_stride")]
+    assert [(p.default, p.annotation) for p in passed_on] == [(1000, int), ("avg", str), (32, int)]
+    assert {"drop_rate", "stochdepth_rate", "in_chans", "widths", "depths"} <= parameters.keys()
+    if name in ("nfnet_f0", "nf_regnet_b0", "nf_resnet26_small"):
+        assert parameters["alpha"].default == 0.2
+        assert (parameters["skip_gain"].default, parameters["skip_gain"].annotation) == (0.0, float)
+
+
 def build(name: str, **options) -> torch.nn.Module:
     with torch.device("meta"):
         return ModelConfig(name, options=options).build(num_classes=10, in_chans=3)
