@@ -3,6 +3,7 @@
 # make test-all: all cases; make test-machines: the numeric ones as other processors and other threads compute them
 # make test-floors: a part of them with the oldest versions that pyproject.toml allows, in a second environment (7 GB)
 # make check: lint and the fast tests; make timm-suite: timm's tests of models, with ours
+# make docs: the site in site/, with the API reference; python3 -m http.server -d site shows it
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -14,7 +15,7 @@ NUMERIC := tests/nn tests/optim tests/kernels tests/models tests/weights tests/e
 	tests/test_functional.py tests/test_gain.py tests/data/test_resize.py tests/data/test_randaugment.py
 MACHINES := avx2 no-avx no-kernels 2-threads 8-threads
 
-.PHONY: demo test test-rest test-all test-floors test-machines $(MACHINES:%=test-on-%) check timm-suite lint format clean
+.PHONY: demo test test-rest test-all test-floors test-machines $(MACHINES:%=test-on-%) check timm-suite docs lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/normfree train
@@ -72,6 +73,13 @@ $(MACHINES:%=test-on-%): test-on-%: $(INSTALLED)
 timm-suite: $(INSTALLED)
 	$(PYTHON) tests/timm_suite.py
 
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+$(VENV)/.docs-installed: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -87,4 +95,4 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard src/normfree/ke
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(FLOORS) .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(FLOORS) .pytest_cache .ruff_cache build site

@@ -4,6 +4,7 @@ An HTML comment directly above a block says how it is treated: ``<!-- not run: R
 ``<!-- shortened: OPTIONS -->``, options that each ``normfree train`` of the block gets in addition.
 """
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -82,6 +83,16 @@ def calls(words: list[str]) -> list[str]:
     return []
 
 
+def notebook_script(file: Path) -> str:
+    """The code of a notebook as a Python program; ``!normfree ...`` becomes a process."""
+    lines = ["import shlex, subprocess, sys"]
+    for cell in json.loads(file.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            lines += "".join(cell["source"]).splitlines()
+    called = "subprocess.run([sys.executable, '-m', *shlex.split({!r})], check=True)"
+    return "\n".join(called.format(line[1:]) if line.startswith("!") else line for line in lines) + "\n"
+
+
 def anchors(page: Path) -> set[str]:
     """GitHub's names of the headings."""
     found: Counter[str] = Counter()
@@ -108,6 +119,6 @@ class Tally:
 
 def pages_with_code() -> list:
     """Pages as parameters of a test; those that take more than seconds are left to the rest of the cases."""
-    quick = {"README.md", "docs/augmentation.md", "docs/report.md", "docs/runs.md"}
+    quick = {"README.md", *(f"docs/{name}.md" for name in ("augmentation", "clipping"))}
     names = [str(page.relative_to(ROOT)) for page in PAGES if any(b.language in RUN for b in blocks(page))]
     return [name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in names]

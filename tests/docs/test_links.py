@@ -110,7 +110,7 @@ def test_files_targets_and_names_exist(page):
             assert (ROOT / text).exists(), f"{page.name}: {text}"
         if re.fullmatch(r"normfree(\.\w+)+", text) and not text.endswith(".sha256"):  # an entry of a file
             assert resolves(text), f"{page.name}: {text}"
-        if re.fullmatch(r"(data|train|optim|task|model)\.(?!txt)[a-z]\w+", text):
+        if re.fullmatch(r"(data|train|optim|task|model)\.(?!txt|py)[a-z]\w+", text):
             assert known(f"--{text}", options_of("train")) or resolves(f"normfree.{text}"), f"{page.name}: {text}"
 
 
@@ -129,3 +129,15 @@ def test_extras_that_are_named_exist():
     for page in PAGES:
         for named in re.findall(r"(?:normfree|\.)\[([\w,]+)\]", page.read_text()):
             assert {*named.split(",")} <= extras, f"{page.name}: {named}"
+
+
+def test_the_design_names_every_room_and_files_that_are_there():
+    rows = re.findall(r"^\| (`.*`) \| .* \| (.*) \|$", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    source, named = ROOT / "src/normfree", set()
+    for rooms, files in rows:
+        named |= {room.strip("`/") for room in rooms.split(", ")}
+        for file in filter(None, files.split(", ")):
+            inside = source / rooms.strip("`/") if len(rooms.split(", ")) == 1 and rooms.endswith("/`") else source
+            assert (inside / file.strip("`")).exists(), f"{rooms}: {file}"
+    there = {path.name for path in source.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert named == there - {"__init__.py", "__main__.py", "version.py"}

@@ -6,7 +6,7 @@ run = runs.train("digits", {"train.epochs": 5}, out="runs/five")  # normfree tra
 runs.train(overrides={"train.epochs": 10}, resume="runs/five")  # ... --resume
 network = runs.load("runs/five")  # a run, a file of weights, an exported file, pretrained:NAME
 runs.evaluate(network).measured.scores  # normfree eval
-list(runs.predictions(network, ["photos"]))  # normfree predict
+list(runs.predictions("runs/five", ["photos"]))  # normfree predict
 """
 
 from .evaluate import Evaluation, evaluate

@@ -12,7 +12,8 @@ from .network import DenseNet
 class FCNHead(nn.Module):
     """Two 3x3 convolutions of dilation 6 and a 1x1 classifier: (N, in_features, H, W) -> (N, num_classes, H, W).
 
-    Source: NF-ResNets, appendix H.1; 256 channels as in "Momentum Contrast" (arXiv:1911.05722), which it follows.
+    Source: NF-ResNets, appendix H.1, fully convolutional; 256 channels as in "Momentum Contrast" (arXiv:1911.05722),
+    which it follows.
 
     Args:
         act: the family's activation; its gamma is folded into the convolution that follows.
