@@ -16,7 +16,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.full) if n == "decoding" else n for n in KINDS]
+)
 def runs(request, server, photos_folder, tmp_path_factory) -> Runs:
     return Runs(KINDS[request.param], server, tmp_path_factory.mktemp("runs"), photos_folder)
 
