@@ -39,22 +39,28 @@ GRACE = 5.0  # seconds until a process that does not end is killed
 
 
 class Loader:
-    """Batches of one split, epoch by epoch: iterate after :meth:`set_epoch`, and :meth:`close` at the end.
+    """Batches of one split. Call :meth:`set_epoch` and iterate, once for each epoch; :meth:`close` it at the end.
+
+    >>> source = normfree.data.digits()
+    >>> view = normfree.data.EvalTransform(8, 0, mean=(0.5,), std=(0.5,))
+    >>> loader = Loader(source.test, view, batch_size=100)
+    >>> [len(batch) for batch in loader]
+    [100, 100, 100, 60]
 
     Args:
-        shape: (C, H, W) of the transformed images, for batches in which none could be read.
-        shuffle: a new order each epoch.
+        shape: (C, H, W) of the transformed images, for batches in which no image could be read.
+        shuffle: take the images in a new random order each epoch.
         balanced: shuffle such that all classes come equally often, see :func:`.sampling.balanced_order`.
-        drop_last: leave the last, smaller batch of an epoch out (other samples each epoch).
-        across: fill it up with images of the next epoch instead, so that all batches are whole.
-        share: which part of each batch to load.
-        mixing: mix each image with another one; ``transform`` has ``view`` and ``finish`` then.
-        pairs: ``split`` has ``pair(index)``, an image and what each pixel is, or its objects; ``transform`` takes both.
-        vectors: ``split`` has ``target(index)``, (K,) float32.
-        timeout: seconds that one of the ``workers`` may be at one image; None or 0: no limit.
+        drop_last: leave out the last batch of an epoch if it is smaller than the others.
+        across: fill up that batch with images of the next epoch instead, so that all batches have the same size.
+        share: the part of each batch that this process loads.
+        mixing: how each image is mixed with another one; needs a ``transform`` with ``view`` and ``finish``.
+        pairs: load ``split.pair(index)``, an image with its mask, depth map or objects; ``transform`` takes both.
+        vectors: load ``split.target(index)``, (K,) float32, with each image.
+        timeout: how many seconds one of the ``workers`` may spend on one image; None or 0: no limit.
 
     Attributes:
-        asked: whether a request to stop came; an empty batch answers it where one that is waited for does not come.
+        asked: says whether a request to stop came. Where a batch does not come, an empty one answers the request.
         say: called with each line that the user should see.
     """
 

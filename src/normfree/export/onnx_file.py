@@ -160,13 +160,13 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
 def weight_arithmetic(path: str | os.PathLike[str]) -> list[str]:
     """The nodes of an ONNX file that compute from constants alone, as ``Mul node_name``; a folded network has none."""
     graph = _import("onnx").load(os.fspath(path), load_external_data=False).graph
-    constant, found = {tensor.name for tensor in graph.initializer}, []
+    constant, nodes = {tensor.name for tensor in graph.initializer}, []
     for node in graph.node:  # in an order in which inputs come first
         inputs = {name for name in node.input if name}
         if inputs <= constant:
             constant.update(node.output)
-            found += [f"{node.op_type} {node.name}"] if inputs else []
-    return found
+            nodes += [f"{node.op_type} {node.name}"] if inputs else []
+    return nodes
 
 
 def operators(path: str | os.PathLike[str]) -> dict[str, int]:

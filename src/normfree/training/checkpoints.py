@@ -252,8 +252,8 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
     wanted = _chosen(folder, which, steps)
     if wanted is None and which == "best" and steps:
         raise UsageError(f"{folder} has no best checkpoint yet; the first evaluation chooses it")
-    found = [*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)]
-    candidates: dict[Path, None] = dict.fromkeys(found)
+    paths = [*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)]
+    candidates: dict[Path, None] = dict.fromkeys(paths)
     notes = []
     for path in candidates:
         wrong = damage(path)

@@ -30,7 +30,7 @@ _SILENT = ("timed out", "timeout")
 
 @dataclass(frozen=True)
 class Replicas:
-    """Which process this is, of how many, and what they tell each other.
+    """The processes that train together: which one this is, how many there are, and how they exchange numbers.
 
     Numbers and objects go through a group of their own on the CPU (gloo), so that nothing waits for a device.
 
@@ -51,7 +51,7 @@ class Replicas:
 
     @property
     def share(self) -> Share:
-        """What it loads of each batch."""
+        """The part of each batch that this process loads."""
         return Share(self.rank, self.world)
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -71,7 +71,7 @@ class Replicas:
         return values
 
     def from_main(self, value: Any) -> Any:
-        """What the main process has for ``value``."""
+        """The main process's ``value``, in every process."""
         if self.world == 1:
             return value
         box = [value]
@@ -85,7 +85,7 @@ class Replicas:
                 dist.broadcast(tensor, src=0, group=self.control)
 
     def replicate(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """What to call in training: gradients are the mean over all processes."""
+        """The network to call in training, whose gradients are the means over all processes (DDP)."""
         if self.world == 1 or any(is_sharded(p) for p in model.parameters()):
             return model
         return DistributedDataParallel(
@@ -196,9 +196,9 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
         finally:
             dist.destroy_process_group()
     except RuntimeError as error:
-        if isinstance(error, RunFailed) or (said := lost(error)) is None:
+        if isinstance(error, RunFailed) or (reason := lost(error)) is None:
             raise
-        raise RunFailed(said) from error
+        raise RunFailed(reason) from error
 
 
 def _backend(on_gpu: bool, local: int) -> str:
@@ -214,14 +214,14 @@ def _same_backend(store: Store, rank: int, world: int, own: str) -> None:
     store.set(names[rank], own)
     if rank == 0:
         store.set("backends", json.dumps([store.get(name).decode() for name in names]))
-    found = json.loads(store.get("backends"))
-    for number, one in enumerate(found):
-        if one not in ("GPU", "CPU") or one != found[0]:
+    backends = json.loads(store.get("backends"))
+    for number, one in enumerate(backends):
+        if one not in ("GPU", "CPU") or one != backends[0]:
             store.set(f"{names[rank]}, read", "")
             if rank == 0:  # which may be the one that keeps the store
                 store.wait([f"{name}, read" for name in names])
             raise UsageError(
                 f"process {number}: {one}"
                 if one not in ("GPU", "CPU")
-                else f"process {number} computes on a {one} where process 0 does on a {found[0]} (--train.device)"
+                else f"process {number} computes on a {one} where process 0 does on a {backends[0]} (--train.device)"
             )

@@ -37,7 +37,7 @@ def basis_of(environment: Mapping[str, Any]) -> dict[str, str]:
 
 def environment(device: torch.device, processes: int) -> dict[str, str]:
     """Command, time of start, versions and machine."""
-    found = dict(
+    entries = dict(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **software(),
@@ -47,7 +47,7 @@ def environment(device: torch.device, processes: int) -> dict[str, str]:
         threads=str(torch.get_num_threads()),
     )
     if device.type == "cuda":
-        found |= dict(gpu=torch.cuda.get_device_name(device), cuda=str(torch.version.cuda))
+        entries |= dict(gpu=torch.cuda.get_device_name(device), cuda=str(torch.version.cuda))
     else:
-        found["cpu"] = torch.backends.cpu.get_cpu_capability()
-    return found
+        entries["cpu"] = torch.backends.cpu.get_cpu_capability()
+    return entries

@@ -12,7 +12,7 @@ from .step import autocast
 
 
 class GivenUp(Exception):
-    """An evaluation that a request to stop ended before it was done."""
+    """A request to stop ended an evaluation early."""
 
 
 @torch.no_grad()
@@ -38,13 +38,13 @@ def evaluate(
     ({'images': 8}, [])
 
     Args:
-        metrics: has ``update(output, batch)``, ``compute()`` and, for several processes, ``totals``, the list of
-            numbers that it adds up; or ``parts``, what it holds, and ``join``, which takes that of every process.
+        metrics: has ``update(output, batch)`` and ``compute()``. With several processes it also has ``totals``, a list
+            of sums, or both ``parts``, its contents, and ``join(parts)``, which takes the contents of all processes.
         replicas: the processes that share the batches; the result is that of all of them.
-        asked: whether this process is asked to stop, looked at before each batch.
+        asked: says whether this process has been asked to stop; called before each batch.
 
     Returns:
-        What ``metrics`` computes, and the images that could not be read, each once.
+        The result of ``metrics.compute()``, and the images that could not be read, each listed once.
 
     Raises:
         GivenUp: any process is asked to stop; in all of them.

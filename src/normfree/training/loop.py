@@ -32,7 +32,7 @@ from .train_state import TrainState, capture, restore
 
 
 class Task(Losses, Protocol):
-    """What the loop needs of a task."""
+    """What the trainer needs of a task."""
 
     train: Loader
     test: Loader
@@ -64,11 +64,12 @@ class Trainer:
     """Trains a model on a task into a run's folder.
 
     Args:
-        max_unreadable: images that may be unreadable before the run stops.
-        progress: show a bar on standard error.
-        on_step: called with the number of steps done, after each and before the first, outside of their time.
-        replicas: the processes of the run, of which each has a trainer; the main one writes.
-        stop: what notes requests to stop; a request from before training is answered before its first step.
+        max_unreadable: how many images may be unreadable before the run stops.
+        progress: whether to show a progress bar on standard error.
+        on_step: called with the number of finished steps before the first step and after each one. Its time does not
+            count as training time.
+        replicas: the processes of the run. Each has a trainer; the main one writes the files.
+        stop: receives requests to stop. A request that came before training is answered before the first step.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Trainer:
             loader.asked, loader.say = self._asked, self.log.say
 
     def resume(self, checkpoint: str | Path) -> list[str]:
-        """Go on from a checkpoint of this run; what to tell the user.
+        """Continue from a checkpoint of this run; returns notes for the user.
 
         Raises:
             UsageError: it is of another network or recipe.

@@ -22,7 +22,7 @@ _MOST_SKIPPED = 20  # steps in a row whose float16 gradients overflow: the loss 
 
 
 class Losses(Protocol):
-    """The part of a task that a step needs."""
+    """What a training step needs of a task."""
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor: ...
     def correct(self, output: Tensor, batch: Batch) -> Tensor: ...
@@ -45,7 +45,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Turns a batch into an update.
+    """One optimizer step on a batch.
 
     The gradient of a batch is the mean of its micro-batches' gradients, exactly, where nothing in the network depends
     on other examples; BatchNorm, which does, normalizes over each micro-batch. Gradients that are not finite stop the
@@ -60,7 +60,8 @@ class TrainStep:
             overflow is left out).
         replicas: the processes that share the batch.
         compiled: whether forward and backward pass go through torch.compile.
-        skip_nonfinite: so many steps in a row that are not finite are left out before one raises.
+        skip_nonfinite: how many steps in a row may be skipped because their loss or a gradient is not finite; the
+            next such step raises.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class TrainStep:
         """Update the model on a batch, or this process's share of one, that is on its device.
 
         Args:
-            images: in the whole batch, over all processes; None: as many as here.
+            images: number of images in the whole batch, over all processes; None: ``batch`` is the whole batch.
 
         Raises:
             NotFinite: the loss or a gradient is not; in every process then.
@@ -224,10 +225,10 @@ class TrainStep:
 
     def _culprit(self, batch: Batch) -> str:
         """Which process's network is not finite, and where first."""
-        found = None
+        culprit = None
         if not self.sharded and len(batch):  # a sharded network runs in all processes or in none
-            found = first_nonfinite(self.model, batch, self.device, self.precision)
-        for rank, name in enumerate(self.replicas.gather(found)):
+            culprit = first_nonfinite(self.model, batch, self.device, self.precision)
+        for rank, name in enumerate(self.replicas.gather(culprit)):
             if name is not None:
                 of = f" in process {rank}" if self.replicas.world > 1 else ""
                 return f"; the first output that is not finite{of} is that of {name}"
@@ -239,12 +240,12 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
     """Name and type of the first module whose output on a batch is not finite; None if all are."""
     if not batch.images.isfinite().all():
         return "the images"
-    found: list[str] = []
+    names: list[str] = []
 
     def look(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-            if not found and isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(f"{name or 'the network'} ({type(module).__name__})")
+            if not names and isinstance(output, Tensor) and not output.isfinite().all():
+                names.append(f"{name or 'the network'} ({type(module).__name__})")
 
         return hook
 
@@ -255,7 +256,7 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else None
+    return names[0] if names else None
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains: the bar, metrics.jsonl, clipping.jsonl."""
+"""The log of a training run: the progress bar, metrics.jsonl and clipping.jsonl."""
 
 import contextlib
 import math
@@ -22,13 +22,15 @@ _foreach_norm = private("torch._foreach_norm")
 
 
 class TrainLog:
-    """Shows and writes how the steps go; all processes call it, the main one writes.
+    """Shows the training steps in a progress bar and writes them to the run's files.
+
+    Every process calls it; only the main one shows and writes.
 
     Args:
         total_steps, steps_per_epoch: of the run.
-        log_every: steps between lines of the files.
-        shown: whether there is a bar on standard error.
-        score: the metric of an evaluation that the bar shows.
+        log_every: number of steps between two lines in the files.
+        shown: whether to show a progress bar on standard error.
+        score: name of the metric that the bar shows after an evaluation.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class TrainLog:
 
     @contextlib.contextmanager
     def showing(self, done: int) -> Iterator[None]:
-        """The bar, inside."""
+        """Show the progress bar inside of the ``with`` block, beginning at step ``done``."""
         with tqdm(
             total=self.total_steps, initial=done, unit="step", disable=not self.shown, dynamic_ncols=True
         ) as self.bar:
@@ -63,7 +65,7 @@ class TrainLog:
             tqdm.write(printable(message), file=sys.stderr)
 
     def after(self, at: TrainState, lr: float, result: StepResult, seconds: float) -> None:
-        """A step was done, in so many seconds."""
+        """Log a finished step, which took so many seconds."""
         self.bar.update()
         if result.left_out is not None:
             self.say(f"step {at.step} was left out: {result.left_out}")
@@ -83,7 +85,7 @@ class TrainLog:
                 self.run.log_clipping(at.step, shares)
 
     def _means(self, at: TrainState, result: StepResult) -> dict[str, Any]:
-        """Over the last steps, as many as an epoch or a line of the files has."""
+        """Means over the last steps: over an epoch, or over ``log_every`` steps where these are more."""
         images, seconds = (sum(step[place] for step in at.recent) for place in (2, 3))
         return dict(
             loss=sum(loss * count for loss, _, count, _ in at.recent) / images,
@@ -112,17 +114,17 @@ def clipped_layers(statistics: ClipStatistics, names: dict[torch.Tensor, str], r
 
     The largest ratio is that of weights: of vectors that start at 0, which eps holds, it would hide them.
     """
-    here: Layers = {}
-    found = {parameter: clipping for parameter, clipping in statistics.by_tensor()}
+    local_layers: Layers = {}
+    by_parameter = {parameter: clipping for parameter, clipping in statistics.by_tensor()}
     for parameter, name in names.items():
-        if parameter in found:
-            units, clipped, ratio = found[parameter]
-            _add(here, layer_of(name), (units, clipped, ratio if parameter.ndim > 1 else 0.0))
+        if parameter in by_parameter:
+            units, clipped, ratio = by_parameter[parameter]
+            _add(local_layers, layer_of(name), (units, clipped, ratio if parameter.ndim > 1 else 0.0))
     if not any(is_sharded(parameter) for parameter in names):
-        return here
+        return local_layers
     everywhere: Layers = {}
     order = [layer_of(name) for name in names.values()]
-    gathered = replicas.gather(here)
+    gathered = replicas.gather(local_layers)
     for layer in dict.fromkeys(order):
         for part in gathered:
             if layer in part:

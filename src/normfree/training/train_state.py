@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on as if nothing had happened."""
+"""The state of a training run: what a checkpoint stores, so that the run can be resumed exactly."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .weights_file import load_weights
 
 @dataclass
 class TrainState:
-    """Where a run is.
+    """How far a run has come.
 
     Attributes:
         step: optimizer steps done.
@@ -27,7 +27,7 @@ class TrainState:
         unreadable: images that could not be read, each once.
         seconds: of training so far.
         waited: evaluations since the best one.
-        micro_batch: what "auto" found.
+        micro_batch: the size that "auto" has chosen.
         unevaluated: whether the evaluation after this step is still to be done.
         recent: loss, right answers, images and seconds of each of the last steps, which running means are over.
     """
@@ -46,7 +46,10 @@ class TrainState:
 
 
 def capture(step: TrainStep, progress: TrainState) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Tensors by file, and the rest as JSON. All processes call it; the random states of all are in it."""
+    """What a checkpoint stores: tensors by file name, and everything else as JSON.
+
+    Every process must call it, since the random states of all processes are stored.
+    """
     names: dict[Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
     momentum = {
         names[p]: whole(state["momentum_buffer"])
@@ -74,7 +77,7 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     """Fill the step's model, momentum, averages and random states from a checkpoint of a run.
 
     Returns:
-        Where the run was, and what to tell the user.
+        The state of the run, and notes for the user.
 
     Raises:
         UsageError: the checkpoint is of another network or recipe.
@@ -88,9 +91,9 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     if unknown:
         raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
     for name, buffer in momentum.items():
-        held = torch.empty_like(parameters[name], requires_grad=False)
-        fill(held, buffer)
-        step.optimizer.state[parameters[name]]["momentum_buffer"] = held
+        own_buffer = torch.empty_like(parameters[name], requires_grad=False)
+        fill(own_buffer, buffer)
+        step.optimizer.state[parameters[name]]["momentum_buffer"] = own_buffer
     if step.ema is not None:
         if "ema_steps" not in state:
             raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")
