@@ -90,7 +90,9 @@ def fields_help() -> str:
     for title, paths in grouped(list(every)).items():
         lines.append(f"\n{title}:")
         for path in paths:
-            lines.append(f"  --{path}  ({describe_type(every[path].type)}; {_default(every[path])})")
+            one_of = every[path].metadata.get("one_of")  # names that may be added to, which no type can say
+            wanted = f"one of {', '.join(one_of)}" if one_of else describe_type(every[path].type)
+            lines.append(f"  --{path}  ({wanted}; {_default(every[path])})")
             lines += textwrap.wrap(meanings[path], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """The ``task`` section of a recipe."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import UsageError
@@ -40,7 +40,7 @@ class TaskConfig:
         regions: of detection, how many of them are drawn per image in training.
     """
 
-    name: str = "classification"
+    name: str = field(default="classification", metadata={"one_of": NAMES})
     labels: Literal["single", "multi"] = "single"
     label_smoothing: float = 0.0
     loss: Literal["softmax", "sigmoid"] = "softmax"
