@@ -79,7 +79,8 @@ def train(
     else:
         name, chosen = resumed_recipe(going_on, fields)
     with replicas(chosen.train.device) as group, RunLock(say=lambda line: say(group, line)) as lock:
-        alike = {"--resume": resume, "--out": out, "--init": init, "--warm-restart": warm_restart}
+        going = going_on or ("the run of --out" if resume else None)
+        alike = {"--resume": going, "--out": out, "--init": init, "--warm-restart": warm_restart}
         compare_processes(group, alike | settings(chosen))
         say(group, *notes)
         folder = None
