@@ -83,7 +83,7 @@ $(VENV)/.docs-installed: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/basedpyright
+	$(VENV)/bin/basedpyright -p .
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff format .
