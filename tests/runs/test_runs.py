@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tiny_runs import OPTIONS
 
 import normfree
 from normfree import UsageError, runs
 from normfree.cli import main
+from normfree.runs import start
 
 FIELDS = {"train.device": "cpu", "train.steps": 4, "model.options": {name: list(v) for name, v in OPTIONS.items()}}
 
@@ -33,34 +35,49 @@ def test_a_run_is_that_of_the_command(run):
     assert {path.name for path in run.folder.iterdir()} >= {"checkpoints", "metrics.jsonl", "curves.png", "examples"}
 
 
+def test_a_folder_alone_has_the_recipe_of_the_command(tmp_path, monkeypatch):
+    for place in ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png", "val/dog/d.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / place)
+
+    def chosen(name, fields, say):
+        raise UsageError(f"{name} on {fields['data.source']}")
+
+    monkeypatch.setattr(start, "load_recipe", chosen)
+    with pytest.raises(UsageError, match=f"^folder on imagefolder:{tmp_path}$"):
+        runs.train(overrides={"data.source": str(tmp_path)})
+
+
 def test_it_goes_on(run, tmp_path):
     longer = runs.train(overrides=FIELDS | {"train.steps": 6}, out=str(tmp_path / "same"), resume=True, progress=False)
     assert longer.summary.steps == 6  # there was none to go on with
-    again = runs.train(overrides={"train.steps": 8}, resume=str(longer.folder), progress=False)
+    again = runs.train(overrides={"train.steps": 8}, resume=longer.folder, progress=False)
     assert (again.summary.steps, again.folder) == (8, longer.folder)
 
 
 def test_other_weights(run, tmp_path):
     fields = {"train.device": "cpu", "train.steps": 1, "optim.lr": 1e-20}
     tuned = runs.train("digits", fields, out=str(tmp_path / "tuned"), init=str(run.folder), progress=False)
-    before = runs.load(str(run.folder)).model  # averaged weights, with which a run starts as well
-    after = runs.load(str(tuned.folder), weights="raw").model
+    before = runs.load(run.folder).model  # averaged weights, with which a run starts as well
+    after = runs.load(tuned.folder, weights="raw").model
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=0, atol=1e-15) for a, b in pairs)
     assert "weights from " in runs.initialize(before, str(run.folder))
 
 
 def test_it_is_measured(run, capsys):
-    found = runs.evaluate(str(run.folder))
+    found = runs.evaluate(run.folder)
     (line,) = printed(capsys, "eval", run.folder, "--json")
     assert dict(found.measured.scores) == {name: line[name] for name in found.measured.scores}
     assert (found.images, found.data) == (360, "digits")
-    loaded = runs.evaluate(runs.load(str(run.folder)), batch_size=7)
-    assert loaded.measured.scores["top1"] == found.measured.scores["top1"]
+    network = runs.load(run.folder)
+    assert runs.evaluate(network, size=16).measured.scores["top1"] != found.measured.scores["top1"]
+    again = runs.evaluate(network, batch_size=7)  # not at that size any more
+    assert again.measured.scores["top1"] == found.measured.scores["top1"]
 
 
 def test_it_answers(run, capsys):
-    answers = list(runs.predictions(str(run.folder), run.folder / "examples", top=2))
+    answers = list(runs.predictions(run.folder, run.folder / "examples", top=2))
     assert answers == printed(capsys, "predict", run.folder, run.folder / "examples", "--top", 2, "--json")
     assert len(answers) == 10
     (one,) = runs.predictions(str(run.folder), sorted((run.folder / "examples").iterdir())[0], top=1)
@@ -68,7 +85,7 @@ def test_it_answers(run, capsys):
 
 
 def test_a_network_in_memory(run):
-    network = runs.load(str(run.folder))
+    network = runs.load(run.folder)
     assert network.shape == (1, 8, 8)
     view = network.view(torch.zeros(1, 20, 20, dtype=torch.uint8))
     assert network.model(view[None]).shape == (1, 10)

@@ -60,7 +60,8 @@ class Loader:
         timeout: how many seconds one of the ``workers`` may spend on one image; None or 0: no limit.
 
     Attributes:
-        asked: says whether a request to stop came. Where a batch does not come, an empty one answers the request.
+        asked: says whether a request to stop came. If a stop is requested while a batch is late, the loader yields an
+            empty batch.
         say: called with each line that the user should see.
     """
 

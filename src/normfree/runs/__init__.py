@@ -11,7 +11,7 @@ list(runs.predictions("runs/five", ["photos"]))  # normfree predict
 
 from .evaluate import Evaluation, evaluate
 from .initialize import initialize
-from .load import load_trained as load
+from .load import load
 from .lock import RunLock
 from .predict import predictions
 from .prepare import prepare

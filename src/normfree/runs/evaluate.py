@@ -1,8 +1,11 @@
 """Measuring a trained network."""
 
+import copy
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import RunFailed, UsageError
 from ..tasks import Measured, Trained, open_test_images
@@ -10,7 +13,7 @@ from ..training import evaluate as run_over
 from ..training import pick_device
 from ..words import tell
 from .foreign import UNSAID
-from .load import load_trained
+from .load import load
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Evaluation:
 
 
 def evaluate(
-    network: Trained | str,
+    network: Trained | str | Path,
     data: str | None = None,
     *,
     size: int | None = None,
@@ -51,7 +54,10 @@ def evaluate(
         >>> found.measured.scores["top1"]  # doctest: +SKIP
         0.9944
     """
-    trained = load_trained(network, exported=True) if isinstance(network, str) else network
+    if isinstance(network, Trained):  # whose own settings stay as they are
+        trained = dataclasses.replace(network, recipe=copy.deepcopy(network.recipe))
+    else:
+        trained = load(network)
     task, own = trained.task, trained.recipe.data
     if data is None and own.source == UNSAID:
         raise UsageError(f"{trained.source} does not say where images are; give --data SOURCE")

@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,11 +29,11 @@ from .named import PREFIX, TRAINED, Kind, kind_of, other_wanted
 OF_USE = ("stem", "output_stride")  # options that say how a network is used, not which one it is
 
 
-def initialize(model: nn.Module, path: str) -> str:
+def initialize(model: nn.Module, path: str | Path) -> str:
     """Start from other weights: a run folder, a file of anyone's, or ``pretrained:NAME``.
 
     Where the number of classes differs, the classifier stays freshly initialized; so does another stem. A first
-    convolution of other channels is adapted. Of a network that answers for places the backbone is filled, and the head
+    convolution of other channels is adapted. For segmentation, depth and detection the backbone is loaded, and the head
     as well where the weights are of one for the same task and classes.
 
     Returns:
@@ -41,7 +42,7 @@ def initialize(model: nn.Module, path: str) -> str:
     Raises:
         UsageError: nothing there, unreadable, or weights of another architecture.
     """
-    weights = _read(path)[0]
+    weights = _read(str(path))[0]
     if isinstance(model, OnBackbone):
         own = {name: value.shape for name, value in model.state_dict().items()}
         if own == {name: getattr(value, "shape", None) for name, value in weights.tensors.items()}:

@@ -21,6 +21,20 @@ from .foreign import class_names, open_foreign, recipe_of
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
 
 
+def load(network: str | Path, checkpoint: str | None = None, weights: str | None = None) -> Trained:
+    """A trained network, in evaluation mode, with its classes and its preprocessing.
+
+    Args:
+        network: a run folder, a file of weights, an exported file, or "pretrained:NAME".
+        checkpoint: a run folder's "last" (None: the same) or "best".
+        weights: "ema" (averaged) or "raw", where there are both; None: the average.
+
+    Raises:
+        UsageError: nothing there, unreadable, of another architecture, or a choice where there is none.
+    """
+    return load_trained(str(network), checkpoint, weights, exported=True)
+
+
 def load_trained(path: str, which: str | None = None, weights: str | None = None, *, exported: bool = False) -> Trained:
     """The network of a run folder, of a file of weights, or of ``pretrained:NAME``.
 

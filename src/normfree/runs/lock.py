@@ -99,7 +99,7 @@ class RunLock:
             raise RunFailed(f"{other} has taken over {self.path.parent}, since this process gave no sign of life")
 
     def release(self) -> None:
-        """Give the folder free."""
+        """Release the lock."""
         if self.path is None:
             return
         self._released.set()

@@ -93,7 +93,7 @@ def predict(answers: Answers, options: PredictOptions) -> int:
 
 
 def predictions(
-    network: str, images: str | Path | Sequence[str | Path], *, checkpoint: str | None = None, **options: Any
+    network: str | Path, images: str | Path | Sequence[str | Path], *, checkpoint: str | None = None, **options: Any
 ) -> Iterator[dict[str, Any]]:
     """What a network says about each image, as plain data: the lines of ``normfree predict --json``.
 
@@ -111,7 +111,7 @@ def predictions(
         ...     print(one["path"], one["classes"][0]["name"])
     """
     files = [images] if isinstance(images, str | Path) else images
-    asked = PredictOptions(network, list(map(str, files)), **options)
+    asked = PredictOptions(str(network), list(map(str, files)), **options)
     answers = open_answers(asked, checkpoint)
     yield from _each(answers, _named(answers, asked), asked.batch_size, [])
     answers.finish()

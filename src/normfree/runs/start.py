@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..data.layouts import described
 from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, load_recipe
 from ..training import StopRequests, Summary, Trainer, keep_freed_memory, replicas
@@ -40,9 +41,9 @@ def train(
     recipe: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
-    out: str | None = None,
-    init: str | None = None,
-    resume: str | bool = False,
+    out: str | Path | None = None,
+    init: str | Path | None = None,
+    resume: str | Path | bool = False,
     warm_restart: bool = False,
     progress: bool = True,
     stop: StopRequests | None = None,
@@ -69,8 +70,11 @@ def train(
         0.97
     """
     fields, notes = dict(overrides or {}), list[str]()
+    out, init = (None if place is None else str(place) for place in (out, init))
+    if isinstance(fields.get("data.source"), str):
+        fields["data.source"] = described(fields["data.source"])
     keep_freed_memory()
-    going_on = resume if isinstance(resume, str) else None
+    going_on = None if isinstance(resume, bool) else str(resume)
     if going_on is None:
         if fields.get("task.name") == "regression":  # a recipe for classes smooths their labels
             fields.setdefault("task.label_smoothing", 0.0)

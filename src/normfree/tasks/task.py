@@ -23,7 +23,7 @@ from .trained import ReadyNetwork, Trained, UsedTask
 class Task(UsedTask):
     """How images are opened, the network is built, trained and measured, and what is said and drawn of its answers.
 
-    The class answers for the task as such: class methods, which take a recipe or a trained network. An object of it is
+    Class methods describe the task itself; they take a recipe or a trained network. An object of the class is
     the task on the images of one run: loss, loaders and metrics for :class:`normfree.training.Trainer`. A new task is a
     subclass that is added with :func:`normfree.tasks.register`; nothing else in the library knows its name.
 
@@ -142,7 +142,7 @@ class Task(UsedTask):
 
     @classmethod
     def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
-        """Make of the network of a checkpoint the one that is used; in place.
+        """Complete a loaded network in place, before it is used.
 
         Raises:
             UsageError: ``file`` does not say what that needs.
@@ -163,7 +163,7 @@ class Task(UsedTask):
 
     @classmethod
     def lacking(cls, metrics: Any) -> str | None:
-        """What none of the images had, where nothing could be measured: numbers would be of nothing."""
+        """What was missing in all test images, so that no score exists; None if nothing was."""
         return None
 
     @classmethod
