@@ -166,6 +166,7 @@ def test_an_evaluation_of_several_processes_is_given_up_by_all(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_process_is_restarted_and_the_run_is_the_same(tmp_path):
     """torchrun --max-restarts: the command that is started again goes on with its own run."""
     outs = [tmp_path / "one", tmp_path / "two"]

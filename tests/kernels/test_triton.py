@@ -29,6 +29,7 @@ def run(*arguments: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.skipif(VERSION < (3, 9), reason="the interpreter of older ones does not loop with the numpy of today")
 def test_the_interpreter():
     """Overflow and division by 0 are as in float32; numpy warns of them. One of the authors' two runs is enough."""

@@ -57,7 +57,7 @@ def test_compile(variant, backend):
 
 
 @pytest.mark.slow
-@pytest.mark.sample(0.25)  # one network
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
 def test_compile_float32(variant):
     x = torch.randn(2, 3, 64, 64)

@@ -61,7 +61,7 @@ def test_mixed_images_have_mixed_targets():
     made = task(mixup=0.5)
     (first, *_) = made.train
     keys = next(iter(made.train.batches))
-    assert isinstance(made.train.loader.dataset.mix[0], Mixing)
+    assert isinstance(made.train.loader.dataset.mixing, Mixing)
     whole = {key.index: key.partner for key in keys}
     for row, index in zip(first.targets, first.indices.tolist(), strict=True):
         both = [torch.tensor([float(i >> k & 1) for k in range(4)]) for i in (index, whole[index])]
