@@ -208,7 +208,8 @@ def impatient(monkeypatch):
 
 @pytest.mark.parametrize("does", [forever, forever_and_deaf])
 @pytest.mark.usefixtures("impatient")
-def test_a_process_that_is_stuck_is_named(does):
+def test_a_process_that_is_stuck_is_named(does, monkeypatch):
+    monkeypatch.setattr(loaders, "PATIENCE", 0.2)
     loader = Loader(Numbered(does={13: does}), VIEW, 4, workers=2, timeout=1)
     seen = []
     with pytest.raises(RunFailed) as caught:
@@ -231,7 +232,8 @@ def deaf_after_a_batch():
 
 @pytest.mark.parametrize("requested", [False, True])
 @pytest.mark.usefixtures("impatient")
-def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(requested):
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(requested, monkeypatch):
+    monkeypatch.setattr(loaders, "PATIENCE", 0.2)
     loader = Loader(Numbered(does={4: deaf_after_a_batch}), VIEW, 4, workers=1, timeout=0 if requested else 1)
     loader.asked = lambda: requested
     iterator = loader._begun()

@@ -35,6 +35,7 @@ from .transforms import Transform
 
 TIMEOUT = 600.0  # seconds that a process may be at one image
 POLL = 1.0  # seconds between two looks at the processes while a batch is waited for
+PATIENCE = 5.0  # seconds between two looks at a wait that should have ended after POLL
 GRACE = 5.0  # seconds until a process that does not end is killed
 
 
@@ -183,7 +184,7 @@ class Loader:
         """The batches, with a look at the processes while one is waited for."""
         places = self.places
         assert places is not None
-        with Guard(iterator, places, self._kill, self.timeout, POLL, lambda: self.asked()) as guard:
+        with Guard(iterator, places, self._kill, self.timeout, PATIENCE, lambda: self.asked()) as guard:
             while True:
                 places.forget()
                 while True:

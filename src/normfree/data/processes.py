@@ -100,7 +100,7 @@ class Guard:
         iterator: torch's, of a loader with processes.
         kill: ends these at once.
         timeout: seconds that one of them may be at one image; None or 0: no limit.
-        patience: seconds that the wait for a batch takes at most where nothing is wrong.
+        patience: seconds between two looks; a wait that takes twice as long hangs.
         asked: whether a request to stop came, which such a wait may not hold up.
 
     Attributes:
