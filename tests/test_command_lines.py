@@ -28,13 +28,13 @@ def tool(monkeypatch):
         ('{"images_per_s": 1616.1276, "seconds_left": 0.1}', '{"images_per_s": 2e3, "seconds_left": 7}'),
         ("started 2026-11-29T20:26:39+00:00", "started 2027-01-02T03:04:05+00:00"),
         ("normfree 0.1.0", "normfree 0.2.0.dev1"),
-        ("cannot read /tmp/a/in/x.png", "cannot read /tmp/b/in/x.png"),
+        ("cannot read /one/in/x.png", "cannot read /two/in/x.png"),
         ('"recent": [[0.5, 2.0, 4, 0.0524], [0.4, 2, 4, 0.06]]', '"recent": [[0.5, 2.0, 4, 0.01], [0.4, 2, 4, 1.5]]'),
         ('"bytes": 866, "sha256": "' + "a1" * 32 + '"', '"bytes": 867, "sha256": "' + "b2" * 32 + '"'),
     ],
 )  # fmt: skip
 def test_no_difference(tool, one, other):
-    places = {"/tmp/a": "FOLDER", "/tmp/b": "FOLDER"}
+    places = {"/one": "FOLDER", "/two": "FOLDER"}
     assert tool.normalized(one, places) == tool.normalized(other, places)
 
 
@@ -68,15 +68,15 @@ def test_files_are_compared_by_what_they_hold(tool):
                 made.writestr(zipfile.ZipInfo(f"{i}.png", (2000 + len(contents[0]) % 20, 1, 1, 0, 0, 0)), content)
         return file.getvalue()
 
-    places = {"/tmp/a": "FOLDER", "/tmp/b": "FOLDER"}
+    places = {"/one": "FOLDER", "/two": "FOLDER"}
     small, large = png(3), png(3, compress_level=0)
     assert small != large
     assert tool.described("x.png", small) == tool.described("x.png", large)
     assert tool.described("x.png", png(3)) != tool.described("x.png", png(4))
-    one = tool.described("x.safetensors", weights(1, "/tmp/a/in"), places)
-    assert one == tool.described("x.safetensors", weights(1, "/tmp/b/in"), places)
-    assert one != tool.described("x.safetensors", weights(1, "/tmp/c/in"), places)
-    assert one != tool.described("x.safetensors", weights(2, "/tmp/a/in"), places)
+    one = tool.described("x.safetensors", weights(1, "/one/in"), places)
+    assert one == tool.described("x.safetensors", weights(1, "/two/in"), places)
+    assert one != tool.described("x.safetensors", weights(1, "/three/in"), places)
+    assert one != tool.described("x.safetensors", weights(2, "/one/in"), places)
     assert tool.described("x.pt2", archive(small)) == tool.described("x.pt2", archive(large))
     assert tool.described("x.pt2", archive(small)) != tool.described("x.pt2", archive(png(9)))
 

@@ -97,7 +97,7 @@ class _Printable(logging.Handler):
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except Exception:
+        except Exception:  # as every handler of logging: a line that cannot be written ends nothing
             self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
