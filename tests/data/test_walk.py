@@ -193,7 +193,7 @@ def test_pipes_are_never_opened(tmp_path):
     source = image_folder(str(root))
     assert len(source.train) == 8
     assert source.notes[0].startswith(f"{root}: skipped 2 special files (pipes, sockets, devices): {pipe}")
-    with pytest.raises(UsageError, match=r"pipe\.png is no regular file"):
+    with pytest.raises(UsageError, match=r"pipe\.png is not a regular file"):
         find_images([pipe])
 
 

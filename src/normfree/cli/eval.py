@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.config import MOST_WORKERS
+from ..data.config import MAX_WORKERS
 from ..errors import UsageError
 from ..limits import MAX_INPUT_SIDE
 from ..runs.evaluate import evaluate
@@ -40,10 +40,10 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print everything as one line of JSON, in UTF-8")
     parser.add_argument("--csv", metavar="FILE", help="write a table: a row per class, or the scores in one row")
     options = parser.parse_args(list(argv))
-    if options.batch_size < 1 or not 0 <= options.workers <= MOST_WORKERS:
+    if options.batch_size < 1 or not 0 <= options.workers <= MAX_WORKERS:
         raise UsageError(
             f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0 "
-            f"and at most {MOST_WORKERS}"
+            f"and at most {MAX_WORKERS}"
         )
     if options.size is not None and not 1 <= options.size <= MAX_INPUT_SIDE:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MAX_INPUT_SIDE}")

@@ -29,11 +29,12 @@ S = TypeVar("S", bound=ImageSplit, covariant=True)
 
 @dataclass(frozen=True)
 class Source(Generic[S]):
-    """Two splits and the names of their classes, in the order of the labels.
+    """A training split, a test split, and the names of the classes, in the order of the labels.
 
-    ``numbers`` are what the files call the classes, where that is a number other than its place (COCO's categories).
-    ``notes`` are sentences for the user. ``held_out`` says which images are for testing where the files have no test
-    split.
+    Attributes:
+        notes: sentences for the user.
+        numbers: the ids that the files give to the classes, if these are not their indices (COCO's categories).
+        held_out: which images are for testing, if the files have no test split.
     """
 
     train: S
@@ -67,7 +68,7 @@ class ArraySplit:
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Image files with labels, decoded when asked for."""
+    """Image files with labels, decoded when they are read."""
 
     samples: list[tuple[str, int]]
     channels: int
@@ -91,7 +92,7 @@ class FolderSplit:
 
 @dataclass(frozen=True)
 class TargetSplit:
-    """Image files with a vector each, (N, K) float32: 0 or 1 for each class, or numbers."""
+    """Image files with a target vector each, (N, K) float32: 0 or 1 for each class, or numbers."""
 
     images: FolderSplit
     targets: Tensor
@@ -114,7 +115,7 @@ class TargetSplit:
 
 @dataclass(frozen=True)
 class NoiseSplit:
-    """Noise of a fixed seed, made when asked for: (C, 256, 256) uint8; labels count through the classes."""
+    """Noise with a fixed seed, made when it is read: (C, 256, 256) uint8; labels cycle through the classes."""
 
     length: int
     classes: int
@@ -136,23 +137,32 @@ class NoiseSplit:
 
 
 def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
-    """The error of a description whose kind is not among ``kinds``, with what was probably meant."""
+    """The error for a source whose kind is not among ``kinds``, with similar ones as suggestions.
+
+    Args:
+        wrong: the end of the sentence that begins with the source.
+    """
     kind, colon, rest = source.partition(":")
-    near = [f"{one}{colon}{rest}" for one in nearest(kind, kinds)]
-    if not colon and not near and source:
-        there = "is a file" if Path(source).is_file() else "does not exist"
-        wrong = f"{wrong}; as a folder, {source:.80} {there}"
-    return UsageError(f"data.source (={source!r}) {wrong}{f'; did you mean {listed(near)}?' if near else ''}")
+    suggestions = [f"{name}{colon}{rest}" for name in nearest(kind, kinds)]
+    if suggestions:
+        wrong = f"{wrong}; did you mean {listed(suggestions)}?"
+    elif not colon and source:
+        wrong = f"{wrong}; as a folder, {source:.80} {'is a file' if Path(source).is_file() else 'does not exist'}"
+    return UsageError(f"data.source (={source!r}) {wrong}")
 
 
 def check_channels(kind: str, channels: int) -> None:
-    """Images that are made here, or are photographs by definition, have 1 or 3 channels; else UsageError."""
+    """Check the number of channels of the sources whose images are always grey or RGB.
+
+    Raises:
+        UsageError: it is not 1 or 3.
+    """
     if kind in ("digits", "scenes", "voc", "nyu") and channels not in (1, 3):
         raise UsageError(f"data.channels (={channels}) must be 1 or 3 for {kind}, whose images are grey or RGB")
 
 
 def absolute(source: str) -> str:
-    """The description of a source by which it is found from any folder."""
+    """The same source with absolute paths."""
     kind, colon, rest = source.partition(":")
     if kind in ("imagefolder", "voc", "masks", "nyu", "depth", "coco"):
         rest = str(Path(rest).expanduser().resolve())
@@ -164,13 +174,13 @@ def absolute(source: str) -> str:
 
 
 def synthetic(size: str, channels: int = 3) -> Source:
-    """Noise to measure speed with, which costs next to nothing to make: "N" or "N,CLASSES" (1000), a tenth to test.
+    """Noise for measuring speed, which is fast to make: "N" or "N,CLASSES" (1000 by default), and N / 10 test images.
 
     Raises:
-        UsageError: no such numbers.
+        UsageError: ``size`` is not of this form, or a number is too large.
     """
-    numbers = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,7}))?", size)
-    count, classes = (int(n) for n in numbers.groups("1000")) if numbers else (0, 0)
+    match = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,7}))?", size)
+    count, classes = (int(n) for n in match.groups("1000")) if match else (0, 0)
     if not count or not 0 < classes <= shards.MAX_LABEL + 1:
         raise UsageError(
             f"data.source (='synthetic:{size}') must be synthetic:N or synthetic:N,CLASSES, N of 1 or more, "
@@ -181,7 +191,7 @@ def synthetic(size: str, channels: int = 3) -> Source:
 
 
 def digits(channels: int = 1) -> Source:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 to train, 360 to test, always the same ones.
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 for training, 360 for testing, always the same.
 
     >>> source = digits()
     >>> len(source.train), len(source.test), source.train.image(0).shape
@@ -211,34 +221,34 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
     ['a.png', 'b.png']
 
     Args:
-        walk: remembers what was left out.
+        walk: collects what was left out.
 
     Raises:
         UsageError: a path does not exist or is a pipe, socket or device; a folder holds no image.
     """
-    found, walk = [], walk or Walk()
+    images, walk = [], walk or Walk()
     for text in paths:
         path = Path(text)
         if path.is_dir():
             inside = walk.images(path)
             if not inside:
                 raise UsageError(f"{path} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
-            found += sorted(map(Path, inside))
+            images += sorted(map(Path, inside))
         elif path.is_file():
-            found.append(path)
+            images.append(path)
         else:
-            raise UsageError(f"{text} {'is no regular file' if path.exists() else 'does not exist'}")
-    return found
+            raise UsageError(f"{text} {'is not a regular file' if path.exists() else 'does not exist'}")
+    return images
 
 
 def csv_paths(paths: str) -> list[Path]:
     """The files of "FILE" or "TRAIN_FILE,VAL_FILE".
 
     Raises:
-        UsageError: there are none, or more.
+        UsageError: a file does not exist, or there are more than two.
     """
-    found = [Path(part.strip()).expanduser() for part in paths.split(",")]
-    if not 1 <= len(found) <= 2 or not all(path.is_file() for path in found):
-        lacking = next((str(path) for path in found if not path.is_file()), paths)
-        raise UsageError(f"data.source (='csv:{paths}') must be csv:FILE or csv:TRAIN_FILE,VAL_FILE; no file {lacking}")
-    return found
+    files = [Path(part.strip()).expanduser() for part in paths.split(",")]
+    if not 1 <= len(files) <= 2 or not all(path.is_file() for path in files):
+        missing = next((str(path) for path in files if not path.is_file()), paths)
+        raise UsageError(f"data.source (='csv:{paths}') must be csv:FILE or csv:TRAIN_FILE,VAL_FILE; no file {missing}")
+    return files
