@@ -17,6 +17,7 @@ MAX_FILE_BYTES = 2**30  # bytes of a file that is read whole: an image in a shar
 MAX_NAME_LENGTH = 1024  # letters of the name of a sample, an image or a class
 MAX_TAR_HEADER_BYTES = 2**20  # bytes of what a tar says about one member
 MAX_TARGETS = 2**28  # images times classes, where a table has more classes than a tenth of its images
+MAX_ARRAY_BYTES = 2**36  # bytes of an array of images; and no more than the machine has
 MAX_MATLAB_BYTES = 2**26  # bytes of a .mat file of masks or places
 MAX_HDF5_CHUNK_BYTES = 2**28  # bytes of an HDF5 file that are stored as one part
 MAX_MATLAB_NESTING = 16  # arrays in arrays of such a file

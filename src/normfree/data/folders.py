@@ -11,6 +11,7 @@ from . import shards, tables
 from .decode import EXTENSIONS
 from .held_out import HeldOut, hold_out
 from .layouts import targets_beside_images
+from .npz import array_file
 from .sources import (
     KINDS,
     VALIDATION_NAMES,
@@ -31,7 +32,7 @@ ANSWERS = ("class", "classes", "numbers")  # what images are labelled with: one 
 
 
 def open_source(source: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
-    """A source by its description: "digits", "imagefolder:PATH", "csv:...", "wds:..." or "synthetic:N[,CLASSES]".
+    """A source by its description: "digits", "imagefolder:PATH", "csv:...", "wds:...", "synthetic:N[,CLASSES]", ...
 
     >>> source = open_source("synthetic:20,5")
     >>> len(source.train), len(source.test), source.classes
@@ -43,7 +44,7 @@ def open_source(source: str, channels: int = 3, *, answers: str = "class", held_
 
     Raises:
         UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`csv_files`, :func:`.shards.shards`,
-            :func:`synthetic`; a kind that has other answers, or a test split of its own.
+            :func:`.npz.array_file`, :func:`synthetic`; a kind that has other answers, or a test split of its own.
     """
     kind, _, rest = source.partition(":")
     check_channels(kind, channels)
@@ -51,8 +52,10 @@ def open_source(source: str, channels: int = 3, *, answers: str = "class", held_
         return image_folder(rest, channels, answers=answers, held_out=held_out)
     if kind == "csv":
         return csv_files(rest, channels, answers=answers, held_out=held_out)
+    if kind == "arrays":
+        return array_file(rest, channels, answers=answers, held_out=held_out)
     if kind not in ("digits", "wds", "synthetic") or (kind == "digits" and rest):
-        kinds = ("digits", "imagefolder", "csv", "wds", "synthetic")
+        kinds = ("digits", "imagefolder", "csv", "wds", "arrays", "synthetic")
         raise unknown_source(source, kinds, f"is unknown; it must be {KINDS}")
     if answers != "class":
         raise UsageError(f"data.source (={source!r}) has one class per image; {answers} need a {LABELS}")
@@ -192,6 +195,8 @@ def open_test(
         UsageError: no images, or images of classes that the network does not have.
     """
     kind, _, rest = source.partition(":")
+    if kind == "arrays":
+        return array_file(rest, channels, answers=answers, known=classes)
     if kind not in ("imagefolder", "csv"):
         return open_source(source, channels, answers=answers)
     if kind == "csv":

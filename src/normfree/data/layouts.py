@@ -10,7 +10,7 @@ def described(source: str) -> str:
     """The description ``KIND:PATH`` of a source that is given as a bare path, if it is one; else as it is.
 
     A folder with masks or depths beside its images, COCO's annotations, Pascal VOC or tar shards is that; any other is
-    an image folder. A file is a table of labels (.csv) or NYU Depth v2 (.mat).
+    an image folder. A file is a table of labels (.csv), arrays of images (.npz) or NYU Depth v2 (.mat).
     """
     path = Path(source).expanduser()
     if not source or source == "digits":
@@ -22,6 +22,8 @@ def described(source: str) -> str:
             return f"nyu:{source}"
         if path.is_file() and path.suffix == ".csv":
             return f"csv:{source}"
+        if path.is_file() and path.suffix == ".npz":
+            return f"arrays:{source}"
     except OSError:  # a name too long for a file
         pass
     return source

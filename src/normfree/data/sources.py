@@ -19,7 +19,7 @@ from .walk import Walk
 
 KINDS = (
     '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN", "csv:FILE", "csv:TRAIN_FILE,VAL_FILE"'
-    ' or "synthetic:N[,CLASSES]"'
+    ', "arrays:FILE.npz" or "synthetic:N[,CLASSES]"'
 )
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
@@ -94,7 +94,7 @@ class FolderSplit:
 class TargetSplit:
     """Image files with a target vector each, (N, K) float32: 0 or 1 for each class, or numbers."""
 
-    images: FolderSplit
+    images: ImageSplit
     targets: Tensor
 
     def __len__(self) -> int:
@@ -170,6 +170,9 @@ def absolute(source: str) -> str:
         rest = shards.absolute(rest)
     elif kind == "csv":
         rest = ",".join(str(path.resolve()) for path in csv_paths(rest))
+    elif kind == "arrays":
+        file, part = array_parts(rest)
+        rest = f"{Path(file).expanduser().resolve()}{f':{part}' if part else ''}"
     return f"{kind}{colon}{rest}"
 
 
@@ -239,6 +242,16 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
         else:
             raise UsageError(f"{text} {'is not a regular file' if path.exists() else 'does not exist'}")
     return images
+
+
+def array_parts(text: str) -> tuple[str, str | None]:
+    """File and part of "FILE.npz" or "FILE.npz:PART".
+
+    >>> array_parts("cells.npz:test")
+    ('cells.npz', 'test')
+    """
+    file, colon, part = text.rpartition(":")
+    return (file, part) if colon and part in ("train", *VALIDATION_NAMES) else (text, None)
 
 
 def csv_paths(paths: str) -> list[Path]:

@@ -1,9 +1,11 @@
 """How many processes decode images where nobody says."""
 
 import os
+from typing import Any
 
+from .held_out import Part
 from .scenes import SceneSplit
-from .sources import ArraySplit, NoiseSplit, Source
+from .sources import ArraySplit, NoiseSplit, Source, TargetSplit
 
 MAX_WORKERS, MIN_IMAGES = 8, 100  # processes; images, below which it is not worth starting them
 COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
@@ -14,8 +16,15 @@ def workers_for(source: Source) -> int:
 
     Several processes of a run on one machine share its cores.
     """
-    if isinstance(source.train, COMPUTED) or len(source.train) < MIN_IMAGES:
+    if isinstance(innermost(source.train), COMPUTED) or len(source.train) < MIN_IMAGES:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(cores, MAX_WORKERS) if cores > 1 else 0
+
+
+def innermost(split: Any) -> Any:
+    """The split whose images another one has, or a part of one."""
+    while isinstance(split, Part | TargetSplit):
+        split = split.split if isinstance(split, Part) else split.images
+    return split

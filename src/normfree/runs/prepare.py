@@ -1,5 +1,6 @@
 """From a recipe to a trainer and its run folder."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -44,6 +45,7 @@ from .record import read as read_started
 from .record import write as write_started
 from .resume import LENGTH, changed, instead, other_rounding, write_lengths
 
+MOST_LETTERS = 40  # of a class in the name of an example
 PROBE = 32  # test images that are shown each time signals are recorded
 T = TypeVar("T")
 
@@ -292,13 +294,15 @@ def probe(task: Task) -> Tensor:
 
 
 def write_examples(source: Source, folder: Path, count: int = 10) -> None:
-    """A few test images of an embedded set as PNG files named by their label, to try ``normfree predict`` with."""
+    """A few test images of arrays or scenes as PNG files named by their label, to try ``normfree predict`` with."""
     split = source.test
-    if not isinstance(split, ArraySplit | SceneSplit):
+    if not isinstance(split, ArraySplit | SceneSplit) or split.image(0).shape[0] not in (1, 3):
         return
     folder.mkdir(exist_ok=True)
     for index in range(min(count, len(split))):
-        label = f"_label{source.classes[split.label(index)]}" if isinstance(split, ArraySplit) else ""
+        label = ""
+        if isinstance(split, ArraySplit):
+            label = "_label" + re.sub(r"[^\w-]+", "_", source.classes[split.label(index)])[:MOST_LETTERS]
         pixels = split.image(index).permute(1, 2, 0).squeeze(2).numpy()
         with whole_file(folder / f"test{index}{label}.png") as part:
             Image.fromarray(pixels).save(part, format="png")

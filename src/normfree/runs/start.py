@@ -18,7 +18,7 @@ from .prepare import on_main, prepare, say
 from .resume import resumed_recipe, run_to_go_on_with
 
 FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
-RECIPE_OF: dict[str, str] = dict.fromkeys(("imagefolder", "csv", "wds", "synthetic"), FOLDER_RECIPE)
+RECIPE_OF: dict[str, str] = dict.fromkeys(("imagefolder", "csv", "wds", "arrays", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
 RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
 
