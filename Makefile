@@ -35,7 +35,8 @@ test-all: $(INSTALLED) lint
 FLOORS := .venv-floors
 FLOOR_TESTS := tests/data tests/recipes tests/weights tests/export tests/report tests/tasks tests/optim tests/nn \
 	tests/test_requirements.py tests/test_timm.py tests/training/test_resume.py tests/training/test_loop.py \
-	tests/cli/test_train.py tests/cli/test_eval_predict.py tests/cli/test_detection.py tests/cli/test_dense.py
+	tests/cli/test_train.py tests/runs/test_train.py tests/runs/test_eval_predict.py tests/runs/test_detection.py \
+	tests/runs/test_dense.py
 
 # The source is not installed again: its compiled kernels are those of the first environment. Old packages do what newer
 # ones beside them call deprecated.
