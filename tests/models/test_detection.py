@@ -17,8 +17,8 @@ from normfree.data.coco import open_objects
 from normfree.models import Detections, detector
 from normfree.models.backbone import level_scales
 from normfree.models.detection import MaskHead
-from normfree.models.detection.pyramid import taken_maps
-from normfree.models.detection.regions import Anchors, RegionPool, drawn, means
+from normfree.models.detection.pyramid import pyramid_maps
+from normfree.models.detection.regions import Anchors, RegionPool, mean_by_image, sample_labels
 from normfree.nn import Activation
 from normfree.optim import param_groups
 
@@ -119,11 +119,11 @@ def test_scales_of_levels_are_those_of_theory():
 
 
 def test_which_maps_are_taken():
-    assert taken_maps(small("nf_resnet50")) == [1, 2, 3, 4]
-    assert taken_maps(small("nf_resnet50", output_stride=16)) == [1, 2, 4]  # of two of stride 16, the last
+    assert pyramid_maps(small("nf_resnet50")) == [1, 2, 3, 4]
+    assert pyramid_maps(small("nf_resnet50", output_stride=16)) == [1, 2, 4]  # of two of stride 16, the last
     tiny = normfree.create_model("nf_resnet26_small", num_classes=0)
     assert [info["reduction"] for info in tiny.feature_info] == [1, 1, 2, 4]
-    assert taken_maps(tiny) == [3]
+    assert pyramid_maps(tiny) == [3]
     assert detector(tiny, 2, **OPTIONS).pyramid.strides == (4, 8)
 
 
@@ -217,19 +217,19 @@ def test_regions_are_pooled_from_the_level_of_their_size():
 
 def test_draws_depend_on_the_seed_alone():
     labels = torch.tensor([0] * 50 + [1] * 20 + [-1] * 30)
-    kept = drawn(labels, 16, 0.25, seed=5)
-    assert torch.equal(kept, drawn(labels, 16, 0.25, seed=5))
-    assert not torch.equal(kept, drawn(labels, 16, 0.25, seed=6))
+    kept = sample_labels(labels, 16, 0.25, seed=5)
+    assert torch.equal(kept, sample_labels(labels, 16, 0.25, seed=5))
+    assert not torch.equal(kept, sample_labels(labels, 16, 0.25, seed=6))
     assert [(kept == value).sum().item() for value in (1, 0, -1)] == [4, 12, 84]
     assert (kept[labels < 0] == -1).all()
-    few = drawn(torch.tensor([0] * 3 + [2] * 2), 16, 0.25, seed=1)
+    few = sample_labels(torch.tensor([0] * 3 + [2] * 2), 16, 0.25, seed=1)
     assert few.tolist() == [0, 0, 0, 2, 2]
-    assert drawn(torch.zeros(0, dtype=torch.int64), 4, 0.5, 0).tolist() == []
+    assert sample_labels(torch.zeros(0, dtype=torch.int64), 4, 0.5, 0).tolist() == []
 
 
 def test_means_by_owner():
     values, owners = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0, 2, 2])
-    assert means(values, owners, torch.tensor([1, 0, 4])).tolist() == [1.0, 0.0, 2.0]
+    assert mean_by_image(values, owners, torch.tensor([1, 0, 4])).tolist() == [1.0, 0.0, 2.0]
 
 
 def test_the_gradient_of_a_batch_is_the_mean_of_its_images():

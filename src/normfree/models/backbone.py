@@ -1,4 +1,4 @@
-"""What networks for dense prediction and detection take from the network that they stand on."""
+"""What networks for dense prediction and detection need of their backbone."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MAX_WIDTH = 16384  # channels of a head
 
 
 class OnBackbone(nn.Module):
-    """A network that stands on another one.
+    """A network on a backbone.
 
     Attributes:
         backbone: without its classifier; its parameters are named ``backbone.*``.
@@ -46,7 +46,7 @@ def activation_of(backbone: ResidualNet) -> Activation:
 def feature_scale(backbone: ResidualNet) -> float:
     """1 / the standard deviation that theory gives ``forward_features`` at initialization, as a block's 1 / beta.
 
-    1 for networks whose last map has variance 1 already: behind the last stage is a convolution or a normalization.
+    1 for networks whose last map already has variance 1, from a convolution or a normalization behind the last stage.
     """
     return level_scales(backbone)[-1]
 
@@ -54,7 +54,7 @@ def feature_scale(backbone: ResidualNet) -> float:
 def level_scales(backbone: ResidualNet) -> list[float]:
     """1 / the standard deviation of each map of ``feature_info`` at initialization, by theory, as a block's 1 / beta.
 
-    1 where theory knows nothing, and behind a final convolution, whose output has variance 1.
+    1 for networks without a theory, and behind a final convolution, whose output has variance 1.
     """
     count = len(backbone.feature_info)
     if not isinstance(backbone, NormFreeNet):
@@ -67,13 +67,13 @@ def level_scales(backbone: ResidualNet) -> list[float]:
 
 
 def check_width(width: int | None) -> None:
-    """Raise UsageError for a width of a head out of range."""
+    """Raise UsageError if a head's width is out of range."""
     if width is not None and not 1 <= width <= MAX_WIDTH:
         raise UsageError(f"width (={width}) must be at least 1 and at most {MAX_WIDTH}")
 
 
 def last_conv(in_channels: int, out_channels: int, kernel_size: int, std: float, bias: float = 0.0) -> nn.Conv2d:
-    """A raw convolution, as a classifier: weight N(0, std), all biases one number."""
+    """A plain convolution, as a classifier: weight N(0, std), every bias ``bias``."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     nn.init.normal_(conv.weight, std=std)
     if conv.bias is not None:

@@ -24,17 +24,17 @@ from ..nn import (
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """What the families' residual blocks differ in.
+    """The structure of a residual block, in which the families differ.
 
     Attributes:
         ratio: inner width over the block's output channels, or over its input channels if ``expand_input``.
         group_width: channels per group of the 3x3 convolutions; None: not grouped.
         spatial_convs: number of 3x3 convolutions, 1 or 2; the first one is strided.
         squeeze_excite: behind the last convolution ("end"), behind the 3x3 ("middle"), or None.
-        se_factor: what the sigmoid is multiplied with; 2 keeps the signal's variance.
+        se_factor: factor of the sigmoid; 2 keeps the signal's variance.
         attention: "se", or "eca" for Efficient Channel Attention in its place.
         divisor: inner and Squeeze-Excite widths are rounded to multiples of it (timm: 8; else 1, no rounding).
-        pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution instead of striding that.
+        pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution, which then has no stride.
         conv: makes the convolutions; :class:`SameConv2d` is the control without standardization.
     """
 
@@ -61,7 +61,7 @@ class Branch:
         return groups * self.group_width, groups
 
     def gate(self, channels: int) -> SqueezeExcite | EfficientChannelAttention:
-        """The Squeeze-Excite or its replacement for so many channels."""
+        """Squeeze-Excite, or Efficient Channel Attention in its place, for ``channels`` maps."""
         if self.attention == "eca":
             return EfficientChannelAttention(channels, factor=self.se_factor)
         hidden = None if self.divisor == 1 else divisible(channels * self.se_ratio, self.divisor, shrink=True)
@@ -83,7 +83,7 @@ class Sampling:
     Attributes:
         stride: of its first spatial convolution and its shortcut.
         dilation: of the spatial convolutions, in front of ``atrous``.
-        atrous: the stride whose place dilation takes: the layers behind it are dilated by so much more.
+        atrous: the stride that is replaced by dilation: the layers behind it are dilated by this factor more.
     """
 
     stride: int = 1
@@ -102,7 +102,7 @@ class Sampling:
 
     @property
     def later(self) -> Steps:
-        """Arguments of the spatial convolutions behind it."""
+        """Arguments of the later spatial convolutions."""
         return Steps(stride=1, dilation=self.dilation * self.atrous, atrous=1)
 
     def pool(self) -> AvgPoolSame:
@@ -128,9 +128,9 @@ class NFBlock(nn.Module):
     (grouped, strided), perhaps a second 3x3, 1x1. Where stride or channels change, the shortcut is a 1x1 convolution of
     the downscaled activation, which resets the variance.
 
-    No pass over memory but convolutions, bare activations and one merge: ``gamma / beta`` is folded into the weights
-    behind the activation; ``alpha * skip_gain`` and stochastic depth into the gate of Squeeze-Excite or, without one
-    at the end, into the last convolution.
+    The only passes over memory are convolutions, bare activations and one merge: ``gamma / beta`` is folded into the
+    weights behind the activation; ``alpha * skip_gain`` and stochastic depth into the gate of Squeeze-Excite or, if
+    there is none at the end, into the last convolution.
 
     Example:
         >>> block = NFBlock(16, 16, branch=Branch(ratio=0.25), act=Activation("relu"))
@@ -196,7 +196,7 @@ class NFBlock(nn.Module):
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
 
     def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:
-        """What the branch is multiplied with: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
+        """The factor of the branch: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
         assert self.squeeze_excite is not None
         gate = self.squeeze_excite.gate_of(mean)
         gate = gate if scale is None else gate * scale
@@ -208,7 +208,7 @@ class NFBlock(nn.Module):
         return self.conv_shortcut(x if self.pool is None else self.pool(x))
 
     def fold_(self) -> None:
-        """Fold the block's constants: all convolutions are plain ones afterwards, and there is no skip gain any more.
+        """Fold the block's constants: afterwards all convolutions are plain ones, and there is no skip gain.
 
         ``alpha * skip_gain`` goes into the last convolution or, with Squeeze-Excite at the end, into its factor.
         """

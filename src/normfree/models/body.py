@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..functional import expected_variances
 from ..nn import Activation, Role, SameConv2d, parameter_roles
 from .block import Branch, NFBlock, Sampling
-from .features import FeatureMaps, stem_feature
+from .features import FeatureMaps, stem_feature, stem_maps
 from .head import ClassifierHead
 
 
@@ -41,7 +41,7 @@ class NetOptions(TypedDict, total=False):
 
 
 class RegularizedOptions(NetOptions, total=False):
-    """The same with the regularization, of families without defaults of their own for it."""
+    """The same with the regularization, for families without their own defaults."""
 
     drop_rate: float
     stochdepth_rate: float
@@ -56,7 +56,7 @@ class NormFreeOptions(NetOptions, total=False):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands in a network, and what follows from that.
+    """A block's place in a network, and what follows from it.
 
     Attributes:
         stage, position: of the block in its stage; ``index``: among all blocks of the network; all counted from 0.
@@ -73,27 +73,27 @@ class Place:
 
 
 def _spelled_out(cls: type) -> inspect.Signature:
-    """A constructor's signature with each of its ``**options`` in place, as the base class declares it."""
+    """A constructor's signature with its ``**options`` replaced by the parameters of the base class."""
     signature = inspect.signature(cls.__init__)
-    given = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     options = next((p.annotation for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     if options is None:
         return signature
     base = inspect.signature(cls.__mro__[1].__init__).parameters
     (declared,) = get_args(options)  # of Unpack
-    spelled = [base[name].replace(annotation=hint) for name, hint in get_type_hints(declared).items()]
-    return signature.replace(parameters=[*given, *spelled])
+    inherited = [base[name].replace(annotation=hint) for name, hint in get_type_hints(declared).items()]
+    return signature.replace(parameters=[*own, *inherited])
 
 
 class ResidualNet(FeatureMaps):
     """Stem, stages of residual blocks, classifier, with timm's model interface; the body of every network here.
 
-    A class defines ``forward_final``, what stands between the last stage's map and the classifier's pooling. Its
-    constructor may end in ``**options: Unpack[...]`` of a TypedDict above: ``inspect.signature`` shows each of these
-    with the base class' default, as if it were written out.
+    A class defines ``forward_final``, the layers between the last stage's map and the classifier's pooling. Its
+    constructor may end in ``**options: Unpack[...]`` of a TypedDict above; ``inspect.signature`` lists each of these
+    options with the base class's default.
 
     Args:
-        stem: layers from images to ``stem_channels`` maps; ``stem_stride`` is their total stride.
+        stem: layers between the images and the first stage; ``out_channels`` and ``stride`` are read from them.
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
         make_block: the block of a :class:`Place`.
         final_conv: the convolution behind the last stage; None: there is none.
@@ -101,7 +101,7 @@ class ResidualNet(FeatureMaps):
         drop_rate: dropout in front of the classifier.
         stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
         classifier_std: standard deviation of the classifier's initial weight.
-        output_stride: 8, 16 or 32; from there on stages dilate instead of striding.
+        output_stride: 8, 16 or 32; beyond it, stages are dilated instead of strided.
     """
 
     family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
@@ -118,8 +118,6 @@ class ResidualNet(FeatureMaps):
         self,
         *,
         stem: nn.Sequential,
-        stem_channels: int,
-        stem_stride: int,
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
@@ -140,7 +138,8 @@ class ResidualNet(FeatureMaps):
         self.num_classes = num_classes
         self.stem = stem
         self.feature_info: list[dict[str, Any]] = [stem_feature(stem)]
-        stages, channels, reduction, dilation, index = [], stem_channels, stem_stride, 1, 0
+        last = stem_maps(stem)[-1]
+        stages, channels, reduction, dilation, index = [], last["num_chs"], last["reduction"], 1, 0
         for number, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
             atrous = stride if reduction * stride > output_stride else 1
             sampling = Sampling(stride // atrous, dilation, atrous)
@@ -189,7 +188,7 @@ class ResidualNet(FeatureMaps):
         return self.forward_final(self.final_conv(self.stages(self.stem(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` what the classifier would see."""
+        """Logits of a map from :meth:`forward_features`, or with ``pre_logits`` the classifier's input."""
         return self.head(x, pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,10 +207,10 @@ class ResidualNet(FeatureMaps):
         """Keep only block inputs for the backward pass and compute each block once more there.
 
         Args:
-            stages: numbers of the stages that do; None: all.
+            stages: numbers of the stages; None: all.
 
         Raises:
-            UsageError: a stage that is not there.
+            UsageError: a stage that the network does not have.
         """
         for number in stages or ():
             if not 0 <= number < len(self.stages):
@@ -237,9 +236,8 @@ class NormFreeNet(ResidualNet):
     A family passes its ``stem`` (whose output has variance 1 at initialization), its ``branch`` and its numbers.
 
     Args:
-        stem, stem_channels, stem_stride, widths, depths, strides, drop_rate, stochdepth_rate, classifier_std: as
-            :class:`ResidualNet`.
-        first_ratio: the first block's branch ratio, where it differs.
+        stem, widths, depths, strides, classifier_std: as :class:`ResidualNet`.
+        first_ratio: the branch ratio of the network's first block, if it differs.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
         skip_gain: initial value of the skip gains; None: there are none.
     """
@@ -250,8 +248,6 @@ class NormFreeNet(ResidualNet):
         self,
         *,
         stem: nn.Sequential,
-        stem_channels: int,
-        stem_stride: int,
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
@@ -261,10 +257,8 @@ class NormFreeNet(ResidualNet):
         act: Activation,
         alpha: float = 0.2,
         skip_gain: float | None = 0.0,
-        drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         classifier_std: float = 0.01,
-        **options: Unpack[NetOptions],
+        **options: Unpack[RegularizedOptions],
     ):
         _check_stages(widths, depths, strides)
         variances = expected_variances(depths, alpha)
@@ -277,23 +271,19 @@ class NormFreeNet(ResidualNet):
                 sampling=place.sampling,
                 alpha=alpha,
                 beta=math.sqrt(variances[place.stage][place.position]),
-                act=act.clone(),  # its own: a trace names what is called by its first place
+                act=act.clone(),  # a copy for each block: a trace names a shared module by its first place
                 skip_gain=skip_gain,
                 stochdepth_rate=place.stochdepth_rate,
             )
 
         super().__init__(
             stem=stem,
-            stem_channels=stem_channels,
-            stem_stride=stem_stride,
             widths=widths,
             depths=depths,
             strides=strides,
             make_block=make_block,
             final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else None,
             final=dict(act=act),
-            drop_rate=drop_rate,
-            stochdepth_rate=stochdepth_rate,
             classifier_std=classifier_std,
             **options,
         )

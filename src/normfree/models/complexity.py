@@ -1,4 +1,4 @@
-"""Counting parameters and multiply-adds where they happen, by hooks, so also on the meta device."""
+"""Counting parameters and multiply-adds with forward hooks, which also work on the meta device."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,8 +48,8 @@ def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
 class Complexity:
     """Parameters and multiply-adds of a structure at any depth and size.
 
-    All blocks of a stage but its first cost the same, so a network of two blocks per stage, on the meta device, tells
-    the cost of every depth.
+    All blocks of a stage except the first cost the same, so a network with two blocks per stage, on the meta device,
+    is enough to know the cost of every depth.
 
     Args:
         short: the network with two blocks in each stage, ``stages.0.0``, ``stages.0.1``, ``stages.1.0``, ...
@@ -73,7 +73,7 @@ class Complexity:
         return per_pixel * size**2 // self.stride**2 + per_image
 
     def macs_executed(self, depths: Sequence[int], size: int) -> int:
-        """As the network does: odd maps are rounded up. The same where the stride divides the size."""
+        """As the network computes them: odd maps are rounded up. The same number if the stride divides the size."""
         if size % self.stride == 0:
             return self.macs(depths, size)
         macs = macs_by_module(self.short, (self.in_chans, size, size))
@@ -81,5 +81,5 @@ class Complexity:
 
     @staticmethod
     def _times(name: str, depths: Sequence[int]) -> int:
-        """How often a layer of the short network stands in the one of ``depths``."""
+        """How often a layer of the short network occurs in the one of ``depths``."""
         return next((depth - 1 for i, depth in enumerate(depths) if name.startswith(f"stages.{i}.1.")), 1)

@@ -12,7 +12,7 @@ from .registry import build_model, lookup
 
 @dataclass
 class ModelConfig:
-    """Which network.
+    """The network.
 
     Args:
         name: one of `normfree models`.
@@ -39,9 +39,11 @@ class ModelConfig:
         fields = dict(
             num_classes=num_classes, in_chans=in_chans, drop_rate=self.drop_rate, stochdepth_rate=self.stochdepth_rate
         )
-        twice = sorted(fields.keys() & self.options.keys())
-        if twice:
-            raise UsageError(f"model.options must not hold {', '.join(twice)}: fields of the recipe or the data say it")
+        repeated = sorted(fields.keys() & self.options.keys())
+        if repeated:
+            raise UsageError(
+                f"model.options must not hold {', '.join(repeated)}: fields of the recipe or the data say it"
+            )
         check_options(lookup(self.name)[0], self.options, "model.options.")
         try:
             return build_model(self.name, **fields, **self.options)

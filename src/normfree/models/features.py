@@ -26,7 +26,7 @@ class FeatureMaps(nn.Module):
     num_features: int
 
     def forward_final(self, x: Tensor) -> Tensor:
-        """What normalizes and activates the last map of ``feature_info``; the map itself where nothing does."""
+        """Normalization and activation of the last map of ``feature_info``; by default the map itself."""
         return x
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -44,36 +44,36 @@ class FeatureMaps(nn.Module):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The maps that ``feature_info`` lists: of the stem at stride 2, of the stages, of the final convolution.
 
-        None of them is activated; ``norm`` is there for timm's sake and changes nothing.
+        None of them is activated. ``norm`` is accepted for timm's interface and has no effect.
 
         Args:
-            indices: which; an int: the last so many; None: all.
-            stop_early: compute nothing behind the last of them.
-            intermediates_only: return the maps alone, not (last map as of :meth:`forward_features`, maps).
+            indices: of the maps; an int: the last ``indices`` maps; None: all.
+            stop_early: compute nothing behind the last of these maps.
+            intermediates_only: return only the maps instead of (the map of :meth:`forward_features`, maps).
 
         Raises:
-            UsageError: an index out of range, another format than NCHW.
+            UsageError: an index out of range, a format other than NCHW.
         """
         if output_fmt != "NCHW":
             raise UsageError(f'output_fmt (={output_fmt!r}) must be "NCHW"')
-        taken, maps = self._taken(indices), []
+        wanted, maps = self._map_indices(indices), []
         tap = self.feature_info[0]["module"]
         for name, layer in self.stem.named_children():
             x = layer(x)
-            if f"stem.{name}" == tap and 0 in taken:
+            if f"stem.{name}" == tap and 0 in wanted:
                 maps.append(x)
         count = len(self.stages)
         for number, stage in enumerate(self.stages, start=1):
-            if stop_early and number > max(taken):
+            if stop_early and number > max(wanted):
                 break
             x = stage(x)
             if number == count:
                 x = self.final_conv(x)
-            if number in taken:
+            if number in wanted:
                 maps.append(x)
         if intermediates_only:
             return maps
-        return (x if stop_early and max(taken) < count else self.forward_final(x)), maps
+        return (x if stop_early and max(wanted) < count else self.forward_final(x)), maps
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -83,8 +83,8 @@ class FeatureMaps(nn.Module):
         Returns:
             The indices, counted from 0.
         """
-        taken = self._taken(indices)
-        last = max(taken)
+        wanted = self._map_indices(indices)
+        last = max(wanted)
         if last < len(self.stages):
             for name in ("final_conv", *self.final_names):
                 setattr(self, name, nn.Identity())
@@ -96,30 +96,35 @@ class FeatureMaps(nn.Module):
         if prune_head or last < len(self.stages):
             self.reset_classifier(0, "")
         self.stages = self.stages[:last]
-        return taken
+        return wanted
 
-    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
+    def _map_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Indices of ``feature_info``, counted from 0."""
         count = len(self.stages) + 1
         if indices is None or isinstance(indices, int):
             number = count if indices is None else indices
-            taken = list(range(count - number, count))
+            wanted = list(range(count - number, count))
         else:
-            taken = [index + count if index < 0 else index for index in indices]
-        if not taken or not all(0 <= index < count for index in taken):
+            wanted = [index + count if index < 0 else index for index in indices]
+        if not wanted or not all(0 <= index < count for index in wanted):
             raise UsageError(f"indices (={indices}) must name some of the {count} maps of feature_info")
-        return taken
+        return wanted
+
+
+def stem_maps(stem: nn.Sequential) -> list[dict[str, Any]]:
+    """An entry like those of ``feature_info`` for the output of each layer of a stem."""
+    maps, channels, reduction = [], 0, 1
+    for name, layer in stem.named_children():
+        stride = getattr(layer, "stride", 1)
+        reduction *= stride if isinstance(stride, int) else stride[0]
+        channels = getattr(layer, "out_channels", channels)
+        maps.append(dict(num_chs=channels, reduction=reduction, module=f"stem.{name}"))
+    return maps
 
 
 def stem_feature(stem: nn.Sequential) -> dict[str, Any]:
-    """The entry of ``feature_info`` for the stem: its last map in front of its second reduction, not activated."""
-    entry, channels, reduction = {}, 0, 1
-    for name, layer in stem.named_children():
-        stride = getattr(layer, "stride", 1)
-        stride = stride if isinstance(stride, int) else stride[0]
-        if stride > 1 and reduction > 1:
-            break
-        reduction, channels = reduction * stride, getattr(layer, "out_channels", channels)
-        if not isinstance(layer, Activation):
-            entry = dict(num_chs=channels, reduction=reduction, module=f"stem.{name}")
-    return entry
+    """The entry of ``feature_info`` for the stem: its last map before its second reduction, not activated."""
+    maps = stem_maps(stem)
+    first = min((entry["reduction"] for entry in maps if entry["reduction"] > 1), default=1)
+    layers = zip(maps, stem.children(), strict=True)
+    return [e for e, layer in layers if e["reduction"] <= first and not isinstance(layer, Activation)][-1]

@@ -62,8 +62,6 @@ class NFRegNet(NormFreeNet):
         stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))
         super().__init__(
             stem=stem,
-            stem_channels=widths[0],
-            stem_stride=2,
             widths=widths,
             depths=depths,
             strides=(2, 2, 2, 2),

@@ -25,10 +25,10 @@ class NFResNet(NormFreeNet):
     ``(N, in_chans, H, W) -> (N, num_classes)``. ``stem="7x7"`` is the papers' (7x7 of stride 2 and 3x3 max pooling;
     strides 4, 8, 16, 32), ``"7x7-nopool"`` the same without pooling (strides 2, 4, 8, 16; figure 7); ``stem="3x3"``,
     for small images, is one 3x3 convolution of stride 1 (strides 1, 2, 4, ...). Dropout and stochastic depth are off
-    unless asked for, as in the paper's plain runs.
+    by default, as in the paper's plain runs.
 
-    Three options are the paper's controls: ``standardize=False`` convolves with the raw weights, ``gamma`` being that
-    of He initialization then (figure 2); ``gamma=sqrt(2)`` is the gain of He for ReLU (figure 8); ``se_factor=1``
+    Three options are the paper's controls: ``standardize=False`` convolves with the raw weights, by default with the
+    ``gamma`` of He initialization (figure 2); ``gamma=sqrt(2)`` is the gain of He for ReLU (figure 8); ``se_factor=1``
     leaves Squeeze-Excite unmodified (figure 9). ``alpha=1, skip_gain=1`` is the setting of the figures.
     """
 
@@ -61,12 +61,8 @@ class NFResNet(NormFreeNet):
         )
         if not standardize and gamma is None:
             gamma = he_gain(activation)
-        stem_channels = widths[0] // 4
-        layers, stem_stride = resnet_stem(stem, branch.conv, in_chans, stem_channels)
         super().__init__(
-            stem=layers,
-            stem_channels=stem_channels,
-            stem_stride=stem_stride,
+            stem=resnet_stem(stem, branch.conv, in_chans, widths[0] // 4),
             widths=widths,
             depths=depths,
             strides=(1,) + (2,) * (len(widths) - 1),

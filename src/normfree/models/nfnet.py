@@ -5,7 +5,7 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ..nn import Activated, Activation, WSConv2d
+from ..nn import Activated, Activation, SameConv2d, WSConv2d
 from .block import Branch
 from .body import NormFreeNet, NormFreeOptions
 
@@ -26,12 +26,30 @@ VARIANTS = {
     for k in range(8)
 }
 
-STRIDES = (1, 2, 2, 2)
+STRIDES, STEM_STRIDES = (1, 2, 2, 2), (2, 1, 1, 2)
 
 
-def stem_geometry(widths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Channels and stride of the stem's four 3x3 convolutions."""
-    return (16, 2), (32, 1), (64, 1), (widths[0] // 2, 2)
+def stem_widths(widths: Sequence[int]) -> tuple[int, ...]:
+    """Output channels of the stem's four convolutions."""
+    return 16, 32, 64, widths[0] // 2
+
+
+def deep_stem(
+    in_chans: int, widths: Sequence[int], conv: Callable[..., SameConv2d], act: Activation, input_scale: float = 1.0
+) -> Activated:
+    """Four 3x3 convolutions with activations between them, whose gamma is folded into the next convolution.
+
+    Args:
+        widths: output channels of the convolutions.
+        input_scale: of the first convolution.
+    """
+    stem, channels = Activated(), in_chans
+    for i, (width, stride) in enumerate(zip(widths, STEM_STRIDES, strict=True)):
+        if i:
+            stem.add_module(f"act{i - 1}", act.clone())
+        stem.add_module(f"conv{i}", conv(channels, width, 3, stride, input_scale=act.gamma if i else input_scale))
+        channels = width
+    return stem
 
 
 class NFNet(NormFreeNet):
@@ -60,16 +78,8 @@ class NFNet(NormFreeNet):
         **options: Unpack[NormFreeOptions],
     ):
         act = Activation(activation, gamma)
-        stem, channels = Activated(), in_chans
-        for i, (width, stride) in enumerate(stem_geometry(widths)):
-            if i:
-                stem.add_module(f"act{i - 1}", Activation(activation, gamma))
-            stem.add_module(f"conv{i}", WSConv2d(channels, width, 3, stride, input_scale=act.gamma if i else 1.0))
-            channels = width
         super().__init__(
-            stem=stem,
-            stem_channels=channels,
-            stem_stride=4,
+            stem=deep_stem(in_chans, stem_widths(widths), WSConv2d, act),
             widths=widths,
             depths=depths,
             strides=STRIDES,

@@ -1,4 +1,4 @@
-"""Arguments of a family's class that come from outside: types and bounds, told by name."""
+"""Checking options of a family's class: their types and bounds."""
 
 import inspect
 import numbers
@@ -17,40 +17,42 @@ _ABOVE_0, _NOT_BELOW_0 = ("ratio", "se_ratio", "final_factor"), ("init_gain", "c
 
 
 def check_options(cls: type, options: Mapping[str, Any], prefix: str = "option ") -> None:
-    """Compare options of a family's class with the types that its constructor declares; unknown names are passed over.
+    """Compare options of a family's class with the types that its constructor declares; unknown names are ignored.
 
     Args:
-        prefix: of an option's name in messages.
+        prefix: text before an option's name in messages.
 
     Raises:
-        UsageError: a value of another type, or too large to be meant.
+        UsageError: a value of another type, or out of range.
     """
     declared = inspect.signature(cls.__init__).parameters
     for key, value in options.items():
-        wanted = _lacking(declared[key].annotation, value) if key in declared else None
-        if wanted is None and _is_number(value):
-            wanted = _out_of_range(key, value)
-        if wanted is not None:
-            raise UsageError(f"{prefix}{key} (={shown(value)}) must be {wanted}")
+        expected = _type_mismatch(declared[key].annotation, value) if key in declared else None
+        if expected is None and _is_number(value):
+            expected = _out_of_range(key, value)
+        if expected is not None:
+            raise UsageError(f"{prefix}{key} (={shown(value)}) must be {expected}")
 
 
-def _lacking(hint: Any, value: Any) -> str | None:
-    """What a value must be to be of a type, in words; None if it is."""
+def _type_mismatch(hint: Any, value: Any) -> str | None:
+    """The type that a value should have, in words; None if it has it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if type(None) in args:
-        wanted = None if value is None else _lacking(typing.Union[tuple(a for a in args if a is not type(None))], value)  # noqa: UP007
-        return wanted and f"{wanted}, or null"
+        if value is None:
+            return None
+        expected = _type_mismatch(typing.Union[tuple(a for a in args if a is not type(None))], value)  # noqa: UP007
+        return expected and f"{expected}, or null"
     if origin is typing.Literal:
         fits = isinstance(value, str) and value in args
         return None if fits else f"one of {', '.join(args)}"
     if hint is bool:
         return None if isinstance(value, bool) else "true or false"
     if hint is int:
-        return None if _whole(value) else f"an integer of 1 to {MAX_SIZE:,}"
+        return None if _is_size(value) else f"an integer of 1 to {MAX_SIZE:,}"
     if hint is float:
-        return None if _finite(value) else f"a number between -{MAX_ABS:g} and {MAX_ABS:g}{_yaml_hint(value)}"
+        return None if _is_moderate(value) else f"a number between -{MAX_ABS:g} and {MAX_ABS:g}{_yaml_hint(value)}"
     if origin is Sequence:
-        fits = isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_whole, value))
+        fits = isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_is_size, value))
         return None if fits and len(value) else f"a list of integers of 1 to {MAX_SIZE:,}"
     if hint is str or str in args:
         fits = (isinstance(value, str) and len(value) <= MAX_TEXT) or (hint is not str and isinstance(value, Callable))
@@ -64,11 +66,11 @@ def _out_of_range(key: str, value: float) -> str | None:
     return "at least 0" if key in _NOT_BELOW_0 and value < 0 else None
 
 
-def _whole(value: Any) -> bool:
+def _is_size(value: Any) -> bool:
     return _is_number(value) and isinstance(value, numbers.Integral) and 1 <= value <= MAX_SIZE
 
 
-def _finite(value: Any) -> bool:
+def _is_moderate(value: Any) -> bool:
     return _is_number(value) and -MAX_ABS <= value <= MAX_ABS
 
 

@@ -1,4 +1,4 @@
-"""Which variants have published weights, where they are, and the preprocessing that they were evaluated with."""
+"""The variants with published weights, where these are, and the preprocessing of their evaluation."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class Published:
     Attributes:
         hub: repository of ``huggingface.co``; the file in it is ``model.safetensors``.
         source: who trained them.
-        squash: evaluation ignores the aspect, as in the papers; else it crops the centre.
-        crop: what the crop takes of the resized image's side; None: 32 px less, as in the papers.
-        mean: of the pixels on the 0..1 scale, where it is not ImageNet's (the deviation is the same number then).
+        squash: evaluation ignores the aspect ratio, as in the papers; otherwise it crops the centre.
+        crop: the crop's side over the resized image's side; None: 32 px less, as in the papers.
+        mean: of the pixels on the scale 0 to 1, and their standard deviation, if they are not ImageNet's.
     """
 
     hub: str
@@ -23,7 +23,7 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where a browser finds the file."""
+        """The address of the file."""
         return f"https://huggingface.co/{self.hub}/resolve/main/model.safetensors"
 
 

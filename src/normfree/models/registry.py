@@ -46,11 +46,11 @@ class ModelInfo:
 
     Attributes:
         params: parameters.
-        macs: multiply-adds of one image at ``test_size`` as the papers count them (they say FLOPs), where strides
+        macs: multiply-adds of one image at ``test_size``, counted as in the papers (which call them FLOPs): strides
             halve odd maps exactly.
-        macs_executed: multiply-adds that the network performs; more only where the stride does not divide the size.
+        macs_executed: multiply-adds that the network performs; larger only if the stride does not divide the size.
         train_size, test_size: side of the images in pixels.
-        drop_rate, stochdepth_rate: regularization of the variant.
+        drop_rate, stochdepth_rate: the variant's regularization.
     """
 
     name: str
@@ -164,7 +164,7 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
 
 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
-    """Class and arguments of a model; UsageError with the nearest names if it is unknown."""
+    """A model's class and its arguments; UsageError with the nearest names if the name is unknown."""
     if name not in _VARIANTS:
         hint = did_you_mean(name, _VARIANTS, "`normfree models` lists them")
         raise UsageError(f"model {shown(name)} is unknown; {hint}")
@@ -172,18 +172,18 @@ def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
 
 
 def test_crop(config: Mapping[str, Any]) -> Literal["squash", "centre"]:
-    """The view of test images that a :func:`default_cfg` asks for: "squash" or "centre", see :class:`.DataConfig`."""
+    """How a :func:`default_cfg` prepares test images: "squash" or "centre", see :class:`.DataConfig`."""
     return "centre" if config.get("crop_mode") == "center" else "squash"
 
 
-vars(test_crop)["__test__"] = False  # no test, whatever its name
+vars(test_crop)["__test__"] = False  # its name starts with test_, but it is no test
 
 
 def default_cfg(name: str) -> dict[str, Any]:
-    """The description that timm keeps with a model, at 1000 classes and 3 channels.
+    """timm's ``default_cfg`` of a model, for 1000 classes and 3 channels.
 
-    ``crop_mode="squash"``: the evaluation of NFNets resizes to 32 px more than the size, without keeping the aspect.
-    ``"center"``, of all other families: it crops the middle square, 32 px less than the shorter side at that scale.
+    ``crop_mode="squash"``: the evaluation of NFNets resizes to 32 px more than the size and ignores the aspect ratio.
+    ``"center"``, for all other families: it crops the middle square, 32 px less than the shorter side at that scale.
 
     Raises:
         UsageError: unknown name.

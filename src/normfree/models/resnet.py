@@ -1,4 +1,4 @@
-"""What all ResNets here share: depths, widths, stem."""
+"""Depths, widths and stems of all ResNets."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,7 +23,7 @@ _STEMS = {"7x7": (7, 2, True), "7x7-nopool": (7, 2, False), "3x3": (3, 1, False)
 
 
 def resnet_variants(name: str, **options: Any) -> dict[str, dict[str, Any]]:
-    """A row per depth; ``name`` has a placeholder for the number of layers."""
+    """A variant for each depth; ``name`` has a placeholder for the number of layers."""
     return {
         name.format(layers): dict(
             widths=(256, 512, 1024, 2048), depths=depths, train_size=224, test_size=224, **options
@@ -32,13 +32,17 @@ def resnet_variants(name: str, **options: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def resnet_stem(kind: Stem, conv: Callable[..., SameConv2d], in_chans: int, channels: int) -> tuple[nn.Sequential, int]:
-    """Stem and its stride: ``conv`` and, for "7x7", 3x3 max pooling of stride 2."""
+def resnet_stem(
+    kind: Stem, conv: Callable[..., SameConv2d], in_chans: int, channels: int, **between: nn.Module
+) -> nn.Sequential:
+    """A convolution, the layers ``between`` by their names and, for "7x7", 3x3 max pooling of stride 2."""
     if kind not in _STEMS:
         raise UsageError(f"stem (={kind!r}) must be one of {', '.join(_STEMS)}")
     kernel_size, stride, pooled = _STEMS[kind]
     layers = nn.Sequential()
     layers.add_module("conv", conv(in_chans, channels, kernel_size, stride))
+    for name, layer in between.items():
+        layers.add_module(name, layer)
     if pooled:
         layers.add_module("pool", MaxPoolSame())
-    return layers, stride * (2 if pooled else 1)
+    return layers

@@ -1,8 +1,8 @@
-"""timm's Normalizer-Free networks, as timm computes them: other functions than the released ones, named for it.
+"""timm's Normalizer-Free networks, as timm computes them. They are other functions than the released networks.
 
-Against the papers' networks: epsilon is added to the variance in the standardization; GELU is the erf form; gamma
-stands in the weight of every convolution, the stem's and the last one's too, and not behind the last activation (all
-but ``dm_nfnet``); widths are rounded to multiples of 8; there is no SkipInit (all but ``dm_nfnet``); padding is
+Differences from the papers' networks: epsilon is added to the variance in the standardization; GELU is the erf form;
+gamma is part of the weight of every convolution, also of the first and the last one, and not behind the last activation
+(all but ``dm_nfnet``); widths are rounded to multiples of 8; there is no SkipInit (all but ``dm_nfnet``); padding is
 symmetric (all but ``dm_nfnet``); NF-ResNets average-pool in their shortcuts. ``nfnet_l*``, ``eca_*`` and the 26-layer
 ones are timm's own.
 """
@@ -16,8 +16,9 @@ from torch import nn
 from ..gain import model_gain
 from ..nn import Activated, Activation, MaxPoolSame, WSConv2d
 from .block import Branch, divisible
-from .body import NetOptions, NormFreeNet
+from .body import NormFreeNet, RegularizedOptions
 from .nf_regnet import TABLE as _REGNETS
+from .nfnet import deep_stem
 
 _EPS = 1e-5
 
@@ -88,7 +89,7 @@ VARIANTS = (
 class TimmNFNet(NormFreeNet):
     """One of timm's Normalizer-Free networks: (N, in_chans, H, W) -> (N, num_classes).
 
-    ``released=True`` (``dm_nfnet``) is the released NFNet but for the epsilon and the erf form of GELU.
+    ``released=True`` (``dm_nfnet``) is the released NFNet except for the epsilon and the erf form of GELU.
     """
 
     family = "timm"
@@ -111,26 +112,16 @@ class TimmNFNet(NormFreeNet):
         released: bool = False,
         activation: str = "gelu_erf",
         in_chans: int = 3,
-        drop_rate: float = 0.0,
-        stochdepth_rate: float = 0.0,
         alpha: float = 0.2,
-        **options: Unpack[NetOptions],
+        **options: Unpack[RegularizedOptions],
     ):
         act = Activation(activation, model_gain("gelu" if activation == "gelu_erf" else activation))
-        if final_factor is not None:
-            final_channels = divisible(int(widths[-1] * final_factor), 8)
         conv = functools.partial(WSConv2d, padding="same" if released else "symmetric", eps=_EPS, add_eps=True)
-        everywhere = 1.0 if released else act.gamma  # timm's gamma is in every weight, whatever stands before it
-        layers, stride = _stem(
-            stem, conv, act, in_chans, stem_channels, everywhere, "same" if released else "symmetric"
-        )
         super().__init__(
-            stem=layers,
-            stem_channels=stem_channels,
-            stem_stride=stride,
+            stem=_stem(stem, conv, act, in_chans, stem_channels, 1.0 if released else act.gamma),
             widths=widths,
             depths=depths,
-            strides=(1 if stride == 4 else 2, 2, 2, 2),
+            strides=(2 if stem == "3x3" else 1, 2, 2, 2),
             branch=Branch(
                 ratio=ratio,
                 expand_input=regnet,
@@ -144,39 +135,33 @@ class TimmNFNet(NormFreeNet):
                 conv=conv,
             ),
             first_ratio=1.0 if regnet else None,
-            final_channels=final_channels,
+            final_channels=final_channels if final_factor is None else divisible(int(widths[-1] * final_factor), 8),
             act=act,
             alpha=alpha,
             skip_gain=0.0 if released else None,
-            drop_rate=drop_rate,
-            stochdepth_rate=stochdepth_rate,
             **options,
         )
-        self.feature_gamma = act.gamma if released else 1.0
+        if not released:
+            self._move_gamma(act.gamma)
+
+    def _move_gamma(self, gamma: float) -> None:
+        """gamma is in the last convolution's weight instead of behind the last activation; branches start at 0."""
+        self.feature_gamma = 1.0
         if isinstance(self.final_conv, WSConv2d):
-            self.final_conv.input_scale = everywhere
+            self.final_conv.input_scale = gamma
         for name, gain in self.stages.named_parameters():
-            if not released and name.endswith("conv2.gain"):
+            if name.endswith("conv2.gain"):
                 nn.init.zeros_(gain)
 
 
 def _stem(
-    kind: str, conv: functools.partial, act: Activation, in_chans: int, channels: int, scale: float, padding: str
-) -> tuple[nn.Sequential, int]:
-    """Stem and its stride."""
-    layers = Activated()
+    kind: str, conv: functools.partial, act: Activation, in_chans: int, channels: int, scale: float
+) -> nn.Sequential:
     if kind == "4x 3x3":
-        before = in_chans
-        for i, (width, stride) in enumerate(
-            ((channels // 8, 2), (channels // 4, 1), (channels // 2, 1), (channels, 2))
-        ):
-            if i:
-                layers.add_module(f"act{i - 1}", act.clone())
-            layers.add_module(f"conv{i}", conv(before, width, 3, stride, input_scale=act.gamma if i else scale))
-            before = width
-        return layers, 4
-    kernel_size = {"3x3": 3, "7x7": 7}[kind]
-    layers.add_module("conv", conv(in_chans, channels, kernel_size, 2, input_scale=scale))
+        return deep_stem(in_chans, (channels // 8, channels // 4, channels // 2, channels), conv, act, scale)
+    layers = Activated()
+    layers.add_module("conv", conv(in_chans, channels, {"3x3": 3, "7x7": 7}[kind], 2, input_scale=scale))
     if kind == "7x7":
-        layers.add_module("pool", MaxPoolSame() if padding == "same" else nn.MaxPool2d(3, 2, padding=1))
-    return layers, 4 if kind == "7x7" else 2
+        same = conv.keywords["padding"] == "same"
+        layers.add_module("pool", MaxPoolSame() if same else nn.MaxPool2d(3, 2, padding=1))
+    return layers

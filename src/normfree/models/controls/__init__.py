@@ -1,4 +1,4 @@
-"""Networks to compare with: with BatchNorm, without any normalization, with FixUp or SkipInit alone."""
+"""Control networks: with BatchNorm, without any normalization, with only FixUp or SkipInit."""
 
 from .bn_nfnet import BNNFNet
 from .bn_resnet import BNResNet, BNResNetV1, PostactBlock

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...nn import Activated, SameConv2d
 from ..block import Branch
 from ..body import NetOptions
-from ..nfnet import STRIDES, stem_geometry
+from ..nfnet import STEM_STRIDES, STRIDES, stem_widths
 from ..nfnet import VARIANTS as NFNET_VARIANTS
 from .preact import Preactivation, PreactNet
 
@@ -18,7 +18,7 @@ VARIANTS = {f"bn_{name}": variant for name, variant in NFNET_VARIANTS.items()}
 class BNNFNet(PreactNet):
     """NFNet's shape with BatchNorm-GELU-convolution, bare Squeeze-Excite, no alpha, beta, gamma, gains or skip gains.
 
-    ``(N, in_chans, H, W) -> (N, num_classes)``. The papers' code has no such network; this is the plain reading.
+    ``(N, in_chans, H, W) -> (N, num_classes)``. The papers' code has no such network; this follows the text.
     """
 
     family = "bn_nfnet"
@@ -40,7 +40,7 @@ class BNNFNet(PreactNet):
     ):
         pre = Preactivation(activation=activation)
         stem, channels = Activated(), in_chans
-        for i, (width, stride) in enumerate(stem_geometry(widths)):
+        for i, (width, stride) in enumerate(zip(stem_widths(widths), STEM_STRIDES, strict=True)):
             if i:
                 norm, act = pre.layers(channels)
                 stem.add_module(f"bn{i - 1}", norm)
@@ -50,8 +50,6 @@ class BNNFNet(PreactNet):
             channels = width
         super().__init__(
             stem=stem,
-            stem_channels=channels,
-            stem_stride=4,
             widths=widths,
             depths=depths,
             strides=STRIDES,

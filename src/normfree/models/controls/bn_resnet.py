@@ -1,4 +1,4 @@
-"""Controls: BatchNorm ResNets (pre-activation in both orders, post-activation) and the one without normalization."""
+"""Controls: BatchNorm ResNets (pre-activation in both orders, post-activation) and ResNets without normalization."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from ...gain import he_gain
-from ...nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, StochasticDepth
+from ...nn import Activation, SameConv2d, SqueezeExcite, StochasticDepth
 from ..block import Branch, Sampling
 from ..body import Place, RegularizedOptions, ResidualNet
 from ..resnet import STRIDES, Stem, resnet_stem, resnet_variants
@@ -23,8 +23,9 @@ class BNResNet(PreactNet):
 
     ``(N, in_chans, H, W) -> (N, num_classes)``. ``order`` is that of BatchNorm and activation in front of each
     convolution (NF-ResNets, figure 1); ``activation="identity"`` with ``stem="7x7-nopool"`` is the linear network of
-    figure 7; ``norm=False`` explodes (figure 6), unless ``skip_init`` multiplies each branch with a learnable 0.
-    ``bias`` is that of the blocks' convolutions.
+    figure 7; with ``norm=False`` the signal explodes (figure 6), unless ``skip_init`` multiplies each branch with a
+    scalar that starts at 0.
+    ``bias`` gives the blocks' convolutions a bias.
     """
 
     family = "bn_resnet"
@@ -51,13 +52,9 @@ class BNResNet(PreactNet):
     ):
         pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
         end = "end" if squeeze_excite else None
-        channels = widths[0] // 4
         conv = functools.partial(SameConv2d, bias=False)  # it sees images, not activations
-        layers, stride = resnet_stem(stem, conv, in_chans, channels)
         super().__init__(
-            stem=layers,
-            stem_channels=channels,
-            stem_stride=stride,
+            stem=resnet_stem(stem, conv, in_chans, widths[0] // 4),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],
@@ -140,11 +137,8 @@ class BNResNetV1(ResidualNet):
         end = "end" if squeeze_excite else None
         branch = Branch(ratio=ratio, squeeze_excite=end, se_ratio=se_ratio, se_factor=1.0, conv=SameConv2d)
         channels = widths[0] // 4
-        stem = nn.Sequential()
-        stem.add_module("conv", SameConv2d(in_chans, channels, 7, 2, bias=False))
-        stem.add_module("bn", nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM))
-        stem.add_module("act", Activation(activation, gamma=1.0))
-        stem.add_module("pool", MaxPoolSame())
+        conv = functools.partial(SameConv2d, bias=False)
+        norm, act = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM), Activation(activation, gamma=1.0)
 
         def make_block(place: Place) -> PostactBlock:
             return PostactBlock(
@@ -158,9 +152,7 @@ class BNResNetV1(ResidualNet):
             )
 
         super().__init__(
-            stem=stem,
-            stem_channels=channels,
-            stem_stride=4,
+            stem=resnet_stem("7x7", conv, in_chans, channels, bn=norm, act=act),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],

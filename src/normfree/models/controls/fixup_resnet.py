@@ -1,15 +1,16 @@
 """Control: the post-activation ResNet with FixUp initialization (Zhang et al. 2019; NF-ResNets, figure 10)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from ...nn import Activation, MaxPoolSame, Role, SameConv2d, StochasticDepth
+from ...nn import Activation, Role, SameConv2d, StochasticDepth
 from ..block import Sampling
 from ..body import Place, RegularizedOptions, ResidualNet
-from ..resnet import STRIDES, resnet_variants
+from ..resnet import STRIDES, resnet_stem, resnet_variants
 
 VARIANTS = resnet_variants("fixup_resnet{}")
 
@@ -91,12 +92,8 @@ class FixupResNet(ResidualNet):
         ratio: float = 0.25,
         **options: Unpack[RegularizedOptions],
     ):
-        channels = widths[0] // 4
-        stem = nn.Sequential()
-        stem.add_module("conv", SameConv2d(in_chans, channels, 7, 2, bias=False))
-        stem.add_module("bias1", ScalarBias())
-        stem.add_module("act", Activation(activation, gamma=1.0))
-        stem.add_module("pool", MaxPoolSame())
+        conv = functools.partial(SameConv2d, bias=False)
+        bias, act = ScalarBias(), Activation(activation, gamma=1.0)
 
         def make_block(place: Place) -> FixupBlock:
             return FixupBlock(
@@ -110,9 +107,7 @@ class FixupResNet(ResidualNet):
             )
 
         super().__init__(
-            stem=stem,
-            stem_channels=channels,
-            stem_stride=4,
+            stem=resnet_stem("7x7", conv, in_chans, widths[0] // 4, bias1=bias, act=act),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],
@@ -129,8 +124,8 @@ class FixupResNet(ResidualNet):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """As of :class:`FeatureMaps`; the classifier takes the bias in front of it along."""
-        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        """As in :class:`FeatureMaps`; the bias in front of the classifier is removed with it."""
+        indices_kept = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if not self.num_classes:
             self.bias2 = nn.Identity()
-        return taken
+        return indices_kept

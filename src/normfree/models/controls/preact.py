@@ -20,14 +20,14 @@ BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # Haiku's epsilon and its decay rate 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Preactivation:
-    """What stands in front of each convolution, and how that one is initialized.
+    """Normalization and activation in front of each convolution, and the convolution's initialization.
 
     Attributes:
         activation: a name or an elementwise callable.
         norm: BatchNorm, or none at all.
         order: "bn-relu-conv" (He et al. 2016) or "relu-bn-conv" (NF-ResNets, section 3).
-        init_gain: of the convolutions; None: He's gain where they see the activation, 1 where they see BatchNorm's
-            output, which is what gives a branch of variance 1 in the second order.
+        init_gain: of the convolutions; None: He's gain behind the activation, 1 behind BatchNorm, which gives the
+            branch variance 1 in the second order.
     """
 
     activation: str | Callable[[Tensor], Tensor] = "relu"
@@ -40,7 +40,7 @@ class Preactivation:
             raise UsageError(f'order (={self.order!r}) must be "bn-relu-conv" or "relu-bn-conv"')
 
     def layers(self, channels: int) -> tuple[nn.Module, nn.Module]:
-        """The normalization of ``channels`` maps (or nothing) and the activation; :meth:`apply` orders them."""
+        """The normalization of ``channels`` maps (or an identity) and the activation; :meth:`apply` orders them."""
         norm = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM) if self.norm else nn.Identity()
         return norm, Activation(self.activation, gamma=1.0)
 
@@ -64,7 +64,7 @@ class PreactBlock(nn.Module):
     Args:
         branch: the shape of the block, as of the Normalizer-Free one.
         pre: normalization, activation and initialization.
-        projection: whether the shortcut is a convolution although the shape stays.
+        projection: whether the shortcut is a convolution even if the shape stays the same.
         bias: of the convolutions.
         skip_init: multiply the branch with a learnable scalar that starts at 0 (De & Smith 2020).
     """
@@ -128,7 +128,7 @@ class PreactNet(ResidualNet):
     Args:
         branch, pre: of all blocks, as :class:`PreactBlock`.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
-        project: whether the shortcut of each stage's first block is a convolution although the shape stays.
+        project: whether the shortcut of each stage's first block is a convolution even if the shape stays the same.
         bias, skip_init: as :class:`PreactBlock`.
     """
 
@@ -139,8 +139,6 @@ class PreactNet(ResidualNet):
         self,
         *,
         stem: nn.Sequential,
-        stem_channels: int,
-        stem_stride: int,
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
@@ -170,8 +168,6 @@ class PreactNet(ResidualNet):
         final_bn, act = pre.layers(final_channels or widths[-1])
         super().__init__(
             stem=stem,
-            stem_channels=stem_channels,
-            stem_stride=stem_stride,
             widths=widths,
             depths=depths,
             strides=strides,

@@ -1,4 +1,4 @@
-"""Networks that answer for every pixel: a backbone, a head without normalization, and a resize to the image's size."""
+"""Networks for dense prediction: a backbone, a head without normalization, and a resize to the image's size."""
 
 from .depth import UpConv2d, UpProjection, UpProjectionHead, depth_estimator
 from .network import DenseNet, resized

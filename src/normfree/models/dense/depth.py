@@ -13,14 +13,14 @@ from ..backbone import activation_of, check_width, feature_scale, last_conv
 from ..body import ResidualNet
 from .network import DenseNet
 
-MEAN_DEPTH = 2.7  # metres, of NYU Depth v2; where the bias starts: clipping would move it from 0 by its eps only
+MEAN_DEPTH = 2.7  # metres, of NYU Depth v2; the bias starts here, since clipping would move it from 0 very slowly
 
 
 class UpConv2d(WSConv2d):
     """A 5x5 convolution of a map with a zero behind each of its pixels: (N, C, H, W) -> (N, out_channels, 2 H, 2 W).
 
-    Computed as a transposed convolution, which skips the zeros. Three of four inputs are zeros, which a factor of 2
-    makes up for, so that the variance stays 1 at initialization. Parameters: as :class:`.WSConv2d`, the weight
+    Computed as a transposed convolution, which skips the zeros. Three of four inputs are zeros; a factor of 2
+    compensates for them, so that the variance stays 1 at initialization. Parameters: as :class:`.WSConv2d`, the weight
     (out_channels, C, 5, 5) that of the convolution.
     """
 
@@ -33,7 +33,7 @@ class UpConv2d(WSConv2d):
 
     @torch.no_grad()
     def folded(self, scale: Tensor | None = None, *, plain_type: object = None) -> nn.ConvTranspose2d:
-        """The same function as a plain transposed convolution, whatever ``plain_type``."""
+        """The same function as a plain transposed convolution; ``plain_type`` is ignored."""
         plain = nn.ConvTranspose2d(self.in_channels, self.out_channels, 5, 2, 2, 1, device="meta")
         plain.weight = nn.Parameter(_transposed(self.effective_weight(scale)).contiguous(), requires_grad=False)
         if self.bias is not None:
@@ -43,7 +43,7 @@ class UpConv2d(WSConv2d):
 
 
 def _transposed(weight: Tensor) -> Tensor:
-    """What a transposed convolution takes for a convolution's weight: the kernel flipped, the channels swapped."""
+    """A convolution's weight for a transposed convolution: the kernel flipped, the channels swapped."""
     return weight.flip(2, 3).transpose(0, 1)
 
 
@@ -51,8 +51,8 @@ class UpProjection(nn.Module):
     """Twice the size and half the channels: (N, C, H, W) -> (N, out_channels, 2 H, 2 W).
 
     The up-projection block of Laina et al. (arXiv:1606.00373, figure 2) without normalization: activation; zeros
-    between the pixels and a 5x5 convolution, once followed by activation and a 3x3 convolution and once alone; their
-    sum over sqrt(2).
+    between the pixels and a 5x5 convolution, one followed by activation and a 3x3 convolution, another one alone;
+    their sum over sqrt(2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, act: Activation):
@@ -79,7 +79,7 @@ class UpProjectionHead(nn.Module):
         width: channels behind the 1x1 convolution; None: half of ``in_features``, as Laina et al.
         count: up-projections; 4 from stride 32 to stride 2.
         act, scale: as in :class:`FCNHead`.
-        init_std: of the last convolution's weight; None: 1 / sqrt(fan-in), since metres differ by metres.
+        init_std: of the last convolution's weight; None: 1 / sqrt(fan-in), since depths differ by metres.
     """
 
     parameter_roles = {"last.weight": Role.CLASSIFIER}
@@ -111,7 +111,7 @@ def depth_estimator(backbone: ResidualNet, *, width: int | None = None) -> Dense
     """Up-projection blocks on a backbone (NF-ResNets, H.2), up to half of the image's size: (N, 1, H, W) metres.
 
     Args:
-        width: channels behind the backbone; None: half of its own.
+        width: channels of the head's first convolution; None: half of the backbone's features.
 
     Raises:
         UsageError: a width out of range.

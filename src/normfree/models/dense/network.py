@@ -27,12 +27,12 @@ class DenseNet(OnBackbone):
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of (N, C, h, w) to (N, C, *size), in float32 at least.
 
-    The outputs of strides with "SAME" padding lie on every so many-th pixel from the first to the last one if the sides
-    are a multiple of the stride plus 1 (513 at stride 16); then the corners stay at the corners.
+    If a side is a multiple of the stride plus 1 (513 at stride 16), "SAME" padding places the outputs from the first to
+    the last pixel at equal distances; then corners are aligned.
     """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    pairs = [(side - 1, of - 1) for side, of in zip(size, maps.shape[-2:], strict=True)]
-    corners = all(of > 0 and side % of == 0 for side, of in pairs)
+    pairs = [(side - 1, steps - 1) for side, steps in zip(size, maps.shape[-2:], strict=True)]
+    corners = all(steps > 0 and side % steps == 0 for side, steps in pairs)
     maps = maps.float() if maps.element_size() < 4 else maps
     return F.interpolate(maps, list(size), mode="bilinear", align_corners=corners)

@@ -1,4 +1,4 @@
-"""What was found in an image."""
+"""The objects that a network detects in an image."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image, the surest first.
+    """The objects that a network detects in an image, by falling score.
 
     Attributes:
         boxes: (K, 4), left, top, right, bottom in pixels.
         scores: (K,), 0 to 1.
         labels: (K,) int64, counted from 0.
-        masks: (K, 28, 28) probabilities within the boxes; of :meth:`placed` (K, H, W) bool; None: not asked for.
+        masks: (K, 28, 28) probabilities within the boxes; after :meth:`placed` (K, H, W) bool; None: no masks.
     """
 
     boxes: Tensor
@@ -55,9 +55,10 @@ class Detections:
 
 
 def _place(mask: Tensor, box: Sequence[float], place: Tensor) -> None:
-    """Set the pixels of an image (H, W) whose centres lie within a mask (h, w), whose cells divide the box.
+    """Set the pixels of ``place`` (H, W) whose centres lie within a mask (h, w), whose cells divide the box.
 
-    So masks are taught, too. Boxes of whole pixels, as torchvision has here, lose a fifth of a small object.
+    The training targets of masks are sampled in the same way. torchvision rounds boxes to whole pixels here, which
+    loses a fifth of a small object.
     """
     left, top, right, bottom = box
     columns, rows = (

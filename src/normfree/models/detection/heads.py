@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from ...nn import Activation, Role, WSConv2d
 from ..backbone import last_conv
-from .pyramid import full
+from .pyramid import at_least_float32
 
-POOLED, POOLED_MASK = 7, 14  # places across a region, for its class and its mask
+POOLED, POOLED_MASK = 7, 14  # side of a region's pooled map, for its class and its mask
 MASK_CONVS = 4
 
 
 class ProposalHead(nn.Module):
-    """On each level whether there is an object, and its box: (N, C, H, W) -> (N, A, H, W), (N, 4 A, H, W)."""
+    """Objectness and box offsets of the A anchors: (N, C, H, W) -> (N, A, H, W), (N, 4 A, H, W)."""
 
     parameter_roles = {"objectness.weight": Role.CLASSIFIER, "offsets.weight": Role.CLASSIFIER}
 
@@ -25,7 +25,7 @@ class ProposalHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         maps = [self.act(self.conv(level)) * self.act.gamma for level in levels]
-        return [full(self.objectness(x)) for x in maps], [full(self.offsets(x)) for x in maps]
+        return [at_least_float32(self.objectness(x)) for x in maps], [at_least_float32(self.offsets(x)) for x in maps]
 
 
 class BoxHead(nn.Sequential):
@@ -37,7 +37,7 @@ class BoxHead(nn.Sequential):
 
 
 class BoxPredictor(nn.Module):
-    """Class and box of regions: (K, features, 1, 1) -> (K, classes + 1), (K, 4 (classes + 1)); class 0 is none."""
+    """Class and box of regions: (K, features, 1, 1) -> (K, classes + 1), (K, 4 (classes + 1)); 0 is the background."""
 
     parameter_roles = {"classes.weight": Role.CLASSIFIER, "offsets.weight": Role.CLASSIFIER}
 
@@ -55,8 +55,8 @@ class BoxPredictor(nn.Module):
 class MaskHead(nn.Sequential):
     """Four 3x3 convolutions and twice the size: (K, C, 14, 14) -> (K, C, 28, 28).
 
-    A transposed 2x2 convolution of stride 2 is a 1x1 convolution to four times the channels and a shuffle: so its
-    units are rows of a weight, as of all others.
+    The transposed 2x2 convolution of stride 2 is computed as a 1x1 convolution to four times the channels and a
+    shuffle, so that its units are rows of the weight, as in all other layers.
     """
 
     def __init__(self, width: int, act: Activation):
@@ -68,7 +68,7 @@ class MaskHead(nn.Sequential):
 
 
 class Shuffle(nn.Module):
-    """(K, 4 C, H, W) -> (K, C, 2 H, 2 W); as :class:`torch.nn.PixelShuffle`, which cannot go back from no images."""
+    """(K, 4 C, H, W) -> (K, C, 2 H, 2 W); as :class:`torch.nn.PixelShuffle`, whose backward pass fails for K = 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         count, channels, height, width = x.shape

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...nn import Activation
 from ..backbone import OnBackbone, activation_of, check_width
 from ..body import ResidualNet
 from .detections import Detections
@@ -15,19 +16,19 @@ from .heads import POOLED, POOLED_MASK, BoxHead, BoxPredictor, MaskHead, MaskPre
 from .pyramid import Pyramid
 
 if TYPE_CHECKING:
-    from .regions import RegionHeads, RegionProposals
+    from .regions import Anchors, RegionHeads, RegionProposals
 
 LOSSES = ("objectness", "proposal", "class", "box", "mask")
 BOX_FEATURES = 4  # times the pyramid's width: 1024 of 256
 DETECTIONS_PER_IMAGE = 100
 SCORE_THRESHOLD = 0.05  # below it a region is no detection
 NMS_OVERLAP = 0.5  # of two detections of a class, from which on the less sure one is left out
-ANCHORS_PER_IMAGE, ANCHORS_WITH_OBJECTS = 256, 0.5  # drawn for the loss of the proposals, and the fraction of objects
-REGIONS_WITH_OBJECTS = 0.25  # fraction of the regions drawn for the losses of the heads
+ANCHORS_PER_IMAGE, ANCHORS_WITH_OBJECTS = 256, 0.5  # sampled for the proposals' loss, and the fraction of objects
+REGIONS_WITH_OBJECTS = 0.25  # fraction of the regions sampled for the losses of the heads
 
 
 class ObjectTarget(Protocol):
-    """What a network is taught of an image; see :class:`DetectionNet`."""
+    """The objects of one training image; see :class:`DetectionNet`."""
 
     size: Sequence[int]
     boxes: Tensor
@@ -41,9 +42,10 @@ class DetectionNet(OnBackbone):
 
     ``forward(images, targets)`` takes images (N, in_chans, H, W) and for each its ``size`` (height, width) within
     them; in training also ``boxes`` (K, 4) in pixels, ``labels`` (K,) from 0, ``masks`` (K, h, w) and the ``seed`` of
-    its draws (:class:`normfree.data.Objects` has all of these). It gives in training (N, 6): the five ``LOSSES`` of
-    each image, and the share of its regions whose class is right; in evaluation a list of :class:`Detections`, in
-    pixels of the images as given. Without targets, in evaluation, images are whole.
+    its random samples (:class:`normfree.data.Objects` has all of these). In training it returns (N, 6): the five
+    ``LOSSES`` of each image, and the fraction of its regions whose class is right; in evaluation a list of
+    :class:`Detections`, in pixels of the input images. In evaluation targets may be left out; each image then has the
+    size of the batch.
     """
 
     def __init__(self, backbone: ResidualNet, pyramid: Pyramid, proposals: "RegionProposals", heads: "RegionHeads"):
@@ -56,7 +58,7 @@ class DetectionNet(OnBackbone):
         return self.heads.has_mask()
 
     def forward(self, images: Tensor, targets: Sequence[ObjectTarget] | None = None) -> Tensor | list[Detections]:
-        if not len(images):  # of a process without images all layers run nevertheless: others may wait for its parts
+        if not len(images):  # all layers run nevertheless: other processes may wait for this one
             return self._without_images(images)
         height, width = images.shape[-2:]
         if self.training and targets is None:
@@ -86,12 +88,12 @@ class DetectionNet(OnBackbone):
         return self._losses(blank, [(height, width)], [nothing])[:0]
 
     def _levels(self, images: Tensor, sizes: list[tuple[int, int]]) -> tuple[list[Tensor], Any]:
-        """The pyramid of images, padded to what the strides divide."""
+        """The pyramid of images, padded so that the strides divide their sides."""
         from torchvision.models.detection.image_list import ImageList
 
         stride = self.pyramid.strides[-2]
-        beyond = [-side % stride for side in images.shape[-2:]]
-        images = F.pad(images, (0, beyond[1], 0, beyond[0])) if any(beyond) else images
+        bottom, right = (-side % stride for side in images.shape[-2:])
+        images = F.pad(images, (0, right, 0, bottom)) if bottom or right else images
         return self.pyramid(self.backbone, images), ImageList(images, sizes)
 
     def _losses(self, images: Tensor, sizes: list[tuple[int, int]], targets: list[dict[str, Any]]) -> Tensor:
@@ -101,7 +103,7 @@ class DetectionNet(OnBackbone):
         return torch.cat([first, self.heads(levels[:-1], proposals, sizes, targets)], 1)
 
     def _target(self, target: ObjectTarget) -> dict[str, Any]:
-        """As torchvision names it; class 0 is none."""
+        """The target in torchvision's format, where class 0 is the background."""
         if self.masks and target.masks is None:
             raise UsageError("a network that draws masks needs targets with masks")
         boxes, labels, classes = target.boxes, target.labels, self.heads.box_predictor.classes.out_channels - 1
@@ -130,9 +132,9 @@ def detector(
         width: channels of the pyramid and the heads; None: 256.
         anchor_scale: side of a square anchor over its level's stride.
         anchor_ratios: heights over widths of the anchors at each place.
-        proposals: regions of an image that the second stage looks at; twice as many of each level are compared first in
-            training.
-        regions: drawn of them per image in training, a quarter with objects where there are so many.
+        proposals: regions of an image that go to the second stage; in training, suppression starts from twice as many
+            of each level.
+        regions: how many of them are sampled per image in training, at most a quarter of them with objects.
 
     Raises:
         UsageError: a number out of range.
@@ -149,13 +151,22 @@ def detector(
             raise UsageError(f"{name} (={value}) must be at least 1 for detection")
     if not anchor_scale > 0 or not anchor_ratios or not all(ratio > 0 for ratio in anchor_ratios):
         raise UsageError(f"anchor_scale (={anchor_scale}) and anchor_ratios (={list(anchor_ratios)}) must be above 0")
-    from .regions import Anchors, RegionHeads, RegionPool, RegionProposals  # torchvision's models take a second
+    from .regions import Anchors  # torchvision's models take a second to import
 
     width, act = width or 256, activation_of(backbone)
     pyramid = Pyramid(backbone, width, act)
-    first = RegionProposals(
-        Anchors(pyramid.strides, anchor_scale, tuple(anchor_ratios)),
-        ProposalHead(width, len(anchor_ratios), act),
+    anchors = Anchors(pyramid.strides, anchor_scale, tuple(anchor_ratios))
+    first = _region_proposals(anchors, ProposalHead(width, len(anchor_ratios), act), proposals)
+    second = _region_heads(pyramid.strides[:-1], width, num_classes, act, masks=masks, regions=regions)
+    return DetectionNet(backbone, pyramid, first, second)
+
+
+def _region_proposals(anchors: "Anchors", head: ProposalHead, proposals: int) -> "RegionProposals":
+    from .regions import RegionProposals
+
+    return RegionProposals(
+        anchors,
+        head,
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         anchors=ANCHORS_PER_IMAGE,
@@ -164,12 +175,19 @@ def detector(
         post_nms_top_n=dict(training=proposals, testing=proposals),
         nms_thresh=0.7,
     )
-    features, strides = BOX_FEATURES * width, pyramid.strides[:-1]
-    drawing: dict[str, nn.Module] = {}
+
+
+def _region_heads(
+    strides: Sequence[int], width: int, num_classes: int, act: Activation, *, masks: bool, regions: int
+) -> "RegionHeads":
+    from .regions import RegionHeads, RegionPool
+
+    mask_layers: dict[str, nn.Module] = {}
     if masks:
-        drawing = dict(mask_roi_pool=RegionPool(strides, POOLED_MASK), mask_head=MaskHead(width, act))
-        drawing["mask_predictor"] = MaskPredictor(width, num_classes, act.gamma)
-    second = RegionHeads(
+        mask_layers = dict(mask_roi_pool=RegionPool(strides, POOLED_MASK), mask_head=MaskHead(width, act))
+        mask_layers["mask_predictor"] = MaskPredictor(width, num_classes, act.gamma)
+    features = BOX_FEATURES * width
+    return RegionHeads(
         RegionPool(strides, POOLED),
         BoxHead(width, features, act),
         BoxPredictor(features, num_classes, act.gamma),
@@ -180,6 +198,5 @@ def detector(
         score_thresh=SCORE_THRESHOLD,
         nms_thresh=NMS_OVERLAP,
         detections_per_img=DETECTIONS_PER_IMAGE,
-        **drawing,
+        **mask_layers,
     )
-    return DetectionNet(backbone, pyramid, first, second)

@@ -8,19 +8,19 @@ from ..backbone import level_scales
 from ..body import ResidualNet
 
 FINEST = 4  # stride of the finest level, as of all pyramids for detection
-BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # of a control's own layers
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # as in the controls
 
 
 class Pyramid(nn.Module):
     """Maps of one width at every scale, each of variance 1 at initialization (Lin et al., arXiv:1612.03144).
 
     A map of the backbone goes through the activation and a 1x1 convolution, as into a block; from the coarsest level
-    down, the level above is doubled in size by its nearest places and added, the sum over sqrt(2), since both terms
-    have variance 1 and independent weights. A 3x3 convolution follows on each level. One more level is every second
-    place of the coarsest one. The constant in front of each 1x1 convolution is gamma of the activation over the
+    down, the level above is doubled in size (nearest neighbour) and added. The sum is divided by sqrt(2), since both
+    terms have variance 1 and independent weights. A 3x3 convolution follows on each level. One more level takes every
+    second place of the coarsest one. The constant in front of each 1x1 convolution is gamma of the activation over the
     standard deviation that theory gives the backbone's map, see :func:`level_scales`.
 
-    In front of the maps of a BatchNorm control stands BatchNorm, as in front of its blocks.
+    The maps of a BatchNorm control go through BatchNorm first, as in front of its blocks.
 
     Args:
         backbone: whose maps are taken: those of its stages from stride 4 on, one per stride.
@@ -34,14 +34,14 @@ class Pyramid(nn.Module):
 
     def __init__(self, backbone: ResidualNet, width: int, act: Activation):
         super().__init__()
-        self.indices = taken_maps(backbone)
+        self.indices = pyramid_maps(backbone)
         infos, scales = backbone.feature_info, level_scales(backbone)
         self.strides = tuple(infos[i]["reduction"] for i in self.indices)
         self.strides += (2 * self.strides[-1],)
         normalized = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
         self.norms, self.lateral = nn.ModuleList(), nn.ModuleList()
         for i in self.indices:
-            final = i == len(infos) - 1  # goes through the network's own last layers
+            final = i == len(infos) - 1  # has passed the network's last layers
             norm = nn.BatchNorm2d(infos[i]["num_chs"], BN_EPS, BN_MOMENTUM) if normalized and not final else None
             self.norms.append(norm or nn.Identity())
             # the last layers of a Normalizer-Free network multiply by gamma themselves
@@ -68,16 +68,16 @@ class Pyramid(nn.Module):
             if above is not None:
                 level = (level + F.interpolate(above, level.shape[-2:], mode="nearest")) * 0.5**0.5
             above = level
-            levels.insert(0, full(self.smooth[place](level)))
+            levels.insert(0, at_least_float32(self.smooth[place](level)))
         return [*levels, levels[-1][..., ::2, ::2]]
 
 
-def taken_maps(backbone: ResidualNet) -> list[int]:
-    """Places in ``feature_info`` of the last map of each stride from 4 on, the stem's left out."""
+def pyramid_maps(backbone: ResidualNet) -> list[int]:
+    """Indices in ``feature_info`` of the last map of each stride from 4 on, without the stem's."""
     by_stride = {info["reduction"]: i for i, info in enumerate(backbone.feature_info) if i}
     return [i for stride, i in by_stride.items() if stride >= FINEST] or [max(by_stride.values())]
 
 
-def full(x: Tensor) -> Tensor:
-    """At least float32: coordinates of boxes are not for 16 bits."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types in float32: coordinates of boxes need more than 16 bits."""
     return x if x.element_size() >= 4 else x.float()

@@ -1,8 +1,8 @@
-"""Region proposals and what is done with them: torchvision's Faster and Mask R-CNN, image by image.
+"""Region proposals and heads for regions: torchvision's Faster and Mask R-CNN, image by image.
 
-What differs from torchvision: anchors and region pooling know the strides instead of guessing them from the first
-images they see; which anchors and regions a loss is taken over is drawn from a seed that comes with each image; and
-each loss is a mean within an image, so that the gradient of a batch is the mean of its images'.
+Differences from torchvision: anchors and region pooling are given the strides instead of guessing them from the first
+images; the anchors and regions of a loss are sampled with a seed that comes with each image; and each loss is a mean
+within an image, so that the gradient of a batch is the mean of its images' gradients.
 """
 
 import itertools
@@ -18,10 +18,10 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import roi_align
 
 from .heads import BoxPredictor
-from .pyramid import full
+from .pyramid import at_least_float32
 
-ANCHORS, REGIONS = 0x0A_4C_08, 0x0E_61_05  # keep the draws of an image apart that come from one seed
-CELLS = 14.0  # of a level that a region is across at least: 224 pixels at stride 16, as in arXiv:1612.03144, eq. 1
+ANCHORS, REGIONS = 0x0A_4C_08, 0x0E_61_05  # two different random samples from the one seed of an image
+CELLS = 14.0  # least side of a region on its level, in places: 224 pixels at stride 16 (arXiv:1612.03144, eq. 1)
 BETA = 1 / 9  # of the smooth L1 loss, as torchvision's
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the boxes' offsets
 
@@ -54,7 +54,7 @@ class Anchors(nn.Module):
 
 
 class RegionPool(nn.Module):
-    """Bilinear samples of regions (RoIAlign, 2 x 2 to a bin): K boxes -> (K, C, size, size).
+    """Bilinear samples of regions (RoIAlign, 2 x 2 per bin): K boxes -> (K, C, size, size).
 
     A region comes from the coarsest level on which it is at least 14 places across, else from the finest.
     """
@@ -82,10 +82,11 @@ class RegionPool(nn.Module):
         return out
 
 
-def drawn(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
-    """(A,) labels with -1 where a place is not among the ``count`` drawn: at most ``fraction`` of them above 0.
+def sample_labels(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
+    """(A,) labels of a random sample of ``count`` of them; all others become -1.
 
-    The rest are zeros; -1 is never drawn. The draw depends on the seed and the labels alone.
+    At most ``fraction`` of the sample is above 0, the rest is 0; -1 is never sampled. The sample depends only on the
+    seed and the labels.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
@@ -95,14 +96,14 @@ def drawn(labels: Tensor, count: int, fraction: float, seed: int) -> Tensor:
     return torch.full_like(labels, -1).index_copy(0, chosen, labels[chosen])
 
 
-def means(values: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
-    """Sums of (K,) values by owner over (N,) counts; 0 where there are none."""
+def mean_by_image(values: Tensor, owners: Tensor, counts: Tensor) -> Tensor:
+    """(N,) sums of the (K,) values of each owner (an image) over its count; 0 where there are none."""
     sums = torch.zeros(len(counts), dtype=values.dtype, device=values.device).index_add(0, owners, values)
     return sums / counts.clamp(min=1)
 
 
 class RegionProposals(RegionProposalNetwork):
-    """torchvision's region proposal network; losses are (N,): each image's mean over its drawn anchors."""
+    """torchvision's region proposal network; losses are (N,): each image's mean over its sampled anchors."""
 
     def __init__(self, *args: Any, anchors: int, fraction: float, **options: Any):
         super().__init__(*args, batch_size_per_image=anchors, positive_fraction=fraction, **options)
@@ -111,15 +112,15 @@ class RegionProposals(RegionProposalNetwork):
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """1, 0 or, where the loss does not look, -1 for each anchor, and the box that it should become."""
+        """For each anchor 1, 0 or -1 (not in the loss), and its target box."""
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
         seeds = [target["seed"] ^ ANCHORS for target in targets]
-        return [drawn(x, self.anchors, self.fraction, s) for x, s in zip(labels, seeds, strict=True)], boxes
+        return [sample_labels(x, self.anchors, self.fraction, s) for x, s in zip(labels, seeds, strict=True)], boxes
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Of each image: whether there is an object, and where."""
+        """The losses of objectness and box of each image."""
         count = len(labels[0])
         all_labels, goals = torch.cat(labels), torch.cat(regression_targets)
         sampled, positive = torch.where(all_labels >= 0)[0], torch.where(all_labels > 0)[0]
@@ -128,12 +129,14 @@ class RegionProposals(RegionProposalNetwork):
         logits = objectness.flatten()[sampled]
         entropy = F.binary_cross_entropy_with_logits(logits, all_labels[sampled].to(logits.dtype), reduction="none")
         error = F.smooth_l1_loss(pred_bbox_deltas[positive], goals[positive], beta=BETA, reduction="none").sum(1)
-        return means(entropy, owners, counts), means(error, torch.div(positive, count, rounding_mode="floor"), counts)
+        return mean_by_image(entropy, owners, counts), mean_by_image(
+            error, torch.div(positive, count, rounding_mode="floor"), counts
+        )
 
 
 class RegionHeads(RoIHeads):
     """torchvision's heads for regions; in training they give (N, 4): losses of class, box and mask of each image, and
-    the share of its drawn regions whose class is right."""
+    the fraction of its sampled regions whose class is right."""
 
     box_predictor: BoxPredictor
 
@@ -154,7 +157,7 @@ class RegionHeads(RoIHeads):
         if self.training:
             assert targets is not None
             return self._losses(features, proposals, targets)
-        logits, deltas = self._look(features, proposals)
+        logits, deltas = self._predict(features, proposals)
         parts = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
         detections = [dict(boxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in parts]
         if self.has_mask():
@@ -165,36 +168,36 @@ class RegionHeads(RoIHeads):
                 detection["masks"] = masks[:, 0]
         return detections
 
-    def _look(self, features: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _predict(self, features: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
-        return full(logits), full(deltas)
+        return at_least_float32(logits), at_least_float32(deltas)
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         assert self.mask_roi_pool is not None
         assert self.mask_head is not None
         assert self.mask_predictor is not None
-        return full(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes))))
+        return at_least_float32(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes))))
 
     # no images without targets: only this class calls it
     def select_training_samples(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, proposals: list[Tensor], targets: list[dict]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Drawn regions of each image, the object each one is matched with, its class, and its box's offsets."""
+        """Sampled regions of each image, the object that each one is matched with, its class, and its box offsets."""
         kind = proposals[0].dtype
         true = [target["boxes"].to(kind) for target in targets]
         proposals = self.add_gt_proposals(proposals, true)
         matched, labels = self.assign_targets_to_proposals(proposals, true, [t["labels"] for t in targets])
         for i, target in enumerate(targets):
-            kept = drawn(labels[i], self.regions, self.fraction, target["seed"] ^ REGIONS)
-            indices = torch.where(kept >= 0)[0]
+            sampled = sample_labels(labels[i], self.regions, self.fraction, target["seed"] ^ REGIONS)
+            indices = torch.where(sampled >= 0)[0]
             proposals[i], matched[i], labels[i] = proposals[i][indices], matched[i][indices], labels[i][indices]
-        boxes = [b if len(b) else b.new_zeros(1, 4) for b in true]  # nothing is matched with such a box
+        boxes = [b if len(b) else b.new_zeros(1, 4) for b in true]  # no region is matched with it
         goals = self.box_coder.encode([b[m] for b, m in zip(boxes, matched, strict=True)], proposals)
         return proposals, matched, labels, list(goals)
 
     def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict]) -> Tensor:
         boxes, matched, labels, goals = self.select_training_samples(proposals, targets)
-        logits, deltas = self._look(features, boxes)
+        logits, deltas = self._predict(features, boxes)
         all_labels, counts = torch.cat(labels), torch.tensor([len(some) for some in labels], device=logits.device)
         owners = torch.repeat_interleave(torch.arange(len(labels), device=logits.device), counts)
         entropy = F.cross_entropy(logits, all_labels, reduction="none")
@@ -202,12 +205,12 @@ class RegionHeads(RoIHeads):
         predicted = deltas.view(len(all_labels), -1, 4)[positive, all_labels[positive]]
         error = F.smooth_l1_loss(predicted, torch.cat(goals)[positive], beta=BETA, reduction="none").sum(1)
         right = (logits.detach().argmax(1) == all_labels).to(entropy.dtype)
-        columns = [means(entropy, owners, counts), means(error, owners[positive], counts)]
+        columns = [mean_by_image(entropy, owners, counts), mean_by_image(error, owners[positive], counts)]
         if self.has_mask():
             columns.append(self._mask_losses(features, boxes, matched, labels, targets))
         else:
             columns.append(torch.zeros_like(columns[0]))
-        return torch.stack([*columns, means(right, owners, counts)], 1)
+        return torch.stack([*columns, mean_by_image(right, owners, counts)], 1)
 
     def _mask_losses(
         self,
@@ -226,7 +229,7 @@ class RegionHeads(RoIHeads):
         for box, match, a, target in zip(boxes, matched, positive, targets, strict=True):
             which = match[a][:, None].to(box.dtype)
             masks = target["masks"][:, None].to(box.dtype)
-            if not len(a):  # nor a mask to sample from, perhaps
+            if not len(a):  # perhaps there is no mask to sample from, either
                 goals.append(maps.new_zeros(0, size, size))
             else:
                 goals.append(roi_align(masks, torch.cat([which, box], 1), size, aligned=True)[:, 0].to(maps.dtype))
@@ -237,4 +240,4 @@ class RegionHeads(RoIHeads):
         owners = torch.tensor(
             list(itertools.chain(*([i] * len(a) for i, a in enumerate(positive)))), device=maps.device
         )
-        return means(entropy, owners.long(), counts)
+        return mean_by_image(entropy, owners.long(), counts)
