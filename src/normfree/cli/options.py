@@ -108,7 +108,7 @@ def grouped(paths: Sequence[str]) -> dict[str, list[str]]:
     return {title: some for title, some in found.items() if some}
 
 
-def _default(item: dataclasses.Field) -> str:
+def _default(item: dataclasses.Field[Any]) -> str:
     factory = item.default_factory
     value = item.default if factory is dataclasses.MISSING else factory()
     if isinstance(value, tuple):

@@ -21,6 +21,7 @@ from .held_out import content_hash
 from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
+from .splits import CountedSplit, ObjectSplit
 from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
@@ -112,7 +113,7 @@ class CocoSplit:
 
 def open_objects(
     source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
-) -> Source:
+) -> Source[ObjectSplit]:
     """A source of images with objects by its description; ``classes`` are without a background.
 
     Args:
@@ -134,7 +135,7 @@ def open_objects(
 
 def coco(
     path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
-) -> Source:
+) -> Source[CountedSplit]:
     """COCO's folders, or one's own in its format.
 
     PATH/annotations/instances_train2017.json with PATH/train2017, and the same of val2017; or PATH/train.json with

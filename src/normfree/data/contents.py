@@ -11,7 +11,7 @@ from .decode import UnreadableImage
 from .dense import IGNORE, INVALID
 from .masks import MaskValues
 from .sources import Source
-from .splits import CountedSplit, MapSplit
+from .splits import CountedSplit, ImageSplit, MapSplit
 
 MOST_SHOWN = 8  # names in a line
 LOOKED_AT = 16  # depth maps whose range is said
@@ -42,7 +42,7 @@ def check_masks(
     return _check_test(source, few, allow_missing)
 
 
-def _missing(source: Source, seen: list[int], ignored: bool, missing: list[int]) -> str:
+def _missing(source: Source[MapSplit], seen: list[int], ignored: bool, missing: list[int]) -> str:
     """Of training masks in which a class never occurs, and how to go on."""
     count, plain = len(source.train), _plain(source.train)
     values = [*seen, *([IGNORE] if ignored and plain else [])]
@@ -62,7 +62,7 @@ def _missing(source: Source, seen: list[int], ignored: bool, missing: list[int])
     return f"data.source: {'; '.join([problem, *ways])}"
 
 
-def _check_test(source: Source, few: int, allow_missing: bool) -> tuple[list[str], str | None]:
+def _check_test(source: Source[MapSplit], few: int, allow_missing: bool) -> tuple[list[str], str | None]:
     seen, _ = _classes_of(source.test, few)
     names, count = source.classes, len(source.test)
     if seen is None:
@@ -81,7 +81,7 @@ def _check_test(source: Source, few: int, allow_missing: bool) -> tuple[list[str
     return [f"{_named(source, missing)}: in none of the {count} test masks, so not measured there"], None
 
 
-def check_test_masks(source: Source) -> None:
+def check_test_masks(source: Source[MapSplit]) -> None:
     """Test masks that are measured alone: those of 0 and 255, where 255 means another class, not to ignore.
 
     Raises:
@@ -187,7 +187,7 @@ def _targets(split: MapSplit) -> Iterator[Tensor]:
             continue
 
 
-def _named(source: Source, labels: Sequence[int]) -> str:
+def _named(source: Source[ImageSplit], labels: Sequence[int]) -> str:
     return _listed([repr(source.classes[label]) for label in labels])
 
 

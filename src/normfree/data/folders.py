@@ -31,7 +31,9 @@ from .walk import Walk
 ANSWERS = ("class", "classes", "numbers")  # what images are labelled with: one class each, several, or numbers
 
 
-def open_source(source: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+def open_source(
+    source: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None
+) -> Source[Split]:
     """A source by its description: "digits", "imagefolder:PATH", "csv:...", "wds:...", "synthetic:N[,CLASSES]", ...
 
     >>> source = open_source("synthetic:20,5")
@@ -66,7 +68,9 @@ def open_source(source: str, channels: int = 3, *, answers: str = "class", held_
     return digits(channels) if kind == "digits" else synthetic(rest, channels)
 
 
-def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+def image_folder(
+    path: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None
+) -> Source[Split]:
     """PATH/train/CLASS/* and PATH/val/CLASS/* (or valid, validation, test); PATH/labels.csv; or PATH/CLASS/*.
 
     In this order, for one class per image; for other answers PATH/labels.csv, see :func:`csv_files`, or two of them,
@@ -137,7 +141,9 @@ def image_folder(path: str, channels: int = 3, *, answers: str = "class", held_o
     return Source(split, tested, classes, tuple(notes))
 
 
-def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None) -> Source:
+def csv_files(
+    paths: str, channels: int = 3, *, answers: str = "class", held_out: HeldOut | None = None
+) -> Source[Split]:
     """Images by a CSV file, see :func:`.tables.read_table`: "FILE", or "TRAIN_FILE,VAL_FILE".
 
     One file has a column ``split`` of train and val (or valid, validation, test), or images are held out.
@@ -177,7 +183,7 @@ def csv_files(paths: str, channels: int = 3, *, answers: str = "class", held_out
 
 def open_test(
     source: str, classes: list[str], channels: int = 3, *, answers: str = "class", network: str = "the network"
-) -> Source:
+) -> Source[Split]:
     """Images to measure a trained network on, which need no training split: ``train`` of the result is empty.
 
     A folder is taken as it is where it has neither train nor val, and so is a CSV file without a column ``split``.
@@ -219,7 +225,7 @@ def open_test(
     return Source(FolderSplit([], channels), split, classes, tuple(notes))
 
 
-def _test_table(path: Path, classes: list[str], channels: int, answers: str) -> Source:
+def _test_table(path: Path, classes: list[str], channels: int, answers: str) -> Source[Split]:
     """The test images of a table."""
     rows = tables.splits_of(tables.read_table(path), VALIDATION_NAMES)[-1]
     found = tables.labelled(rows, answers, classes)
@@ -263,7 +269,7 @@ def _inside(walk: Walk, folder: Path) -> list[str]:
 
 def _with_held_out(
     split: Split, classes: list[str], root: Path, held_out: HeldOut, groups: list[str] | None, notes: Sequence[str] = ()
-) -> Source:
+) -> Source[Split]:
     train, test, held_out, more = hold_out(held_out, split, root, groups)
     return Source(train, test, classes, (*notes, *more), held_out=held_out)
 

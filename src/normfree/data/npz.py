@@ -17,6 +17,7 @@ from .array_splits import Labels, array_split, check_count, check_images, labels
 from .held_out import HeldOut, hold_out
 from .shards import MAX_LABEL
 from .sources import VALIDATION_NAMES, ArraySplit, Source, array_parts
+from .splits import Split
 from .tables import without_images
 
 # names of images and labels, {} being train, val or test
@@ -114,7 +115,7 @@ def array_file(
     answers: str = "class",
     held_out: HeldOut | None = None,
     known: Sequence[str] | None = None,
-) -> Source:
+) -> Source[Split]:
     """Images and labels in FILE.npz: ``train_images, train_labels``, the same of val and test; Keras' ``x_train``, ...
 
     Tested is on val where it is there, else on test; "FILE.npz:test" says on which. Of ``images`` and ``labels`` alone
@@ -191,7 +192,7 @@ def _counted(said: Labels, answers: str) -> list[str]:
     return [f"number{i}" if answers == "numbers" else str(i) for i in range(said.count)]
 
 
-def _held_out(arrays: Arrays, split: Any, said: Labels, classes: list[str], held_out: HeldOut | None) -> Source:
+def _held_out(arrays: Arrays, split: Any, said: Labels, classes: list[str], held_out: HeldOut | None) -> Source[Split]:
     if held_out is None:
         raise UsageError(
             f"data.source: {arrays.path} has no test images; --data.val_fraction 0.1 holds a tenth of the images out"

@@ -54,7 +54,7 @@ class NYUSplit:
             raise UnreadableImage(f"{self.name(index)}: {_one_line(error)}") from error
 
 
-def nyu(path: str, channels: int = 3) -> Source:
+def nyu(path: str, channels: int = 3) -> Source[NYUSplit]:
     """The official labelled set, nyu_depth_v2_labeled.mat, with the official split in splits.mat beside it.
 
     Raises:

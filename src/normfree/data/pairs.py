@@ -19,6 +19,7 @@ from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
+from .splits import PairSplit
 from .turned import as_annotated, convention, header
 from .values import ValueRange, ranged
 from .walk import Walk
@@ -82,7 +83,7 @@ def open_pairs(
     ignored: Value | None = None,
     known: Sequence[str] | None = None,
     value_range: ValueRange = None,
-) -> Source:
+) -> Source[PairSplit]:
     """A source of a "segmentation" or "depth" task by its description; of depth, ``classes`` is empty.
 
     Args:
@@ -124,7 +125,7 @@ def masks(
     values: Sequence[Value] | None = None,
     ignored: Value | None = None,
     known: Sequence[str] | None = None,
-) -> Source:
+) -> Source[FilePairs]:
     """PATH/train/images/*, PATH/train/masks/NAME.png, the same in PATH/val; PATH/classes.txt may have a name per line.
 
     A mask holds the number of the class at each pixel, counted from 0 (one channel or a palette); 255 is ignored.
@@ -153,7 +154,7 @@ def masks(
     return _opened(root, parts, read, channels, walk, classes)
 
 
-def voc(path: str, channels: int = 3) -> Source:
+def voc(path: str, channels: int = 3) -> Source[FilePairs]:
     """Pascal VOC 2012, 21 classes: PATH is VOC2012 or a folder with (VOCdevkit/)VOC2012 in it.
 
     The training images are those of ImageSets/Segmentation/trainaug.txt where it is there (SBD's further masks, which
@@ -179,7 +180,7 @@ def voc(path: str, channels: int = 3) -> Source:
     return Source(FilePairs(train, read, channels), FilePairs(test, read, channels), list(VOC_CLASSES))
 
 
-def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source:
+def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source[FilePairs]:
     """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
 
     What :func:`.dense.measured` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
@@ -239,7 +240,7 @@ def _opened(
     channels: int,
     walk: Walk,
     classes: list[str],
-) -> Source:
+) -> Source[FilePairs]:
     """The splits, with what to tell: files that were left out, photos that EXIF turns."""
     splits, notes = [], walk.notes(root)
     for samples in parts:

@@ -176,7 +176,7 @@ def absolute(source: str) -> str:
     return f"{kind}{colon}{rest}"
 
 
-def synthetic(size: str, channels: int = 3) -> Source:
+def synthetic(size: str, channels: int = 3) -> Source[NoiseSplit]:
     """Noise for measuring speed, which is fast to make: "N" or "N,CLASSES" (1000 by default), and N / 10 test images.
 
     Raises:
@@ -193,7 +193,7 @@ def synthetic(size: str, channels: int = 3) -> Source:
     return Source(train, test, [str(i) for i in range(classes)])
 
 
-def digits(channels: int = 1) -> Source:
+def digits(channels: int = 1) -> Source[ArraySplit]:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels: 1,437 for training, 360 for testing, always the same.
 
     >>> source = digits()

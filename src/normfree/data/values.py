@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from ..errors import UsageError
 from .decode import LEVELS, UnreadableImage, raw_values, to_levels
 from .held_out import Part
 from .sources import Source, TargetSplit
+from .splits import ImageSplit
 
+S = TypeVar("S", bound=ImageSplit)
 ValueRange = tuple[float, ...] | Literal["auto"] | None
 BYTES = (0.0, 255.0)
 SAMPLE, PIXELS = 64, 20_000  # images of a split that are looked at, and values of each
@@ -34,13 +36,13 @@ class Sample:
         return f"{count} images that were looked at" if count != 1 else "1 image that was looked at"
 
 
-def ranged(source: Source, value_range: ValueRange) -> Source:
+def ranged(source: Source[S], value_range: ValueRange) -> Source[S]:
     """A source whose files are decoded by that range."""
     train, test = (_ranged(split, value_range) for split in (source.train, source.test))
     return dataclasses.replace(source, train=train, test=test)
 
 
-def fitted(source: Source, value_range: ValueRange, part: str = "train") -> tuple[Source, ValueRange]:
+def fitted(source: Source[S], value_range: ValueRange, part: str = "train") -> tuple[Source[S], ValueRange]:
     """A source with a range that fits its images, and that range; "auto" becomes numbers.
 
     Args:

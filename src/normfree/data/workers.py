@@ -6,12 +6,13 @@ from typing import Any
 from .held_out import Part
 from .scenes import SceneSplit
 from .sources import ArraySplit, NoiseSplit, Source, TargetSplit
+from .splits import ImageSplit
 
 MAX_WORKERS, MIN_IMAGES = 8, 100  # processes; images, below which it is not worth starting them
 COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
 
 
-def workers_for(source: Source) -> int:
+def workers_for(source: Source[ImageSplit]) -> int:
     """One for each core that this process may use, up to 8; none for few images, or where nothing is decoded.
 
     Several processes of a run on one machine share its cores.

@@ -46,6 +46,9 @@ _NONFINITE, _NO_MEMORY = 1, 2  # as in cpu.cpp
 _MAX_COLUMNS = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
 
 Numbers = float | Sequence[float]
+Step = Callable[
+    [Sequence[Tensor], Sequence[Tensor | None], Tensors, Tensors, Columns, Settings], Update | DeviceUpdate
+]  # as `portable`
 Value = TypeVar("Value", float, float | None, bool)
 
 
@@ -54,7 +57,7 @@ def supported(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None)
     return _path(params, *others) is not portable
 
 
-def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> Callable:
+def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> Step:
     """What takes these tensors: the compiled step, Triton's, or the portable one."""
     if not (params and eager()):
         return portable
@@ -81,7 +84,7 @@ def _takes(x: Tensor, device: torch.device) -> bool:
 
 
 @functools.cache
-def _triton(device: torch.device) -> Callable | None:
+def _triton(device: torch.device) -> Step | None:
     """The step by Triton, tried on this device once; None where there is no Triton, or the trial fails."""
     if turned_off():
         return None

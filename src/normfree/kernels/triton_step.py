@@ -5,8 +5,9 @@ and two launches, however many parameters there are, and nothing is compiled aga
 computed is that of ``optimizer.h``. Imported only where Triton is needed.
 """
 
-# pyright: reportArgumentType=false
-# (what Triton's kernels declare as constexpr takes plain numbers, and its annotations do not say so)
+# pyright: reportArgumentType=false, reportMissingParameterType=false, reportUnknownParameterType=false
+# (what Triton's kernels declare as constexpr takes plain numbers, and its annotations do not say so; what they take
+# beside it has no annotation)
 
 import contextlib
 import functools

@@ -155,7 +155,7 @@ class TimmNFNet(NormFreeNet):
 
 
 def _stem(
-    kind: str, conv: functools.partial, act: Activation, in_chans: int, channels: int, scale: float
+    kind: str, conv: functools.partial[WSConv2d], act: Activation, in_chans: int, channels: int, scale: float
 ) -> nn.Sequential:
     if kind == "4x 3x3":
         return deep_stem(in_chans, (channels // 8, channels // 4, channels // 2, channels), conv, act, scale)

@@ -9,6 +9,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +52,11 @@ class _Again:
     """
 
     def __init__(self) -> None:
-        self.functions: dict[tuple, Callable[[], Tensor]] = {}
+        self.functions: dict[tuple[Any, ...], Callable[[], Tensor]] = {}
         self.tensors: list[Tensor] = []
 
     @staticmethod
-    def key(tensor: Tensor) -> tuple:
+    def key(tensor: Tensor) -> tuple[Any, ...]:
         version = None if tensor.is_inference() else tensor._version  # changed in place, it is another one
         return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, version
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Count = TypeVar("Count", int, Tensor)
 
 
 class TensorClipping(NamedTuple):
@@ -84,9 +86,9 @@ class ClipStatistics:
             parts.append(f"gradient norm {self.gradient_norm.item():.4g}")
         return f"ClipStatistics({', '.join(parts)})"
 
-    def _per_group(self, values: Sequence) -> dict:
+    def _per_group(self, values: Sequence[Count]) -> dict[str, Count]:
         """By name; groups of one name are added up."""
-        totals: dict = {}
+        totals: dict[str, Count] = {}
         for group, value in zip(self.groups, values, strict=True):
             totals[group.name] = totals[group.name] + value if group.name in totals else value
         return totals

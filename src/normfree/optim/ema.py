@@ -64,7 +64,7 @@ class EMA:
         if not 0.0 <= decay < 1.0:
             raise UsageError(f"EMA decay (={decay}) must be at least 0 and below 1")
         self.model, self.decay, self.warmup, self.steps = model, decay, warmup, 0
-        clones: dict[tuple, Tensor] = {}  # a shared tensor has one average under its several names
+        clones: dict[tuple[Any, ...], Tensor] = {}  # a shared tensor has one average under its several names
         self.average: dict[str, Tensor] = {
             k: clones.setdefault((local(v).data_ptr() or k, v.shape), _wide(v.detach()))
             for k, v in self._live().items()

@@ -114,9 +114,9 @@ class FusedStep:
         return torch.empty_like(p, requires_grad=False), True
 
 
-def _counted(rows: list, update: kernels.Update) -> ClipStatistics:
+def _counted(rows: list[tuple[dict[str, Any], Tensor]], update: kernels.Update) -> ClipStatistics:
     """Per parameter: so many units, the first of which stand for the clipped ones."""
-    groups: dict[str, list] = {}
+    groups: dict[str, list[tuple[Tensor, int, int, float]]] = {}
     for (group, p), clipped, units, ratio in zip(rows, update.clipped, update.units, update.ratio, strict=True):
         if units:
             groups.setdefault(group.get("name", "params"), []).append((p, clipped, units, ratio))
@@ -131,7 +131,7 @@ def _counted(rows: list, update: kernels.Update) -> ClipStatistics:
     return statistics
 
 
-def _on_device(groups: list[dict], update: kernels.DeviceUpdate) -> ClipStatistics:
+def _on_device(groups: list[dict[str, Any]], update: kernels.DeviceUpdate) -> ClipStatistics:
     """The units as they lie on the device, a slice for each group that is clipped."""
     if not len(update.norms):
         return ClipStatistics()

@@ -196,9 +196,9 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.Field]:
+def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """Every field of a recipe by its dotted path, without the sections themselves."""
-    paths: dict[str, dataclasses.Field] = {}
+    paths: dict[str, dataclasses.Field[Any]] = {}
     for item in dataclasses.fields(cls):
         if section := _section(item):
             paths |= field_paths(section, f"{prefix}{item.name}.")
@@ -270,7 +270,7 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
             _check_fields(value, section, f"{prefix}{key}.", source)
 
 
-def _section(item: dataclasses.Field) -> type | None:
+def _section(item: dataclasses.Field[Any]) -> type | None:
     """The class of a field that is a section of its own; None for a value."""
     return item.type if isinstance(item.type, type) and dataclasses.is_dataclass(item.type) else None
 

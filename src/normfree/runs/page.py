@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -75,7 +75,7 @@ class Found:
         return f"{kind} weights" + ("" if self.about.saved is None else f" of step {self.about.saved:,}")
 
 
-def _open(recipe: Recipe, folder: Path, trained: Trained | Missing) -> Source:
+def _open(recipe: Recipe, folder: Path, trained: Trained | Missing) -> Source[Any]:
     """The images; those to test with where the others are gone."""
     held_out = HeldOut.read(folder) if isinstance(trained, Missing) else trained.held_out
     try:

@@ -137,7 +137,7 @@ def prepare(
     return trainer, folder
 
 
-def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source:
+def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source[Any]:
     """The images of a recipe, whose source is a full path from then on.
 
     Raises:
@@ -164,7 +164,7 @@ def held_out_before(folder: Path, checkpoint: Path) -> HeldOut | None:
 
 
 def network(
-    recipe: Recipe, source: Source, init: Callable[[nn.Module], str] | None, replicas: Replicas
+    recipe: Recipe, source: Source[Any], init: Callable[[nn.Module], str] | None, replicas: Replicas
 ) -> tuple[nn.Module, list[str]]:
     """The network at its start, the same in all processes, and what to tell the user."""
     torch.manual_seed(recipe.train.seed)
@@ -248,7 +248,7 @@ def going_on(
     return told
 
 
-def summary(recipe: Recipe, name: str, source: Source, trainer: Trainer) -> str:
+def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) -> str:
     """What is trained on what, in a line."""
     replicas = trainer.replicas
     params = sum(p.numel() for p in trainer.model.parameters())
@@ -293,7 +293,7 @@ def probe(task: Task) -> Tensor:
     raise UsageError("train.spp_every needs a readable test image, and there is none")
 
 
-def write_examples(source: Source, folder: Path, count: int = 10) -> None:
+def write_examples(source: Source[Any], folder: Path, count: int = 10) -> None:
     """A few test images of arrays or scenes as PNG files named by their label, to try ``normfree predict`` with."""
     split = source.test
     if not isinstance(split, ArraySplit | SceneSplit) or split.image(0).shape[0] not in (1, 3):

@@ -22,7 +22,7 @@ MOST = 8  # differences that are named
 SPLITS = dict(train="training", test="test")
 
 
-def images(source: Source) -> dict[str, Any]:
+def images(source: Source[Any]) -> dict[str, Any]:
     """Class names, and of each split the number of its images and a hash of their names and labels.
 
     Where labels are boxes, masks or depths, they have a hash of their own, which runs from before do not have.

@@ -56,7 +56,7 @@ class VectorTask(Task):
 
     def __init__(
         self,
-        source: Source,
+        source: Source[Any],
         config: TaskConfig,
         data: DataConfig,
         *,
@@ -73,7 +73,7 @@ class VectorTask(Task):
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-    ) -> Source:
+    ) -> Source[Any]:
         refuse_masks(recipe)
         _check_kind(recipe, source)
         data = recipe.data
@@ -82,7 +82,7 @@ class VectorTask(Task):
         return open_source(source, data.channels, answers=cls.answers_by, held_out=held_out)
 
     @classmethod
-    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source:
+    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source[Any]:
         _check_kind(recipe, source)
         return open_test(source, list(classes), recipe.data.channels, answers=cls.answers_by, network=network)
 
@@ -122,7 +122,7 @@ class Classification(VectorTask):
     score = "top1"
     score_label = "test accuracy"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         super().__init__(source, config, data, **options)
         self.label_smoothing, self.loss_kind = config.label_smoothing, config.loss
         self.weights: Tensor | None = None
@@ -133,7 +133,7 @@ class Classification(VectorTask):
             self.notes.append(f"class weights: {', '.join(f'{name} {weight:.4g}' for name, weight in shown)}{more}")
 
     @classmethod
-    def resolve(cls, recipe: Recipe, source: Source) -> None:
+    def resolve(cls, recipe: Recipe, source: Source[Any]) -> None:
         if recipe.task.class_weights is not None:
             recipe.task.class_weights = resolved_weights(recipe.task.class_weights, source)
 
@@ -233,7 +233,7 @@ def _check_kind(recipe: Recipe, source: str) -> None:
         raise UsageError(f"data.source (={source!r}) is for {other}; task.name is {recipe.task.name}")
 
 
-def resolved_weights(weights: Literal["auto"] | Sequence[float], source: Source) -> tuple[float, ...]:
+def resolved_weights(weights: Literal["auto"] | Sequence[float], source: Source[Any]) -> tuple[float, ...]:
     """Class weights as numbers; a class that there are no training images of counts 1.
 
     Raises:

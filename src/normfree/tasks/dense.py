@@ -25,7 +25,7 @@ class PairTask(Task):
 
     targets = "pairs"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         if data.sampler != "shuffled":
             raise UsageError(f"data.sampler (={data.sampler!r}) is for classification")
         if data.test_crop is not None:
@@ -64,7 +64,7 @@ class PixelTask(PairTask):
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-    ) -> Source:
+    ) -> Source[Any]:
         cls.refuse_held_out(recipe)
         data = recipe.data
         options: dict[str, Any] = dict(known=known, value_range=data.value_range)

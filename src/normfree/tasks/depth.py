@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Depth(PixelTask):
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-    ) -> Source:
+    ) -> Source[Any]:
         refuse_masks(recipe)
         return super().open(recipe, source, held_out=held_out, known=known)
 

@@ -46,7 +46,7 @@ class Detection(PairTask):
     options = frozenset({"score", "boxes", "annotations", "out"})
     score, score_label = "ap", "test box AP"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         needed_for_ap()
         super().__init__(source, config, data, **options)
         self.masks = config.masks
@@ -54,7 +54,7 @@ class Detection(PairTask):
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-    ) -> Source:
+    ) -> Source[Any]:
         refuse_masks(recipe)
         cls.refuse_held_out(recipe)
         data = recipe.data
@@ -70,7 +70,7 @@ class Detection(PairTask):
         return detector(backbone, len(classes), width=recipe.task.head_width, **fields)
 
     @classmethod
-    def of(cls, recipe: Recipe, source: Source, share: Share = Share()) -> "Detection":  # noqa: B008 - immutable
+    def of(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> "Detection":  # noqa: B008 - immutable
         if recipe.train.compile:
             raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
         return super().of(recipe, source, share)

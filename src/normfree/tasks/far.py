@@ -36,7 +36,9 @@ class Furthest:
         words: of an output, and of a target, (K,).
     """
 
-    def __init__(self, count: int, distance: Callable[[Tensor, Tensor], Tensor], words: Sequence[Callable]):
+    def __init__(
+        self, count: int, distance: Callable[[Tensor, Tensor], Tensor], words: Sequence[Callable[[Tensor], str]]
+    ):
         self.count, self.distance, self.words, self.images = count, distance, words, 0
         self.kept = list[Far]()
 
@@ -61,7 +63,7 @@ class Furthest:
 
 
 def furthest_from_truth(
-    look: Look, distance: Callable[[Tensor, Tensor], Tensor], words: Sequence[Callable], what: str
+    look: Look, distance: Callable[[Tensor, Tensor], Tensor], words: Sequence[Callable[[Tensor], str]], what: str
 ) -> Gallery:
     """The images that a network is furthest from.
 

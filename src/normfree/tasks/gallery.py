@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from ..report import Confusion, Example, Overlays
 from ..training import evaluate
 from .trained import Trained
 
+T = TypeVar("T")
 BATCH = 64  # images
 BATCH_OF_MAPS = 8  # maps of many classes are large
 
@@ -35,7 +36,7 @@ class Look:
     count: int
     workers: int = 0
     weights: str = "weights"
-    bar: Callable[[Iterable], Iterable] = iter
+    bar: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
 
     def evaluate(self, metrics: Any, batch: int = BATCH) -> tuple[dict[str, float], list[Unreadable]]:
         """What ``metrics`` finds over all images, and those that cannot be read."""
@@ -97,7 +98,7 @@ def from_worst_to_best(
     return Gallery(overlays, _introduction(len(overlays.shown), images, words), images, unreadable)
 
 
-def spread(items: Sequence, count: int) -> list:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """So many of them at even distances, the first and the last among them."""
     if count >= len(items):
         return list(items)

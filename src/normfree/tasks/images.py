@@ -1,6 +1,7 @@
 """The images of a recipe, or of another source for its task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..data import HeldOut, Source
 from ..data.layouts import described
@@ -11,7 +12,7 @@ from ..recipes import Recipe
 from .table import task_of
 
 
-def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source:
+def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source[Any]:
     """The images of a recipe. A ``data.value_range`` of "auto" becomes numbers in the recipe.
 
     Args:
@@ -29,7 +30,7 @@ def open_test_images(
     network: str,
     source: str | None = None,
     held_out: HeldOut | None = None,
-) -> Source:
+) -> Source[Any]:
     """The test images of a recipe, or of another source for its task, to measure a trained network on.
 
     Other sources than the recipe's need no training images.
@@ -55,7 +56,7 @@ def open_test_images(
     return _fitted(recipe, opened, "test")
 
 
-def _fitted(recipe: Recipe, source: Source, part: str) -> Source:
+def _fitted(recipe: Recipe, source: Source[Any], part: str) -> Source[Any]:
     """With the value range of the recipe, which is found in the images where it is "auto"."""
     source, recipe.data.value_range = fitted(source, recipe.data.value_range, part)
     return source

@@ -37,14 +37,14 @@ class MultiLabel(VectorTask):
     options = frozenset({"top", "antialias"})
     score, score_label = "map", "test mean average precision"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         check_labels(source.test)
         refuse_sampler(data)
         super().__init__(source, config, data, **options)
         self.label_smoothing = config.label_smoothing
 
     @classmethod
-    def check_test(cls, source: Source, data: DataConfig) -> None:
+    def check_test(cls, source: Source[Any], data: DataConfig) -> None:
         check_labels(source.test)
 
     @classmethod

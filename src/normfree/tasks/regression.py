@@ -44,7 +44,7 @@ class Regression(VectorTask):
     options = frozenset({"antialias"})
     score, score_label, score_format = "r2", "test R2", ".4f"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         if data.mixup or data.cutmix:
             name = "mixup" if data.mixup else "cutmix"
             raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for regression")
@@ -57,7 +57,7 @@ class Regression(VectorTask):
         self.notes.append("numbers to learn: " + ", ".join(f"{n} (mean {m:.4g}, std {s:.4g})" for n, m, s in shown))
 
     @classmethod
-    def resolve(cls, recipe: Recipe, source: Source) -> None:
+    def resolve(cls, recipe: Recipe, source: Source[Any]) -> None:
         recipe.task.target_mean, recipe.task.target_std = resolved_units(recipe.task, source)
 
     @classmethod
@@ -172,7 +172,7 @@ class RegressionErrors:
         return means | dict(loss=float(self.sums[1].mean() / max(1, self.images)), images=self.images)
 
 
-def resolved_units(config: TaskConfig, source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def resolved_units(config: TaskConfig, source: Source[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each number: those of the recipe, else of the training images.
 
     Raises:

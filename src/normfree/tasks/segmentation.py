@@ -40,7 +40,7 @@ class Segmentation(PixelTask):
     options = frozenset({"masks", "out"})
     score, score_label = "miou", "test mean IoU"
 
-    def __init__(self, source: Source, config: TaskConfig, data: DataConfig, **options: Any):
+    def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         super().__init__(source, config, data, **options)
         self.label_smoothing = config.label_smoothing
         self.only: str | None = None  # the class of all test masks, if it is known
@@ -50,7 +50,7 @@ class Segmentation(PixelTask):
         return segmenter(cls.build_backbone(recipe), len(classes), width=recipe.task.head_width)
 
     @classmethod
-    def check_test(cls, source: Source, data: DataConfig) -> None:
+    def check_test(cls, source: Source[Any], data: DataConfig) -> None:
         if not data.allow_missing_classes:
             check_test_masks(source)
 

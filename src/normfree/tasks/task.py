@@ -52,7 +52,7 @@ class Task(UsedTask):
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-    ) -> Source:
+    ) -> Source[Any]:
         """The images of a recipe, or of another source.
 
         Args:
@@ -66,7 +66,7 @@ class Task(UsedTask):
         raise NotImplementedError
 
     @classmethod
-    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source:
+    def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source[Any]:
         """Test images for a network with these classes, from another source than it was trained on."""
         return cls.open(recipe, source, known=classes)
 
@@ -89,7 +89,7 @@ class Task(UsedTask):
             data.test_crop = data.test_crop or test_crop(config_of(model))
 
     @classmethod
-    def of(cls, recipe: Recipe, source: Source, share: Share = Share()) -> Self:  # noqa: B008 - immutable
+    def of(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> Self:  # noqa: B008 - immutable
         """The task on the images of a run, whose sizes are set; what the recipe leaves to the images is filled in.
 
         Raises:
@@ -109,7 +109,7 @@ class Task(UsedTask):
         )
 
     @classmethod
-    def resolve(cls, recipe: Recipe, source: Source) -> None:
+    def resolve(cls, recipe: Recipe, source: Source[Any]) -> None:
         """Fill in what the recipe leaves to the training images."""
 
     @classmethod
@@ -149,7 +149,7 @@ class Task(UsedTask):
         """
 
     @classmethod
-    def check_test(cls, source: Source, data: DataConfig) -> None:
+    def check_test(cls, source: Source[Any], data: DataConfig) -> None:
         """Refuse test images that there is nothing to measure on.
 
         Raises:
@@ -191,7 +191,7 @@ class Task(UsedTask):
 
     def __init__(
         self,
-        source: Source,
+        source: Source[Any],
         config: TaskConfig,
         data: DataConfig,
         *,

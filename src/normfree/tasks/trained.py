@@ -41,7 +41,7 @@ class UsedTask:
         raise NotImplementedError
 
     @classmethod
-    def check_test(cls, source: Source, data: DataConfig) -> None:
+    def check_test(cls, source: Source[Any], data: DataConfig) -> None:
         raise NotImplementedError
 
     @classmethod

@@ -110,7 +110,9 @@ class Allocated(private("torch.utils._python_dispatch.TorchDispatchMode")):
         self.now = self.most = 0
         self.living: set[int] = set()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         given = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
         for tensor in out if isinstance(out, tuple | list) else (out,):

@@ -169,7 +169,12 @@ def _load_ours(model: ResidualNet, weights: Mapping[str, Tensor]) -> ResidualNet
     return model
 
 
-def _quoting(source: str, fill: Callable, model: ResidualNet, weights: Mapping[str, Any]) -> ResidualNet:
+def _quoting(
+    source: str,
+    fill: Callable[[ResidualNet, Mapping[str, Any]], ResidualNet],
+    model: ResidualNet,
+    weights: Mapping[str, Any],
+) -> ResidualNet:
     try:
         return fill(model, weights)
     except UsageError as error:

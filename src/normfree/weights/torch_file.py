@@ -68,7 +68,7 @@ class _Name:
 
     __slots__ = ("_function", "dtype")
 
-    def __init__(self, function: Callable | None = None, dtype: torch.dtype | None = None):
+    def __init__(self, function: Callable[..., Any] | None = None, dtype: torch.dtype | None = None):
         self._function, self.dtype = function, dtype
 
     def __call__(self, *args: Any) -> Any:

@@ -101,14 +101,18 @@ class _ArrayUnpickler(pickle.Unpickler):
         def ndarray(*args: Any) -> None:
             raise pickle.UnpicklingError("numpy.ndarray is called; arrays are read by their state only")
 
-        self._names: dict[str, Callable] = {"numpy.ndarray": ndarray, "numpy.dtype": dtype, "_codecs.encode": encode}
+        self._names: dict[str, Callable[..., Any]] = {
+            "numpy.ndarray": ndarray,
+            "numpy.dtype": dtype,
+            "_codecs.encode": encode,
+        }
         self._names["dill._dill._create_array"] = create_array  # dill's way around numpy's own
         for core in ("numpy.core", "numpy._core"):
             self._names[f"{core}.multiarray._reconstruct"] = reconstruct
             self._names[f"{core}.multiarray.scalar"] = scalar
             self._names[f"{core}.numeric._frombuffer"] = from_buffer
 
-    def find_class(self, module: str, name: str) -> Callable:
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
         full = full_name(module, name)
         if full not in self._names:
             raise pickle.UnpicklingError(f"it names {full!r:.100}, which is no numpy array")

@@ -110,7 +110,7 @@ class RegionProposals(RegionProposalNetwork):
         self.anchors, self.fraction = anchors, fraction
 
     def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict]
+        self, anchors: list[Tensor], targets: list[dict[str, Any]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """For each anchor 1, 0 or -1 (not in the loss), and its target box."""
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
@@ -151,7 +151,7 @@ class RegionHeads(RoIHeads):
         features: Sequence[Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict] | None = None,
+        targets: list[dict[str, Any]] | None = None,
     ) -> Tensor | list[dict[str, Tensor]]:
         """Losses in training, else a dict of ``boxes``, ``labels``, ``scores`` and perhaps ``masks`` per image."""
         if self.training:
@@ -180,7 +180,7 @@ class RegionHeads(RoIHeads):
 
     # no images without targets: only this class calls it
     def select_training_samples(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, proposals: list[Tensor], targets: list[dict]
+        self, proposals: list[Tensor], targets: list[dict[str, Any]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Sampled regions of each image, the object that each one is matched with, its class, and its box offsets."""
         kind = proposals[0].dtype
@@ -195,7 +195,7 @@ class RegionHeads(RoIHeads):
         goals = self.box_coder.encode([b[m] for b, m in zip(boxes, matched, strict=True)], proposals)
         return proposals, matched, labels, list(goals)
 
-    def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict]) -> Tensor:
+    def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict[str, Any]]) -> Tensor:
         boxes, matched, labels, goals = self.select_training_samples(proposals, targets)
         logits, deltas = self._predict(features, boxes)
         all_labels, counts = torch.cat(labels), torch.tensor([len(some) for some in labels], device=logits.device)
@@ -218,7 +218,7 @@ class RegionHeads(RoIHeads):
         boxes: list[Tensor],
         matched: list[Tensor],
         labels: list[Tensor],
-        targets: list[dict],
+        targets: list[dict[str, Any]],
     ) -> Tensor:
         """Of each image: the mean over its regions with an object of the mean binary cross-entropy over their masks."""
         positive = [torch.where(some > 0)[0] for some in labels]
