@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 TIMES = 2.0
+MIN_NUMBERS = 40  # sqrt(F(40, 40)) is above TIMES once in 100,000 times
 
 
 def distance(got, exact) -> float:
@@ -37,6 +38,12 @@ def in_float64(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).double()
 
 
-def assert_same_function(ours, theirs, exact_model: nn.Module, x: Tensor) -> None:
-    """Two float32 networks agree on ``x`` as well as float32 can: see :func:`assert_no_farther`."""
-    assert_no_farther(ours(x), theirs(x), exact_model(x.double()))
+def assert_same_function(ours, theirs, exact_model: nn.Module, *inputs: Tensor) -> None:
+    """Two float32 networks agree on ``inputs`` as well as float32 can: see :func:`assert_no_farther`.
+
+    The outputs of all inputs are taken together: of a few numbers, theirs may be near by luck.
+    """
+    pairs = ((ours, inputs), (theirs, inputs), (exact_model, [x.double() for x in inputs]))
+    mine, peer, exact = (torch.cat([network(x).flatten() for x in given]) for network, given in pairs)
+    assert exact.numel() >= MIN_NUMBERS, f"{exact.numel()} numbers are too few to compare; give more inputs"
+    assert_no_farther(mine, peer, exact)

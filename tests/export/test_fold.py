@@ -25,7 +25,7 @@ def relative(got, expected):
 @pytest.mark.parametrize("size", [(64, 64), (75, 66)])
 def test_same_function(name, size):
     torch.manual_seed(0)
-    model, x = small(name), torch.randn(2, 3, *size)
+    model, x = small(name), torch.randn(4, 3, *size)
     folded = normfree.fold(model)
     with torch.no_grad():
         # the same weights to the bit; a gate's constants may be multiplied in another order
@@ -51,7 +51,7 @@ TIMM = ["timm_dm_nfnet_f0", "timm_test_nfnet", "timm_nf_regnet_b0", "timm_nf_ser
 @pytest.mark.parametrize("name", TIMM)
 def test_timms_functions(name):
     torch.manual_seed(0)
-    model, x = shake(normfree.create_model(name, num_classes=10, depths=(1, 2, 1, 1)).eval()), torch.randn(1, 3, 75, 66)
+    model, x = shake(normfree.create_model(name, num_classes=10, depths=(1, 2, 1, 1)).eval()), torch.randn(4, 3, 75, 66)
     folded = normfree.fold(model)
     assert not any(isinstance(module, SameConv2d) for module in folded.modules())
     with torch.no_grad():

@@ -39,10 +39,10 @@ def relative(got, expected):
 @torch.no_grad()
 def test_same_function(model):
     packed, exact = prepack(model, (1, 3, 64, 64)), in_float64(model)
-    for shape in ((1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 75, 66), (1, 3, 96, 33)):  # one it is packed for, and others
-        x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-        assert_same_function(packed, model, exact, x)
-    assert_same_function(packed.forward_features, model.forward_features, exact.forward_features, x)
+    shapes = (1, 3, 64, 64), (3, 3, 64, 64), (2, 3, 75, 66), (1, 3, 96, 33)  # one it is packed for, and others
+    inputs = [torch.randn(*shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
+    assert_same_function(packed, model, exact, *inputs)
+    assert_same_function(packed.forward_features, model.forward_features, exact.forward_features, inputs[-1])
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def test_convolutions_are_packed(model):
 def test_activations(activation):
     """With and without a counterpart in oneDNN."""
     torch.manual_seed(0)
-    model, x = small("nfnet_f0", activation=activation), torch.randn(2, 3, 64, 64)
+    model, x = small("nfnet_f0", activation=activation), torch.randn(4, 3, 64, 64)
     assert_same_function(prepack(model, x.shape), model, in_float64(model), x)
 
 
@@ -203,7 +203,7 @@ class DoubledBlock(NFBlock):
 @torch.no_grad()
 def test_blocks_of_ones_own():
     torch.manual_seed(0)
-    model, x = small("nf_resnet50"), torch.randn(1, 3, 64, 64)
+    model, x = small("nf_resnet50"), torch.randn(4, 3, 64, 64)
     for block in model.stages[0]:
         block.__class__ = DoubledBlock
     with warnings.catch_warnings():

@@ -124,11 +124,11 @@ def test_one_pool_of_threads(compiled):
     torch.set_num_threads(2)
     try:
         torch.sin(x)
-        before = len(os.listdir("/proc/self/task"))
+        before = set(os.listdir("/proc/self/task"))
         for _ in range(3):
             kernels.gelu_tanh(x)
             kernels.agc_sgd_ema_([x], [x.clone()], None, lr=0.1)
             torch.sin(x)
-        assert len(os.listdir("/proc/self/task")) == before
+        assert set(os.listdir("/proc/self/task")) <= before  # threads of earlier tests may end meanwhile
     finally:
         torch.set_num_threads(1)

@@ -60,7 +60,7 @@ def exact(pair):
 @pytest.mark.parametrize("size", [(64, 64), (75, 66)])
 def test_same_outputs(pair, exact, size):
     ours, theirs = pair
-    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         # gamma and alpha are multiplied elsewhere, so sums are rounded differently
         assert_same_function(ours, theirs, exact, x)
@@ -118,7 +118,7 @@ def test_released_weights_through_timms_names():
     x = images("nfnet_f0_64", golden["logits"].shape[0])
     with torch.no_grad():
         assert_no_farther(again(x), golden["logits"], in_float64(model)(x.double()))
-        assert_same_function(variant, theirs, in_float64(theirs), x)
+        assert_same_function(variant, theirs, in_float64(theirs), torch.cat([x, x.flip(-1)]))
         assert relative(theirs(x), golden["logits"]) > 1e-2  # epsilon added to the variance, erf for tanh
 
 
