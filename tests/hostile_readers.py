@@ -22,12 +22,12 @@ from normfree.cli import main
 from normfree.data import UnreadableImage, decode, decode_image
 from normfree.data.coco import open_objects
 from normfree.data.decode import raw_values
-from normfree.data.dense import DenseTransform
+from normfree.data.exif import header
 from normfree.data.masks import read_values
 from normfree.data.pairs import open_pairs, read_depth
+from normfree.data.pixels import PixelTransform
 from normfree.data.shards import shards
 from normfree.data.tables import read_table
-from normfree.data.turned import header
 from normfree.errors import RunFailed, UsageError
 from normfree.recipes import load_recipe
 from normfree.weights.file import read_weights_file
@@ -41,7 +41,7 @@ def image(folder: Path) -> None:
     header(str(path))
     raw_values(path)
     for channels in (1, 3):
-        view = DenseTransform(64, 64, (0.5,) * channels, (0.5,) * channels, short_side=96)
+        view = PixelTransform(64, 64, (0.5,) * channels, (0.5,) * channels, short_side=96)
         view(decode_image(path, channels), torch.zeros(1, 1))
 
 

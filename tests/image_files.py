@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from normfree.data.turned import ORIENTATION
+from normfree.data.exif import ORIENTATION
 
 BACK = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's transposition from shown to stored pixels
 

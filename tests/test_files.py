@@ -16,13 +16,13 @@ from normfree.cli import main
 from normfree.data import UnreadableImage, decode_image
 from normfree.data.coco import CocoIds, coco
 from normfree.data.decode import raw_values
+from normfree.data.exif import header
 from normfree.data.held_out import file_hash
 from normfree.data.masks import MaskValues
 from normfree.data.pairs import read_depth
 from normfree.data.shards import find_shards
 from normfree.data.sources import csv_paths
 from normfree.data.tables import read_table
-from normfree.data.turned import header
 from normfree.files import append_line, regular, whole_file
 from normfree.recipes import load_recipe
 from normfree.report.run_files import read_run

@@ -16,7 +16,7 @@ from tiny_runs import OPTIONS, few_digits
 import normfree
 from normfree.data import DataConfig, Source
 from normfree.data.decode import UnreadableImage
-from normfree.data.objects import SceneObjects
+from normfree.data.detection import SceneObjects
 from normfree.data.scenes import CLASSES, SceneSplit
 from normfree.data.sources import ArraySplit
 from normfree.models import depth_estimator, detector, segmenter

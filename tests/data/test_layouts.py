@@ -3,7 +3,7 @@
 import image_files
 import pytest
 
-from normfree.data.layouts import described
+from normfree.data.layouts import with_kind
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ def test_folders(tmp_path, inside, kind):
         path = tmp_path / part
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True) if part.endswith("/") else path.touch()
-    assert described(str(tmp_path)) == f"{kind}:{tmp_path}"
+    assert with_kind(str(tmp_path)) == f"{kind}:{tmp_path}"
 
 
 def test_what_has_a_kind_or_is_not_there_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     for source in ("digits", "imagefolder:x", "synthetic:8", "nowhere", "", "scenes:4", "a" * 5000):
-        assert described(source) == source
+        assert with_kind(source) == source
 
 
 def test_files(tmp_path):
     (tmp_path / "nyu.mat").touch()
-    assert described(str(tmp_path / "nyu.mat")) == f"nyu:{tmp_path / 'nyu.mat'}"
+    assert with_kind(str(tmp_path / "nyu.mat")) == f"nyu:{tmp_path / 'nyu.mat'}"
 
 
 def test_a_folder_in_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     image_files.folder(tmp_path / "photos")
-    assert described("~/photos") == "imagefolder:~/photos"
+    assert with_kind("~/photos") == "imagefolder:~/photos"

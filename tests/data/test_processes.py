@@ -18,7 +18,7 @@ from normfree import RunFailed
 from normfree.data import EvalTransform, Loader, Mixing, TrainTransform, UnreadableImage, processes
 from normfree.data import loader as loaders
 from normfree.data.coco import open_objects
-from normfree.data.objects import ObjectList, ObjectTransform
+from normfree.data.detection import ObjectList, ObjectTransform
 from normfree.data.processes import Places, lacking
 from normfree.data.sources import synthetic
 

@@ -18,10 +18,10 @@ from normfree.data import Loader, UnreadableImage, coco_masks, decode_image
 from normfree.data import coco as coco_module
 from normfree.data.coco import open_objects
 from normfree.data.coco_masks import rasterized
-from normfree.data.dense import DenseTransform
+from normfree.data.detection import ObjectTransform
 from normfree.data.matlab import matlab
-from normfree.data.objects import ObjectTransform
 from normfree.data.pairs import open_pairs, read_depth
+from normfree.data.pixels import PixelTransform
 from normfree.data.shards import shards
 from normfree.data.tables import labelled, read_table
 from normfree.limits import MAX_IMAGE_SIDE, MAX_OBJECTS, MAX_RESIZED_PIXELS
@@ -36,7 +36,7 @@ def test_an_image_that_a_short_side_makes_huge_is_left_out(tmp_path):
     for folder in ("images", "masks"):
         Image.fromarray(np.ones((1, 50_000), np.uint8)).save(root / "train" / folder / "1.png")
     source = open_pairs(f"masks:{root}", "segmentation")
-    loader = Loader(source.train, DenseTransform(24, 24, short_side=48, **GREY), 3, pairs=True, shape=(3, 24, 24))
+    loader = Loader(source.train, PixelTransform(24, 24, short_side=48, **GREY), 3, pairs=True, shape=(3, 24, 24))
     (batch,) = list(loader)
     assert batch.indices.tolist() == [0, 2]
     assert [one.image for one in batch.unreadable] == [source.train.name(1)]
@@ -44,12 +44,12 @@ def test_an_image_that_a_short_side_makes_huge_is_left_out(tmp_path):
 
 
 def test_large_images_may_shrink_and_stay_and_grow_a_little(monkeypatch):
-    monkeypatch.setattr("normfree.data.dense.MAX_RESIZED_PIXELS", 400)
+    monkeypatch.setattr("normfree.data.pixels.MAX_RESIZED_PIXELS", 400)
     nothing = torch.zeros(30, 30)
     for short_side in (None, 25, 15, 30):  # larger than the limit as they are
-        DenseTransform(8, 8, short_side=short_side, **GREY)(torch.zeros(3, 30, 30), nothing)
+        PixelTransform(8, 8, short_side=short_side, **GREY)(torch.zeros(3, 30, 30), nothing)
     with pytest.raises(UnreadableImage, match=r"^30 x 30 pixels would become 31 x 31; 400 is the limit$"):
-        DenseTransform(8, 8, short_side=31, **GREY)(torch.zeros(3, 30, 30), nothing)
+        PixelTransform(8, 8, short_side=31, **GREY)(torch.zeros(3, 30, 30), nothing)
     assert MAX_RESIZED_PIXELS == 8192 * 4096
 
 
@@ -58,7 +58,7 @@ def test_predict_goes_on_after_an_image_that_becomes_huge(tmp_path, capsys):
 
     class Views(Answers):
         def view(self, image):
-            return DenseTransform(24, 24, short_side=48, **GREY).whole(image)
+            return PixelTransform(24, 24, short_side=48, **GREY).whole(image)
 
     unreadable = []
     batches = list(_batches(Views(), paths, {path: path.stem for path in paths}, 1, unreadable))

@@ -14,7 +14,7 @@ from normfree import UsageError
 from normfree.data import DataConfig, UnreadableImage, decode_image, digits
 from normfree.data.mixing import to_uint8
 from normfree.data.sources import FolderSplit, Source
-from normfree.data.values import BYTES, fitted
+from normfree.data.values import BYTES, resolve_value_range
 from normfree.recipes import load_recipe
 from normfree.tasks import open_images
 
@@ -62,7 +62,7 @@ def of_files(*paths, channels: int = 1) -> Source:
 def test_the_range_is_found_and_every_level_kept(tmp_path, kind, channels):
     name, top, dtype, expected = KINDS[kind]
     values = scene(top, dtype)
-    source, found = fitted(of_files(write(tmp_path / name, values), channels=channels), "auto")
+    source, found = resolve_value_range(of_files(write(tmp_path / name, values), channels=channels), "auto")
     assert found == pytest.approx(expected)
     assert source.notes == (
         f"data.value_range: {found[0]:g} is black and {found[1]:g} is white, "
@@ -83,7 +83,7 @@ def test_bytes_are_exact_whatever_the_range(tmp_path):
         image = decode_image(path, value_range=value_range)
         assert image.dtype == torch.uint8
         assert np.array_equal(image.permute(1, 2, 0).numpy(), image_files.pixels())
-    source, found = fitted(of_files(path), "auto")
+    source, found = resolve_value_range(of_files(path), "auto")
     assert (found, source.notes) == (BYTES, ())
 
 
@@ -95,7 +95,7 @@ def test_colour_of_16_bits_keeps_them(tmp_path, alpha):
     png = tmp_path / "b.png"
     png.write_bytes(png_of_16_bits(rgb))
     for path in [*paths, png]:
-        source, found = fitted(of_files(path, channels=3), "auto")
+        source, found = resolve_value_range(of_files(path, channels=3), "auto")
         assert found == (0, 4095)
         image = source.train.image(0)
         np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), rgb[:, :, :3] * (255 / 4095), rtol=1e-6, atol=1e-4)
@@ -146,27 +146,27 @@ def test_a_file_that_would_lose_nearly_all_levels_is_refused(tmp_path, top, dtyp
 def test_a_range_in_which_images_lose_their_levels_is_refused_at_the_start(tmp_path, value_range):
     paths = [write(tmp_path / f"{i}.tif", scene(4095, np.uint16, i)) for i in range(3)]
     with pytest.raises(UsageError, match=r"data\.value_range .* leaves (17|2) of 256 levels .* which are 0 to 4095"):
-        fitted(of_files(*paths), value_range)
-    fitted(of_files(*paths), (0.0, 4095.0))
+        resolve_value_range(of_files(*paths), value_range)
+    resolve_value_range(of_files(*paths), (0.0, 4095.0))
 
 
 def test_a_dark_image_among_bright_ones_is_no_mistake(tmp_path):
     paths = [write(tmp_path / f"{i}.tif", scene(top, np.uint16, i)) for i, top in enumerate((65535, 1500))]
-    source, found = fitted(of_files(*paths), "auto")
+    source, found = resolve_value_range(of_files(*paths), "auto")
     assert found == (0, 65535)
     assert len(source.train.image(1).unique()) > 1000
 
 
 def test_mixed_types(tmp_path):
     grey, deep = image_files.write(tmp_path / "a.png"), write(tmp_path / "b.tif", scene(4095, np.uint16))
-    source, found = fitted(of_files(grey, deep), "auto")
+    source, found = resolve_value_range(of_files(grey, deep), "auto")
     assert found == (0, 4095)
     assert source.notes[0].endswith(
         "by the 2 images that were looked at (1 uint16, 1 uint8); images of 8 bits stay as they are"
     )
     real = write(tmp_path / "c.tif", scene(1, np.float32))
     with pytest.raises(UsageError, match=r"fits no mix of types \(1 float32, 1 uint16, of the 2 images"):
-        fitted(of_files(deep, real), "auto")
+        resolve_value_range(of_files(deep, real), "auto")
 
 
 def test_values_that_are_not_finite_are_named(tmp_path):
@@ -178,7 +178,7 @@ def test_values_that_are_not_finite_are_named(tmp_path):
 
 def test_one_value_alone(tmp_path):
     with pytest.raises(UsageError, match="cannot be found: the 1 image that was looked at hold nothing but 7"):
-        fitted(of_files(write(tmp_path / "a.tif", np.full((9, 9), 7, np.float32))), "auto")
+        resolve_value_range(of_files(write(tmp_path / "a.tif", np.full((9, 9), 7, np.float32))), "auto")
 
 
 def test_versions_before_are_kept(tmp_path):

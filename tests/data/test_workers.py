@@ -35,10 +35,10 @@ def test_none_where_nothing_is_decoded(monkeypatch):
 def test_a_task_has_them(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)), raising=False)
     recipe = Recipe(data=DataConfig(image_size=8, test_size=8))
-    assert task_of(recipe).of(recipe, files(200)).train.loader.num_workers == 3
+    assert task_of(recipe).from_recipe(recipe, files(200)).train.loader.num_workers == 3
     assert recipe.data.workers is None  # the run may go on on another machine
     recipe.data.workers = 1
-    assert task_of(recipe).of(recipe, files(200)).train.loader.num_workers == 1
+    assert task_of(recipe).from_recipe(recipe, files(200)).train.loader.num_workers == 1
 
 
 def test_a_loader_by_itself_has_none():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normfree import UsageError, runs
 from normfree.cli import main
 from normfree.data import Batch, DataConfig, HeldOut, Source
-from normfree.data.dense import DenseTransform
+from normfree.data.pixels import PixelTransform
 from normfree.data.scenes import SceneSplit, scenes
 from normfree.models import depth_estimator
 from normfree.pictures.sheets import beside
@@ -33,8 +33,8 @@ from normfree.tasks import (
     register,
     task_of,
 )
-from normfree.tasks.dense import PairTask
 from normfree.tasks.gallery import from_worst_to_best
+from normfree.tasks.pairs import PairTask
 from normfree.tasks.pixel_answers import pixels_of_network
 from normfree.tasks.pixel_gallery import answered, overlay
 from normfree.tasks.statistics import image_statistics
@@ -77,7 +77,7 @@ class AbsoluteError:
 
 class Brightness(PairTask):
     name = kind = "brightness"
-    does = "says how bright each pixel is"
+    purpose = "says how bright each pixel is"
     named_outputs, output = False, "brightness"
     options = frozenset({"out"})
     score, score_label = "closeness", "closeness of brightness"
@@ -97,12 +97,12 @@ class Brightness(PairTask):
         return depth_estimator(backbone, width=recipe.task.head_width)
 
     @classmethod
-    def train_transform(cls, data: DataConfig) -> DenseTransform:
-        return DenseTransform(data.image_size, data.image_size, *image_statistics(data))
+    def train_transform(cls, data: DataConfig) -> PixelTransform:
+        return PixelTransform(data.image_size, data.image_size, *image_statistics(data))
 
     @classmethod
-    def test_transform(cls, data: DataConfig) -> DenseTransform:
-        return DenseTransform(data.test_size, data.test_size, *image_statistics(data))
+    def test_transform(cls, data: DataConfig) -> PixelTransform:
+        return PixelTransform(data.test_size, data.test_size, *image_statistics(data))
 
     @classmethod
     def metrics_of(cls, trained: Trained) -> AbsoluteError:

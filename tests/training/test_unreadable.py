@@ -12,7 +12,7 @@ from normfree import RunFailed
 from normfree.data import DataConfig, Loader, Unreadable, image_folder
 from normfree.data.coco import coco
 from normfree.data.decode import UnreadableImage, decode_image
-from normfree.data.objects import ObjectTransform
+from normfree.data.detection import ObjectTransform
 from normfree.data.sampling import Key
 from normfree.tasks import Classification, TaskConfig
 from normfree.training.train_state import restore

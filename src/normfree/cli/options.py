@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import UsageError, listed
 from ..recipes import describe_type, field_help, field_paths, nearest_fields
-from ..recipes.plain import load_yaml
+from ..recipes.safe_yaml import load_yaml
 from ..recipes.task import DETECTION
 
 # what fields are for: title, the section whose other fields stand there, and fields by name

@@ -10,7 +10,7 @@ from typing import Any
 from ..data import find_images
 from ..data.walk import Walk
 from ..errors import UsageError
-from ..recipes.plain import load_yaml
+from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output
 from ..runs.signals import first_record, record_and_judge, told_apart, write, write_spectra, writing

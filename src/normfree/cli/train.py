@@ -51,7 +51,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
         + f", best {summary.best[key]:{form}} at epoch {summary.best['epoch']:g}",
         f"{counted(summary.steps, 'step')} in {summary.train_seconds:.1f} s ({summary.seconds:.1f} s with evaluations)",
     ]
-    if remark := trainer.task.remark(last[key]):
+    if remark := trainer.task.score_note(last[key]):
         lines.insert(1, remark)
     if summary.unreadable:
         skipped = "was skipped" if len(summary.unreadable) == 1 else "were skipped"

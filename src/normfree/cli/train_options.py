@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.layouts import described
+from ..data.layouts import with_kind
 from ..errors import UsageError
 from ..recipes import DEFAULT
 from ..runs.start import FOLDER_RECIPE
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     if options.data is not None:
         overrides["data.source"] = options.data
     if isinstance(overrides.get("data.source"), str):
-        overrides["data.source"] = described(overrides["data.source"])
+        overrides["data.source"] = with_kind(overrides["data.source"])
     if options.model is not None:
         overrides["model.name"] = options.model
     for name, (path, _, _) in SHORT.items():

@@ -3,11 +3,11 @@
 from .batch import Batch
 from .config import DataConfig
 from .decode import Unreadable, UnreadableImage, decode_image
+from .detection import ObjectList, Objects
 from .folders import image_folder, open_source, open_test
 from .held_out import HeldOut
 from .loader import Loader
 from .mixing import Mixing, soft_labels
-from .objects import ObjectList, Objects
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, resize_bicubic
 from .sampling import Share

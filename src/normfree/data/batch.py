@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .decode import Unreadable
-from .objects import ObjectList
+from .detection import ObjectList
 
 
 @dataclass(frozen=True)

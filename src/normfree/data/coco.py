@@ -17,12 +17,12 @@ from ..limits import MAX_COCO_ID, MAX_IMAGE_SIDE, MAX_MASK_PIXELS, MAX_NAME_LENG
 from ..words import shown
 from .coco_masks import is_number, mask_tools, rasterized
 from .decode import UnreadableImage, decode_image
+from .detection import Objects, SceneObjects
+from .exif import Size, as_annotated, convention
 from .held_out import content_hash
-from .objects import Objects, SceneObjects
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .splits import CountedSplit, ObjectSplit
-from .turned import Size, as_annotated, convention
 from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
@@ -38,7 +38,7 @@ class CocoSplit:
         images: file, height and width of each.
         annotations: of each image, as they are in the file ``path``; ``labels`` maps their categories.
         masks: whether to draw masks.
-        stored: whether annotations of photos that EXIF turns are for the stored pixels, see :mod:`.turned`.
+        stored: whether annotations of photos that EXIF turns are for the stored pixels, see :mod:`.exif`.
     """
 
     path: str
@@ -251,7 +251,7 @@ class CocoIds:
         return found
 
     def convention(self, paths: Sequence[Path]) -> tuple[bool, list[str]]:
-        """See :func:`.turned.convention`; all images of the file that lie beside the given ones have a say."""
+        """See :func:`.exif.convention`; all images of the file that lie beside the given ones have a say."""
         named = self._by_ending()
         above = {path.parents[len(end) - 1] for path in paths for end in _endings(path) if end in named}
         known = {

@@ -6,7 +6,7 @@ from pathlib import Path
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
-def described(source: str) -> str:
+def with_kind(source: str) -> str:
     """The description ``KIND:PATH`` of a source that is given as a bare path, if it is one; else as it is.
 
     A folder with masks or depths beside its images, COCO's annotations, Pascal VOC or tar shards is that; any other is

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import UsageError
 from ..files import regular
 from .decode import UnreadableImage, check_sides, named
-from .dense import IGNORE
 from .matlab import matlab
+from .pixels import IGNORE
 
 MOST_VALUE = 2**16 - 1
 Value = int | tuple[int, ...]  # of a pixel: a number, or red, green and blue

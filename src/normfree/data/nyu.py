@@ -15,8 +15,8 @@ from ..errors import UsageError
 from ..limits import MAX_HDF5_CHUNK_BYTES
 from ..words import counted
 from .decode import UnreadableImage
-from .dense import measured
 from .matlab import matlab
+from .pixels import measured
 from .sources import Source
 
 KEYS = ("images", "depths")

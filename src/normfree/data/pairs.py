@@ -13,15 +13,15 @@ from ..errors import UsageError
 from ..files import regular
 from .arrays import read_numpy
 from .decode import EXTENSIONS, UnreadableImage, decode_image, named
-from .dense import IGNORE, measured
+from .exif import as_annotated, convention, header
 from .held_out import file_hash
 from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
+from .pixels import IGNORE, measured
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .splits import PairSplit
-from .turned import as_annotated, convention, header
-from .values import ValueRange, ranged
+from .values import ValueRange, with_value_range
 from .walk import Walk
 
 KINDS = {
@@ -42,7 +42,7 @@ class FilePairs:
     samples: list[tuple[str, str]]
     read: Callable[[str], Tensor]
     channels: int
-    stored: bool = False  # whether targets of photos that EXIF turns are for the stored pixels, see turned.py
+    stored: bool = False  # whether targets of photos that EXIF turns are for the stored pixels, see exif.py
     value_range: tuple[float, ...] | None = None  # of images, see decode_image
 
     def __len__(self) -> int:
@@ -109,7 +109,7 @@ def open_pairs(
         return Source(train, test, list(CLASSES) if task == "segmentation" else [])
     if kind not in openers:
         raise unknown_source(source, ("scenes", *openers), f"must be {KINDS[task]} for {task}")
-    opened = ranged(openers[kind](rest, channels), value_range)
+    opened = with_value_range(openers[kind](rest, channels), value_range)
     for split in (opened.train, opened.test):
         try:
             for index in {0, len(split) - 1} if len(split) else ():  # a mistake of all files is better said now
@@ -183,7 +183,7 @@ def voc(path: str, channels: int = 3) -> Source[FilePairs]:
 def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source[FilePairs]:
     """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
 
-    What :func:`.dense.measured` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
+    What :func:`.pixels.measured` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
 
     Raises:
         UsageError: a folder or an image's depth is missing.

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from .batch import Batch
 from .decode import Unreadable, UnreadableImage
+from .detection import ObjectList, Objects
 from .mixing import Mixing
-from .objects import ObjectList, Objects
 from .processes import Places
 from .sampling import Key
 from .splits import ImageSplit, ObjectSplit, PairSplit, Split, VectorSplit

@@ -180,7 +180,7 @@ class SceneSplit:
     """Scenes as pairs of an image and a target, made when asked for.
 
     ``kind`` is "mask" (the target is (S, S) int64) or "depth" ((S, S) float32 metres); objects: see
-    :class:`.objects.SceneObjects`.
+    :class:`.detection.SceneObjects`.
     """
 
     length: int

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .objects import Objects
+from .detection import Objects
 
 
 class ImageSplit(Protocol):

@@ -36,13 +36,13 @@ class Sample:
         return f"{count} images that were looked at" if count != 1 else "1 image that was looked at"
 
 
-def ranged(source: Source[S], value_range: ValueRange) -> Source[S]:
+def with_value_range(source: Source[S], value_range: ValueRange) -> Source[S]:
     """A source whose files are decoded by that range."""
-    train, test = (_ranged(split, value_range) for split in (source.train, source.test))
+    train, test = (_with_value_range(split, value_range) for split in (source.train, source.test))
     return dataclasses.replace(source, train=train, test=test)
 
 
-def fitted(source: Source[S], value_range: ValueRange, part: str = "train") -> tuple[Source[S], ValueRange]:
+def resolve_value_range(source: Source[S], value_range: ValueRange, part: str = "train") -> tuple[Source[S], ValueRange]:
     """A source with a range that fits its images, and that range; "auto" becomes numbers.
 
     Args:
@@ -60,7 +60,7 @@ def fitted(source: Source[S], value_range: ValueRange, part: str = "train") -> t
         if seen.values:
             notes = (_said(seen, value_range),)
     check(seen, value_range)
-    return dataclasses.replace(ranged(source, value_range), notes=source.notes + notes), value_range
+    return dataclasses.replace(with_value_range(source, value_range), notes=source.notes + notes), value_range
 
 
 def look(split: Any) -> Sample:
@@ -99,11 +99,11 @@ def _files(split: Any) -> tuple[Any, Sequence[int]]:
     return split, range(len(split)) if hasattr(split, "value_range") else []
 
 
-def _ranged(split: Any, value_range: ValueRange) -> Any:
+def _with_value_range(split: Any, value_range: ValueRange) -> Any:
     if isinstance(split, Part):
-        return dataclasses.replace(split, split=_ranged(split.split, value_range))
+        return dataclasses.replace(split, split=_with_value_range(split.split, value_range))
     if isinstance(split, TargetSplit):
-        return dataclasses.replace(split, images=_ranged(split.images, value_range))
+        return dataclasses.replace(split, images=_with_value_range(split.images, value_range))
     return dataclasses.replace(split, value_range=value_range) if hasattr(split, "value_range") else split
 
 

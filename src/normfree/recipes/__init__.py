@@ -1,5 +1,6 @@
 """One YAML file per published number, and the schema they follow."""
 
+from .earlier import with_earlier_defaults
 from .recipe import (
     DEFAULT,
     Recipe,
@@ -14,14 +15,12 @@ from .recipe import (
     recipe_header,
     recipe_text,
 )
-from .stored import as_it_was
 from .task import TaskConfig
 
 __all__ = [
     "DEFAULT",
     "Recipe",
     "TaskConfig",
-    "as_it_was",
     "describe",
     "describe_type",
     "dump_recipe",
@@ -32,4 +31,5 @@ __all__ = [
     "nearest_fields",
     "recipe_header",
     "recipe_text",
+    "with_earlier_defaults",
 ]

@@ -15,7 +15,7 @@ INSTEAD = {"train.epochs": "train.steps", "optim.warmup_epochs": "optim.warmup_s
 OF_THE_TASK = ("output_stride",)  # options that a task asks of every network
 
 
-def with_consequences(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The overrides, preceded by the fields that must give way to them.
 
     The options in a recipe are for its own network. With another model they are left out; a model of the same family

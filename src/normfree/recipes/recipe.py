@@ -23,10 +23,10 @@ from ..models.config import ModelConfig
 from ..optim import OptimConfig
 from ..training import TrainConfig
 from ..words import shown
-from .override import check_exact, with_consequences
-from .plain import check_length, load_yaml
-from .repeated import refuse_repeated
-from .stored import as_it_was, is_of_run
+from .duplicate_keys import refuse_repeated
+from .earlier import is_run_recipe, with_earlier_defaults
+from .override import check_exact, resolve_overrides
+from .safe_yaml import check_length, load_yaml
 from .task import TaskConfig
 
 DEFAULT = "digits"
@@ -140,7 +140,7 @@ def load_recipe(
 
     Args:
         overrides: for example ``{"optim.lr": 0.2}``.
-        say: called with a line about each field that gives way, see :func:`.override.with_consequences`.
+        say: called with a line about each field that gives way, see :func:`.override.resolve_overrides`.
 
     Raises:
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
@@ -151,9 +151,9 @@ def load_recipe(
     refuse_repeated(text, source)
     content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
-    content = as_it_was(content) if is_of_run(name) else content
+    content = with_earlier_defaults(content) if is_run_recipe(name) else content
     before = copy.deepcopy(content)
-    every, told = with_consequences(content, overrides or {})
+    every, told = resolve_overrides(content, overrides or {})
     for path, value in every.items():
         set_field(content, path, value)
     recipe = Recipe.from_dict(content, f"recipe {_printable(name)}")

@@ -14,7 +14,7 @@ from ..data import Source, TrainTransform, UnreadableImage
 from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
 from ..data.sources import FolderSplit
-from ..data.values import ValueRange, fitted
+from ..data.values import ValueRange, resolve_value_range
 from ..errors import UsageError
 from ..pictures.drawing import rgb_picture
 from ..words import tell
@@ -63,7 +63,7 @@ def in_turns(paths: list[Path]) -> list[Path]:
 def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], int]:
     """Images, and how many files were none."""
     images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
-    source, _ = fitted(Source(files, files, []), augmentation.value_range)
+    source, _ = resolve_value_range(Source(files, files, []), augmentation.value_range)
     tell(*source.notes, file=sys.stderr)
     for index in range(len(paths)):
         try:

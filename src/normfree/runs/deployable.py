@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.dense import DenseTransform
+from ..data.pixels import PixelTransform
 from ..errors import UsageError
 from ..export import Deployed, Preprocessing
 from ..models import create_model as create_untrained
 from ..tasks import TASKS, Classification, ReadyNetwork, Trained
-from ..tasks.trained import UsedTask
+from ..tasks.trained import InferenceTask
 from ..training import pick_device
 from ..weights import create_model
 from .exported import ONNX, open_exported, targets_of
@@ -32,7 +32,7 @@ class DeployableNetwork:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None
     origin: str
-    task: type[UsedTask] = Classification
+    task: type[InferenceTask] = Classification
     targets: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,7 +84,7 @@ def _preprocessing(trained: Trained) -> Preprocessing:
     """What its test images go through, in the words of an exported file."""
     view, data = trained.transform, trained.recipe.data
     about: dict[str, Any] = dict(channels=data.channels, mean=view.mean, std=view.std, value_range=data.value_range)
-    if not isinstance(view, DenseTransform):
+    if not isinstance(view, PixelTransform):
         return Preprocessing(view.size, **about, resize_margin=view.margin, resize=view.crop)
     about |= dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
     return Preprocessing(view.height, **about, resize_margin=0, width=view.width)

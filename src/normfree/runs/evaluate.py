@@ -78,6 +78,6 @@ def evaluate(
         raise RunFailed(f"none of the {len(unreadable)} images could be read")
     if len(unreadable) > own.max_unreadable:
         raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {own.max_unreadable}")
-    if missing := task.lacking(metrics):
+    if missing := task.missing_targets(metrics):
         raise RunFailed(f"none of the {scores['images']} test images of {data or own.source} has {missing}")
     return Evaluation(task.measured(metrics, trained.names), int(scores["images"]), data or own.source)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import HeldOut
 from ..errors import UsageError
-from ..recipes import Recipe, as_it_was
+from ..recipes import Recipe, with_earlier_defaults
 from ..tasks import Trained, task_of
 from ..training import load_weights, read_checkpoint
 from ..training.checkpoints import STATE
@@ -80,7 +80,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     if not isinstance(numbers, list) or not all(type(n) is int for n in numbers) or len(numbers) != len(classes):
         raise UsageError(f"{file}: the numbers of its classes (={numbers!r:.60}) must be a list of integers")
     try:
-        recipe = Recipe.from_dict(as_it_was(content), str(file))
+        recipe = Recipe.from_dict(with_earlier_defaults(content), str(file))
         _check_size(recipe, classes, state, str(file))
     except (UsageError, RecursionError) as error:  # its words are whatever the file says
         reason = "".join(c if c.isprintable() else " " for c in str(error).removeprefix(f"{file}: ")[:600])
@@ -90,7 +90,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     task = task_of(recipe)
     model = task.build_network(recipe, classes)
     load_weights(model, state, str(file))
-    task.finish(model, recipe, classes, str(file))
+    task.after_loading(model, recipe, classes, str(file))
     held_out = _held_out(path, recipe, description)
     return Trained(model.eval(), recipe, task, classes, str(file), names, numbers, held_out)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..data import Unreadable, UnreadableImage, decode_image
-from ..data.turned import header
+from ..data.exif import header
 from ..errors import UsageError
 from ..tasks import TASKS, Answers, Asked, PredictOptions
 from ..tasks.answers import writing
-from ..tasks.trained import UsedTask
+from ..tasks.trained import InferenceTask
 from ..words import as_json, tell
 from .deployable import open_ready
 from .images import given_images
@@ -50,7 +50,7 @@ def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
     return network.task.answers(network, options)
 
 
-def check_options(options: PredictOptions, task: type[UsedTask]) -> None:
+def check_options(options: PredictOptions, task: type[InferenceTask]) -> None:
     """Refuse options that are for other tasks alone.
 
     Raises:
@@ -60,7 +60,7 @@ def check_options(options: PredictOptions, task: type[UsedTask]) -> None:
         if name not in task.options and getattr(options, name) not in (None, False):
             kinds = [kind for kind, other in TASKS.items() if name in other.options]
             those = "that classify images" if "classification" in kinds else f"for {_listed(kinds)}"
-            raise UsageError(f"--{name} is for networks {those}; {options.network} {task.does}")
+            raise UsageError(f"--{name} is for networks {those}; {options.network} {task.purpose}")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import HeldOut, Source
 from ..data.held_out import HELD_OUT
-from ..data.layouts import described
+from ..data.layouts import with_kind
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
 from ..errors import RunFailed, UsageError
@@ -90,12 +90,12 @@ def prepare(
     model, more = network(recipe, source, init, replicas)
     told += more
     task_of(recipe).set_sizes(recipe, model)
-    task = task_of(recipe).of(recipe, source, replicas.share)
+    task = task_of(recipe).from_recipe(recipe, source, replicas.share)
     told += task.notes
     description = describe(recipe, source.classes, source.numbers)
     if source.held_out is not None:
         description["held_out"] = source.held_out.fingerprint
-    told += task.examine(recipe.data)
+    told += task.check_targets(recipe.data)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
     trainer = Trainer(
         model,
@@ -149,7 +149,7 @@ def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Sour
         raise UsageError(f"{checkpoint} is not there; all machines must see the folder of a run that goes on")
     held_out = None if resume is None or checkpoint is None else held_out_before(resume, checkpoint)
     source = open_images(recipe, held_out=held_out)
-    recipe.data.source = absolute(described(recipe.data.source))  # the run must find its images from any folder
+    recipe.data.source = absolute(with_kind(recipe.data.source))  # the run must find its images from any folder
     return source
 
 
@@ -257,7 +257,8 @@ def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) ->
     kind = f" for {task.name}" if task.targets == "pairs" else ""
     return (
         f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
-        f"{len(source.train)} training and {counted(len(source.test), 'test image')}{task.counted(source.classes)}; "
+        f"{len(source.train)} training and {counted(len(source.test), 'test image')}"
+        f"{task.describe_classes(source.classes)}; "
         f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}; "
         f"into {trainer.run.folder}"
     )

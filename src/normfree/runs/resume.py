@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import read_object, whole_file
-from ..recipes import Recipe, as_it_was, dump_recipe, field_paths, load_recipe
+from ..recipes import Recipe, dump_recipe, field_paths, load_recipe, with_earlier_defaults
 from ..training import read_description
 from ..training.checkpoints import WEIGHTS, read_state
 from ..training.environment import basis_of
@@ -100,7 +100,7 @@ def changed(folder: Path, checkpoint: Path, recipe: Recipe) -> dict[str, tuple[A
     content = read_description(checkpoint / WEIGHTS).get("recipe")
     if content is None:  # of a trainer without a recipe
         return {}
-    before, now = as_asked(Recipe.from_dict(as_it_was(content), str(checkpoint))), as_asked(recipe)
+    before, now = as_asked(Recipe.from_dict(with_earlier_defaults(content), str(checkpoint))), as_asked(recipe)
     found = {}
     for path in field_paths():
         section, field = path.split(".")

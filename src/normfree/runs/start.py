@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data.layouts import described
+from ..data.layouts import with_kind
 from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, load_recipe
 from ..training import StopRequests, Summary, Trainer, keep_freed_memory, replicas
@@ -72,7 +72,7 @@ def train(
     fields, notes = dict(overrides or {}), list[str]()
     out, init = (None if place is None else str(place) for place in (out, init))
     if isinstance(fields.get("data.source"), str):
-        fields["data.source"] = described(fields["data.source"])
+        fields["data.source"] = with_kind(fields["data.source"])
     keep_freed_memory()
     going_on = None if isinstance(resume, bool) else str(resume)
     if going_on is None:

@@ -40,7 +40,7 @@ from .task import Task, refuse_fields, refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
 
 # fields of the data section that are for pixels, as they are left alone
-DENSE_FIELDS = dict(image_width=None, test_width=None, short_side=None, scale=(1.0, 1.0), color=False)
+PAIR_FIELDS = dict(image_width=None, test_width=None, short_side=None, scale=(1.0, 1.0), color=False)
 
 
 class VectorTask(Task):
@@ -66,7 +66,7 @@ class VectorTask(Task):
     ):
         if data.crop == "random":
             raise UsageError("data.crop (='random') is for segmentation and depth")
-        refuse_fields(data, DENSE_FIELDS, "segmentation and depth")
+        refuse_fields(data, PAIR_FIELDS, "segmentation and depth")
         sizes = dict(image_size=image_size or data.image_size, test_size=test_size or data.test_size)
         super().__init__(source, config, dataclasses.replace(data, **sizes), **options)
 
@@ -87,7 +87,7 @@ class VectorTask(Task):
         return open_test(source, list(classes), recipe.data.channels, answers=cls.answers_by, network=network)
 
     @classmethod
-    def counted(cls, classes: Sequence[str]) -> str:
+    def describe_classes(cls, classes: Sequence[str]) -> str:
         return f" of {counted(len(classes), 'class', 'classes')}" if classes else ""
 
     @classmethod
@@ -115,7 +115,7 @@ class Classification(VectorTask):
     """
 
     name = kind = "classification"
-    does = "classifies images"
+    purpose = "classifies images"
     answers_by = "class"
     output = "logits"
     options = frozenset({"top", "antialias"})
@@ -211,7 +211,7 @@ class Classification(VectorTask):
     def metrics(self) -> Accuracy:
         return Accuracy(self.classes)
 
-    def remark(self, score: float) -> str | None:
+    def score_note(self, score: float) -> str | None:
         """What must be said about an accuracy on the test images, if anything."""
         split, names = self.source.test, self.source.classes
         images = Counter(split.label(index) for index in range(len(split)))

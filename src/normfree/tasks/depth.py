@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, HeldOut, Source
-from ..data.contents import check_depths
-from ..data.dense import INVALID
+from ..data.pixels import INVALID
+from ..data.target_checks import check_depths
 from ..models import depth_estimator
 from ..pictures.drawing import depth_colors, draw_depth
 from ..recipes import Recipe
 from ..report import Overlay, Overlays, Range
 from .answers import Answers, PredictOptions
-from .dense import PixelTask
 from .gallery import Gallery, Look, from_worst_to_best
 from .measured import Measured
+from .pairs import PixelTask
 from .pixel_answers import NEAREST, DepthAnswers, pixels_of_network
 from .pixel_gallery import AnsweredImage, answered, overlay
 from .task import refuse_masks
@@ -35,7 +35,7 @@ class Depth(PixelTask):
     """
 
     name = kind = "depth"
-    does = "is for depth"
+    purpose = "is for depth"
     named_outputs, output = False, "metres"
     options = frozenset({"depths", "out"})
     score, score_label = "delta1", "test pixels within a factor of 1.25"
@@ -56,7 +56,7 @@ class Depth(PixelTask):
         return DepthErrors()
 
     @classmethod
-    def lacking(cls, metrics: "DepthErrors") -> str | None:
+    def missing_targets(cls, metrics: "DepthErrors") -> str | None:
         return None if metrics.pixels else "a pixel whose depth is known"
 
     @classmethod
@@ -85,7 +85,7 @@ class Depth(PixelTask):
 
         return from_worst_to_best(look, score, draw, "the share of the pixels within a factor of 1.25")
 
-    def check(self, data: DataConfig) -> list[str]:
+    def check_target_files(self, data: DataConfig) -> list[str]:
         return check_depths(self.source)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, HeldOut, Share, Source, UnreadableImage
 from ..data.coco import open_objects
-from ..data.contents import check_objects
-from ..data.objects import ObjectTransform
+from ..data.detection import ObjectTransform
+from ..data.target_checks import check_objects
 from ..errors import UsageError
 from ..models import Detections, detector
 from ..models.detection import LOSSES
@@ -23,10 +23,10 @@ from ..report import Colors, Overlay, Overlays, Table, percent
 from ..words import counted
 from .answers import Answers, PredictOptions
 from .average_precision import AveragePrecision, needed_for_ap, share_found
-from .dense import PairTask, refuse_mixing
 from .gallery import Gallery, Look, from_worst_to_best
 from .measured import Measured, named_rows
 from .object_answers import ObjectAnswers
+from .pairs import PairTask, refuse_mixing
 from .statistics import image_statistics
 from .task import refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
@@ -42,7 +42,7 @@ class Detection(PairTask):
     """
 
     name = kind = "detection"
-    does = "is for detection"
+    purpose = "is for detection"
     options = frozenset({"score", "boxes", "annotations", "out"})
     score, score_label = "ap", "test box AP"
 
@@ -70,10 +70,10 @@ class Detection(PairTask):
         return detector(backbone, len(classes), width=recipe.task.head_width, **fields)
 
     @classmethod
-    def of(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> "Detection":  # noqa: B008 - immutable
+    def from_recipe(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> "Detection":  # noqa: B008 - immutable
         if recipe.train.compile:
             raise UsageError("train.compile (=True) is not for detection: the number of regions changes")
-        return super().of(recipe, source, share)
+        return super().from_recipe(recipe, source, share)
 
     @classmethod
     def train_transform(cls, data: DataConfig) -> ObjectTransform:
@@ -94,7 +94,7 @@ class Detection(PairTask):
         return AveragePrecision(len(trained.classes), trained.recipe.task.masks)
 
     @classmethod
-    def lacking(cls, metrics: AveragePrecision) -> str | None:
+    def missing_targets(cls, metrics: AveragePrecision) -> str | None:
         return None if sum(metrics.objects()) else "an object"
 
     @classmethod
@@ -135,7 +135,7 @@ class Detection(PairTask):
         )
         return from_worst_to_best(look, score, draw, words)
 
-    def check(self, data: DataConfig) -> list[str]:
+    def check_target_files(self, data: DataConfig) -> list[str]:
         return check_objects(self.source)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import HeldOut, Source
-from ..data.layouts import described
+from ..data.layouts import with_kind
 from ..data.sources import absolute
-from ..data.values import fitted
+from ..data.values import resolve_value_range
 from ..errors import UsageError
 from ..recipes import Recipe
 from .table import task_of
@@ -21,7 +21,7 @@ def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source[Any]:
     Raises:
         UsageError: they cannot be had, or are for another task.
     """
-    return _fitted(recipe, task_of(recipe).open(recipe, described(recipe.data.source), held_out=held_out), "train")
+    return _fitted(recipe, task_of(recipe).open(recipe, with_kind(recipe.data.source), held_out=held_out), "train")
 
 
 def open_test_images(
@@ -42,8 +42,8 @@ def open_test_images(
     Raises:
         UsageError: they cannot be had, are for another task, or of other classes than the network's.
     """
-    task, own_source = task_of(recipe), described(recipe.data.source)
-    source = None if source is None else described(source)
+    task, own_source = task_of(recipe), with_kind(recipe.data.source)
+    source = None if source is None else with_kind(source)
     own = source is None or absolute(source) == recipe.data.source
     if task.targets != "pairs" and own and recipe.data.val_fraction is not None:
         opened = _fitted(recipe, task.open(recipe, source or own_source, held_out=held_out), "test")
@@ -58,7 +58,7 @@ def open_test_images(
 
 def _fitted(recipe: Recipe, source: Source[Any], part: str) -> Source[Any]:
     """With the value range of the recipe, which is found in the images where it is "auto"."""
-    source, recipe.data.value_range = fitted(source, recipe.data.value_range, part)
+    source, recipe.data.value_range = resolve_value_range(source, recipe.data.value_range, part)
     return source
 
 

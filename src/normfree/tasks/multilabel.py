@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Batch, DataConfig, Source
-from ..data.contents import check_labels
+from ..data.target_checks import check_labels
 from ..errors import UsageError
 from ..recipes.task import TaskConfig
 from .answers import Answers, PredictOptions
 from .class_answers import LIKELY, Labels
 from .classification import VectorTask
-from .far import furthest_from_truth, names_of
+from .furthest import furthest_from_truth, names_of
 from .gallery import Gallery, Look
 from .measured import Measured, named_rows, over_classes
 from .trained import ReadyNetwork, Trained
@@ -30,7 +30,7 @@ class MultiLabel(VectorTask):
     """
 
     name, kind = "classification", "multi-label"
-    does = "classifies images"
+    purpose = "classifies images"
     answers_by = "classes"
     targets = "vectors"
     output = "logits"
@@ -52,7 +52,7 @@ class MultiLabel(VectorTask):
         return LabelPrecision(len(trained.classes))
 
     @classmethod
-    def lacking(cls, metrics: "LabelPrecision") -> str | None:
+    def missing_targets(cls, metrics: "LabelPrecision") -> str | None:
         return None if any(metrics.images()) else "a class"
 
     @classmethod

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data.dense import DenseTransform
 from ..data.masks import MaskValues
 from ..data.pairs import MILLIMETRES
+from ..data.pixels import PixelTransform
 from ..data.resize import pixels_of
 from ..pictures.sheets import LEGEND_CLASSES, depth_sheet, mask_sheet
 from ..training import pick_device
@@ -82,7 +82,7 @@ def _exported(file: ReadyNetwork) -> Pixels:
     about = file.preprocessing
     assert about is not None  # every exported file says it
     view = view_of(about)
-    assert isinstance(view, DenseTransform)
+    assert isinstance(view, PixelTransform)
 
     def look(seen: Tensor, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         centres = [pixels_of(one, about.mean, about.std) for one in seen]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, Source
-from ..data.contents import check_numbers
+from ..data.target_checks import check_numbers
 from ..errors import UsageError
 from ..recipes import Recipe
 from ..recipes.task import TaskConfig
@@ -16,7 +16,7 @@ from ..words import counted
 from .answers import Answers, PredictOptions
 from .class_answers import Numbers
 from .classification import VectorTask
-from .far import furthest_from_truth, numbers_of
+from .furthest import furthest_from_truth, numbers_of
 from .gallery import Gallery, Look
 from .measured import Measured
 from .multilabel import refuse_sampler
@@ -37,7 +37,7 @@ class Regression(VectorTask):
     """
 
     name = kind = "regression"
-    does = "is for regression"
+    purpose = "is for regression"
     answers_by = "numbers"
     targets = "vectors"
     output = "numbers"
@@ -61,11 +61,11 @@ class Regression(VectorTask):
         recipe.task.target_mean, recipe.task.target_std = resolved_units(recipe.task, source)
 
     @classmethod
-    def counted(cls, classes: Sequence[str]) -> str:
+    def describe_classes(cls, classes: Sequence[str]) -> str:
         return f" with {counted(len(classes), 'number')} each"
 
     @classmethod
-    def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
+    def after_loading(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
         mean, std = recipe.task.target_mean, recipe.task.target_std
         if mean is None or std is None or len(mean) != len(classes):
             raise UsageError(f"{file}: task.target_mean (={mean!s:.60}) must have {len(classes)} numbers")
@@ -112,7 +112,7 @@ class Regression(VectorTask):
     def metrics(self) -> "RegressionErrors":
         return RegressionErrors(self.mean, self.std)
 
-    def remark(self, score: float) -> str | None:
+    def score_note(self, score: float) -> str | None:
         return "no better than always saying the mean of the test images" if score <= 0 else None
 
     def _standardized(self, targets: Tensor) -> Tensor:

@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, Source
-from ..data.contents import check_masks, check_test_masks
-from ..data.dense import IGNORE
 from ..data.masks import MaskValues
 from ..data.pairs import VOC_CLASSES
+from ..data.pixels import IGNORE
+from ..data.target_checks import check_masks, check_test_masks
 from ..models import segmenter
 from ..pictures.drawing import class_colors, draw_mask
 from ..recipes import Recipe
 from ..recipes.task import TaskConfig
 from ..report import Colors, Overlay, Overlays, Table, percent
 from .answers import Answers, PredictOptions
-from .dense import PixelTask
 from .gallery import Gallery, Look, from_worst_to_best
 from .measured import Measured, named_rows
+from .pairs import PixelTask
 from .pixel_answers import MaskAnswers, pixels_of_network
 from .pixel_gallery import AnsweredImage, answered, overlay
 from .trained import ReadyNetwork, Trained
@@ -35,7 +35,7 @@ class Segmentation(PixelTask):
     """
 
     name = kind = "segmentation"
-    does = "is for segmentation"
+    purpose = "is for segmentation"
     output = "logits"
     options = frozenset({"masks", "out"})
     score, score_label = "miou", "test mean IoU"
@@ -59,7 +59,7 @@ class Segmentation(PixelTask):
         return Overlap(len(trained.classes))
 
     @classmethod
-    def lacking(cls, metrics: "Overlap") -> str | None:
+    def missing_targets(cls, metrics: "Overlap") -> str | None:
         return None if metrics.confusion.any() else "a pixel of a class"
 
     @classmethod
@@ -94,14 +94,14 @@ class Segmentation(PixelTask):
 
         return from_worst_to_best(look, score, draw, "the share of the pixels right")
 
-    def check(self, data: DataConfig) -> list[str]:
+    def check_target_files(self, data: DataConfig) -> list[str]:
         fixed = tuple(self.source.classes) == VOC_CLASSES
         told, only = check_masks(self.source, fixed=fixed, allow_missing=data.allow_missing_classes)
         if only is not None:
             self.only, self.score_label = only, f"test IoU of {only!r}"
         return told
 
-    def remark(self, score: float) -> str | None:
+    def score_note(self, score: float) -> str | None:
         """Where the test masks hold one class: that there is no mean."""
         return only_class(self.only) if self.only is not None else None
 

@@ -17,10 +17,10 @@ from ..recipes.task import TaskConfig
 from .answers import Answers, PredictOptions
 from .gallery import Gallery, Look
 from .measured import Measured
-from .trained import ReadyNetwork, Trained, UsedTask
+from .trained import InferenceTask, ReadyNetwork, Trained
 
 
-class Task(UsedTask):
+class Task(InferenceTask):
     """How images are opened, the network is built, trained and measured, and what is said and drawn of its answers.
 
     Class methods describe the task itself; they take a recipe or a trained network. An object of the class is
@@ -30,7 +30,7 @@ class Task(UsedTask):
     Attributes:
         name: in recipes, ``task.name``.
         kind: in :data:`normfree.tasks.TASKS` and in exported files; not ``name`` where one name has two kinds.
-        does: what such a network does, for messages.
+        purpose: what such a network is for, as the end of a sentence.
         score: the metric that is better when larger; ``score_label``, ``score_format``: how it is printed.
         targets: what an image comes with: "labels" (a class), "vectors" (K numbers), or "pairs" (an image of targets,
             or objects).
@@ -89,7 +89,7 @@ class Task(UsedTask):
             data.test_crop = data.test_crop or test_crop(config_of(model))
 
     @classmethod
-    def of(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> Self:  # noqa: B008 - immutable
+    def from_recipe(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> Self:  # noqa: B008 - immutable
         """The task on the images of a run, whose sizes are set; what the recipe leaves to the images is filled in.
 
         Raises:
@@ -134,14 +134,14 @@ class Task(UsedTask):
         )
 
     @classmethod
-    def counted(cls, classes: Sequence[str]) -> str:
+    def describe_classes(cls, classes: Sequence[str]) -> str:
         """The end of "N training and M test images", for the first line of a run."""
         return ""
 
     # Of a trained network.
 
     @classmethod
-    def finish(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
+    def after_loading(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
         """Complete a loaded network in place, before it is used.
 
         Raises:
@@ -162,7 +162,7 @@ class Task(UsedTask):
         raise NotImplementedError
 
     @classmethod
-    def lacking(cls, metrics: Any) -> str | None:
+    def missing_targets(cls, metrics: Any) -> str | None:
         """What was missing in all test images, so that no score exists; None if nothing was."""
         return None
 
@@ -249,11 +249,11 @@ class Task(UsedTask):
         """What evaluations during the run measure: has ``update(output, batch)``, ``compute()`` and ``totals``."""
         raise NotImplementedError
 
-    def remark(self, score: float) -> str | None:
+    def score_note(self, score: float) -> str | None:
         """What must be said about a score on the test images, if anything."""
         return None
 
-    def examine(self, data: DataConfig) -> list[str]:
+    def check_targets(self, data: DataConfig) -> list[str]:
         """Look at what is to be learnt and measured; what to tell.
 
         Raises:

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from ..data import DataConfig, EvalTransform, HeldOut, Loader, Source, normalize
-from ..data.dense import DenseTransform
+from ..data.pixels import PixelTransform
 from ..data.resize import centre_crop, padded_centre_window
 from ..export import Preprocessing
 from ..recipes import Recipe
@@ -18,12 +18,12 @@ from .answers import Answers, PredictOptions
 from .measured import Measured
 
 
-class UsedTask:
+class InferenceTask:
     """The part of a task that a trained network needs; :class:`normfree.tasks.Task` has the rest, and says it all."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
-    does: ClassVar[str]
+    purpose: ClassVar[str]
     targets: ClassVar[Literal["labels", "vectors", "pairs"]]
     output: ClassVar[str | None]
     options: ClassVar[frozenset[str]]
@@ -49,7 +49,7 @@ class UsedTask:
         raise NotImplementedError
 
     @classmethod
-    def lacking(cls, metrics: Any) -> str | None:
+    def missing_targets(cls, metrics: Any) -> str | None:
         raise NotImplementedError
 
     @classmethod
@@ -79,7 +79,7 @@ class Trained:
 
     model: nn.Module
     recipe: Recipe
-    task: type[UsedTask]
+    task: type[InferenceTask]
     classes: list[str]
     source: str
     names: list[str]
@@ -119,7 +119,7 @@ class ReadyNetwork:
     run: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
-    task: type[UsedTask]
+    task: type[InferenceTask]
     exported: bool = False
     trained: Trained | None = None
     targets: dict[str, Any] = field(default_factory=dict)
@@ -142,11 +142,11 @@ class AntialiasedTransform(EvalTransform):
         return normalize(centre_crop(image, self.size), self.mean, self.std)
 
 
-def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | DenseTransform:
+def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | PixelTransform:
     """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
     if preprocessing.resize not in ("squash", "centre"):
         _, height, width = preprocessing.shape
-        return DenseTransform(height, width, preprocessing.mean, preprocessing.std, preprocessing.short_side)
+        return PixelTransform(height, width, preprocessing.mean, preprocessing.std, preprocessing.short_side)
     return vector_view_of(preprocessing, antialias=antialias)
 
 

@@ -31,7 +31,7 @@ from .train_log import TrainLog
 from .train_state import TrainState, capture, restore
 
 
-class Task(Losses, Protocol):
+class TrainingTask(Losses, Protocol):
     """What the trainer needs of a task."""
 
     train: Loader
@@ -42,7 +42,7 @@ class Task(Losses, Protocol):
 
     def metrics(self) -> Any: ...
 
-    def remark(self, score: float) -> str | None: ...
+    def score_note(self, score: float) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        task: Task,
+        task: TrainingTask,
         run: Run,
         *,
         train: TrainConfig,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from normfree.data import decode_image
 from normfree.data.coco import coco
+from normfree.data.exif import as_stored
 from normfree.data.pairs import open_pairs
-from normfree.data.turned import as_stored
 
 TURNS = range(1, 9)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from normfree.data.dense import IGNORE, DenseTransform, recolored, window
+from normfree.data.pixels import IGNORE, PixelTransform, recolored, window
 
 PLAIN = dict(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # leaves values on the 0..255 scale
 
@@ -25,7 +25,7 @@ def draw(seed: int) -> torch.Generator:
 def test_image_and_mask_move_alike(seed):
     """Away from edges, where the image is a mix, the colour still says the class; filled pixels are ignored."""
     torch.manual_seed(seed)
-    transform = DenseTransform(48, 48, **PLAIN, random=True, scale=(0.5, 2.0), flip=True)
+    transform = PixelTransform(48, 48, **PLAIN, random=True, scale=(0.5, 2.0), flip=True)
     image, mask = transform(*blocks(72, 96, 24), draw(seed))
     assert image.shape == (3, 48, 48)
     assert (mask.shape, mask.dtype) == ((48, 48), torch.int64)
@@ -43,14 +43,14 @@ def test_depth_is_divided_by_the_scale(scale):
     image, mask = blocks()
     depth = mask.float()
     depth[:, :8] = 0
-    _, moved = DenseTransform(30, 30, **PLAIN, scale=(scale, scale))(image, depth, draw(0))
+    _, moved = PixelTransform(30, 30, **PLAIN, scale=(scale, scale))(image, depth, draw(0))
     assert moved.dtype == torch.float32
     assert set(moved.unique().tolist()) <= {value / scale for value in range(7)}
 
 
 def test_nothing_to_do_changes_nothing():
     image, mask = blocks()
-    same, target = DenseTransform(40, 56, **PLAIN)(image, mask)
+    same, target = PixelTransform(40, 56, **PLAIN)(image, mask)
     assert torch.equal(same, image.float())
     assert torch.equal(target, mask)
 
@@ -66,14 +66,14 @@ def test_centre_crop_and_padding():
 
 def test_every_place_is_drawn():
     image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
-    transform = DenseTransform(3, 3, (0.0,), (1 / 255,), random=True)
+    transform = PixelTransform(3, 3, (0.0,), (1 / 255,), random=True)
     corners = {transform(image, torch.zeros(4, 4), draw(i))[0][0, 0, 0].item() for i in range(60)}
     assert {round(c) for c in corners} == {0, 1, 4, 5}
 
 
 def test_short_side_first_and_whole_images():
     image, _ = blocks(40, 60)
-    transform = DenseTransform(20, 24, **PLAIN, short_side=20)
+    transform = PixelTransform(20, 24, **PLAIN, short_side=20)
     assert transform.whole(image).shape == (3, 20, 30)
     assert transform.view(image).shape == (3, 20, 24)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import DataConfig, HeldOut, Source
-from ..data.dense import DenseTransform
 from ..data.pairs import open_pairs
+from ..data.pixels import PixelTransform
 from ..data.scenes import SceneSplit
 from ..errors import UsageError
 from ..models import ResidualNet
@@ -46,14 +46,14 @@ class PairTask(Task):
             )
 
     @classmethod
-    def counted(cls, classes: Sequence[str]) -> str:
+    def describe_classes(cls, classes: Sequence[str]) -> str:
         return f" of {counted(len(classes), 'class', 'classes')}" if classes else ""
 
-    def examine(self, data: DataConfig) -> list[str]:
+    def check_targets(self, data: DataConfig) -> list[str]:
         """As of :class:`.Task`; scenes are known to be sound."""
-        return [] if isinstance(self.source.train, SceneSplit) else self.check(data)
+        return [] if isinstance(self.source.train, SceneSplit) else self.check_target_files(data)
 
-    def check(self, data: DataConfig) -> list[str]:
+    def check_target_files(self, data: DataConfig) -> list[str]:
         """The same of files."""
         return []
 
@@ -76,19 +76,19 @@ class PixelTask(PairTask):
         return recipe.model.build(num_classes=0, in_chans=recipe.data.channels)
 
     @classmethod
-    def train_transform(cls, data: DataConfig) -> DenseTransform:
+    def train_transform(cls, data: DataConfig) -> PixelTransform:
         if data.crop not in ("random", "none"):
             raise UsageError(f"data.crop (={data.crop!r}) must be 'random' or 'none' for segmentation and depth")
         refuse_mixing(data, "segmentation and depth")
         _, height, width = shape_of(data, data.image_size, data.image_width)
         random: dict[str, Any] = dict(random=data.crop == "random", scale=data.scale, flip=data.flip, color=data.color)
-        return DenseTransform(height, width, *image_statistics(data), data.short_side, **random)
+        return PixelTransform(height, width, *image_statistics(data), data.short_side, **random)
 
     @classmethod
-    def test_transform(cls, data: DataConfig) -> DenseTransform:
+    def test_transform(cls, data: DataConfig) -> PixelTransform:
         """The centre crop that a recipe is evaluated on."""
         _, height, width = shape_of(data, data.test_size, data.test_width)
-        return DenseTransform(height, width, *image_statistics(data), data.short_side)
+        return PixelTransform(height, width, *image_statistics(data), data.short_side)
 
 
 def refuse_mixing(data: DataConfig, tasks: str) -> None:

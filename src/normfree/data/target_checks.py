@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .decode import UnreadableImage
-from .dense import IGNORE, INVALID
 from .masks import MaskValues
+from .pixels import IGNORE, INVALID
 from .sources import Source
 from .splits import CountedSplit, ImageSplit, MapSplit
 

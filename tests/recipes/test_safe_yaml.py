@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from normfree import UsageError
-from normfree.recipes import plain
-from normfree.recipes.plain import load_yaml
+from normfree.recipes import safe_yaml
+from normfree.recipes.safe_yaml import load_yaml
 
 USUAL = """
 base: &base {lr: 0.1, betas: &betas [0.9, 0.99], warmup: 1_000, when: 2020-02-03}
@@ -25,7 +25,7 @@ def test_anchors_and_merges_are_as_in_yaml():
 
 @pytest.mark.parametrize("name", ["lists", "mappings", "pairs", "ordered", "merged", "merged in tens", "wide merges"])
 def test_what_grows_is_refused_before_it_is_built(monkeypatch, name):
-    monkeypatch.setattr(plain._Loader, "construct_document", lambda loader, node: pytest.fail("it is built"))
+    monkeypatch.setattr(safe_yaml._Loader, "construct_document", lambda loader, node: pytest.fail("it is built"))
     with pytest.raises(UsageError, match=r"^here holds more than 100,000 values$"):
         load_yaml(hostile_bombs.YAML[name], "here")
 
@@ -46,16 +46,16 @@ def test_what_is_refused_is_said(name, said):
 
 
 def test_a_document_of_as_many_values_as_there_may_be(monkeypatch):
-    monkeypatch.setattr(plain, "MAX_RECIPE_VALUES", 9)
+    monkeypatch.setattr(safe_yaml, "MAX_RECIPE_VALUES", 9)
     text = "a: &a [1, 2]\nb: *a\n"  # the mapping, two keys, and twice a list of two
     assert load_yaml(text, "here") == dict(a=[1, 2], b=[1, 2])
-    monkeypatch.setattr(plain, "MAX_RECIPE_VALUES", 8)
+    monkeypatch.setattr(safe_yaml, "MAX_RECIPE_VALUES", 8)
     with pytest.raises(UsageError, match="more than 8 values"):
         load_yaml(text, "here")
 
 
 def test_a_text_without_end(monkeypatch):
-    monkeypatch.setattr(plain, "MAX_RECIPE_LENGTH", 10)
+    monkeypatch.setattr(safe_yaml, "MAX_RECIPE_LENGTH", 10)
     assert load_yaml("a: 1234567", "here") == dict(a=1234567)
     with pytest.raises(UsageError, match="here has more than 10 letters"):
         load_yaml("a: 12345678", "here")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense import recolored
+from .pixels import recolored
 from .resize import normalize
 from .scenes import SceneSplit
 
@@ -130,7 +130,7 @@ class ObjectTransform:
         short_side: of the image before all else; None: as it is.
         scale: range of a random factor of the size.
         flip: mirror half of the images.
-        color: random colours, see :func:`.dense.recolored`.
+        color: random colours, see :func:`.pixels.recolored`.
         train: whether objects move with their image.
     """
 

@@ -7,13 +7,13 @@ from typing import Any
 RUN_FILES = ("recipe.yaml", "metrics.jsonl")  # what a run folder holds
 
 
-def is_of_run(path: str) -> bool:
+def is_run_recipe(path: str) -> bool:
     """Whether a recipe file is that of a run folder."""
     recipe, metrics = RUN_FILES
     return Path(path).name == recipe and Path(path).with_name(metrics).is_file()
 
 
-def as_it_was(content: Any) -> Any:
+def with_earlier_defaults(content: Any) -> Any:
     """A stored recipe's nested dicts, with what its version did for missing fields of the data section.
 
     Then all classifiers were evaluated with test_crop "squash", and images of 16 bits were reduced to 8.

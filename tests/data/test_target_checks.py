@@ -10,8 +10,8 @@ from PIL import Image
 
 from normfree import UsageError
 from normfree.data.coco import coco
-from normfree.data.contents import check_depths, check_masks, check_objects
 from normfree.data.pairs import open_pairs
+from normfree.data.target_checks import check_depths, check_masks, check_objects
 
 
 def repaint(root, part, change):

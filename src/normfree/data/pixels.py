@@ -19,7 +19,7 @@ GREY, BRIGHTNESS, SATURATION, HUE = 0.3, 0.1255, (0.5, 1.5), 0.2  # NF-ResNets, 
 
 
 @dataclass(frozen=True)
-class DenseTransform:
+class PixelTransform:
     """Image (C, H, W) uint8 and target (H, W) -> (C, height, width) normalized float32 and (height, width).
 
     The image is resized bicubically with antialiasing, the target by its nearest pixel. What lies outside the image is
