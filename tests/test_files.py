@@ -14,7 +14,8 @@ import pytest
 from normfree import RunFailed, UsageError
 from normfree.cli import main
 from normfree.data import UnreadableImage, decode_image
-from normfree.data.coco import CocoIds, coco
+from normfree.data.coco import coco
+from normfree.data.coco_ids import CocoIds
 from normfree.data.decode import raw_values
 from normfree.data.exif import header
 from normfree.data.held_out import file_hash

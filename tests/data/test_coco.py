@@ -11,9 +11,9 @@ from PIL import Image
 from selection import share
 
 from normfree import UsageError
-from normfree.data import UnreadableImage
-from normfree.data import coco as coco_module
-from normfree.data.coco import CocoIds, coco, open_objects
+from normfree.data import UnreadableImage, coco_ids
+from normfree.data.coco import coco, open_objects
+from normfree.data.coco_ids import CocoIds
 from normfree.data.coco_masks import unpacked
 from normfree.data.sources import absolute
 
@@ -119,7 +119,7 @@ CHANGES = {
     "no images": (lambda told: told.update(images=[], annotations=[]), "0 images and 2 categories"),
     "two ids": (lambda told: told["images"].append(told["images"][0]), "two entries of 'images' have the id 100"),
     "two categories": (lambda told: told["categories"][0].update(id=3), "two entries of 'categories' have the id 3"),
-    "two annotations": (first(id=20), "two entries of 'annotations' have the id 20; each needs its own"),
+    "two annotations": (first(id=20), "two entries of 'annotations' have the id 20; ids must be unique"),
     "no number": (lambda told: told["annotations"][2].pop("id"), r"the id \(=None\) of annotations\[2\] must be"),
     "no integer": (lambda told: told["annotations"][1].update(id="a"), r"the id \(='a'\) of annotations\[1\] must be"),
     "no id": (lambda told: told["images"][0].pop("id"), r"the id \(=None\) of images\[0\] must be an integer"),
@@ -311,13 +311,13 @@ def test_numbers_of_images_that_have_one_name_in_many_folders(tmp_path, monkeypa
     """Each path is looked up by its endings, not among all images: 200,000 of them are no more work each."""
     entries = [(Path(f"{i // 10}/{i}/0.png"), i) for i in range(500)] + [(Path("only.png"), 1000)]
     ids, asked = CocoIds("a.json", entries, [1], {}), []
-    endings = coco_module._endings
-    monkeypatch.setattr(coco_module, "_endings", lambda path: asked.append(path) or endings(path))
+    endings = coco_ids._endings
+    monkeypatch.setattr(coco_ids, "_endings", lambda path: asked.append(path) or endings(path))
     paths = [tmp_path / name for name, _ in entries]
-    assert ids.of(paths) == [number for _, number in entries]
-    assert ids.of([Path("elsewhere/only.png"), Path("0/3/0.png")]) == [1000, 3]
+    assert ids.image_ids(paths) == [number for _, number in entries]
+    assert ids.image_ids([Path("elsewhere/only.png"), Path("0/3/0.png")]) == [1000, 3]
     assert len(asked) == len(paths) + 2
     with pytest.raises(UsageError, match=r"a\.json has 500 images named 0\.png; x/0\.png needs one"):
-        ids.of([Path("x/0.png")])
+        ids.image_ids([Path("x/0.png")])
     with pytest.raises(UsageError, match=r"a\.json has no images named 1\.png"):
-        ids.of([Path("0/3/1.png")])
+        ids.image_ids([Path("0/3/1.png")])

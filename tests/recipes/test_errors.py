@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from normfree import UsageError
-from normfree.recipes import describe_type, field_paths, load_recipe
+from normfree.recipes import describe_field, describe_type, field_paths, load_recipe
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,8 @@ WRONG = [
     ("data.std", [0.0], r"=\[0\.0\]\) must be above 0"),
     ("data.mean", ["x"], r"must be a list.* number"),
     ("data.source", 3, r"=3\) must be text"),
+    ("task.name", 3, r"=3\) must be one of classification, segmentation, depth, detection, regression$"),
+    ("task.name", ["depth"], r"must be one of classification, segmentation, depth, detection, regression$"),
     ("data.workers", -1, r"=-1\) must be at least 0"),
     ("model.name", {"a": 1}, r"must be text"),
     ("model.options", 3, r"=3\) must be a mapping"),
@@ -111,7 +113,8 @@ def test_null_is_refused_where_it_means_nothing():
                 messages[path] = f"no error: {load_recipe('digits', {path: None})}"
             except UsageError as error:
                 messages[path] = str(error)
-    expected = {path: f"{path} (=null) must be {describe_type(field_paths()[path].type)}" for path in messages}
+    expected = {path: f"{path} (=null) must be {describe_field(field_paths()[path])}" for path in messages}
+    assert expected["task.name"].endswith("must be one of classification, segmentation, depth, detection, regression")
     assert {path: message.replace("=None", "=null") for path, message in messages.items()} == expected
 
 

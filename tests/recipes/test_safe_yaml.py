@@ -33,8 +33,8 @@ def test_what_grows_is_refused_before_it_is_built(monkeypatch, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a merge of itself", "a value that holds itself"),
-        ("a list of itself", "a value that holds itself"),
+        ("a merge of itself", "a value that contains itself"),
+        ("a list of itself", "a value that contains itself"),
         ("digits", "a number of more than 1,000 digits"),
         ("a number of sixties", "a number of more than 1,000 digits"),
         ("numbers that collide", "a key of more than 18 digits"),

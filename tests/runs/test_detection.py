@@ -263,7 +263,7 @@ def test_annotations_that_do_not_fit(normfree, found, tmp_path):
     (tmp_path / "horse.json").write_text(json.dumps(told))
     for name, said in (
         ("none.json", "none.json has no images named 50.png"),
-        ("horse.json", "horse.json has no category 'cat', which the network knows"),
+        ("horse.json", "horse.json has no category 'cat', which the network has"),
         ("nowhere.json", "--annotations: "),
     ):
         result = normfree("predict", run, folder / "val", *boxes, "--annotations", tmp_path / name)

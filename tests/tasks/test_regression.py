@@ -124,7 +124,7 @@ class Same(ArraySplit):
     ("fields", "named"),
     [
         (dict(name="classification", target_mean=(1.0,), target_std=(1.0,)), r"task\.target_mean .* is for regression"),
-        (dict(name="regression", target_mean=(1.0,)), "go together"),
+        (dict(name="regression", target_mean=(1.0,)), "must both be set"),
         (dict(name="regression", target_mean=(1.0,), target_std=(0.0,)), r"task\.target_std \(=\[0.0\]\) must be"),
         (dict(name="regression", target_mean=(1.0, 2.0), target_std=(1.0,)), r"as many as task\.target_mean"),
         (dict(name="regression", label_smoothing=0.1), r"task\.label_smoothing .* must be 0 for regression"),

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError, listed
-from ..recipes import describe_type, field_help, field_paths, nearest_fields
+from ..recipes import describe_field, describe_type, field_help, field_paths, nearest_fields
 from ..recipes.safe_yaml import load_yaml
 from ..recipes.task import DETECTION
 
@@ -90,9 +90,7 @@ def fields_help() -> str:
     for title, paths in grouped(list(every)).items():
         lines.append(f"\n{title}:")
         for path in paths:
-            one_of = every[path].metadata.get("one_of")  # names that may be added to, which no type can say
-            wanted = f"one of {', '.join(one_of)}" if one_of else describe_type(every[path].type)
-            lines.append(f"  --{path}  ({wanted}; {_default(every[path])})")
+            lines.append(f"  --{path}  ({describe_field(every[path])}; {_default(every[path])})")
             lines += textwrap.wrap(meanings[path], 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 

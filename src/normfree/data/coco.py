@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,19 @@ from .splits import CountedSplit, ObjectSplit
 from .values import ValueRange
 
 KINDS = '"scenes:N" or "coco:PATH"'
-MOST_FOLDERS = 16  # in which images of an annotation file are looked for
 Annotation = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """Image files and what their annotations say.
+    """Image files with COCO annotations.
 
     Attributes:
+        path: of the annotation file.
         images: file, height and width of each.
-        annotations: of each image, as they are in the file ``path``; ``labels`` maps their categories.
-        masks: whether to draw masks.
+        annotations: of each image, as they are in the file.
+        labels: class index by category id.
+        masks: whether to rasterize masks.
         stored: whether annotations of photos that EXIF turns are for the stored pixels, see :mod:`.exif`.
     """
 
@@ -64,25 +64,26 @@ class CocoSplit:
         image = decode_image(file, self.channels, value_range=self.value_range)
         image = as_annotated(image, file, (height, width), self.stored)
         if tuple(image.shape[-2:]) != (height, width):
-            raise UnreadableImage(_other_size(file, image, self.path, (height, width)))
+            raise UnreadableImage(size_mismatch(file, image, self.path, (height, width)))
         return image
 
     def pair(self, index: int) -> tuple[Tensor, Objects]:
         return self.image(index), self.objects(index)
 
     def target_hash(self, index: int) -> str:
-        """Tells what the file says about an image's objects from anything else."""
+        """A hash of the annotations of an image."""
         return content_hash(json.dumps([self.images[index][1:], self.annotations[index]], sort_keys=True).encode())
 
     def counts(self) -> Counter[int]:
-        """How many objects there are of each label, crowds apart."""
-        return Counter(self.labels[a["category_id"]] for some in self.annotations for a in some if not a.get("iscrowd"))
+        """How many objects there are of each label, without crowds."""
+        every = (annotation for annotations in self.annotations for annotation in annotations)
+        return Counter(self.labels[a["category_id"]] for a in every if not a.get("iscrowd"))
 
     def objects(self, index: int) -> Objects:
-        """Without the image.
+        """The objects of an image, without reading the image.
 
         Raises:
-            UnreadableImage: too many objects, or a segmentation that is none.
+            UnreadableImage: too many objects, or an invalid segmentation.
         """
         annotations, (file, height, width) = self.annotations[index], self.images[index]
         if len(annotations) > MAX_OBJECTS:
@@ -114,11 +115,11 @@ class CocoSplit:
 def open_objects(
     source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
 ) -> Source[ObjectSplit]:
-    """A source of images with objects by its description; ``classes`` are without a background.
+    """Open a source of images with objects; ``classes`` are without a background.
 
     Args:
         masks: whether masks are needed.
-        test_only: open the test images of a folder alone; ``train`` is empty then.
+        test_only: open only the test images of a folder; ``train`` is empty then.
 
     Raises:
         UsageError: unknown kind, or what :func:`coco` refuses.
@@ -136,21 +137,21 @@ def open_objects(
 def coco(
     path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
 ) -> Source[CountedSplit]:
-    """COCO's folders, or one's own in its format.
+    """The COCO data set, or a folder in its format.
 
     PATH/annotations/instances_train2017.json with PATH/train2017, and the same of val2017; or PATH/train.json with
-    PATH/train, and the same of val (valid, validation, test). An image without annotations is one without objects. A
-    box that reaches beyond its image is clipped in training. One of no width or height is left out in training and
-    counted in evaluation, as COCO's own evaluation does.
+    PATH/train, and the same of val (valid, validation, test). An image without annotations has no objects. A box that
+    reaches beyond its image is clipped in training. A box without width or height is left out in training and counts
+    in evaluation, as in COCO's evaluation.
 
     Args:
         masks: whether every annotation must have a segmentation (polygons, or run lengths of both kinds).
-        test_only: read nothing of the training images.
+        test_only: do not read the training images.
         value_range: of images, see :func:`.decode_image`.
 
     Raises:
         UsageError: a file or folder is missing, a file is not of this format, an annotation does not fit its image or
-            category, or the categories of the two splits differ; with file and value.
+            category, or the categories of the two splits differ. The message names file and value.
     """
     root = Path(path).expanduser()
     if not path or not root.is_dir():
@@ -163,9 +164,9 @@ def coco(
     train, test = _places(root)
     parts = [_read(file, folder, channels, masks) for file, folder in ((test,) if test_only else (train, test))]
     if parts[0][1] != parts[-1][1]:
-        ours, theirs = (set(names.items()) for _, names in parts)
-        number, name = sorted(ours ^ theirs)[0]
-        file = train[0] if (number, name) in ours else test[0]
+        train_names, test_names = (set(names.items()) for _, names in parts)
+        number, name = sorted(train_names ^ test_names)[0]
+        file = train[0] if (number, name) in train_names else test[0]
         raise UsageError(f"data.source: category {number} ({name!r:.40}) is only in {file}")
     notes, splits = [], []
     for split, _ in parts:
@@ -175,7 +176,7 @@ def coco(
         notes += lines
     for split in splits:
         try:
-            split.pair(0)  # a mistake that all files share is better said now than after ten of them
+            split.pair(0)  # a mistake in all files is reported now, not after ten of them
         except UnreadableImage as error:
             raise UsageError(f"data.source: {error}") from error
     if test_only:
@@ -184,116 +185,14 @@ def coco(
     return Source(splits[0], splits[1], list(categories.values()), tuple(notes), list(categories))
 
 
-@dataclass(frozen=True)
-class CocoIds:
-    """The numbers that an annotation file gives to images and classes.
-
-    Attributes:
-        path: of the file.
-        images: file and number of each.
-        categories: number of each class, in the order of the network's.
-        sizes: height and width by an image's number, of which the file says them.
-    """
-
-    path: str
-    images: list[tuple[Path, int]]
-    categories: list[int]
-    sizes: dict[int, Size]
-
-    @classmethod
-    def read(cls, path: str, classes: Sequence[str]) -> "CocoIds":
-        """Of a file for a network of these classes.
-
-        Raises:
-            UsageError: not such a file, or a class that it has no category for.
-        """
-        file = Path(path)
-        try:
-            content = _content(file)
-            images, entries = (_entries(content, name, file) for name in ("images", "categories"))
-            names = {_text(item, "name", "category", file): number for number, item in entries.items()}
-            files = [(Path(_text(item, "file_name", "image", file)), number) for number, item in images.items()]
-        except UsageError as error:
-            raise UsageError(str(error).replace("data.source", "--annotations", 1)) from error
-        lacking = [name for name in classes if name not in names]
-        if lacking:
-            raise UsageError(f"{file} has no category {lacking[0]!r:.60}, which the network knows")
-        sizes = {
-            number: (height, width)
-            for number, item in images.items()
-            if type(height := item.get("height")) is int and type(width := item.get("width")) is int
-        }
-        return cls(path, files, [names[name] for name in classes], sizes)
-
-    def of(self, paths: Sequence[Path]) -> list[int]:
-        """The number of each image file: of the entry whose file name the path ends with.
-
-        Raises:
-            UsageError: an image without an entry, or with several.
-        """
-        by_ending, by_name = self._by_ending(), dict[str, list[int]]()
-        for name, number in self.images:
-            by_name.setdefault(name.name, []).append(number)
-        numbers = []
-        for path in paths:
-            found = [number for end in _endings(path) for number in by_ending.get(end, [])]
-            found = found or by_name.get(path.name, [])  # the folder in the file may be another one
-            if len(found) != 1:
-                raise UsageError(f"{self.path} has {len(found) or 'no'} images named {path.name}; {path} needs one")
-            numbers.append(found[0])
-        return numbers
-
-    def _by_ending(self) -> dict[tuple[str, ...], list[int]]:
-        """The numbers of images by the parts of their names."""
-        found: dict[tuple[str, ...], list[int]] = {}
-        for name, number in self.images:
-            found.setdefault(name.parts, []).append(number)
-        return found
-
-    def convention(self, paths: Sequence[Path]) -> tuple[bool, list[str]]:
-        """See :func:`.exif.convention`; all images of the file that lie beside the given ones have a say."""
-        named = self._by_ending()
-        above = {path.parents[len(end) - 1] for path in paths for end in _endings(path) if end in named}
-        known = {
-            folder / name: self.sizes[number]
-            for folder in sorted(above)[:MOST_FOLDERS]
-            for name, number in self.images
-            if number in self.sizes and os.path.isfile(folder / name)
-        }
-        files = list(map(str, known))
-        return convention(files, list(known.values()).__getitem__, self.path, default=True)
-
-    def as_annotated(self, image: Tensor, path: Path, number: int, stored: bool) -> Tensor:
-        """An upright image as the file's annotations see it.
-
-        Args:
-            stored: what :meth:`convention` said.
-
-        Raises:
-            UnreadableImage: it is of another size than the file says.
-        """
-        size = self.sizes.get(number)
-        if size is None:
-            return image
-        image = as_annotated(image, str(path), size, stored)
-        if tuple(image.shape[-2:]) != size:
-            raise UnreadableImage(_other_size(str(path), image, self.path, size))
-        return image
-
-
-def _endings(path: Path) -> list[tuple[str, ...]]:
-    """The last part of a path, the last two, ..., but for the root."""
-    parts = path.parts
-    return [parts[-count:] for count in range(1, len(parts) + (not path.is_absolute()))]
-
-
-def _other_size(file: str, image: Tensor, annotations: str, size: Size) -> str:
-    found, said = ((f"{width} x {height}") for height, width in (image.shape[-2:], size))
-    return f"{file}: {found} pixels; {annotations} says {said}"
+def size_mismatch(file: str, image: Tensor, annotations: str, size: Size) -> str:
+    """The message about an image whose size is not the one in its annotation file."""
+    actual, expected = ((f"{width} x {height}") for height, width in (image.shape[-2:], size))
+    return f"{file}: {actual} pixels; {annotations} says {expected}"
 
 
 def _places(root: Path) -> list[tuple[Path, Path]]:
-    """Annotations and images of the two splits."""
+    """Annotation file and image folder of the two splits."""
     folder = root / "annotations"
     official = folder / "instances_train2017.json"
     if official.is_file() or (folder / "instances_val2017.json").is_file():
@@ -304,25 +203,32 @@ def _places(root: Path) -> list[tuple[Path, Path]]:
 
 def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSplit, dict[int, str]]:
     """A split, and its categories in the order of their numbers."""
-    for place, there in ((file, file.is_file()), (folder, folder.is_dir())):
-        if not there:
-            raise UsageError(f"data.source: {place} is missing")
-    content = _content(file)
-    images, entries, annotations = (_entries(content, name, file) for name in ("images", "categories", "annotations"))
-    categories = {number: _text(item, "name", "category", file) for number, item in sorted(entries.items())}
+    for path, exists in ((file, file.is_file()), (folder, folder.is_dir())):
+        if not exists:
+            raise UsageError(f"data.source: {path} is missing")
+    content = read_json(file)
+    images, entries, annotations = (
+        entries_by_id(content, name, file) for name in ("images", "categories", "annotations")
+    )
+    categories = {number: text_field(item, "name", "category", file) for number, item in sorted(entries.items())}
     if not images or not categories:
         raise UsageError(f"data.source: {file} holds {len(images)} images and {len(categories)} categories")
-    places = {number: _image(item, number, file, folder) for number, item in images.items()}
-    found: dict[int, list[Annotation]] = {number: [] for number in images}
+    sized = {number: _image(item, number, file, folder) for number, item in images.items()}
+    by_image: dict[int, list[Annotation]] = {number: [] for number in images}
     for item in annotations.values():
-        annotation = _annotation(item, places, categories, file, masks)
-        found[item["image_id"]].append(annotation)
-    labels = {number: place for place, number in enumerate(categories)}
-    split = CocoSplit(str(file), list(places.values()), list(found.values()), labels, channels, masks)
+        annotation = _annotation(item, sized, categories, file, masks)
+        by_image[item["image_id"]].append(annotation)
+    labels = {number: label for label, number in enumerate(categories)}
+    split = CocoSplit(str(file), list(sized.values()), list(by_image.values()), labels, channels, masks)
     return split, categories
 
 
-def _content(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The content of an annotation file.
+
+    Raises:
+        UsageError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads(regular(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -331,31 +237,32 @@ def _content(file: Path) -> Any:
         raise UsageError(f"data.source: {file} is not JSON: {' '.join(str(error).split())[:200]}") from error
 
 
-def _entries(content: Any, name: str, file: Path) -> dict[int, Annotation]:
-    """Those of a list by their ids."""
-    listed = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+def entries_by_id(content: Any, name: str, file: Path) -> dict[int, Annotation]:
+    """The entries of a list in an annotation file, by their ids."""
+    items = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"data.source: {file} has no list {name!r} of mappings, as COCO's files have")
-    found: dict[int, Annotation] = {}
-    for place, item in enumerate(listed):
+    by_id: dict[int, Annotation] = {}
+    for place, item in enumerate(items):
         number = item.get("id")
         if type(number) is not int or abs(number) > MAX_COCO_ID:
             what = f"the id (={shown(number, 40)}) of {name}[{place}]"
             raise UsageError(f"data.source: {file}: {what} must be an integer below {MAX_COCO_ID:,}")
-        if number in found:
+        if number in by_id:
             raise UsageError(
-                f"data.source: {file}: two entries of {name!r} have the id {shown(number, 40)}; each needs its own"
+                f"data.source: {file}: two entries of {name!r} have the id {shown(number, 40)}; ids must be unique"
             )
-        found[number] = item
-    return found
+        by_id[number] = item
+    return by_id
 
 
-def _text(item: Annotation, key: str, kind: str, file: Path) -> str:
-    found = item.get(key)
-    if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_NAME_LENGTH:
-        what = f"{key} (={shown(found, 60)}) of {kind} {item['id']}"
+def text_field(item: Annotation, key: str, kind: str, file: Path) -> str:
+    """A field of an entry that must be text."""
+    text = item.get(key)
+    if not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= MAX_NAME_LENGTH:
+        what = f"{key} (={shown(text, 60)}) of {kind} {item['id']}"
         raise UsageError(f"data.source: {file}: {what} must be text of at most {MAX_NAME_LENGTH} letters")
-    return found
+    return text
 
 
 def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str, int, int]:
@@ -365,29 +272,25 @@ def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str
         if type(side) is not int or not 1 <= side <= MAX_IMAGE_SIDE:
             raise UsageError(f"data.source: {file}: {key} (={shown(side, 40)}) of image {number} must be pixels")
         sides.append(side)
-    place = folder / _text(item, "file_name", "image", file)
+    place = folder / text_field(item, "file_name", "image", file)
     if not os.path.isfile(place):
         raise UsageError(f"data.source: {place} is missing; {file} names it")
     return str(place), *sides
 
 
 def _annotation(
-    item: Annotation,
-    places: dict[int, tuple[str, int, int]],
-    categories: dict[int, str],
-    file: Path,
-    masks: bool,
+    item: Annotation, images: dict[int, tuple[str, int, int]], categories: dict[int, str], file: Path, masks: bool
 ) -> Annotation:
-    """What is kept of an annotation, checked."""
+    """The fields of an annotation that are used, checked."""
     where = f"data.source: {file}: annotation {shown(item['id'], 40)}"
     needed = ("id", "image_id", "category_id", "bbox", *(("segmentation",) if masks else ()))
     for key in needed:
         if key not in item:
             raise UsageError(f"{where} has no {key!r}")
-    for key, known in (("image_id", places), ("category_id", categories)):
+    for key, known in (("image_id", images), ("category_id", categories)):
         if type(item[key]) is not int or item[key] not in known:
             raise UsageError(f"{where} has {key} {shown(item[key], 40)}, which the file does not describe")
-    box, (_, height, width) = item["bbox"], places[item["image_id"]]
+    box, (_, height, width) = item["bbox"], images[item["image_id"]]
     if not isinstance(box, list) or len(box) != 4 or not all(is_number(side) for side in box) or min(box[2:]) < 0:
         raise UsageError(f"{where}: bbox (={shown(box)}) must be left, top, width, height in pixels")
     left, top, wide, tall = box

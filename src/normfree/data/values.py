@@ -42,7 +42,9 @@ def with_value_range(source: Source[S], value_range: ValueRange) -> Source[S]:
     return dataclasses.replace(source, train=train, test=test)
 
 
-def resolve_value_range(source: Source[S], value_range: ValueRange, part: str = "train") -> tuple[Source[S], ValueRange]:
+def resolve_value_range(
+    source: Source[S], value_range: ValueRange, part: str = "train"
+) -> tuple[Source[S], ValueRange]:
     """A source with a range that fits its images, and that range; "auto" becomes numbers.
 
     Args:

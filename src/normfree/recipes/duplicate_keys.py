@@ -1,4 +1,4 @@
-"""Refuses keys that a recipe has twice: YAML would silently take the later one."""
+"""Refuses duplicate keys in a recipe, of which YAML would silently use the last one."""
 
 import yaml
 
@@ -7,26 +7,26 @@ from ..models.options import shown
 
 
 def refuse_repeated(text: str, source: str) -> None:
-    """Refuse a mapping with two entries of one key.
+    """Refuse a mapping that has a key twice.
 
     Args:
-        text: a YAML document that can be read.
+        text: a valid YAML document.
 
     Raises:
-        UsageError: a key is there twice; the message has both lines, and ``source`` names the document.
+        UsageError: a key is there twice; the message names both lines and ``source``.
     """
-    rest, seen = [yaml.compose(text, yaml.SafeLoader)], set[int]()
-    while rest:
-        node = rest.pop()
+    pending, seen = [yaml.compose(text, yaml.SafeLoader)], set[int]()
+    while pending:
+        node = pending.pop()
         if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # an alias is the node itself
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
-            rest += node.value
+            pending += node.value
             continue
         lines: dict[tuple[str, str], int] = {}
         for key, value in node.value:
-            rest += [key, value]
+            pending += [key, value]
             if not isinstance(key, yaml.ScalarNode):
                 continue
             name, line = (key.tag, key.value), key.start_mark.line + 1

@@ -1,4 +1,4 @@
-"""What overriding a field changes in the rest of a recipe."""
+"""What else changes in a recipe when a field is overridden."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,54 +10,52 @@ from ..models.registry import lookup
 from ..nn import batch_norms
 from ..words import shown
 
-# a number that is given replaces the recipe's other one for the same thing, which would take precedence in a file
-INSTEAD = {"train.epochs": "train.steps", "optim.warmup_epochs": "optim.warmup_steps"}
-OF_THE_TASK = ("output_stride",)  # options that a task asks of every network
+# An override of the first field unsets the second one in the recipe, which would take precedence.
+REPLACES = {"train.epochs": "train.steps", "optim.warmup_epochs": "optim.warmup_steps"}
+TASK_OPTIONS = ("output_stride",)  # options that a task needs of every network
 
 
 def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The overrides, preceded by the fields that must give way to them.
+    """The overrides, preceded by the fields that they unset.
 
-    The options in a recipe are for its own network. With another model they are left out; a model of the same family
-    keeps those that do not replace a number in the tables of variants (widths, depths, stem, ...).
+    The model options of a recipe are for its model. If the model is overridden, they are left out; a model of the same
+    family keeps those that do not replace a number in the tables of variants (widths, depths, stem, ...).
 
     Args:
         content: the recipe's sections.
         overrides: by dotted path.
 
     Returns:
-        All overrides in order, and lines to tell the user.
+        All overrides in order, and messages for the user.
     """
-    found: dict[str, Any] = {}
-    told = []
-    for given, other in INSTEAD.items():
-        if overrides.get(given) is not None and other not in overrides and _at(content, other) is not None:
-            found[other] = None
-            told.append(f"{given} (={shown(overrides[given])}) takes the place of {other} (={_at(content, other)})")
+    unset: dict[str, Any] = {}
+    messages = []
+    for name, other in REPLACES.items():
+        if overrides.get(name) is not None and other not in overrides and _at(content, other) is not None:
+            unset[other] = None
+            messages.append(f"{name} (={shown(overrides[name])}) takes the place of {other} (={_at(content, other)})")
     options = _at(content, "model.options")
-    before, now = _at(content, "model.name"), overrides.get("model.name")
-    if isinstance(options, dict) and before and now and before != now:
-        unfit = _unfit(options, before, now)
-        if unfit:
-            found |= {f"model.options.{name}": None for name in unfit}
-            left = ", ".join(f"{name}: {shown(options[name])}" for name in unfit)
-            told.append(f"model.options of the recipe ({left}) are for {before}; {now} is built without them")
-    return found | dict(overrides), told
+    old, new = _at(content, "model.name"), overrides.get("model.name")
+    if isinstance(options, dict) and old and new and old != new and (names := _unfit_options(options, old, new)):
+        unset |= {f"model.options.{name}": None for name in names}
+        left_out = ", ".join(f"{name}: {shown(options[name])}" for name in names)
+        messages.append(f"model.options of the recipe ({left_out}) are for {old}; {new} is built without them")
+    return unset | dict(overrides), messages
 
 
 def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Refuse a recipe's micro-batches for another model that has BatchNorm: their update would not be exact.
+    """Refuse the micro-batches of a recipe for another model that has BatchNorm, where they would not be exact.
 
     Args:
         recipe: with the overrides.
         content: the recipe's sections without them.
 
     Raises:
-        UsageError: the recipe has micro-batches, and the model is not the recipe's own and has BatchNorm.
+        UsageError: the recipe has micro-batches, and the model is not the recipe's and has BatchNorm.
     """
     train, name = recipe.train, recipe.model.name
-    before = _at(content, "model.name")
-    if "train.micro_batch" in overrides or train.micro_batch is None or not before or before == name:
+    recipe_model = _at(content, "model.name")
+    if "train.micro_batch" in overrides or train.micro_batch is None or recipe_model in (None, "", name):
         return
     with torch.device("meta"):
         model = recipe.model.build(num_classes=2, in_chans=recipe.data.channels)
@@ -65,18 +63,18 @@ def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str,
         raise UsageError(
             f"train.micro_batch (={shown(train.micro_batch)}) of the recipe is exact for networks without BatchNorm; "
             f"{name} would normalize over so many images instead of {train.batch_size}: "
-            "say --train.micro_batch null for whole batches, or --train.micro_batch N for that"
+            "use --train.micro_batch null for whole batches, or --train.micro_batch N for that"
         )
 
 
-def _unfit(options: Mapping[str, Any], before: str, now: str) -> list[str]:
+def _unfit_options(options: Mapping[str, Any], old_name: str, new_name: str) -> list[str]:
     """Names of a recipe's options for one model that do not fit another."""
     try:
-        (old, old_row), (new, new_row) = lookup(str(before)), lookup(str(now))
-    except UsageError:  # said where the network is built
+        (old, old_row), (new, new_row) = lookup(str(old_name)), lookup(str(new_name))
+    except UsageError:  # building the network raises it again
         return []
     if old.family != new.family:
-        return [name for name in options if name not in OF_THE_TASK]
+        return [name for name in options if name not in TASK_OPTIONS]
     return [name for name in options if name in old_row or name in new_row]
 
 

@@ -38,8 +38,8 @@ class Recipe:
 
     Args:
         model: which network
-        data: which images, and how they reach the network
-        task: what it is trained for
+        data: which images, and how they are prepared for the network
+        task: what the network is trained for
         optim: optimizer, clipping, schedule and averaging
         train: how long, how, and where
     """
@@ -56,7 +56,7 @@ class Recipe:
 
         Args:
             content: section to field to value.
-            source: where the dicts are from, for messages.
+            source: where the dicts come from, for messages.
 
         Raises:
             UsageError: a field is unknown (the nearest one is suggested), or a value is of the wrong type or out of
@@ -66,14 +66,14 @@ class Recipe:
         content = _without_empty_sections(content)
         _check_fields(content, cls, "", source)
         _refuse_values(content)
-        # The parser builds any object that a free-form value names by class_path; options are plain data.
+        # The parser would build any object that a free-form value names by class_path; so options bypass it.
         options = content.get("model", {}).get("options", {})
         if not isinstance(options, dict):
             raise UsageError(f"model.options (={shown(options)}) must be a mapping")
         if "model" in content:
             content = {**content, "model": {k: v for k, v in content["model"].items() if k != "options"}}
         try:
-            options = _plain(options)
+            options = _plain_data(options)
             parser = _parser()
             recipe = cls(**vars(parser.instantiate(parser.parse_object(content))))
         except (jsonargparse.ArgumentError, TypeError, ValueError, ArithmeticError) as error:
@@ -87,14 +87,14 @@ class Recipe:
 
 
 def describe(recipe: Recipe, classes: list[str], numbers: list[int] | None = None) -> dict[str, Any]:
-    """What is stored in a checkpoint about it, so that the file can be used alone.
+    """What a checkpoint stores about its network, so that the file can be used without the run folder.
 
     Args:
         classes: names of the classes.
         numbers: see :class:`.data.Source`.
     """
-    about = dict(recipe=dataclasses.asdict(recipe), classes=classes)
-    return about if numbers is None else about | dict(numbers=numbers)
+    description = dict(recipe=dataclasses.asdict(recipe), classes=classes)
+    return description if numbers is None else description | dict(numbers=numbers)
 
 
 def list_recipes() -> list[str]:
@@ -118,7 +118,7 @@ def recipe_text(name: str) -> str:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         try:
             with regular(Path(name)).open(encoding="utf-8") as file:
-                return file.read(MAX_RECIPE_LENGTH + 1)  # load_yaml refuses so many
+                return file.read(MAX_RECIPE_LENGTH + 1)  # load_yaml refuses a longer text
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"recipe file {_printable(name)} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -136,11 +136,11 @@ def load_recipe(
 ) -> Recipe:
     """A recipe by name or YAML file, with fields overridden by dotted path.
 
-    In the recipe of a run folder, fields that its version did not have get the values that it worked with.
+    In the recipe of a run folder, fields that its version did not have get the values that this version used.
 
     Args:
         overrides: for example ``{"optim.lr": 0.2}``.
-        say: called with a line about each field that gives way, see :func:`.override.resolve_overrides`.
+        say: called with a message about each field that the overrides unset, see :func:`.override.resolve_overrides`.
 
     Raises:
         UsageError: unknown recipe, broken YAML (with the line), unknown field (the nearest one is suggested), or a
@@ -150,21 +150,21 @@ def load_recipe(
     content = load_yaml(text, source)
     refuse_repeated(text, source)
     content = {} if content is None else _without_empty_sections(content)
-    _check_fields(content, Recipe, "", f"recipe {_printable(name)}")
+    _check_fields(content, Recipe, "", source)
     content = with_earlier_defaults(content) if is_run_recipe(name) else content
-    before = copy.deepcopy(content)
-    every, told = resolve_overrides(content, overrides or {})
-    for path, value in every.items():
+    original = copy.deepcopy(content)
+    resolved, messages = resolve_overrides(content, overrides or {})
+    for path, value in resolved.items():
         set_field(content, path, value)
-    recipe = Recipe.from_dict(content, f"recipe {_printable(name)}")
-    check_exact(recipe, before, overrides or {})
-    for line in told:
-        say(line)
+    recipe = Recipe.from_dict(content, source)
+    check_exact(recipe, original, overrides or {})
+    for message in messages:
+        say(message)
     return recipe
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
-    """Set a dotted path in a recipe's nested dicts. A mapping is merged into the one there; null removes an entry.
+    """Set a dotted path in a recipe's nested dicts. A mapping is merged into the present one; null removes an entry.
 
     Raises:
         UsageError: there is no such field; the nearest one is suggested.
@@ -179,9 +179,9 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
             content[name] = {}
         content = content[name]
     if isinstance(value, dict):
-        there = content.get(names[-1])
-        value = {**(there if isinstance(there, dict) else {}), **value}
-        value = {name: found for name, found in value.items() if found is not None}
+        present = content.get(names[-1])
+        merged = {**(present if isinstance(present, dict) else {}), **value}
+        value = {name: entry for name, entry in merged.items() if entry is not None}
     if value is None and len(names) > 2:
         content.pop(names[-1], None)
     else:
@@ -197,7 +197,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
-    """Every field of a recipe by its dotted path, without the sections themselves."""
+    """Every field of a recipe by its dotted path; sections are not among them."""
     paths: dict[str, dataclasses.Field[Any]] = {}
     for item in dataclasses.fields(cls):
         if section := _section(item):
@@ -208,17 +208,17 @@ def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.F
 
 
 def field_help(cls: type = Recipe, prefix: str = "") -> dict[str, str]:
-    """The sentence about every field in its section's docstring, by dotted path."""
+    """The description of every field in the docstring of its section, by dotted path."""
     sentences = {
         p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse(cls.__doc__).params
     }
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for item in dataclasses.fields(cls):
         if section := _section(item):
-            found |= field_help(section, f"{prefix}{item.name}.")
+            texts |= field_help(section, f"{prefix}{item.name}.")
         else:
-            found[prefix + item.name] = sentences[item.name]
-    return found
+            texts[prefix + item.name] = sentences[item.name]
+    return texts
 
 
 @functools.cache
@@ -229,14 +229,20 @@ def _parser() -> jsonargparse.ArgumentParser:
 
 
 def _one_line(message: str, content: Mapping[str, Any]) -> str:
-    """jsonargparse's message of several lines as one line: path, value, and what would be right."""
-    found = re.search(r'[Pp]arser key "([\w.]+)"', message)
-    if not found or found[1] not in field_paths():
+    """jsonargparse's message of several lines as one line: path, value, and the expected type."""
+    match, fields = re.search(r'[Pp]arser key "([\w.]+)"', message), field_paths()
+    if not match or match[1] not in fields:
         return " ".join(message[:500].split())
-    path, value = found[1], content
+    path, value = match[1], content
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else value
-    return f"{path} (={shown(value)}) must be {describe_type(field_paths()[path].type)}"
+    return f"{path} (={shown(value)}) must be {describe_field(fields[path])}"
+
+
+def describe_field(item: dataclasses.Field[Any]) -> str:
+    """What a field must be, in words: one of its names, or a value of its type."""
+    choices = item.metadata.get("one_of")
+    return f"one of {', '.join(choices)}" if choices else describe_type(item.type)
 
 
 def describe_type(annotation: Any) -> str:
@@ -271,7 +277,7 @@ def _check_fields(content: Any, cls: type, prefix: str, source: str) -> None:
 
 
 def _section(item: dataclasses.Field[Any]) -> type | None:
-    """The class of a field that is a section of its own; None for a value."""
+    """The class of a field that is a section; None for a value."""
     return item.type if isinstance(item.type, type) and dataclasses.is_dataclass(item.type) else None
 
 
@@ -281,7 +287,7 @@ def _printable(name: Any) -> str:
 
 
 def _without_empty_sections(content: Any) -> Any:
-    """The content without sections that are null: those of which all lines are comments in YAML."""
+    """The content without sections that are null, as in YAML if all their lines are comments."""
     if not isinstance(content, dict):
         return content
     sections = {item.name for item in dataclasses.fields(Recipe)}
@@ -289,23 +295,25 @@ def _without_empty_sections(content: Any) -> Any:
 
 
 def _refuse_values(content: Mapping[str, Any]) -> None:
-    """Refuse what the parser accepts: null for every type, and integers of 2**63 and more."""
+    """Refuse what the parser accepts by mistake: null for every type, and integers of 2**63 and more."""
     for path, item in field_paths().items():
         section, name = path.split(".")
-        value, wanted = content.get(section, {}).get(name, ""), describe_type(item.type)
+        value, wanted = content.get(section, {}).get(name, ""), describe_field(item)
         if value is None and type(None) not in typing.get_args(item.type):
             raise UsageError(f"{path} (=null) must be {wanted}")
-        several = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(one, int) and abs(one) >= 2**63 for one in several) and re.search("integer|number", wanted):
+        entries = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(entry, int) and abs(entry) >= 2**63 for entry in entries) and re.search(
+            "integer|number", wanted
+        ):
             raise UsageError(f"{path} (={shown(value)}) must be below 2**63")
 
 
-def _plain(value: Any) -> Any:
+def _plain_data(value: Any) -> Any:
     """A copy of a free-form value, with tuples as lists; refuses what a YAML or JSON file cannot hold."""
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain_data(inner) for inner in value]
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float) and abs(value) < 2**63:
@@ -314,7 +322,7 @@ def _plain(value: Any) -> Any:
 
 
 def nearest_fields(path: str, known: Iterable[str]) -> list[str]:
-    """Up to three known paths that are similar to an unknown one as a whole or have the same last part."""
+    """Up to three known paths that are similar to an unknown one, or have the same last part."""
     near, last = nearest(path, known, cutoff=0.7, parts=False), path.lower().rpartition(".")[2]
     near += [p for p in field_paths() if p.rpartition(".")[2].lower() == last and p not in near]
     return near[:3]

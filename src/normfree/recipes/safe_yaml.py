@@ -8,7 +8,7 @@ from ..errors import UsageError
 from ..limits import MAX_DIGITS, MAX_RECIPE_LENGTH, MAX_RECIPE_VALUES
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_WIDE = 18  # digits; beyond, keys can be chosen such that Python looks each up among all others
+_MAX_KEY_DIGITS = 18  # longer keys can be chosen to have the same hash, which makes dicts slow
 
 
 class _Refused(Exception):
@@ -21,12 +21,12 @@ class _Loader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
-            _unfolded(node, {})
+            _count_values(node, {})
         return node
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """Plain data of a YAML document.
+    """The content of a YAML document as dicts, lists, text and numbers.
 
     Raises:
         UsageError: the text is not YAML (with the line) or far too large; ``source`` names it in the message.
@@ -47,24 +47,24 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def check_length(content: Any, source: str) -> None:
-    """Refuse plain data of more than MOST_VALUES values, shared ones counted at each use.
+    """Refuse data of more than MAX_RECIPE_VALUES values; shared ones count at each use.
 
     Raises:
         UsageError: there are more; ``source`` names the data in the message.
     """
-    rest, count = [content], 0
-    while rest:
-        value, count = rest.pop(), count + 1
+    pending, count = [content], 0
+    while pending:
+        value, count = pending.pop(), count + 1
         if count > MAX_RECIPE_VALUES:
             raise UsageError(f"{source} holds more than {MAX_RECIPE_VALUES:,} values")
         if isinstance(value, dict):
-            rest += [*value, *value.values()]
+            pending += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
-            rest += value
+            pending += value
 
 
-def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """The number of values that a node stands for, including aliases and merge keys.
+def _count_values(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """The number of values in a node; aliases and merge keys count as what they refer to.
 
     Args:
         sizes: number of values by node; None for the nodes that contain this one.
@@ -72,19 +72,19 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     if id(node) in sizes:
         size = sizes[id(node)]
         if size is None:
-            raise _Refused("a value that holds itself")
+            raise _Refused("a value that contains itself")
         return size
     sizes[id(node)] = None
     parts: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
-        if any(key.tag in _NUMBERS and len(key.value) > _WIDE for key, _ in node.value):
-            raise _Refused(f"a key of more than {_WIDE} digits")
+        if any(key.tag in _NUMBERS and len(key.value) > _MAX_KEY_DIGITS for key, _ in node.value):
+            raise _Refused(f"a key of more than {_MAX_KEY_DIGITS} digits")
     elif isinstance(node, yaml.SequenceNode):
         parts = node.value
     elif node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
         raise _Refused(f"a number of more than {MAX_DIGITS:,} digits")
-    sizes[id(node)] = size = 1 + sum(_unfolded(part, sizes) for part in parts)
+    sizes[id(node)] = size = 1 + sum(_count_values(part, sizes) for part in parts)
     if size > MAX_RECIPE_VALUES:
         raise _Refused(f"more than {MAX_RECIPE_VALUES:,} values")
     return size

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import Objects
-from ..data.coco import CocoIds
+from ..data.coco_ids import CocoIds
 from ..data.coco_masks import run_lengths
 from ..errors import UsageError
 from ..models import Detections
@@ -131,7 +131,7 @@ class BoxFile:
             UsageError: one that the annotations do not name.
         """
         if self.ids:
-            numbers, self.told = self.ids.of(paths), []
+            numbers, self.told = self.ids.image_ids(paths), []
             self.stored, told = self.ids.convention(paths)
             tell(*told, file=sys.stderr)
         else:
