@@ -90,7 +90,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
     def interrupted(step, batch, lr, images):
-        if run.state.recent and not run.stop.asked and len(run.state.recent) == 2:
+        if run.state.recent and not run.stop.received and len(run.state.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return call(step, batch, lr, images)
 
@@ -279,7 +279,7 @@ def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
         "interrupted": ("stopped", "it was interrupted", 2),
     }[how]
     assert read_metrics(tmp_path)[-1] == dict(kind="end", step=steps, state=state, reason=reason)
-    run.run.forget_after(9)  # as a resumed run does
+    run.run.drop_after(9)  # as a resumed run does
     assert "end" not in {line["kind"] for line in read_metrics(tmp_path)}
 
 

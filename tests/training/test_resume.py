@@ -289,7 +289,7 @@ def test_what_a_checkpoint_lacks_is_said(tmp_path):
 
 def test_a_request_before_the_first_step_saves_step_0(tmp_path, uninterrupted):
     stop = StopRequests()
-    stop.asked = signal.SIGTERM
+    stop.received = signal.SIGTERM
     folder = tmp_path / "run"
     run = build(folder)
     run.stop = stop
