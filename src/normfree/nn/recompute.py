@@ -45,7 +45,7 @@ class _Watched:
         return tensor
 
 
-class _Again:
+class _Recomputations:
     """How to recompute tensors, by their address; the tensors are held, so that their memory is not used again.
 
     The key has shape and strides, since a view may have the same address.
@@ -72,7 +72,7 @@ class _Again:
         return self.functions.get(self.key(kept)) or _Watched(kept)
 
 
-_again: contextvars.ContextVar[_Again | None] = contextvars.ContextVar("again", default=None)
+_recomputations: contextvars.ContextVar[_Recomputations | None] = contextvars.ContextVar("recomputations", default=None)
 
 
 def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
@@ -101,23 +101,23 @@ def not_kept(tensor: Tensor, function: Callable[..., Tensor], *inputs: Tensor | 
     It has no effect if something else decides what is kept, as in :func:`activated`. An input that has been changed in
     place by then is an error.
     """
-    again = _current()
-    if again is not None:
-        again.add(tensor, _from(function, inputs))
+    active = _current()
+    if active is not None:
+        active.add(tensor, _from(function, inputs))
         yield
         return
     if _decided(tensor) or not (tensor.requires_grad and torch.is_grad_enabled()):
         yield
         return
-    again = _Again()
-    again.add(tensor, _from(function, inputs))
-    token = _again.set(again)
+    active = _Recomputations()
+    active.add(tensor, _from(function, inputs))
+    token = _recomputations.set(active)
     try:
-        with saved_tensors_hooks(again.pack, _unpack):
+        with saved_tensors_hooks(active.pack, _unpack):
             yield
     finally:
-        _again.reset(token)
-        again.clear()  # the graph keeps the hooks
+        _recomputations.reset(token)
+        active.clear()  # the graph keeps the hooks
 
 
 def _from(function: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> Callable[[], Tensor]:
@@ -127,15 +127,15 @@ def _from(function: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> C
 
 def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """``out``, which is ``function(x)``; inside :func:`activated` it is computed again from ``x`` instead of kept."""
-    again = _current()
-    if again is not None and out is not x and (source := again.functions.get(again.key(x))) is not None:
-        again.add(out, lambda: function(source()))
+    active = _current()
+    if active is not None and out is not x and (source := active.functions.get(active.key(x))) is not None:
+        active.add(out, lambda: function(source()))
     return out
 
 
-def _current() -> _Again | None:
+def _current() -> _Recomputations | None:
     """Of the innermost :func:`not_kept`; None under a compiler, which decides itself (torch 2.11's cannot read it)."""
-    return None if torch.compiler.is_compiling() else _again.get()
+    return None if torch.compiler.is_compiling() else _recomputations.get()
 
 
 def _decided(out: Tensor) -> bool:
