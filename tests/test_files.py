@@ -27,7 +27,7 @@ from normfree.data.tables import read_table
 from normfree.files import append_line, regular, whole_file
 from normfree.recipes import load_recipe
 from normfree.report.run_files import read_run
-from normfree.runs.record import read as read_started
+from normfree.runs.started import read_started
 from normfree.spp import read_film
 from normfree.training import damage, read_weights
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from report.pages import Page
 
-from normfree.report.heatmap import MOST_COLUMNS, Columns, HeatMap, Ramp, columns, draw_map
+from normfree.report.heatmap import MAX_COLUMNS, Columns, HeatMap, Ramp, columns, draw_map
 
 RAMP = Ramp(("ffffff", "ff0000"), ("000000", "0000ff"))
 
@@ -20,7 +20,7 @@ def mean(rows: np.ndarray) -> np.ndarray:
 def test_each_column_shows_the_line_that_speaks_for_its_steps():
     """Lines at 10, 20 and 24: each speaks for the steps since the one before."""
     found = columns([10, 20, 24], np.array([[1.0], [2.0], [3.0]]), mean)
-    middles = (np.arange(MOST_COLUMNS) + 0.5) * 24 / MOST_COLUMNS
+    middles = (np.arange(MAX_COLUMNS) + 0.5) * 24 / MAX_COLUMNS
     expected = np.where(middles <= 10, 1, np.where(middles <= 20, 2, 3))
     assert np.array_equal(found.values, expected[None])
     assert [found.spans[i] for i in (0, -1)] == [(10, 10), (24, 24)]
@@ -28,11 +28,11 @@ def test_each_column_shows_the_line_that_speaks_for_its_steps():
 
 
 def test_many_lines_are_pooled():
-    count = 10 * MOST_COLUMNS
+    count = 10 * MAX_COLUMNS
     steps = [5 * (i + 1) for i in range(count)]
     rows = np.random.default_rng(0).random((count, 3))
     found = columns(steps, rows, mean)
-    assert found.values == pytest.approx(rows.reshape(MOST_COLUMNS, 10, 3).mean(1).T)
+    assert found.values == pytest.approx(rows.reshape(MAX_COLUMNS, 10, 3).mean(1).T)
     assert found.spans[1] == (55, 100)
     largest = columns(steps, rows, lambda part: part.max(0))
     assert largest.values.max() == rows.max()  # no line is lost
@@ -41,7 +41,7 @@ def test_many_lines_are_pooled():
 @pytest.mark.parametrize("steps", [[1], [7], [1, 1000], [999, 1000], list(range(1, 700, 3)), [*range(1, 500), 10**6]])
 def test_every_column_has_a_line(steps):
     found = columns(steps, np.arange(len(steps), dtype=float)[:, None], mean)
-    assert found.values.shape == (1, MOST_COLUMNS)
+    assert found.values.shape == (1, MAX_COLUMNS)
     assert np.isfinite(found.values).all()
     assert all(a <= b for a, b in found.spans)
 
@@ -84,6 +84,6 @@ def test_stages_are_told_apart():
 
 def test_size():
     """60 layers and as many columns as there can be."""
-    shades = np.random.default_rng(0).random((60, MOST_COLUMNS))
+    shades = np.random.default_rng(0).random((60, MAX_COLUMNS))
     page = heat(shades, [f"stages.{i // 20}.{i % 20}" for i in range(60)])
     assert len(page.source) < 250_000

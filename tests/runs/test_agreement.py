@@ -6,7 +6,7 @@ import selection
 
 from normfree import RunFailed, UsageError
 from normfree.recipes import load_recipe
-from normfree.runs.agreement import compare_processes, settings, together
+from normfree.runs.agreement import compare_processes, on_all, settings
 from normfree.training import Replicas
 
 ADVICE = "; start all processes of a run by the same command, with the same files and versions"
@@ -130,11 +130,11 @@ def test_one_process_agrees_with_itself():
 @pytest.mark.parametrize("kind", [UsageError, RunFailed])
 def test_an_error_of_one_is_everyones(kind):
     with pytest.raises(kind, match="process 1: no such folder"):
-        together(Told(0, 2, 0, [None, kind("no such folder")]), lambda: 3)
-    assert together(Replicas(), lambda: 3) == 3
+        on_all(Told(0, 2, 0, [None, kind("no such folder")]), lambda: 3)
+    assert on_all(Replicas(), lambda: 3) == 3
 
     def fails():
         raise kind("no such folder")
 
     with pytest.raises(kind, match=r"^no such folder"):
-        together(Replicas(), fails)
+        on_all(Replicas(), fails)

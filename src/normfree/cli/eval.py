@@ -1,5 +1,6 @@
 """``normfree eval``."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from ..data.config import MAX_WORKERS
 from ..errors import UsageError
 from ..limits import MAX_INPUT_SIDE
 from ..runs.evaluate import evaluate
-from ..runs.foreign import UNSAID
+from ..runs.foreign import UNKNOWN_SOURCE
 from ..runs.load import load_trained
 from ..runs.outputs import check_output
 from ..runs.predict import TABLES, check_csv
@@ -18,6 +19,39 @@ from .parser import Parser
 
 def run(argv: Sequence[str]) -> int:
     """Measure a trained network on the test split of its images, or of others."""
+    options = _parser().parse_args(list(argv))
+    _check_numbers(options)
+    if options.csv:
+        check_csv(options.csv, [options.run, options.data or ""])
+    trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
+    data = trained.recipe.data
+    if options.data is None and data.source == UNKNOWN_SOURCE:
+        raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
+    if options.csv:
+        check_output("--csv", options.csv, TABLES, [data.source])
+    result = evaluate(
+        trained,
+        options.data,
+        size=options.size,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
+    )
+    if options.json:
+        network = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task.kind)
+        print(result.measured.as_json(**network, data=result.data))
+    else:
+        tell(f"{trained.source}: {trained.recipe.model.name} on {result.data}, {counted(result.images, 'image')}")
+        print(result.measured.as_text())
+    if options.csv:
+        try:
+            Path(options.csv).write_text(result.measured.as_csv(), encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise writing(options.csv, error) from error
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         "eval",
         description="Measure a trained network on the test split: top-1, top-5, loss and balanced accuracy, precision, "
@@ -39,7 +73,10 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
     parser.add_argument("--json", action="store_true", help="print everything as one line of JSON, in UTF-8")
     parser.add_argument("--csv", metavar="FILE", help="write a table: a row per class, or the scores in one row")
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
     if options.batch_size < 1 or not 0 <= options.workers <= MAX_WORKERS:
         raise UsageError(
             f"--batch-size (={options.batch_size}) must be at least 1, --workers (={options.workers}) at least 0 "
@@ -47,31 +84,3 @@ def run(argv: Sequence[str]) -> int:
         )
     if options.size is not None and not 1 <= options.size <= MAX_INPUT_SIDE:
         raise UsageError(f"--size (={options.size}) must be at least 1 and at most {MAX_INPUT_SIDE}")
-    if options.csv:
-        check_csv(options.csv, [options.run, options.data or ""])
-    trained = load_trained(options.run, options.checkpoint, options.weights, exported=True)
-    data = trained.recipe.data
-    if options.data is None and data.source == UNSAID:
-        raise UsageError(f"{options.run} does not say where images are; give --data SOURCE")
-    if options.csv:
-        check_output("--csv", options.csv, TABLES, [data.source])
-    found = evaluate(
-        trained,
-        options.data,
-        size=options.size,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        device=options.device,
-    )
-    if options.json:
-        network = dict(network=trained.source, model=trained.recipe.model.name, task=trained.task.kind)
-        print(found.measured.as_json(**network, data=found.data))
-    else:
-        tell(f"{trained.source}: {trained.recipe.model.name} on {found.data}, {counted(found.images, 'image')}")
-        print(found.measured.as_text())
-    if options.csv:
-        try:
-            Path(options.csv).write_text(found.measured.as_csv(), encoding="utf-8", errors="surrogateescape")
-        except OSError as error:
-            raise writing(options.csv, error) from error
-    return 0

@@ -10,19 +10,19 @@ from .parser import Parser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Say what a network makes of each image."""
+    """Print the predictions of a network for each image."""
     options = _parser().parse_args(list(argv))
-    for name, least, most in (("top", 1, None), ("size", 1, MAX_INPUT_SIDE), ("batch_size", 1, None)):
+    for name, low, high in (("top", 1, None), ("size", 1, MAX_INPUT_SIDE), ("batch_size", 1, None)):
         value, flag = getattr(options, name), name.replace("_", "-")
-        if value is not None and not least <= value <= (most or value):
-            raise UsageError(f"--{flag} (={value}) must be at least {least}" + (f" and at most {most}" if most else ""))
+        if value is not None and not low <= value <= (high or value):
+            raise UsageError(f"--{flag} (={value}) must be at least {low}" + (f" and at most {high}" if high else ""))
     if options.score is not None and not 0 <= options.score <= 1:
         raise UsageError(f"--score (={options.score}) must be from 0 to 1")
     if options.annotations and not options.boxes:
         raise UsageError("--annotations says which numbers images have in the file of --boxes; give --boxes, too")
-    how = {name: value for name, value in vars(options).items() if name in PredictOptions.__dataclass_fields__}
-    asked = PredictOptions(**how, as_json=options.json)
-    return predict(open_answers(asked, options.checkpoint), asked)
+    fields = {name: value for name, value in vars(options).items() if name in PredictOptions.__dataclass_fields__}
+    settings = PredictOptions(**fields, as_json=options.json)
+    return predict(open_answers(settings, options.checkpoint), settings)
 
 
 def _parser() -> Parser:
@@ -55,6 +55,11 @@ def _parser() -> Parser:
         action="store_true",
         help="shrink images with antialiasing, as most tools do, instead of as the network was evaluated",
     )
+    _add_files(parser)
+    return parser
+
+
+def _add_files(parser: Parser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument("--json", action="store_true", help="print one line of JSON per image, in UTF-8")
     files.add_argument("--csv", metavar="FILE", help="write a table; a row per image, for detection per object")
@@ -89,4 +94,3 @@ def _parser() -> Parser:
     files.add_argument(
         "--score", type=float, help="detection: least score of objects that are told and drawn, from 0.05; default: 0.5"
     )
-    return parser

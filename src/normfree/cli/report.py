@@ -8,7 +8,7 @@ from ..errors import UsageError
 from ..files import whole_file
 from ..report import read_run
 from ..runs.outputs import check_output
-from ..runs.page import page
+from ..runs.report import page
 from ..words import tell
 from .parser import Parser
 

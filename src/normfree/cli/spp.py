@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output
-from ..runs.signals import first_record, record_and_judge, told_apart, write, write_spectra, writing
+from ..runs.signals import first_record, record_and_diagnose, with_unique_names, write, write_spectra, writing
 from ..training import pick_device
 from ..words import tell
 from .parser import Parser
@@ -22,19 +22,19 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Record, draw and judge the signal of one or more networks."""
+    """Record, draw and diagnose the signal of one or more networks."""
     options = _parser().parse_args(list(argv))
     for name, value in dict(batch=options.batch, size=options.size).items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     overrides, device = _overrides(options.option), pick_device(options.device, float64=True)
-    networks = told_apart(
+    networks = with_unique_names(
         [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )
     prefix = _prefix(options, networks[0].name)
     first = {text: first_record(text) for text in options.network}
     pairs = zip(networks, options.network, strict=True)
-    recorded = [record_and_judge(network, options, device, first[text]) for network, text in pairs]
+    recorded = [record_and_diagnose(network, options, device, first[text]) for network, text in pairs]
     tell(*write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
     if options.spectra:
         tell(*write_spectra(networks, prefix))
@@ -69,18 +69,7 @@ def _parser() -> Parser:
         default=[],
         help="argument of a model by name, or of a function",
     )
-    parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
-    parser.add_argument(
-        "--batch-size", "--batch", dest="batch", type=int, metavar="N", help="number of inputs; default: 4, of a run 32"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise; default: 0")
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--data", metavar="FOLDER", help="show images of this folder")
-    shown.add_argument(
-        "--noise",
-        action="store_true",
-        help="show unit Gaussian noise; default, but runs are shown their test images",
-    )
+    _add_inputs(parser)
     parser.add_argument(
         "--rules",
         choices=["auto", "untrained", "trained"],
@@ -94,6 +83,12 @@ def _parser() -> Parser:
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     parser.add_argument("--spectra", action="store_true", help="singular values of the weights, too")
     parser.add_argument("--table", action="store_true", help="print the numbers of every block")
+    _add_outputs(parser)
+    parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
+    return parser
+
+
+def _add_outputs(parser: Parser) -> None:
     parser.add_argument(
         "--out",
         metavar="PREFIX",
@@ -101,8 +96,21 @@ def _parser() -> Parser:
     )
     parser.add_argument("--format", choices=FORMATS, help="of the picture; default: what --out ends in, else png")
     parser.add_argument("--scale", choices=["auto", "log", "linear"], default="auto", help="of its axes; default: auto")
-    parser.add_argument("--device", default="auto", help="default: cuda where there is one, else cpu")
-    return parser
+
+
+def _add_inputs(parser: Parser) -> None:
+    parser.add_argument("--size", type=int, metavar="PX", help="side of the inputs; default: the network's own, or 224")
+    parser.add_argument(
+        "--batch-size", "--batch", dest="batch", type=int, metavar="N", help="number of inputs; default: 4, of a run 32"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of fresh weights and of the noise; default: 0")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--data", metavar="FOLDER", help="show images of this folder")
+    shown.add_argument(
+        "--noise",
+        action="store_true",
+        help="show unit Gaussian noise; default, but runs are shown their test images",
+    )
 
 
 def _overrides(options: Sequence[str]) -> dict[str, Any]:
@@ -113,20 +121,20 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--option {option} must look like KEY=VALUE, for example alpha=1.0")
         overrides[key] = load_yaml(value, f"--option {option}: the value")
         if isinstance(overrides[key], str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value.strip()):
-            overrides[key] = float(value)  # YAML takes 1e-3 for text
+            overrides[key] = float(value)  # YAML reads 1e-3 as text
     return overrides
 
 
 def _prefix(options: argparse.Namespace, name: str) -> str:
-    """What the files' names begin with, checked before anything is measured; ``--out x.svg`` is the picture's name."""
-    usual = "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
-    out = Path(options.out or usual)
+    """The beginning of the files' names, checked before anything is recorded; ``--out x.svg`` names the picture."""
+    default = "spp-" + (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "network")[:100]
+    out = Path(options.out or default)
     if options.out and out.suffix[1:] in FORMATS:
         if options.format not in (None, out.suffix[1:]):
             raise UsageError(f"--out {out} must end in .{options.format} for --format {options.format}")
         options.format, options.out = out.suffix[1:], str(out.with_suffix(""))
     options.format = options.format or FORMATS[0]
-    prefix = str(Path(options.out) / usual) if options.out and os.path.isdir(options.out) else options.out or usual
+    prefix = str(Path(options.out) / default) if options.out and os.path.isdir(options.out) else options.out or default
     folder = Path(prefix).parent
     if prefix.endswith("/") or Path(prefix).name in ("", ".."):
         raise UsageError(f"--out {prefix} must be the beginning of file names, or a folder that is there")

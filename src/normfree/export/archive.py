@@ -1,4 +1,4 @@
-"""Archives of ``torch.export`` (.pt2): a folded network that PyTorch runs without normfree; and such a file opened."""
+"""Archives of ``torch.export`` (.pt2), which PyTorch runs without normfree: writing and opening one."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def to_archive(
 ) -> Written:
     """Write a network, folded, as an archive of ``torch.export``: (batch, C, H, W) -> (batch, outputs).
 
-    The file describes itself (extra file "normfree") and is loaded and run before it is put in place.
+    The file has a description (extra file "normfree"), and is loaded and checked before it is put in place.
 
     >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
     >>> path = Path(tempfile.mkdtemp()) / "model.pt2"
@@ -40,17 +40,15 @@ def to_archive(
 
     Args:
         model: in evaluation mode, float32.
-        preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.
-        classes: names of the outputs.
-        name: of the network; None takes its own.
-        task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
-        targets: how the true answers of images are stored, see :class:`.Description`.
-        batch: a fixed number of images per call; None leaves it open.
-        precision: "float32", "float16" or "bfloat16"; input and output are float32 in any.
+        preprocessing: None takes that of a model of :func:`normfree.create_model`, at its test size.
+        classes, name: names of the outputs, and of the network; None for ``name`` takes its own.
+        task, targets: see :class:`.Description`; "segmentation" and "depth" return (batch, outputs, H, W).
+        batch: a fixed number of images per call; None: any number.
+        precision: "float32", "float16" or "bfloat16"; input and output are always float32.
 
     Raises:
         UsageError: an unusable value.
-        RunFailed: the file cannot be written, or computes something else; it is not kept.
+        RunFailed: the file cannot be written, or its outputs differ; it is not kept.
     """
     check_place(path, ".pt2")
     job = prepare(
@@ -79,8 +77,8 @@ def _write(job: Job, part: Path) -> None:
 def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Deployed:
     """A file of :func:`to_archive`.
 
-    torch reads other archives by pickle, and evaluates text in them. This one is looked through before (see
-    :mod:`.contents`): one that holds anything of that kind is not opened.
+    torch unpickles parts of other archives and evaluates text in them. The content is therefore checked first (see
+    :mod:`.contents`), and an archive with anything of that kind is not opened.
 
     Raises:
         UsageError: missing, no archive, not written by normfree, or not as it was written.
@@ -89,7 +87,7 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
     check_utf8(path)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give an archive of normfree export")
-    checked = sealed(path)  # first: damaged files and other files are not even loaded
+    has_checksum = sealed(path)  # first, so that damaged files are not loaded
     description = Description.from_json(description_in(path), str(path))
     check_contents(path)
     try:
@@ -107,11 +105,11 @@ def open_archive(path: str | os.PathLike[str], device: torch.device | str = "cpu
         with torch.no_grad():
             return network(images.to(device)).cpu()
 
-    return deployed(description, run, str(path), checked)
+    return deployed(description, run, str(path), has_checksum)
 
 
 def _input_shape(program: torch.export.ExportedProgram) -> list[Any]:
-    """Of the one input that is no weight."""
+    """The shape of the only input that is not a weight."""
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
     return list(node.meta["val"].shape)

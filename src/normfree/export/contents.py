@@ -1,7 +1,7 @@
-"""What an archive of ``torch.export`` consists of, looked through before torch opens it.
+"""Checking the content of an archive of ``torch.export`` before torch opens it.
 
-torch reads parts of an archive by pickle, evaluates expressions and compiles conditions that stand in it as text, and
-calls functions that it names. What :func:`.to_archive` writes needs none of that: numbers, names, sums and products of
+torch unpickles parts of an archive, evaluates expressions and compiles conditions in its text, and calls functions that
+it names. What :func:`.to_archive` writes needs none of that: numbers, names, sums and products of
 dimensions, and operators of ``torch.ops.aten``. An archive with anything else is refused.
 """
 
@@ -37,34 +37,34 @@ _TEXTS = (
     "as_string",
     "as_strings",
 )  # arguments of operators, such as einsum's; torch writes them as Python writes text
-_DEEPEST = 40  # lists in lists
-_FREE = {"nn_module_stack", "torch_fn", "stack_trace", "from_node", "custom"}  # read by nobody
+_MAX_DEPTH = 40  # lists in lists
+_UNUSED = {"nn_module_stack", "torch_fn", "stack_trace", "from_node", "custom"}  # torch does not read these values
 _TREE = {"type": (None, "builtins.tuple", "builtins.list", "builtins.dict"), "context": (None, "null", "[]")}
 
 
 def description_in(path: Path) -> str:
-    """What an archive says about itself.
+    """The description in an archive.
 
     Raises:
-        UsageError: no archive, or it says nothing.
+        UsageError: no archive, or it has no description.
     """
     with _opened(path) as archive:
-        found = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
-        if not found:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith("/extra/normfree")]
+        if not entries:
             raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
-        if (size := found[0].file_size) > MAX_DESCRIPTION_BYTES:
+        if (size := entries[0].file_size) > MAX_DESCRIPTION_BYTES:
             raise UsageError(f"{path} describes itself in {size:,} bytes; {MAX_DESCRIPTION_BYTES:,} are the limit")
-        return archive.read(found[0]).decode()
+        return archive.read(entries[0]).decode()
 
 
 def check_contents(path: Path) -> None:
     """Refuse an archive that holds anything else than :func:`.to_archive` writes.
 
     Raises:
-        UsageError: what it is.
+        UsageError: it does; the message says what.
     """
     with _opened(path) as archive:
-        wrong = _wrong(archive, path)
+        wrong = _foreign_content(archive, path)
     if wrong:
         raise UsageError(f"{path} holds {wrong}, which normfree export does not write; it is not opened")
 
@@ -81,12 +81,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UsageError(f"{path} cannot be read as an archive of torch.export: {reason}") from error
 
 
-def _wrong(archive: zipfile.ZipFile, path: Path) -> str | None:
-    """What an archive holds that it should not, in words; None if there is nothing."""
+def _foreign_content(archive: zipfile.ZipFile, path: Path) -> str | None:
+    """What an archive holds that :func:`.to_archive` does not write, in words; None if there is nothing."""
     entries = archive.infolist()
     root, left = entries[0].filename.partition("/")[0], path.stat().st_size
     names = set[str]()
-    if min(entry.header_offset for entry in entries):  # then torch would find other entries than Python
+    if min(entry.header_offset for entry in entries):  # torch would then find other entries than Python does
         return "something in front of its entries"
     for entry in entries:
         folder, _, name = entry.filename.partition("/")
@@ -101,7 +101,7 @@ def _wrong(archive: zipfile.ZipFile, path: Path) -> str | None:
         if name == _INPUTS and entry.file_size:
             return f"an entry of {entry.file_size:,} bytes ({name})"
         if name == _MODEL:
-            if not _understood(json.loads(archive.read(entry))):
+            if not _is_known(json.loads(archive.read(entry))):
                 return f"text in {name} that is neither name, size nor operator"
         elif name.endswith("_config.json"):
             sizes = {one.filename.rpartition("/")[2]: one.file_size for one in entries}
@@ -111,29 +111,29 @@ def _wrong(archive: zipfile.ZipFile, path: Path) -> str | None:
 
 
 def _is_stored(payload: dict[str, Any], sizes: dict[str, int]) -> bool:
-    """Whether a tensor is no pickle, and lies in an entry of the archive that is as large."""
+    """Whether a tensor is not pickled, and is in an entry of the archive that is large enough."""
     about = payload["tensor_meta"]
     count = math.prod(size["as_int"] for size in about["sizes"]) if about else -1
     return payload["use_pickle"] is False and 0 <= count <= sizes.get(payload["path_name"], -1)
 
 
-def _understood(value: Any, key: str = "", depth: int = 0) -> bool:
-    """Whether all text in the JSON of a graph is such as :func:`.to_archive` writes.
+def _is_known(value: Any, key: str = "", depth: int = 0) -> bool:
+    """Whether all text in the JSON of a graph is of a kind that :func:`.to_archive` writes.
 
     Args:
-        key: under which the value stands.
+        key: of the value in its object.
     """
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return False
     if isinstance(value, dict):
         if key == "metadata":
-            return value.keys() <= _FREE
+            return value.keys() <= _UNUSED
         return all(
-            (_NAME.fullmatch(name) or _SIZE.fullmatch(name)) and _understood(inner, name, depth + 1)
+            (_NAME.fullmatch(name) or _SIZE.fullmatch(name)) and _is_known(inner, name, depth + 1)
             for name, inner in value.items()
         )
     if isinstance(value, list):
-        return (key != "guards_code" or not value) and all(_understood(inner, key, depth + 1) for inner in value)
+        return (key != "guards_code" or not value) and all(_is_known(inner, key, depth + 1) for inner in value)
     if not isinstance(value, str):
         return True
     if key in ("in_spec", "out_spec"):
@@ -142,6 +142,6 @@ def _understood(value: Any, key: str = "", depth: int = 0) -> bool:
 
 
 def _is_tree(spec: dict[str, Any]) -> bool:
-    """Whether the arguments of a network are in tuples, lists and dicts alone."""
+    """Whether the arguments of a network are only in tuples, lists and dicts."""
     known = all(spec[name] in values for name, values in _TREE.items())
     return known and all(map(_is_tree, spec["children_spec"]))

@@ -1,4 +1,4 @@
-"""What an exported file says about itself: which network, how its images are prepared, what its classes are called."""
+"""The description in an exported file: the network, the preprocessing of its images, the names of its classes."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ from ..models.registry import test_crop
 from ..words import as_json, shown
 
 KEY, FORMAT = "normfree", 1  # the entry of a file's metadata, and the version of its content
-# what a reader must know about each way to resize
+# what the description says about each way to resize
 RESIZE = dict(
     squash=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # of NFNets
     centre=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # of the first paper's networks
     short_side=dict(interpolation="bicubic", cubic_a=-0.5, antialias=True, outside="mean"),
     none=dict(outside="mean"),
 )
-# what a network's output is called; the rest of its shape behind (N, outputs)
+# names of the networks' outputs, by task; those of VECTORS are (N, outputs)
 VECTORS = {"classification": "logits", "multi-label": "logits", "regression": "numbers"}
 OUTPUTS = VECTORS | dict(segmentation="logits", depth="metres")
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -35,8 +35,8 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 class Preprocessing:
     """How an image becomes the network's input: resized, cropped to its centre, (pixel / 255 - mean) / std per channel.
 
-    With ``resize="squash"`` it is squashed to (size + margin) squared: bicubic with a = -0.5, not antialiased, whatever
-    the aspect; NFNets are evaluated so. With "centre" the middle square of int(shorter side / (size + margin) * size)
+    With ``resize="squash"`` an image of any aspect ratio is resized to (size + margin) squared: bicubic with a = -0.5,
+    not antialiased; NFNets are evaluated so. With "centre" the square of int(shorter side / (size + margin) * size)
     pixels, from (H - side + 1) // 2 and (W - side + 1) // 2, is resized to ``size`` by the same cubic; all other
     networks for classification are evaluated so. With "short_side" the shorter side gets ``short_side`` pixels
     (bicubic, antialiased) and the aspect stays, with "none" the image is as it is; where it is smaller than the crop
@@ -65,12 +65,12 @@ class Preprocessing:
     value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
-            value, most = getattr(self, name), MAX_INPUT_CHANNELS if name == "channels" else MAX_INPUT_SIDE
+        for name, low in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
+            value, high = getattr(self, name), MAX_INPUT_CHANNELS if name == "channels" else MAX_INPUT_SIDE
             if value is None and name in ("width", "short_side"):
                 continue
-            if type(value) is not int or not least <= value <= most:
-                raise UsageError(f"{name} (={shown(value)}) must be an integer of {least} to {most}")
+            if type(value) is not int or not low <= value <= high:
+                raise UsageError(f"{name} (={shown(value)}) must be an integer of {low} to {high}")
         if self.resize not in RESIZE:
             raise UsageError(f"resize (={shown(self.resize)}) must be one of {', '.join(RESIZE)}")
         if (self.resize == "short_side") != (self.short_side is not None):
@@ -96,10 +96,10 @@ class Preprocessing:
 
     @classmethod
     def of(cls, model: nn.Module, size: int | None = None) -> "Preprocessing":
-        """From what a model of :func:`normfree.create_model` keeps about itself, at its test size or another.
+        """The preprocessing in the ``default_cfg`` of a model of ``create_model``, at its test size or ``size``.
 
         Raises:
-            UsageError: the model keeps nothing about itself.
+            UsageError: the model has none.
         """
         config = getattr(model, "default_cfg", None)
         if not isinstance(config, dict) or "mean" not in config:
@@ -156,18 +156,18 @@ class Description:
     def to_json(self) -> str:
         """One line of JSON; ``preprocessing`` spells out the resize."""
         content = dataclasses.asdict(self)
-        given = {name: value for name, value in content["preprocessing"].items() if value is not None}
-        content["preprocessing"] = given | RESIZE[self.preprocessing.resize]
-        if not self.targets:  # readers of earlier versions do not know it
+        known = {name: value for name, value in content["preprocessing"].items() if value is not None}
+        content["preprocessing"] = known | RESIZE[self.preprocessing.resize]
+        if not self.targets:  # earlier versions do not read it
             del content["targets"]
         return as_json(dict(format=FORMAT, **content))
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> "Description":
-        """What :meth:`to_json` wrote.
+        """Read what :meth:`to_json` wrote.
 
         Raises:
-            UsageError: not that, or of a later version; names ``origin``.
+            UsageError: invalid, or of a later version; the message names ``origin``.
         """
         try:
             content: dict[str, Any] = json.loads(text)
@@ -202,23 +202,25 @@ class Description:
         """Refuse a file whose network takes other images than its description says.
 
         Args:
-            shape: of the network's input; what is no integer is open.
+            shape: of the network's input; a dimension of any size is no integer.
 
         Raises:
-            UsageError: names ``origin``.
+            UsageError: the shapes differ; the message names ``origin``.
         """
-        wanted = (self.batch, *self.preprocessing.shape)
-        found = tuple(side if type(side) is int else None for side in shape)
-        if found != wanted:
-            sizes = (" x ".join("N" if side is None else str(side) for side in sides) for sides in (wanted, found))
+        expected = (self.batch, *self.preprocessing.shape)
+        actual = tuple(side if type(side) is int else None for side in shape)
+        if actual != expected:
+            sizes = (" x ".join("N" if side is None else str(side) for side in sides) for sides in (expected, actual))
             raise UsageError(f"{origin} is described as taking images of {' and takes images of '.join(sizes)}")
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """An exported file, opened: its description, and its function (N, C, H, W) -> (N, *shape) in float32.
+    """An open exported file.
 
-    ``sealed``: it has a checksum, and is as it was written; files of earlier versions have none.
+    Attributes:
+        run: its function (N, C, H, W) -> (N, *shape) in float32.
+        sealed: whether it has a checksum, which was right; files of earlier versions have none.
     """
 
     description: Description
@@ -227,7 +229,7 @@ class Deployed:
 
 
 def deployed(description: Description, run: Callable[[Tensor], Tensor], origin: str, sealed: bool) -> Deployed:
-    """An opened file, whose function is checked each time: it runs, and gives what the description says.
+    """An open file whose function checks each output against the description.
 
     Args:
         run: the file's function.
@@ -237,34 +239,34 @@ def deployed(description: Description, run: Callable[[Tensor], Tensor], origin: 
 
     def checked(images: Tensor) -> Tensor:
         try:
-            answer = run(images)
-        except Exception as error:  # runtimes have classes of their own
+            output = run(images)
+        except Exception as error:  # runtimes may raise any class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise UsageError(f"{origin} cannot be run: {reason}") from error
-        wanted = (len(images), *description.shape)
-        if not isinstance(answer, Tensor) or tuple(answer.shape) != wanted or answer.dtype != torch.float32:
-            given = f"{tuple(answer.shape)} of {answer.dtype}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise UsageError(f"{origin} gives {given}; it is described as giving {wanted} of torch.float32")
-        return answer
+        expected = (len(images), *description.shape)
+        if not isinstance(output, Tensor) or tuple(output.shape) != expected or output.dtype != torch.float32:
+            given = f"{tuple(output.shape)} of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+            raise UsageError(f"{origin} gives {given}; it is described as giving {expected} of torch.float32")
+        return output
 
     return Deployed(description, checked, sealed)
 
 
 def check_batch(batch: Any, shape: Sequence[int]) -> None:
-    """Refuse a fixed number of images per call that is none, or that would fill the memory.
+    """Refuse a fixed number of images per call that is invalid, or too large for the memory.
 
     Args:
         shape: (C, H, W) of an image.
 
     Raises:
-        UsageError: its value, and what would be right.
+        UsageError: it is; the message names its value and the limits.
     """
     if batch is None:
         return
-    most = min(MAX_BATCH_SIZE, max(1, MAX_INPUT_ELEMENTS // math.prod(shape)))
-    if type(batch) is not int or not 1 <= batch <= most:
+    high = min(MAX_BATCH_SIZE, max(1, MAX_INPUT_ELEMENTS // math.prod(shape)))
+    if type(batch) is not int or not 1 <= batch <= high:
         sides = " x ".join(map(str, shape))
-        raise UsageError(f"batch (={shown(batch)}) must be 1 to {most} for images of {sides}, or None for any number")
+        raise UsageError(f"batch (={shown(batch)}) must be 1 to {high} for images of {sides}, or None for any number")
 
 
 def check_classes(classes: Sequence[str] | None, outputs: int) -> tuple[str, ...] | None:
@@ -275,10 +277,10 @@ def check_classes(classes: Sequence[str] | None, outputs: int) -> tuple[str, ...
     """
     if isinstance(classes, str):
         raise UsageError(f"classes (={classes!r}) must be a list of names, not one string")
-    twice = [name for name, count in Counter(classes or ()).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in Counter(classes or ()).items() if count > 1]
+    if repeated:
         raise UsageError(
-            f"classes has {', '.join(map(repr, twice[:3]))} more than once; each output needs its own name"
+            f"classes has {', '.join(map(repr, repeated[:3]))} more than once; each output needs its own name"
         )
     if classes is not None and len(classes) != outputs:
         raise UsageError(f"classes has {len(classes)} names, the network has {outputs} outputs")

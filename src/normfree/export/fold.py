@@ -36,6 +36,27 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         UsageError: the network, or a part of it, is in training mode, or is no module; a subclass of a convolution has
             a ``forward`` of its own; a convolution alone is to be folded in place.
     """
+    _check(model, inplace)
+    model = model if inplace else copy.deepcopy(model)
+    if isinstance(model, SameConv2d):
+        return model.folded(plain_type=FoldedConv2d)
+    for module in model.modules():
+        if isinstance(module, NFBlock) and module.skip_init is not None:
+            module.fold_()
+    modules = list(model.modules())
+    with_scale = {child for module in modules if not _calls_plainly(module) for child in module.children()}
+    folded: dict[nn.Module, nn.Conv2d] = {}  # a layer may stand in several places
+    for module in modules:
+        for name, child in module._modules.items():
+            if isinstance(child, SameConv2d):
+                if child not in folded:
+                    folded[child] = child.folded(plain_type=FoldedConv2d if child in with_scale else nn.Conv2d)
+                module._modules[name] = folded[child]
+    return model.requires_grad_(False)
+
+
+def _check(model: nn.Module, inplace: bool) -> None:
+    """Refuse what :func:`fold` cannot fold."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"fold takes a torch.nn.Module, not a {type(model).__name__}")
     training = next((name or type(model).__name__ for name, module in model.named_modules() if module.training), None)
@@ -52,24 +73,8 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
             f"a {type(model).__name__} alone cannot be folded in place, since another layer replaces it; "
             "leave inplace=True out"
         )
-    model = model if inplace else copy.deepcopy(model)
-    if isinstance(model, SameConv2d):
-        return model.folded(plain_type=FoldedConv2d)
-    for module in model.modules():
-        if isinstance(module, NFBlock) and module.skip_init is not None:
-            module.fold_()
-    modules = list(model.modules())
-    called = {child for module in modules if not _knows_layers(module) for child in module.children()}
-    folded: dict[nn.Module, nn.Conv2d] = {}  # a layer may stand in several places
-    for module in modules:
-        for name, child in module._modules.items():
-            if isinstance(child, SameConv2d):
-                if child not in folded:
-                    folded[child] = child.folded(plain_type=FoldedConv2d if child in called else nn.Conv2d)
-                module._modules[name] = folded[child]
-    return model.requires_grad_(False)
 
 
-def _knows_layers(module: nn.Module) -> bool:
-    """Whether a module calls its layers with their input alone, once they are folded."""
+def _calls_plainly(module: nn.Module) -> bool:
+    """Whether a module calls its folded layers with their input only."""
     return type(module) is nn.Sequential or type(module).__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""ONNX files: a folded network written by torch's exporter, checked in onnxruntime; and such a file opened again."""
+"""ONNX files: writing a folded network with torch's exporter, checking it in onnxruntime, and opening the file."""
 
 import importlib
 import os
@@ -35,8 +35,8 @@ def to_onnx(
 ) -> Written:
     """Write a network, folded, as an ONNX file: ``image`` (batch, C, H, W) -> ``logits`` (batch, outputs).
 
-    The file describes itself (metadata entry "normfree") and is run by onnxruntime before it is put in place. Weights
-    above 1.8 GB go into a second file, ``path`` with ``.data`` behind it, which must stay beside the first.
+    The file has a description (metadata "normfree"), and is checked in onnxruntime before it is put in place. Weights
+    above 1.8 GB go into a second file beside it, ``path`` + ".data".
 
     >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
     >>> path = Path(tempfile.mkdtemp()) / "model.onnx"
@@ -46,18 +46,16 @@ def to_onnx(
 
     Args:
         model: in evaluation mode, float32.
-        preprocessing: None takes what a model of :func:`normfree.create_model` says, at its test size.
-        classes: names of the outputs.
-        name: of the network; None takes its own.
-        task: "segmentation" or "depth" for (batch, outputs, H, W), as of :class:`.DenseNet`.
-        targets: how the true answers of images are stored, see :class:`.Description`.
-        batch: a fixed number of images per call; None leaves it open.
-        precision: "float32" or "float16"; input and output are float32 in any.
+        preprocessing: None takes that of a model of :func:`normfree.create_model`, at its test size.
+        classes, name: names of the outputs, and of the network; None for ``name`` takes its own.
+        task, targets: see :class:`.Description`; "segmentation" and "depth" return (batch, outputs, H, W).
+        batch: a fixed number of images per call; None: any number.
+        precision: "float32" or "float16"; input and output are always float32.
         opset: 18 or newer.
 
     Raises:
-        UsageError: an unusable value, or onnx, onnxscript or onnxruntime are not installed.
-        RunFailed: the file cannot be written or run, or computes something else; it is not kept.
+        UsageError: an unusable value; onnx, onnxscript or onnxruntime is not installed.
+        RunFailed: the file cannot be written or run, or its outputs differ; it is not kept.
     """
     check_onnx(path, precision, opset)
     job = prepare(
@@ -75,7 +73,7 @@ def to_onnx(
 
 
 def check_onnx(path: str | os.PathLike[str], precision: str = "float32", opset: int = OPSET) -> None:
-    """Tell now, not after minutes, that an ONNX file cannot be written.
+    """Check early that an ONNX file can be written.
 
     Raises:
         UsageError: the reason.
@@ -108,9 +106,11 @@ def _write(job: Job, part: Path, path: str | os.PathLike[str]) -> None:
     except torch.onnx.OnnxExporterError as error:
         raise RunFailed(f"cannot write {path}: torch's exporter fails: {str(error).splitlines()[0]}") from error
     assert program is not None  # torch returns None of its older exporter alone
-    got = program.model.opset_imports[""]
-    if got != opset:  # the exporter keeps what it has where it cannot convert
-        raise UsageError(f"opset (={opset}) cannot be written by torch {torch.__version__} for this network, {got} can")
+    written = program.model.opset_imports[""]
+    if written != opset:  # the exporter keeps its own opset where it cannot convert
+        raise UsageError(
+            f"opset (={opset}) cannot be written by torch {torch.__version__} for this network, {written} can"
+        )
     program.model.metadata_props[KEY] = job.description.to_json()
     for node in program.model.graph:
         node.metadata_props.clear()  # stack traces, which hold this computer's paths
@@ -136,12 +136,12 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
     text = next((value for name, value, _ in file.metadata() if name == KEY), None)
     if text is None:
         raise UsageError(f"{path} does not say how its images are prepared; it was not written by normfree export")
-    checked = sealed(Path(path), file)
+    has_checksum = sealed(Path(path), file)
     file.check_operators()
     description = Description.from_json(text.decode(errors="replace"), str(path))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised, and hold text of the file
+    options.log_severity_level = 4  # no log: errors are raised, and they quote the file
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, one for each of its codes
@@ -154,7 +154,7 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {image.name: images.numpy()})[0])
 
-    return deployed(description, run, str(path), checked)
+    return deployed(description, run, str(path), has_checksum)
 
 
 def weight_arithmetic(path: str | os.PathLike[str]) -> list[str]:

@@ -16,11 +16,12 @@ from ..nn import Activation, PaddedConv2d
 from ..nn.conv import FoldedConv2d, in_place_of
 from .fold import fold
 
-# oneDNN's names, with the algorithm, of what it computes behind a convolution
+# activations that oneDNN computes after a convolution: its names for them and for the algorithm
 _FUSED = {"relu": ("relu", ""), "silu": ("swish", ""), "gelu": ("gelu", "tanh"), "gelu_erf": ("gelu", "none")}
-_CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # packed against plain, on noise; a wrong operator is far off
-
-
+_TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.1,
+}  # packed against plain, on noise; a wrong operator differs far more
 _OPAQUE = "a prepacked network stays as and where it is: copy, save, fold or convert the network that it was made from"
 
 
@@ -29,7 +30,7 @@ def _fusable(layer: nn.Module) -> TypeGuard[Activation]:
 
 
 def _plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """A convolution that computes what its attributes say, which a subclass need not."""
+    """Whether a layer is a convolution that its attributes describe, which need not be so for a subclass."""
     zeros = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
     return zeros and type(layer) in (nn.Conv2d, FoldedConv2d, PaddedConv2d) and "forward" not in vars(layer)
 
@@ -39,7 +40,7 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def _packable_block(block: nn.Module) -> bool:
-    """A block of ours whose inside nobody looks at or has changed."""
+    """Whether a block is an unchanged :class:`NFBlock` without hooks inside."""
     own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in ("forward", "_downscale", "_gate"))
     return own and "forward" not in vars(block) and not any(_hooked(m) for m in block.modules() if m is not block)
 
@@ -54,7 +55,9 @@ class PackedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, input_shape: Sequence[int], act: Activation | None = None):
         super().__init__()
         self.same = conv.same if isinstance(conv, PaddedConv2d) else None
-        self.padding = [side for side in conv.padding if isinstance(side, int)]  # a convolution's may be a word, too
+        self.padding = [
+            side for side in conv.padding if isinstance(side, int)
+        ]  # integers; for convolutions in general it may be a string
         self.geometry = list(conv.stride), list(conv.dilation), conv.groups
         self.fused = ("none", "") if act is None else _FUSED[act.name]
         x, padding = self._pad(torch.empty(input_shape, dtype=conv.weight.dtype, device="meta"))
@@ -83,7 +86,7 @@ class PackedConv2d(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that reads its weight with all threads for one row too, which a matrix-vector product does not."""
+    """A linear layer that also uses all threads for a batch of one, unlike a matrix-vector product."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -129,10 +132,10 @@ class PackedBlock(nn.Module):
 def _packed_sequence(
     layers: Mapping[str, nn.Module], shapes: dict[nn.Module, torch.Size], apart: Container[nn.Module] = ()
 ) -> nn.Sequential:
-    """The layers in order, each convolution packed, together with the activation behind it where oneDNN has it.
+    """The layers in order, each convolution packed and fused with the activation after it if oneDNN has it.
 
-    Names stay; a computed activation leaves an identity. Convolutions ``apart`` are not fused: their output is a map
-    that others look at.
+    Names stay; a fused activation becomes an identity. Convolutions in ``apart`` are not fused, because their output is
+    used elsewhere, too.
     """
     packed = nn.Sequential()
     before: nn.Module | None = None
@@ -153,7 +156,7 @@ def _packed_sequence(
 
 
 def _packed_layer(layer: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
-    """A convolution that the network has called, packed; any other layer as it is."""
+    """The packed layer of a convolution that the network has called; other layers as they are."""
     if not _plain(layer) or layer not in shapes:
         return layer
     return in_place_of(layer, PackedConv2d(layer, shapes[layer]))
@@ -182,7 +185,7 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
     """
     folded = fold(model)
     parameter = next(folded.parameters(), None)
-    if parameter is None or parameter.device.type != "cpu" or parameter.dtype not in _CLOSE:
+    if parameter is None or parameter.device.type != "cpu" or parameter.dtype not in _TOLERANCE:
         found = "nothing" if parameter is None else f"{parameter.dtype} on {parameter.device}"
         raise UsageError(f"prepack takes float32 or bfloat16 parameters on the CPU; the network has {found}")
     if not (isinstance(input_shape, Sequence) and len(input_shape) == 4 and all(_positive(n) for n in input_shape)):
@@ -198,7 +201,7 @@ def prepack(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> 
     except (AttributeError, RuntimeError, TypeError) as error:  # private operators may change in any way
         warnings.warn(f"oneDNN's operators cannot be used, the folded network is not packed: {error}", stacklevel=2)
         return fold(model)
-    if not difference <= _CLOSE[parameter.dtype]:
+    if not difference <= _TOLERANCE[parameter.dtype]:
         warnings.warn(f"the packed network differs by {difference:.2g}, the folded one is not packed", stacklevel=2)
         return fold(model)
     return packed
@@ -209,7 +212,7 @@ def _positive(number: object) -> bool:
 
 
 def _maps(output: Any) -> list[Tensor]:
-    """What a network returns: one tensor, or a pyramid of them."""
+    """The outputs of a network as a list: one tensor, or a pyramid of them."""
     return [output] if isinstance(output, Tensor) else list(output)
 
 
@@ -218,7 +221,7 @@ def _difference(got: Tensor, expected: Tensor) -> float:
 
 
 def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, torch.Size]]:
-    """The output, and the input's shape of every convolution."""
+    """The output, and the shape of the input of every convolution."""
     shapes: dict[nn.Module, torch.Size] = {}
 
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -235,8 +238,8 @@ def _run(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, torch.Siz
 def _pack(
     module: nn.Module, shapes: dict[nn.Module, torch.Size], apart: frozenset[nn.Module] = frozenset()
 ) -> nn.Module:
-    """In place."""
-    if isinstance(module, FeatureMaps):  # its pyramid is in front of the activations
+    """Replace the layers of a module by packed ones, in place."""
+    if isinstance(module, FeatureMaps):  # its outputs are taken before the activations
         apart = apart | {module.get_submodule(info["module"]) for info in module.feature_info[: len(module.stages) + 1]}
     for name, child in module.named_children():
         if isinstance(child, NFBlock) and _packable_block(child):

@@ -1,7 +1,7 @@
-"""As much of an ONNX file as tells what is in it, without the package onnx: its metadata and its operators.
+"""Reading the metadata and the operators of an ONNX file without the package onnx.
 
-An ONNX file is a message of protobuf: fields one after the other, each a number, a kind and a content, which may be a
-message again. Nothing is built here; what is looked at is read where it lies.
+An ONNX file is a protobuf message: a sequence of fields, each with a number, a wire type and a content, which may be a
+message again. Fields are read in place; no objects are built from them.
 """
 
 import mmap
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import UsageError
 
-MOST_FIELDS = 500_000  # of the messages that are looked at; the largest network here has 40,000
+MAX_FIELDS = 500_000  # of the messages that are read; the largest network here has 40,000
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # numbers of fields: of a model, a graph, a node, an attribute, an entry of the metadata
 GRAPH, METADATA, TRAINING, FUNCTIONS = 7, 14, 20, 25
@@ -21,7 +21,7 @@ CONTROL_FLOW = (b"If", b"Loop", b"Scan", b"SequenceMap")
 
 
 class Field(NamedTuple):
-    """A field of a message: its number and kind, where it begins in the file, and where its content lies."""
+    """A field of a message: its number and wire type, where it begins in the file, and the range of its content."""
 
     number: int
     kind: int
@@ -31,14 +31,14 @@ class Field(NamedTuple):
 
 
 class OnnxFile:
-    """An ONNX file that is only looked at.
+    """An ONNX file, read without building its graph.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not an ONNX file.
     """
 
     def __init__(self, path: Path):
-        self.path, self.left = path, MOST_FIELDS
+        self.path, self.left = path, MAX_FIELDS
         try:
             with path.open("rb") as file:
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -47,13 +47,13 @@ class OnnxFile:
         self.fields = list(self._fields(0, len(self.data)))
 
     def metadata(self) -> Iterator[tuple[str, bytes, Field]]:
-        """Each entry: name, value, and its field of the model."""
+        """Name, value and field of each entry."""
         for field in self._messages(self.fields, METADATA):
             inside = {one.number: bytes(self.data[one.start : one.stop]) for one in self._inside(field)}
             yield inside.get(NAME, b"").decode(errors="replace"), inside.get(VALUE, b""), field
 
     def check_operators(self) -> None:
-        """Refuse what could run for ever and is in no file of ours: control flow, functions, graphs inside of nodes."""
+        """Refuse what could run for ever and normfree never writes: control flow, functions, graphs inside nodes."""
         for field in self.fields:
             if field.number in (FUNCTIONS, TRAINING):
                 raise self._foreign("functions of its own" if field.number == FUNCTIONS else "a graph for training")
@@ -80,7 +80,7 @@ class OnnxFile:
         return self._fields(field.start, field.stop) if field.kind == BYTES else iter(())
 
     def _fields(self, place: int, end: int) -> Iterator[Field]:
-        """The fields of the message that lies there."""
+        """The fields of the message between two positions."""
         while place < end:
             begin, self.left = place, self.left - 1
             tag, place = self._number(place, end)
@@ -94,13 +94,13 @@ class OnnxFile:
             elif kind in (FIXED64, FIXED32):
                 stop = start + (8 if kind == FIXED64 else 4)
             if kind not in (VARINT, FIXED64, BYTES, FIXED32) or not number or stop > end or self.left < 0:
-                why = f"it has more than {MOST_FIELDS:,} parts" if self.left < 0 else f"damaged at byte {begin}"
+                why = f"it has more than {MAX_FIELDS:,} parts" if self.left < 0 else f"damaged at byte {begin}"
                 raise UsageError(f"{self.path} is no ONNX file that can be used: {why}")
             yield Field(number, kind, begin, start, stop)
             place = stop
 
     def _number(self, place: int, end: int) -> tuple[int, int]:
-        """A number in groups of seven bits, and where it ends."""
+        """A number in groups of seven bits (varint), and the position after it."""
         value = 0
         for shift in range(0, 70, 7):
             if place >= end:

@@ -1,9 +1,9 @@
-"""Checksums of exported files: whether a file is, byte for byte, as it was written.
+"""Checksums of exported files, which tell whether a file is unchanged.
 
-An ONNX file ends with an entry of its metadata, "normfree.sha256": the checksum of all that is in front of it. Where
-the weights lie in a second file, the entry before, "normfree.data.sha256", is the checksum of that. An archive has its
-checksum in the comment of the zip file, over all that is in front of the comment. It tells damage and mistakes, not
-malice: whoever changes a file on purpose can change the checksum.
+An ONNX file ends with an entry of its metadata, "normfree.sha256": the checksum of all bytes before it. If the
+weights are in a second file, the entry before it, "normfree.data.sha256", is the checksum of that file. An archive has
+the checksum of all bytes before the zip file's comment in this comment. A checksum detects damage and mistakes, but no
+attacks: whoever changes a file on purpose can change its checksum.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from .protobuf import OnnxFile, entry
 
 ONNX_KEY, DATA_KEY = "normfree.sha256", "normfree.data.sha256"
 COMMENT = b"normfree sha256 "  # and 64 hexadecimal digits
-END, RECORD, LONGEST = b"PK\5\6", 22, 2**16  # a zip file's last record: beginning, bytes, bytes of a comment
+END, RECORD, MAX_COMMENT = b"PK\5\6", 22, 2**16  # a zip file's last record: signature, bytes, bytes of a comment
 CHUNK = 1 << 22
 
 
 def seal(path: str | os.PathLike[str]) -> None:
-    """Give an exported file its checksum anew, after it was changed on purpose: by a quantizer, for example.
+    """Write the checksum of an exported file again, after a change on purpose, for example by a quantizer.
 
     >>> import zipfile
     >>> path = Path(tempfile.mkdtemp()) / "model.pt2"
@@ -44,13 +44,13 @@ def seal(path: str | os.PathLike[str]) -> None:
 
 
 def sealed(path: Path, onnx: OnnxFile | None = None) -> bool:
-    """Whether a file has a checksum, which is right.
+    """Whether a file has a checksum; a wrong one is an error.
 
     Args:
         onnx: the file, where it is one.
 
     Raises:
-        UsageError: it has one and is not as it was written.
+        UsageError: the checksum is wrong: the file was changed.
     """
     try:
         return _sealed_zip(path) if onnx is None else _sealed_onnx(path, onnx)
@@ -59,7 +59,7 @@ def sealed(path: Path, onnx: OnnxFile | None = None) -> bool:
 
 
 def data_file(path: Path) -> Path:
-    """Where weights lie that are too large for an ONNX file."""
+    """The second file of an ONNX file, for weights that are too large for one."""
     return path.with_name(path.name + ".data")
 
 
@@ -123,14 +123,14 @@ def _sealed_zip(path: Path) -> bool:
 
 
 def _parts(path: Path) -> tuple[int | None, bytes]:
-    """The length of a zip file up to the length of its comment, and the comment; None of what is no zip file.
+    """The bytes of a zip file before the length of its comment, and the comment; None for other files.
 
     Raises:
         UsageError: the file ends within its comment.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        start = max(0, size - RECORD - LONGEST)
+        start = max(0, size - RECORD - MAX_COMMENT)
         file.seek(start)
         tail = file.read()
     place = tail.rfind(END)
@@ -143,7 +143,7 @@ def _parts(path: Path) -> tuple[int | None, bytes]:
 
 
 def _digest(path: Path, length: int | None = None) -> str:
-    """Of a file, or of so many bytes of it."""
+    """The checksum of a file, or of its first ``length`` bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         left = os.fstat(file.fileno()).st_size if length is None else length

@@ -1,4 +1,4 @@
-"""What every format needs: the folded network, the file checked against the network it came from, then put in place."""
+"""Shared by all formats: fold the network, write the file, compare its outputs with the network's, put it in place."""
 
 import contextlib
 import logging
@@ -44,7 +44,7 @@ class Written:
 
 
 class InPrecision(nn.Module):
-    """A network in another precision that takes and returns float32."""
+    """A network in another precision, with inputs and outputs in float32."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         super().__init__()
@@ -56,7 +56,7 @@ class InPrecision(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """A folded network on the CPU, an input to trace it with, and inputs with what the original makes of them."""
+    """A folded network on the CPU, an example input for tracing, and inputs with the original network's outputs."""
 
     network: nn.Module
     example: Tensor
@@ -81,11 +81,10 @@ def prepare(
     task: str = "classification",
     targets: Mapping[str, Any] | None = None,
 ) -> Job:
-    """Fold, and compute what the file must compute.
+    """Fold a network, and compute the outputs that its file must give.
 
     Raises:
-        UsageError: an unusable value; a network in training mode, in another precision than float32, that does not
-            take such images or returns anything else than (N, outputs), or for pixels (N, outputs, H, W).
+        UsageError: an unusable value; a network in training mode, not in float32, or with an output of another task.
     """
     if task not in OUTPUTS:
         raise UsageError(f"task (={task!r}) must be one of {', '.join(OUTPUTS)}")
@@ -102,17 +101,7 @@ def prepare(
     check_batch(batch, shape)
     noise = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, *shape, generator=noise) for n in ([batch] if batch else (1, 3))]
-    try:
-        outputs = [model(images.to(parameter.device)) for images in inputs]
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the network does not take images of {' x '.join(map(str, shape))}: {reason}") from error
-    wanted = () if task in VECTORS else shape[1:]
-    if not all(isinstance(output, Tensor) and output.ndim > 1 and output.shape[2:] == wanted for output in outputs):
-        form = ", ".join(map(str, ("N", "outputs", *wanted)))
-        raise UsageError(
-            f"{type(model).__name__} does not return one tensor ({form}); only such networks are exported for {task}"
-        )
+    outputs = _outputs(model, [images.to(parameter.device) for images in inputs], task)
     description = Description(
         model=name or (getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__,
         preprocessing=preprocessing,
@@ -128,15 +117,31 @@ def prepare(
         targets=dict(targets or {}),
     )
     network = folded if precision == "float32" else InPrecision(folded, getattr(torch, precision)).eval()
-    # traced with two images: a batch of one would be taken for a constant
-    example = torch.zeros(batch or 2, *shape)
-    return Job(network, example, description, [(x, y.cpu()) for x, y in zip(inputs, outputs, strict=True)])
+    # traced with two images, because a batch of one would become a constant
+    return Job(network, torch.zeros(batch or 2, *shape), description, list(zip(inputs, outputs, strict=True)))
+
+
+def _outputs(model: nn.Module, inputs: list[Tensor], task: str) -> list[Tensor]:
+    """The network's outputs for batches of images, checked for their shape, on the CPU."""
+    shape = inputs[0].shape[1:]
+    try:
+        outputs = [model(images) for images in inputs]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the network does not take images of {' x '.join(map(str, shape))}: {reason}") from error
+    expected = () if task in VECTORS else shape[1:]
+    if not all(isinstance(output, Tensor) and output.ndim > 1 and output.shape[2:] == expected for output in outputs):
+        form = ", ".join(map(str, ("N", "outputs", *expected)))
+        raise UsageError(
+            f"{type(model).__name__} does not return one tensor ({form}); only such networks are exported for {task}"
+        )
+    return [output.cpu() for output in outputs]
 
 
 def write_checked(
     path: str | os.PathLike[str], job: Job, write: Callable[[Path], None], read: Callable[[Path], Deployed]
 ) -> Written:
-    """Write a file, run it, compare, and only then put it in place; whatever happens, nothing half-made is left.
+    """Write a file, run it, compare it with the network, and then put it in place; an incomplete file is removed.
 
     Raises:
         RunFailed: it cannot be written or run, or computes something else than the network.
@@ -152,16 +157,16 @@ def write_checked(
             raise RunFailed(f"cannot write {path}: {_first_line(error)}") from error
         try:
             differences = _differences(read(part).run, job)
-        except Exception as error:  # whatever a runtime raises where it cannot open or run a file
+        except Exception as error:  # a runtime may raise any class
             reason = _first_line(error).replace(str(part), path.name)
             raise RunFailed(f"{path} cannot be run and is not kept: {reason}") from error
         limit, worst = TOLERANCE[job.description.precision], max(differences)
         limit = limit if job.description.task in VECTORS else max(limit, MAPS)
-        if not all(difference <= limit for difference in differences):  # NaN is no good either
+        if not all(difference <= limit for difference in differences):  # also refuses NaN
             raise RunFailed(
                 f"{path} is not kept: it differs from the network by {worst:.2g} relative, allowed are {limit:g}"
             )
-        parts = sorted(folder.iterdir(), key=lambda file: file == part)  # the file that refers to others comes last
+        parts = sorted(folder.iterdir(), key=lambda file: file == part)  # last: the file that refers to the others
         for file in parts:
             os.replace(file, path.parent / file.name)
     files = tuple(path.parent / file.name for file in reversed(parts))
@@ -170,7 +175,7 @@ def write_checked(
 
 
 def check_place(path: str | os.PathLike[str], suffix: str) -> None:
-    """Tell now, not after minutes, that a file cannot be written.
+    """Check early that a file can be written.
 
     Raises:
         UsageError: another suffix; a folder that does not exist or cannot be written to.
@@ -191,15 +196,17 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: folder {path.parent} does not exist")
     try:
-        made = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.part", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.part", ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    with made as folder:
+    with temporary as folder:
         yield Path(folder)
 
 
 def _differences(run: Callable[[Tensor], Tensor], job: Job) -> list[float]:
-    """Of each check, relative to its largest output."""
+    """The largest difference of each check, relative to its largest output."""
     return [
         ((run(images) - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
         for images, expected in job.checks
@@ -208,7 +215,7 @@ def _differences(run: Callable[[Tensor], Tensor], job: Job) -> list[float]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's log lines and deprecation warnings, which are about torch's own code."""
+    """Suppress the exporter's log lines and deprecation warnings, which are about torch's own code."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MOST_DECADES = 6  # of ticks with labels; more are thinned out
-LARGEST = 1e300  # beyond it sums and differences overflow
+MAX_DECADES = 6  # of ticks with labels; of more, some are left out
+MAX_VALUE = 1e300  # sums and differences of larger ones overflow
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ def scale_of(
     Args:
         low, high: fix an end of the scale; None chooses it from the values.
     """
-    known = [value for value in values if abs(value) < LARGEST and (value > 1 / LARGEST or not log)]
-    if not known:
+    finite = [value for value in values if abs(value) < MAX_VALUE and (value > 1 / MAX_VALUE or not log)]
+    if not finite:
         return Scale(0, 1)
     if log:
-        bottom, top = min(known) / 1.15, max(known) * 1.15
+        bottom, top = min(finite) / 1.15, max(finite) * 1.15
         return Scale(low or bottom, high or top, log=True)
-    bottom, top = min(known) if low is None else low, max(known) if high is None else high
-    rounding = max(1e-12 * max(abs(top), abs(bottom)), 1 / LARGEST)
+    bottom, top = min(finite) if low is None else low, max(finite) if high is None else high
+    rounding = max(1e-12 * max(abs(top), abs(bottom)), 1 / MAX_VALUE)
     if not top - bottom > rounding:  # one value
         around = abs(top) * 0.05 or 0.5
         bottom, top = (bottom if low is not None else bottom - around), (top if high is not None else top + around)
@@ -111,13 +111,13 @@ def _nice(step: float) -> float:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, every n-th where there are many; where there are few also 2 and 5 times them, or linear ticks."""
+    """Powers of ten, every n-th if there are many; if there are few also 2 and 5 times them, or linear ticks."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     decades = [10.0**k for k in range(first, last + 1)]
-    if len(decades) > MOST_DECADES:
-        return decades[:: math.ceil(len(decades) / MOST_DECADES)]
+    if len(decades) > MAX_DECADES:
+        return decades[:: math.ceil(len(decades) / MAX_DECADES)]
     if len(decades) >= 3:
         return decades
     between = [factor * 10.0**k for k in range(first - 1, last + 1) for factor in (1, 2, 5)]
-    found = [value for value in between if low <= value <= high]
-    return found if len(found) >= 2 else Scale(low, high).ticks()
+    ticks = [value for value in between if low <= value <= high]
+    return ticks if len(ticks) >= 2 else Scale(low, high).ticks()

@@ -1,4 +1,4 @@
-"""Line charts: the curves are SVG stretched to the page; labels and legend are HTML text around it, which is not."""
+"""Line charts: curves as SVG that stretches with the page, with labels and legend as HTML text around it."""
 
 import dataclasses
 import itertools
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from .axes import Scale, compact, scale_of, tick
 from .markup import Markup, tag
 
-BINS, MOST_POINTS = 240, 480  # a curve of more points is shown as means over bins, with their range shaded
-SIDE = 1000  # of the drawing's own units, stretched to whatever the page gives
-LOG_SPAN = 25.0  # a chart whose values span more is logarithmic unless told otherwise
+BINS, MAX_POINTS = 240, 480  # a curve of more points is drawn as means over bins, with the range of each bin shaded
+SIDE = 1000  # units of the drawing, which is stretched to the size of its area on the page
+LOG_SPAN = 25.0  # a chart whose values span more is logarithmic by default
 
 Point = tuple[float, float]
 
@@ -66,7 +66,7 @@ class Chart:
 
 
 def spans(series: Sequence[Series], factor: float = LOG_SPAN) -> bool:
-    """Whether the largest positive value is over ``factor`` times the smallest: a linear scale would hide some."""
+    """Whether the largest positive value is over ``factor`` times the smallest, too much for a linear scale."""
     values = [y for one in series for _, y in one.points if math.isfinite(y) and y > 0]
     return bool(values) and max(values) > factor * min(values)
 
@@ -80,8 +80,8 @@ def draw(chart: Chart) -> Markup:
     if not shown:
         return tag("figure", caption, tag("p", "no values", class_="missing"), class_="chart")
     log = spans(chart.series) if chart.log is None else chart.log
-    seen = [y for one in shown for y in (*(y for _, y in one.points), *(y for _, *ends in one.ranges for y in ends))]
-    y = scale_of(seen, log=log, low=chart.low, high=chart.high)
+    values = [y for one in shown for y in (*(y for _, y in one.points), *(y for _, *ends in one.ranges for y in ends))]
+    y = scale_of(values, log=log, low=chart.low, high=chart.high)
     x = Scale(*_ends([x for one in shown for x, _ in one.points]) if chart.ends is None else chart.ends)
     body = tag(
         "div",
@@ -102,8 +102,8 @@ def drawing(series: Sequence[Series], x: Scale, y: Scale, grid: bool = True) -> 
             edge = [(a, high) for a, _, high in one.ranges] + [(a, low) for a, low, _ in reversed(one.ranges)]
             parts.append(tag("path", d=_path(edge, x, y) + "Z", class_=f"range {one.color}"))
         parts.append(tag("path", d=_path(one.points, x, y), class_=f"curve {one.color} {one.style}".strip()))
-        alone = one.points if len(one.points) == 1 else ()
-        if marks := [*one.marks, *alone]:
+        single = one.points if len(one.points) == 1 else ()
+        if marks := [*one.marks, *single]:
             dots = "".join(f"M{_right(x, a)} {_up(y, b)}h0" for a, b in marks if math.isfinite(b))
             parts.append(tag("path", d=dots, class_=f"dots {one.color}"))
     return tag("svg", parts, viewBox=f"0 0 {SIDE} {SIDE}", preserveAspectRatio="none", aria_hidden="true")
@@ -122,7 +122,7 @@ def _labels(y: Scale, fraction: bool) -> Markup:
 
 
 def _values(chart: Chart, shown: Sequence[Series], x: Scale) -> str:
-    """The chart's values as JSON, from which the script makes tooltips."""
+    """The chart's values as JSON for the tooltips of the script."""
     series = [
         dict(name=one.name, color=one.color, points=[[_short(a), _short(b)] for a, b in one.points]) for one in shown
     ]
@@ -140,9 +140,9 @@ def _values(chart: Chart, shown: Sequence[Series], x: Scale) -> str:
 
 
 def _reduced(one: Series) -> Series:
-    """A series of more than MOST_POINTS points becomes the means of BINS bins, with the range of each bin."""
+    """A series of more than MAX_POINTS points becomes the means of BINS bins, with the range of each bin."""
     points = [(x, y) for x, y in one.points if math.isfinite(x) and math.isfinite(y)]
-    if len(points) <= MOST_POINTS:
+    if len(points) <= MAX_POINTS:
         return dataclasses.replace(one, points=points)
     edges = [round(number * len(points) / BINS) for number in range(BINS + 1)]
     bins = [points[a:b] for a, b in itertools.pairwise(edges)]

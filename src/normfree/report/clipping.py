@@ -20,7 +20,7 @@ RATIO = Ramp(
     ("244f8c", "6696c8", "b9d1e7", "f1f1ef", "f7c99f", "e4813f", "a83318"),
     ("8abaf2", "4b7aae", "2c4765", "22262b", "6b3c24", "c4662c", "ffb774"),
 )
-MOST_DECADES = 6  # on either side of the threshold
+MAX_DECADES = 6  # on either side of the threshold
 LABELS = 3  # of the legend on either side
 _SHARES = (0, 0.01, 0.05, 0.25, 0.5, 1)  # labels of the legend
 
@@ -52,33 +52,35 @@ def _layers(lines: Sequence[Line]) -> list[str]:
 
 def _matrix(lines: Sequence[Line], layers: Sequence[str], which: int) -> np.ndarray:
     """One of the two numbers logged per layer, as (lines, layers); nan where it is missing."""
-    found = np.full((len(lines), len(layers)), np.nan)
+    matrix = np.full((len(lines), len(layers)), np.nan)
     places = {name: place for place, name in enumerate(layers)}
-    for row, line in zip(found, lines, strict=True):
+    for row, line in zip(matrix, lines, strict=True):
         for name, pair in line["layers"].items():
             if isinstance(pair, list) and len(pair) > which and isinstance(pair[which], int | float):
                 row[places[name]] = min(max(pair[which], -1e300), 1e300)
-    return found
+    return matrix
 
 
 def _summary(layers: Sequence[str], fractions: np.ndarray, ratios: np.ndarray) -> str:
-    """A sentence naming the layers that are clipped most; layers of which only the bias is clipped come last."""
+    """Sentences on the layers that are clipped most, then on those of which only the bias is clipped."""
     means = _over_lines(fractions, np.mean)
-    alone = [i for i in range(len(layers)) if means[i] > 0 and bias_alone(ratios[:, i].tolist())]
-    order = sorted((i for i in range(len(layers)) if means[i] > 0 and i not in alone), key=lambda i: -means[i])
-    if not order and not alone:
+    bias_only = [i for i in range(len(layers)) if means[i] > 0 and only_bias_clipped(ratios[:, i].tolist())]
+    order = sorted((i for i in range(len(layers)) if means[i] > 0 and i not in bias_only), key=lambda i: -means[i])
+    if not order and not bias_only:
         return "No unit of any layer was clipped in the steps that were logged."
-    most = ", ".join(f"{layers[i]} ({percent(means[i], 1)})" for i in order[:3])
-    said = [f"Clipped most, over the whole run: {most}."] if order else []
-    said += [f"Of {layers[i]} only the bias is clipped, in {percent(means[i], 1)} of the logged steps." for i in alone]
-    never = len(layers) - len(order) - len(alone)
+    names = ", ".join(f"{layers[i]} ({percent(means[i], 1)})" for i in order[:3])
+    sentences = [f"Clipped most, over the whole run: {names}."] if order else []
+    sentences += [
+        f"Of {layers[i]} only the bias is clipped, in {percent(means[i], 1)} of the logged steps." for i in bias_only
+    ]
+    never = len(layers) - len(order) - len(bias_only)
     if never:
-        said.append(f"Never, in the steps that were logged: {never} of {counted(len(layers), 'layer')}.")
-    return " ".join(said)
+        sentences.append(f"Never, in the steps that were logged: {never} of {counted(len(layers), 'layer')}.")
+    return " ".join(sentences)
 
 
-def bias_alone(ratios: Sequence[float]) -> bool:
-    """Whether no weight of the layer takes part in clipping: the logged ratios, which are of weights, are all 0."""
+def only_bias_clipped(ratios: Sequence[float]) -> bool:
+    """Whether no weight of the layer is clipped: the logged ratios, which are of weights, are all 0."""
     known = [ratio for ratio in ratios if not math.isnan(ratio)]
     return bool(known) and not any(known)
 
@@ -153,7 +155,7 @@ def _decades(places: np.ndarray) -> float:
     """Decades on one side of the scale, a multiple of 0.5: enough for 99 % of the values there."""
     places = places[places > 0]
     far = np.quantile(places, 0.99) if len(places) else 1
-    return min(MOST_DECADES, max(1, math.ceil(2 * far) / 2))
+    return min(MAX_DECADES, max(1, math.ceil(2 * far) / 2))
 
 
 def _pooling(steps: Sequence[int], pooled: Columns, how: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of what the network gets wrong, and which classes it confuses."""
+"""Pictures of the network's mistakes, and the classes that it confuses."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ from PIL import Image
 from .axes import percent
 from .markup import Markup, Missing, missing, section, tag
 
-SIDE, TINY = 256, 64  # pixels: the longest side of a picture on the page; a smaller one is shown pixel by pixel
-MOST_PAIRS, LARGEST_MATRIX = 12, 20
-HALF_WIDE, SHORT = 10, 4  # classes of a matrix beside the pairs; letters of a name that is not turned
+SIDE, TINY = 256, 64  # pixels: the longest side of a picture on the page; below the second, pixels are not smoothed
+MAX_PAIRS, MAX_MATRIX = 12, 20
+HALF_WIDE, SHORT = 10, 4  # classes of a matrix that fits beside the pairs; letters of a name that is not rotated
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def _confusions(confusion: Confusion) -> list[Markup]:
     if not wrong:
         return []
     classes, of = confusion.classes, _totals(confusion)
-    most = sorted(wrong, key=lambda pair: (-wrong[pair], pair))[:MOST_PAIRS]
+    most = sorted(wrong, key=lambda pair: (-wrong[pair], pair))[:MAX_PAIRS]
     rows = [
         tag(
             "tr",
             tag("td", classes[true]),
-            tag("td", classes[said]),
-            tag("td", f"{wrong[true, said]:,}", class_="n"),
-            tag("td", percent(wrong[true, said] / of[true], 1), class_="n"),
+            tag("td", classes[predicted]),
+            tag("td", f"{wrong[true, predicted]:,}", class_="n"),
+            tag("td", percent(wrong[true, predicted] / of[true], 1), class_="n"),
         )
-        for true, said in most
+        for true, predicted in most
     ]
     heading = tag(
         "tr",
@@ -102,7 +102,7 @@ def _confusions(confusion: Confusion) -> list[Markup]:
     )
     table = tag("table", tag("thead", heading), tag("tbody", rows))
     left = tag("div", tag("h3", "Confused most"), tag("div", table, class_="wide"))
-    if len(classes) > LARGEST_MATRIX:
+    if len(classes) > MAX_MATRIX:
         return [left]
     matrix = tag("div", _matrix(confusion), class_="wide")
     right = tag("div", tag("h3", "All confusions: rows are true, columns said"), matrix)
@@ -121,20 +121,23 @@ def _matrix(confusion: Confusion) -> Markup:
     rows = []
     for true, name in enumerate(names):
         total = totals.get(true, 0)
-        cells = [_cell(confusion.counts.get((true, said), 0), total, true == said) for said in range(len(names))]
+        cells = [
+            _cell(confusion.counts.get((true, predicted), 0), total, true == predicted)
+            for predicted in range(len(names))
+        ]
         right = confusion.counts.get((true, true), 0)
         share = tag("td", percent(right / total, 1) if total else "\N{EN DASH}", class_="sum")
         rows.append(tag("tr", tag("th", tag("span", name, title=name)), cells, share))
     heading = [tag("th", tag("span", name, title=name)) for name in names]
     head = tag("thead", tag("tr", tag("th"), heading, tag("th", "right")))
-    turned = "confusion turned" if max(map(len, names)) > SHORT else "confusion"
-    return tag("table", head, tag("tbody", rows), class_=turned)
+    style = "confusion turned" if max(map(len, names)) > SHORT else "confusion"
+    return tag("table", head, tag("tbody", rows), class_=style)
 
 
 def _cell(count: int, total: int, right: bool) -> Markup:
     if not count:
         return tag("td", "\N{MIDDLE DOT}", class_="zero")
-    strength = (count / total) ** 0.5  # rare mistakes must be seen, too
+    strength = (count / total) ** 0.5  # so that rare mistakes are visible
     return tag(
         "td", f"{count:,}", class_="right" if right else None, style=f"--a:{(0.45 if right else 0.85) * strength:.3f}"
     )

@@ -1,4 +1,4 @@
-"""The head of the page: what was trained, how far training got, and the scores."""
+"""The head of the page: what was trained, the state of training, and the scores."""
 
 import math
 import time
@@ -18,7 +18,7 @@ _ENDS = {
 
 @dataclass
 class About:
-    """What the caller knows about a run; None where it does not know.
+    """Facts about a run from the caller; None for unknown ones.
 
     Attributes:
         score: name of the metric that is better when larger.
@@ -76,7 +76,7 @@ def state(run: RunFiles, about: About) -> tuple[str, str, str]:
     if about.planned is not None and evaluated and evaluated[-1] >= about.planned:
         return "finished", "finished", ""
     regular = saved in evaluated or (about.save_every is not None and saved % about.save_every == 0)
-    if saved and saved >= run.step and not regular:  # it saved out of turn, as it does when it is asked to stop
+    if saved and saved >= run.step and not regular:  # an irregular save, as after a request to stop
         return "stopped", "stopped early", f"It was asked to stop after step {saved:,}; --resume goes on from there."
     since = "" if run.written is None else time.strftime(" Its last line is of %F %H:%M.", time.localtime(run.written))
     if not run.step and not saved:
@@ -85,7 +85,7 @@ def state(run: RunFiles, about: About) -> tuple[str, str, str]:
 
 
 def _not_finite(run: RunFiles) -> str | None:
-    """A sentence about the number that was not finite and ended the run: the loss, or one of the last evaluation."""
+    """A sentence about a number that is not finite and ended the run: the loss, or a score of the last evaluation."""
     lines = [(line, list(line)) for line in run.evals[-1:]] + [(line, ["loss"]) for line in run.train[-1:]]
     for line, names in lines:
         for name in names:

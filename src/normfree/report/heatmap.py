@@ -1,4 +1,4 @@
-"""Heat maps of layers over steps: a picture with one pixel per cell, stretched by the page, with text around it."""
+"""Heat maps of layers over steps: a picture with one pixel per cell that the page stretches, with text around it."""
 
 import base64
 import io
@@ -14,8 +14,8 @@ from .axes import Scale
 from .charts import below
 from .markup import Markup, tag
 
-MOST_COLUMNS = 240
-TALLEST, ROW = 560, (10, 18)  # pixels: of a map that need not be taller, and of a row at least and at most
+MAX_COLUMNS = 240
+MAX_HEIGHT, ROW = 560, (10, 18)  # pixels: height of a map, if rows have their minimum; minimum and maximum of a row
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def columns(steps: Sequence[int], rows: np.ndarray, pool: Callable[[np.ndarray],
         pool: (lines, layers) to (layers,).
     """
     ends, begins = np.array(steps), np.array([0, *steps[:-1]])
-    edges = np.round(np.linspace(0, steps[-1], MOST_COLUMNS + 1), 6)
-    if len(steps) <= MOST_COLUMNS:
+    edges = np.round(np.linspace(0, steps[-1], MAX_COLUMNS + 1), 6)
+    if len(steps) <= MAX_COLUMNS:
         first = np.searchsorted(ends, (edges[:-1] + edges[1:]) / 2)
         last = first + 1
     else:
@@ -92,7 +92,7 @@ def columns(steps: Sequence[int], rows: np.ndarray, pool: Callable[[np.ndarray],
 
 def draw_map(chart: HeatMap) -> Markup:
     """The heat map as a figure with its legend."""
-    row = max(ROW[0], min(ROW[1], TALLEST // len(chart.rows)))
+    row = max(ROW[0], min(ROW[1], MAX_HEIGHT // len(chart.rows)))
     style = f"--row:{row}px;--rows:{len(chart.rows)}"
     groups = [name.rpartition(".")[0] or name for name in chart.rows]
     starts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
@@ -153,7 +153,7 @@ def _png(shades: np.ndarray, colors: Sequence[str]) -> str:
 
 
 def _values(chart: HeatMap) -> str:
-    """The map's values as JSON, from which the script makes tooltips."""
+    """The map's values as JSON for the tooltips of the script."""
     rows = [[None if np.isnan(v) else float(f"{v:.3g}") for v in row] for row in chart.columns.values]
     content = dict(names=list(chart.rows), steps=chart.columns.spans, kind=chart.kind, values=rows)
     return json.dumps(content, separators=(",", ":"))

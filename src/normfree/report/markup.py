@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 VOID = {"br", "col", "img", "meta", "source"}  # elements without content
-# control characters, halves of pairs (bytes of file names that are no UTF-8), and marks that turn the text around
+# control characters, surrogates (bytes of file names that are not UTF-8), and marks that change the text direction
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -16,7 +16,7 @@ class Markup(str):
 
 
 class Missing(str):
-    """Why a part of the page is not there, in one line."""
+    """The reason why a part of the page is missing, in one line."""
 
     __slots__ = ()
 

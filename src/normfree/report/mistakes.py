@@ -10,10 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """An image whose likeliest class is not its label; ordered by the probability of that class.
+    """An image whose predicted class is not its label; ordered by the probability of that class.
 
     Attributes:
-        probability: of the class that was said; of_truth: of the true one.
+        probability: of the predicted class; of_truth: of the true one.
+        said: the predicted class.
         index: of the image in its split.
     """
 

@@ -10,7 +10,7 @@ from .axes import Scale, number
 from .examples import encoded
 from .markup import Markup, section, tag
 
-MOST_NAMED = 60  # classes in a legend
+MAX_NAMED = 60  # classes in a legend
 CRISP = 160  # pixels: smaller pictures are kept without loss
 
 
@@ -19,7 +19,7 @@ class Overlay:
     """Pictures of one size side by side, each with its name, and the text below them.
 
     Attributes:
-        panels: for example the image, the truth drawn on it, and what the network says drawn on it.
+        panels: for example the image, the image with the ground truth, and the image with the prediction.
         caption: one line; detail: smaller lines below it; title: shown when the pointer rests on it.
     """
 
@@ -93,8 +93,8 @@ def _key(key: Colors | Range) -> Markup:
     if isinstance(key, Range):
         return _bar(key)
     pairs = list(zip(key.names, key.colors, strict=True))
-    named = [tag("span", _swatch(color), name) for name, color in pairs[:MOST_NAMED]]
-    rest = [tag("span", f"and {len(pairs) - MOST_NAMED} more")] if len(pairs) > MOST_NAMED else []
+    named = [tag("span", _swatch(color), name) for name, color in pairs[:MAX_NAMED]]
+    rest = [tag("span", f"and {len(pairs) - MAX_NAMED} more")] if len(pairs) > MAX_NAMED else []
     return tag("div", named, rest, class_="key")
 
 

@@ -20,14 +20,14 @@ SECTIONS = dict(curves="Curves", clipping="Clipping", signal="Signal", examples=
 
 @dataclass
 class Report:
-    """Everything on the page. What is a :class:`Missing` is left out, and the page says why.
+    """The content of the page. For a part that is a :class:`Missing`, the page shows the reason.
 
     Attributes:
-        changed: fields of the recipe that are not as their default, with the default as text.
+        changed: fields of the recipe that differ from the default, with the default as text.
         recorded: the network's signal propagation now.
-        examples: pictures of mistakes, or of answers beside the truth; introduction and note: the lines before and
-            behind them; confusion: of classes.
-        made: by what and when.
+        examples: pictures of mistakes, or of predictions beside the truth; introduction and note: the lines before
+            and after them; confusion: of classes.
+        made: version and date.
     """
 
     run: RunFiles
@@ -42,7 +42,7 @@ class Report:
 
 
 def write_page(report: Report) -> bytes:
-    """The HTML file. It loads nothing from anywhere, and its content security policy forbids it."""
+    """The HTML file. It loads no other files, which its content security policy forbids."""
     run, about = report.run, report.about
     title = tag("title", f"{run.name} \N{MIDDLE DOT} training report")
     style, script = tag("style", Markup(CSS)), tag("script", Markup(SCRIPT))

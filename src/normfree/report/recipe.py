@@ -8,14 +8,14 @@ from .markup import Markup, Missing, join, missing, section, tag
 from .run_files import RunFiles
 
 _KEY = re.compile(r"( *)([\w.-]+):(?= |$)")
-MOST_UNREADABLE = 200  # names on the page
+MAX_UNREADABLE = 200  # names on the page
 
 
 def recipe(run: RunFiles, changed: Mapping[str, str] | Missing, unreadable: Sequence[str]) -> Markup:
     """The recipe's text, the environment, the unreadable images.
 
     Args:
-        changed: dotted path of every field that is not as its default, and the default as text.
+        changed: dotted path of each field that differs from its default, and the default as text.
     """
     left = [tag("h3", "Recipe")]
     if isinstance(changed, Missing):
@@ -36,15 +36,15 @@ def _marked(text: str, changed: Mapping[str, str]) -> Markup:
     lines: list[Markup] = []
     path: list[tuple[int, str]] = []  # indentation and name of the fields that a line is in
     for line in text.splitlines():
-        found = _KEY.match(line)
-        if found:
-            indent = len(found[1])
-            path = [part for part in path if part[0] < indent] + [(indent, found[2])]
+        match = _KEY.match(line)
+        if match:
+            indent = len(match[1])
+            path = [part for part in path if part[0] < indent] + [(indent, match[2])]
         names = [".".join(name for _, name in path[:depth]) for depth in range(1, len(path) + 1)]
         field = next((name for name in names if name in changed), None)
         content = line.lstrip()
         shown = tag("mark", content) if field is not None and content else content
-        if found is not None and field is not None and field == names[-1]:
+        if match is not None and field is not None and field == names[-1]:
             default = tag("i", f"  # default {changed[field]}")
         else:
             default = None
@@ -63,6 +63,6 @@ def _unreadable(messages: Sequence[str]) -> list[Markup]:
     heading = tag("h3", "Unreadable images")
     if not messages:
         return [heading, tag("p", "none")]
-    more = len(messages) - MOST_UNREADABLE
-    items = [tag("li", message) for message in messages[:MOST_UNREADABLE]]
+    more = len(messages) - MAX_UNREADABLE
+    items = [tag("li", message) for message in messages[:MAX_UNREADABLE]]
     return [heading, tag("ul", items, [tag("li", f"and {more:,} more")] if more > 0 else [], class_="plain")]

@@ -1,4 +1,4 @@
-"""Reads the files of a run, also of one that was killed (its last line is cut off) or is old (files are missing)."""
+"""Reading the files of a run, also of a killed one (the last line is incomplete) or an old one (files are missing)."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import regular
-from .axes import LARGEST
+from .axes import MAX_VALUE
 
 RECIPE, METRICS, ENVIRONMENT = "recipe.yaml", "metrics.jsonl", "environment.json"
 CLIPPING, FILM = "clipping.jsonl", "spp.jsonl"
@@ -22,7 +22,7 @@ class RunFiles:
     """The text files of a run's folder.
 
     Attributes:
-        recipe: text of recipe.yaml; empty if it is not there.
+        recipe: text of recipe.yaml; empty if there is none.
         train, evals, skipped: lines of metrics.jsonl by their kind, steps rising.
         end: its last line, if that says how the run ended.
         clipping, film: lines of clipping.jsonl and of spp.jsonl, steps rising.
@@ -49,15 +49,15 @@ class RunFiles:
 
     @property
     def step(self) -> int:
-        """The number of optimizer steps that are known to be done."""
+        """The number of optimizer steps according to the logged lines."""
         return max((lines[-1]["step"] for lines in (self.train, self.evals) if lines), default=0)
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunFiles:
-    """A run's folder.
+    """Read a run's folder.
 
     Raises:
-        UsageError: it is none: neither recipe.yaml nor metrics.jsonl is in it.
+        UsageError: it is not a run folder: it has neither recipe.yaml nor metrics.jsonl.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in (RECIPE, METRICS)):
@@ -85,18 +85,18 @@ def read_run(folder: str | os.PathLike[str]) -> RunFiles:
 
 
 def value(line: Mapping[str, Any], name: str) -> float | None:
-    """A number of a line by its name; None where it is missing or no number."""
-    found = line.get(name)
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    """A number of a line by its name; None if it is missing or not a number."""
+    number = line.get(name)
+    if isinstance(number, bool) or not isinstance(number, int | float):
         return None
-    if abs(found) > LARGEST:  # an integer may be larger than any float
-        return math.inf if found > 0 else -math.inf
-    return float(found)
+    if abs(number) > MAX_VALUE:  # an integer may be larger than any float
+        return math.inf if number > 0 else -math.inf
+    return float(number)
 
 
 def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     """(step, value) of every line that has a number of that name."""
-    return [(line["step"], found) for line in lines if (found := value(line, name)) is not None]
+    return [(line["step"], number) for line in lines if (number := value(line, name)) is not None]
 
 
 def _text(run: RunFiles, name: str) -> str | None:
@@ -111,7 +111,7 @@ def _text(run: RunFiles, name: str) -> str | None:
 
 def _lines(run: RunFiles, name: str) -> list[Line]:
     """The lines that are JSON objects with a step; a note says which others were left out."""
-    found, bad = [], []
+    lines, bad = [], []
     for number, text in enumerate((_text(run, name) or "").split("\n"), start=1):
         if not text.strip():
             continue
@@ -120,13 +120,13 @@ def _lines(run: RunFiles, name: str) -> list[Line]:
         except (ValueError, RecursionError):
             line = None
         if isinstance(line, dict) and type(line.get("step")) is int and 0 <= line["step"] < 2**53:
-            found.append(line)
+            lines.append(line)
         else:
             bad.append(number)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         run.notes.append(f"{name}: line {bad[0]}{more} cannot be read and is left out")
-    return found
+    return lines
 
 
 def _rising(lines: Sequence[Line]) -> list[Line]:

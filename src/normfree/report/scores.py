@@ -53,7 +53,7 @@ def shown(name: str, found: float | None) -> str:
 
 
 def score_names(evals: Sequence[Line], first: str) -> list[str]:
-    """Names of the scores of raw weights in the lines: ``first``, that of masks, the others, and the loss last."""
+    """Names of the scores of raw weights: ``first``, the same of masks, the others, and the loss last."""
     found = {name: None for line in evals for name in line if value(line, name) is not None}
     names = [name for name in found if not name.startswith(EMA) and name not in _OTHER]
     return sorted(names, key=lambda name: (name != first, name != f"mask_{first}", name == "loss"))

@@ -15,7 +15,7 @@ from .run_files import Line
 
 COLORS = dict(avg_sq_mean="c0", avg_var="c4", res_avg_var="c2", condition="c3")
 CONDITION = "condition number of the weights"
-_NOTHING = 1e-6  # what is below counts as 0 where a scale is chosen
+_ZERO = 1e-6  # smaller values count as 0 when a scale is chosen
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _panel(spp: SPP, field: str, title: str) -> Markup:
         if any(value is not None and math.isfinite(value) for value in theory):
             series = [Series("measured", points, COLORS[field], marks=stages)]
             series.append(Series("expected by theory", _points(theory), "ink", "dashed"))
-    log = spans([Series("", [(x, y) for x, y in one.points if y > _NOTHING]) for one in series], LOG_RANGE)
+    log = spans([Series("", [(x, y) for x, y in one.points if y > _ZERO]) for one in series], LOG_RANGE)
     title = title.removeprefix("average channel ").replace("branch's average channel", "branch's")
     ends = (1, max(len(points), 2))
     return draw(Chart(title, series, log=log, low=None if log else 0, names=spp.blocks, unit="block", ends=ends))
@@ -120,7 +120,7 @@ def _strip(frames: Sequence[Frame]) -> Markup:
 
 def _strip_row(title: str, color: str, curves: Sequence[Sequence[tuple[float, float]]]) -> list[Markup]:
     curves = [[point for point in curve if math.isfinite(point[1])] for curve in curves]
-    log = spans([Series("", [(x, y) for x, y in curve if y > _NOTHING]) for curve in curves], LOG_RANGE)
+    log = spans([Series("", [(x, y) for x, y in curve if y > _ZERO]) for curve in curves], LOG_RANGE)
     kept = [[point for point in curve if point[1] > 0 or not log] for curve in curves]
     y = scale_of((value for curve in kept for _, value in curve), log=log, low=None if log else 0)
     ends = tag("span", tag("span", number(y.high, 2)), tag("span", number(y.low, 2)), class_="ends")

@@ -1,4 +1,4 @@
-"""What the augmentation of a recipe makes of images, as a picture: ``normfree augment``."""
+"""The steps of a recipe's augmentation as a picture: ``normfree augment``."""
 
 import itertools
 import sys
@@ -19,16 +19,16 @@ from ..errors import UsageError
 from ..pictures.drawing import rgb_picture
 from ..words import tell
 
-MAGNITUDES = (5, 10, 15)  # of --ops: the paper's, from NFNet-F0 to F6
-LARGEST, SMALLEST, GAP, TEXT = 192, 96, 8, 12  # pixels: tiles in the picture, space between them, size of letters
+MAGNITUDES = (5, 10, 15)  # of --ops: those of the paper, from NFNet-F0 to F6
+MAX_TILE, MIN_TILE, GAP, TEXT = 192, 96, 8, 12  # pixels: side of a tile, space between tiles, size of letters
 PAPER, INK, PALE = "white", "black", "#555555"
-Tile = tuple[Tensor, str]  # an image (C, H, W) uint8, and what is written below it
-Group = tuple[str, list[Tile]]  # what is written above, and images side by side
+Tile = tuple[Tensor, str]  # an image (C, H, W) uint8, and its caption
+Group = tuple[str, list[Tile]]  # a title, and images side by side
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to the images of a recipe, in this order."""
+    """The steps of a recipe's augmentation, in order."""
 
     crop: TrainTransform
     mixing: Mixing
@@ -38,7 +38,7 @@ class Augmentation:
 
 
 def steps_in_words(augmentation: Augmentation) -> str:
-    """What is done, in order."""
+    """The steps in words, in order."""
     crop, mixing, randaugment = augmentation.crop, augmentation.mixing, augmentation.randaugment
     parts = [f"crop {crop.crop}" + (" and flip" if crop.flip else "")]
     parts += [
@@ -52,7 +52,7 @@ def steps_in_words(augmentation: Augmentation) -> str:
 
 
 def in_turns(paths: list[Path]) -> list[Path]:
-    """The same files with folders taking turns: the first of each, the second of each, and so on."""
+    """The files in another order: the first of each folder, then the second of each, and so on."""
     folders: dict[Path, list[Path]] = {}
     for path in paths:
         folders.setdefault(path.parent, []).append(path)
@@ -61,7 +61,7 @@ def in_turns(paths: list[Path]) -> list[Path]:
 
 
 def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], int]:
-    """Images, and how many files were none."""
+    """The images, and how many files could not be read."""
     images, files = [], FolderSplit([(str(path), 0) for path in paths], augmentation.channels)
     source, _ = resolve_value_range(Source(files, files, []), augmentation.value_range)
     tell(*source.notes, file=sys.stderr)
@@ -76,7 +76,7 @@ def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], i
 
 
 def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmentation) -> list[list[Group]]:
-    """One row per step; each column is an image of a batch."""
+    """A row for each step; each column is an image of a batch."""
     crop, randaugment = augmentation.crop, augmentation.randaugment
     whole, cropped, mixed, augmented = [], [], [], []
     for i in range(count):
@@ -99,7 +99,7 @@ def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmenta
 
 
 def operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
-    """Two operations per row, each at three magnitudes."""
+    """Two operations in each row, each at three magnitudes."""
     size, ops = augmentation.crop.size, augmentation.randaugment.ops
     image, groups = _fitted(image, size), []
     for name in NAMES:
@@ -114,7 +114,7 @@ def operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
 
 
 def _fitted(image: Tensor, size: int) -> Tensor:
-    """The middle square of an image, shrunk with antialiasing: for looking at."""
+    """The centre square of an image, resized with antialiasing for display."""
     picture = ImageOps.fit(rgb_picture(image), (size, size), Image.Resampling.LANCZOS)
     if len(image) == 1:
         picture = picture.convert("L")
@@ -122,10 +122,10 @@ def _fitted(image: Tensor, size: int) -> Tensor:
 
 
 def sheet(rows: list[list[Group]], size: int) -> Image.Image:
-    """Rows of groups of images of side ``size``, with their words, as one picture."""
-    side = LARGEST if size > LARGEST else size * -(-SMALLEST // size)
+    """One picture of rows of groups of images of side ``size``, with titles and captions."""
+    side = MAX_TILE if size > MAX_TILE else size * -(-MIN_TILE // size)
     font = ImageFont.load_default(TEXT)
-    letters = max(8, int(side / font.getlength("n")))  # that fit below an image
+    letters = max(8, int(side / font.getlength("n")))  # of a line below an image
     words = [[[textwrap.wrap(note, letters) for _, note in tiles] for _, tiles in row] for row in rows]
     lines = [max(len(note) for group in row for note in group) for row in words]
     line, heading = TEXT + 3, TEXT + 8

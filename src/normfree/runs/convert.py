@@ -1,4 +1,4 @@
-"""Weights of the authors, of timm and of normfree, each as the others: ``normfree convert``."""
+"""Converting weights between the forms of the authors, of timm and of normfree: ``normfree convert``."""
 
 import pickle
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from .load import load_trained
 from .named import TRAINED, Kind, check_choice, kind_of, other_wanted
 
 FORMS = {"haiku": "the authors' form", "timm": "timm's form", "normfree": "normfree's form"}
-SIZE = 96  # side in pixels of the inputs that --verify shows; every network's total stride divides it
+SIZE = 96  # side in pixels of the inputs of --verify; a multiple of every network's total stride
 
 
 def open_any(source: str, overrides: Mapping[str, Any], which: str | None = None, kind: str | None = None) -> Opened:
-    """The weights of a file of any form, in a model."""
+    """Load the weights of a file of any form into their network."""
     what = kind_of(source)
     check_choice(source, what, which)
     if what not in TRAINED:
@@ -42,7 +42,7 @@ def open_any(source: str, overrides: Mapping[str, Any], which: str | None = None
 
 
 def write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, overrides: Mapping[str, Any]) -> None:
-    """The file appears whole or not at all."""
+    """Write the file, whole or not at all."""
     if form == "normfree":
         return save_weights(dest, tensors, _description(opened, overrides))
     if overrides:
@@ -57,14 +57,14 @@ def write(dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened, ove
 
 
 def _description(opened: Opened, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the file a checkpoint: the papers' evaluation of this network, and names of its classes."""
+    """The description of a checkpoint: a recipe with the papers' evaluation, and names of the classes."""
     recipe = recipe_of(opened, overrides)
     classes, names = class_names(opened.model.num_classes)
     return describe(recipe, classes) | dict(names=names, converted_from=opened.form)
 
 
 def table(rows: Sequence[weights.Row], before: str, after: str) -> list[str]:
-    """A line per tensor: name and shape there, name and shape here."""
+    """A line for each tensor: name and shape in the source, name and shape in the new file."""
 
     def cells(name: str | None, shape: tuple[int, ...] | None) -> tuple[str, str]:
         return ("-", "") if name is None else (name, "x".join(map(str, shape or ())) or "1")
@@ -78,13 +78,15 @@ def table(rows: Sequence[weights.Row], before: str, after: str) -> list[str]:
 def summary(
     rows: Sequence[weights.Row], dest: Path, form: str, tensors: Mapping[str, Any], opened: Opened
 ) -> list[str]:
-    """What was read, what has no place in the new form, and what was written, in lines."""
+    """Lines about what was read, which tensors have no place in the new form, and what was written."""
     model, written = opened.model, [row for row in rows if row.dest]
     parameters = sum(p.numel() for p in model.parameters())
     lines = [f"{opened.file}: {note}" for note in opened.notes]
-    left = [str(row.source) for row in rows if row.dest is None]
-    if left:
-        lines.append(f"{len(left)} tensors of {opened.file} have no place in {FORMS[form]}: {', '.join(left[:3])}, ...")
+    unused = [str(row.source) for row in rows if row.dest is None]
+    if unused:
+        lines.append(
+            f"{len(unused)} tensors of {opened.file} have no place in {FORMS[form]}: {', '.join(unused[:3])}, ..."
+        )
     lines.append(
         f"{dest}: {opened.config.name} with {model.num_classes} classes in {FORMS[form]}; {len(written)} tensors, "
         f"{parameters:,} parameters, {dest.stat().st_size / 1e6:,.1f} MB"
@@ -93,7 +95,7 @@ def summary(
 
 
 def verify(dest: Path, form: str, opened: Opened) -> list[str]:
-    """Read the file back, compare every bit, and the logits with timm's where timm has the network."""
+    """Read the file back, compare every bit, and compare logits with timm's if timm has the network."""
     fields = {f"model.{key}": value for key, value in vars(opened.config).items()}
     again = open_any(str(dest), {} if form == "normfree" else fields)
     new = weights.report(opened.model, opened.shapes, opened.form, again.shapes, form)
@@ -112,7 +114,7 @@ def verify(dest: Path, form: str, opened: Opened) -> list[str]:
 
 @torch.no_grad()
 def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> list[str]:
-    """Logits of timm's network with the tensors of its file against ours, on one seeded input."""
+    """Compare the logits of timm's network and of ours, with the same tensors, on one seeded input."""
     name = f"dm_{config.name}" if model.family == "nfnet" else config.name.removeprefix("timm_")
     try:
         import timm
@@ -128,6 +130,6 @@ def _against_timm(file: Path, model: ResidualNet, config: ModelConfig) -> list[s
     largest = ((model(x) - expected).abs().max() / expected.abs().max()).item()
     lines = [f"logits of {config.name} and of timm's {name} at {SIZE} px: largest relative difference {largest:.1e}"]
     if model.family == "nfnet":
-        told = f"  (timm's {name} computes another function than the released one: docs/weights.md; "
-        lines.append(f"{told}--model timm_{name} is timm's)")
+        note = f"  (timm's {name} computes another function than the released one: docs/weights.md; "
+        lines.append(f"{note}--model timm_{name} is timm's)")
     return lines

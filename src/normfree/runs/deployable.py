@@ -1,5 +1,6 @@
-"""A network that is deployed: by name with published weights, a trained one, or an exported file."""
+"""Networks to deploy: by name with published weights, trained ones, and exported files."""
 
+import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,24 @@ from torch import Tensor, nn
 
 from ..data.pixels import PixelTransform
 from ..errors import UsageError
-from ..export import Deployed, Preprocessing
+from ..export import Preprocessing
 from ..models import create_model as create_untrained
 from ..tasks import TASKS, Classification, ReadyNetwork, Trained
 from ..tasks.trained import InferenceTask
 from ..training import pick_device
 from ..weights import create_model
-from .exported import ONNX, open_exported, targets_of
+from .exported import ONNX, open_exported, run_batches, targets_of
 from .load import load_trained
 from .named import PREFIX, Kind, check_choice, kind_of, other_wanted
 
 
 @dataclass(frozen=True)
 class DeployableNetwork:
-    """A network in evaluation mode, how its images are prepared, its classes, where it is from in words, its task.
+    """A network in evaluation mode with its preprocessing, classes and task.
 
-    ``targets`` are as of :class:`.Description`.
+    Attributes:
+        origin: of the weights, in words.
+        targets: as of :class:`.Description`.
     """
 
     model: nn.Module
@@ -50,15 +53,15 @@ def open_trained(text: str, which: str | None = None) -> Trained | None:
 def open_deployable(
     text: str, which: str | None = None, *, random: bool = False, trained: Trained | None = None
 ) -> DeployableNetwork:
-    """What a text names (see :mod:`.named`), but for exported files; a model by name with its published weights.
+    """The network that a text names (see :mod:`.named`), except exported files; published weights for a model by name.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
-        random: a model by name with fresh weights of seed 0 instead.
-        trained: what :func:`open_trained` gave for the text, if it was asked.
+        random: initialize a model by name with seed 0 instead.
+        trained: the result of :func:`open_trained` for the text, if there is one.
 
     Raises:
-        UsageError: unknown, unusable, or a choice that there is none of.
+        UsageError: unknown, unusable, or ``which`` or ``random`` do not apply.
     """
     kind = kind_of(text)
     check_choice(text, kind, which)
@@ -70,8 +73,8 @@ def open_deployable(
         trained = trained or load_trained(text, which)
         if trained.task.output is None:
             raise UsageError(f"{text} is a network for {trained.task.name}; this takes one whose answer is one tensor")
-        about = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
-        return DeployableNetwork(trained.model, *about, trained.task, targets_of(trained.recipe))
+        details = trained.recipe.model.name, _preprocessing(trained), tuple(trained.names) or None, trained.source
+        return DeployableNetwork(trained.model, *details, trained.task, targets_of(trained.recipe))
     torch.manual_seed(0)
     name = text.removeprefix(PREFIX)
     model = (create_untrained(name) if random else create_model(name, pretrained=True)).eval()
@@ -81,42 +84,45 @@ def open_deployable(
 
 
 def _preprocessing(trained: Trained) -> Preprocessing:
-    """What its test images go through, in the words of an exported file."""
+    """The preprocessing of its test images, for the description of an exported file."""
     view, data = trained.transform, trained.recipe.data
-    about: dict[str, Any] = dict(channels=data.channels, mean=view.mean, std=view.std, value_range=data.value_range)
+    common: dict[str, Any] = dict(channels=data.channels, mean=view.mean, std=view.std, value_range=data.value_range)
     if not isinstance(view, PixelTransform):
-        return Preprocessing(view.size, **about, resize_margin=view.margin, resize=view.crop)
-    about |= dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
-    return Preprocessing(view.height, **about, resize_margin=0, width=view.width)
+        return Preprocessing(view.size, **common, resize_margin=view.margin, resize=view.crop)
+    common |= dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
+    return Preprocessing(view.height, **common, resize_margin=0, width=view.width)
 
 
 def open_ready(text: str, which: str | None = None, device: str = "auto", size: int | None = None) -> ReadyNetwork:
-    """What a text names (see :mod:`.named`), ready to answer; a model by name with its published weights.
+    """The network that a text names (see :mod:`.named`), ready to run; a model by name has its published weights.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
-        size: side in pixels of what a network sees; None: the size that it is evaluated at.
+        size: side of the network's input in pixels; None: the size that it is evaluated at.
 
     Raises:
-        UsageError: unknown or unusable; a device that is not there, or another than the CPU for an ONNX file.
+        UsageError: unknown or unusable; a device that does not exist, or not the CPU for an ONNX file.
     """
     kind = kind_of(text)
     check_choice(text, kind, which)
     if kind is Kind.EXPORTED:
         if Path(text).suffix == ONNX and device not in ("auto", "cpu"):
             raise UsageError(f"--device {device}: ONNX files are run on the cpu")
-        return _deployed(open_exported(text, pick_device(device)))
+        file = open_exported(text, pick_device(device))
+        about = file.description
+        run_file = functools.partial(run_batches, file)
+        return ReadyNetwork(run_file, about.preprocessing, about.classes, TASKS[about.task], exported=True)
     trained = open_trained(text, which)
     if trained is not None and trained.task.targets == "pairs":
         model = trained.model.to(pick_device(device))
         return ReadyNetwork(model, None, tuple(trained.names) or None, trained.task, trained=trained)
     network = open_deployable(text, which, trained=trained)
-    place, view = pick_device(device), network.preprocessing
-    model = network.model.to(place)
+    where, view = pick_device(device), network.preprocessing
+    model = network.model.to(where)
 
     def run(image: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(image.to(place)).float().cpu()
+            return model(image.to(where)).float().cpu()
 
     view = view if size is None else replace(view, size=size)
     return ReadyNetwork(run, view, network.classes, network.task, trained=trained)
@@ -129,15 +135,3 @@ def imagenet_classes(outputs: int) -> tuple[str, ...] | None:
     from timm.data.imagenet_info import ImageNetInfo  # timm takes seconds to import
 
     return tuple(ImageNetInfo().label_descriptions())
-
-
-def _deployed(deployed: Deployed) -> ReadyNetwork:
-    about = deployed.description
-
-    def run(images: Tensor) -> Tensor:
-        fixed = about.batch or len(images)  # the last images fill up a batch whose size is fixed
-        lacking = -len(images) % fixed
-        filled = torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])]) if lacking else images
-        return torch.cat([deployed.run(part) for part in filled.split(fixed)])[: len(images)]
-
-    return ReadyNetwork(run, about.preprocessing, about.classes, TASKS[about.task], exported=True)

@@ -3,22 +3,23 @@
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data import Unreadable
 from ..errors import RunFailed, UsageError
 from ..tasks import Measured, Trained, open_test_images
 from ..training import evaluate as run_over
 from ..training import pick_device
 from ..words import tell
-from .foreign import UNSAID
+from .foreign import UNKNOWN_SOURCE
 from .load import load
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, on how many images, and where these are from."""
+    """The metrics, the number of images, and their source."""
 
     measured: Measured
     images: int
@@ -43,41 +44,43 @@ def evaluate(
         data: other images, such as "imagefolder:PATH"; of the same classes.
         size: side of the images in pixels; None: the recipe's test size.
         workers: processes that decode images.
-        say: told what a user should know.
+        say: called with each message for the user.
 
     Raises:
         UsageError: the network or the images are not there, or do not fit.
-        RunFailed: no image could be read, too many could not, or none has what is measured.
+        RunFailed: no image could be read, too many are unreadable, or none has the targets that are measured.
 
     Example:
-        >>> found = normfree.runs.evaluate("runs/digits")  # doctest: +SKIP
-        >>> found.measured.scores["top1"]  # doctest: +SKIP
+        >>> result = normfree.runs.evaluate("runs/digits")  # doctest: +SKIP
+        >>> result.measured.scores["top1"]  # doctest: +SKIP
         0.9944
     """
-    if isinstance(network, Trained):  # whose own settings stay as they are
-        trained = dataclasses.replace(network, recipe=copy.deepcopy(network.recipe))
-    else:
-        trained = load(network)
-    task, own = trained.task, trained.recipe.data
-    if data is None and own.source == UNSAID:
+    trained = network if isinstance(network, Trained) else load(network)
+    trained = dataclasses.replace(trained, recipe=copy.deepcopy(trained.recipe))  # the caller's stays as it is
+    task, config = trained.task, trained.recipe.data
+    if data is None and config.source == UNKNOWN_SOURCE:
         raise UsageError(f"{trained.source} does not say where images are; give --data SOURCE")
     if size:
-        own.test_size, own.test_width = size, None
+        config.test_size, config.test_width = size, None
     source = open_test_images(trained.recipe, trained.classes, trained.source, data, trained.held_out)
-    task.check_test(source, own)
+    task.check_test(source, config)
     for line in source.notes:
         say(line)
-    place = pick_device(device)
-    loader = task.loader(source.test, trained.transform, batch_size, workers=workers, timeout=own.timeout)
+    where = pick_device(device)
+    loader = task.loader(source.test, trained.transform, batch_size, workers=workers, timeout=config.timeout)
     loader.say = say
     metrics = task.metrics_of(trained)
-    scores, unreadable = run_over(trained.model.to(place), loader, metrics, place)
-    for one in unreadable:
-        say(f"skipped unreadable image {one}")
-    if not scores["images"]:
-        raise RunFailed(f"none of the {len(unreadable)} images could be read")
-    if len(unreadable) > own.max_unreadable:
-        raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {own.max_unreadable}")
+    scores, unreadable = run_over(trained.model.to(where), loader, metrics, where)
+    _check_unreadable(int(scores["images"]), unreadable, config.max_unreadable, say)
     if missing := task.missing_targets(metrics):
-        raise RunFailed(f"none of the {scores['images']} test images of {data or own.source} has {missing}")
-    return Evaluation(task.measured(metrics, trained.names), int(scores["images"]), data or own.source)
+        raise RunFailed(f"none of the {scores['images']} test images of {data or config.source} has {missing}")
+    return Evaluation(task.measured(metrics, trained.names), int(scores["images"]), data or config.source)
+
+
+def _check_unreadable(read: int, unreadable: Sequence[Unreadable], allowed: int, say: Callable[[str], None]) -> None:
+    for image in unreadable:
+        say(f"skipped unreadable image {image}")
+    if not read:
+        raise RunFailed(f"none of the {len(unreadable)} images could be read")
+    if len(unreadable) > allowed:
+        raise RunFailed(f"{len(unreadable)} images are unreadable, data.max_unreadable is {allowed}")

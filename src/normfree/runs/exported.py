@@ -1,4 +1,4 @@
-"""Exported files: opening them, and measuring one as the network that it is from."""
+"""Exported files: opening one, and evaluating it like the network that it was made from."""
 
 import sys
 from pathlib import Path
@@ -13,15 +13,15 @@ from ..export.description import VECTORS
 from ..recipes import Recipe
 from ..tasks import task_of
 from ..words import tell
-from .foreign import UNSAID, class_names, recipe_from
+from .foreign import UNKNOWN_SOURCE, class_names, recipe_from
 
 ONNX, ARCHIVE = ".onnx", ".pt2"
-# fields of a recipe that say how true answers are stored, and their sections
+# fields of a recipe that say how targets are stored, and their sections
 TARGETS = dict(mask_values="data", mask_ignored="data", target_mean="task", target_std="task")
 
 
 def open_exported(path: str, device: torch.device) -> Deployed:
-    """An ONNX file (on the CPU), or an archive of ``torch.export``.
+    """Open an ONNX file (on the CPU), or an archive of ``torch.export``.
 
     Raises:
         UsageError: it cannot be opened, or was not written by ``normfree export``.
@@ -40,61 +40,61 @@ class ExportedNet(nn.Module):
         self.path, self.file = path, open_exported(path, torch.device("cpu"))
 
     def forward(self, images: Tensor) -> Tensor:
-        about = self.file.description
-        if tuple(images.shape[1:]) != about.preprocessing.shape:
-            shapes = ("x".join(map(str, shape)) for shape in (about.preprocessing.shape, images.shape[1:]))
+        description = self.file.description
+        if tuple(images.shape[1:]) != description.preprocessing.shape:
+            shapes = ("x".join(map(str, shape)) for shape in (description.preprocessing.shape, images.shape[1:]))
             raise UsageError(f"{self.path} was exported for images of {' pixels, not '.join(shapes)}")
-        step = about.batch or len(images)
-        parts = [self._run(part, step) for part in images.cpu().split(step)]
-        return torch.cat(parts).to(images.device)
+        return run_batches(self.file, images.cpu()).to(images.device)
 
-    def _run(self, images: Tensor, batch: int) -> Tensor:
-        """A part of the images; of a last one that is too small, the first image is repeated behind it."""
-        lacking = batch - len(images)
-        full = torch.cat([images, images[:1].expand(lacking, *images.shape[1:])]) if lacking else images
-        return self.file.run(full.contiguous())[: len(images)]
+
+def run_batches(file: Deployed, images: Tensor) -> Tensor:
+    """Run any number of images (N, C, H, W); copies of the last one fill up a batch of fixed size."""
+    batch = file.description.batch or len(images)
+    missing = -len(images) % batch
+    filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    return torch.cat([file.run(part.contiguous()) for part in filled.split(batch)])[: len(images)]
 
 
 def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]:
-    """How the file's images are prepared, as a recipe; folders and names of its classes.
+    """A recipe with the file's preprocessing; folders and names of its classes.
 
     Raises:
-        UsageError: a file whose description is too old, or not right.
+        UsageError: the file's description is too old, or not valid.
     """
-    about = network.file.description
-    shape = about.preprocessing
-    multi = about.task == "multi-label"
-    fields: dict[str, Any] = {"model.name": about.model, "data.crop": "none"}
-    fields |= {"task.name": "classification", "task.labels": "multi"} if multi else {"task.name": about.task}
-    if unknown := about.targets.keys() - TARGETS.keys():
+    description = network.file.description
+    images = description.preprocessing
+    multi = description.task == "multi-label"
+    fields: dict[str, Any] = {"model.name": description.model, "data.crop": "none"}
+    fields |= {"task.name": "classification", "task.labels": "multi"} if multi else {"task.name": description.task}
+    if unknown := description.targets.keys() - TARGETS.keys():
         raise UsageError(
             f"{network.path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
         )
-    fields |= {f"{TARGETS[name]}.{name}": value for name, value in about.targets.items()}
-    fields |= {"data.source": UNSAID, "data.channels": shape.channels, "data.test_size": shape.size}
+    fields |= {f"{TARGETS[name]}.{name}": value for name, value in description.targets.items()}
+    fields |= {"data.source": UNKNOWN_SOURCE, "data.channels": images.channels, "data.test_size": images.size}
     fields |= {
-        "data.image_size": shape.size,
-        "data.mean": list(shape.mean),
-        "data.std": list(shape.std),
-        "data.resize_margin": shape.resize_margin,
+        "data.image_size": images.size,
+        "data.mean": list(images.mean),
+        "data.std": list(images.std),
+        "data.resize_margin": images.resize_margin,
     }
-    fields["data.value_range"] = shape.value_range and list(shape.value_range)
-    if about.task in VECTORS:
-        fields["data.test_crop"] = shape.resize
+    fields["data.value_range"] = images.value_range and list(images.value_range)
+    if description.task in VECTORS:
+        fields["data.test_crop"] = images.resize
     else:
-        fields |= {"data.test_width": shape.width, "data.short_side": shape.short_side}
+        fields |= {"data.test_width": images.width, "data.short_side": images.short_side}
     recipe = recipe_from(fields)
-    if about.task == "regression" and recipe.task.target_mean is None:
+    if description.task == "regression" and recipe.task.target_mean is None:
         raise UsageError(f"{network.path} does not say mean and std of the training numbers; export the run again")
     if not task_of(recipe).named_outputs:
         return recipe, [], []
-    folders, names = class_names(about.shape[0])
-    if about.classes is None or list(about.classes) == names:
+    folders, names = class_names(description.shape[0])
+    if description.classes is None or list(description.classes) == names:
         return recipe, folders, names
-    return recipe, list(about.classes), list(about.classes)
+    return recipe, list(description.classes), list(description.classes)
 
 
 def targets_of(recipe: Recipe) -> dict[str, Any]:
-    """What an exported file says about true answers: the fields of the recipe that are set."""
+    """The recipe's fields on how targets are stored, as far as they are set; for an exported file."""
     values = {name: getattr(getattr(recipe, section), name) for name, section in TARGETS.items()}
     return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Weights that do not say which network they are of, as a network: timm's, the authors', everyone's checkpoints."""
+"""Weights without a description of their network, loaded into it: of timm, of the authors, of other checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from ..weights.file import Weights, read_weights_file
 from ..weights.pretrained import published_weights
 from .named import PREFIX
 
-UNSAID = "imagefolder:imagenet"  # of a network that does not say where images are; of a run it would be absolute
+UNKNOWN_SOURCE = "imagefolder:imagenet"  # of weights without a description; the path of a run is absolute
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights of one form in a model: names and shapes as in their file, and what is to be said about them."""
+    """A model with the weights of a file: their form, names and shapes there, and notes for the user."""
 
     form: str
     file: Path
@@ -38,32 +38,33 @@ def read_named(text: str, kind: str | None = None) -> Weights:
 
 
 def open_foreign(text: str, config: ModelConfig | None = None, kind: str | None = None) -> Opened:
-    """The network that weights are of.
+    """Load weights into their network.
 
     Args:
         text: a file, or ``pretrained:NAME``.
         config: of the network; None finds it by the tensors.
+        kind: "ema" or "raw" if the file has both.
 
     Raises:
-        UsageError: unreadable, or of no network, or of several.
+        UsageError: unreadable, or of no known network, or of several.
     """
-    read = read_named(text, kind)
-    shapes, notes = weights.shapes_of(read.tensors, read.form), list(read.notes)
+    loaded = read_named(text, kind)
+    shapes, notes = weights.shapes_of(loaded.tensors, loaded.form), list(loaded.notes)
     config = config or ModelConfig()
     if not config.name and text.startswith(PREFIX):
         config.name = text.removeprefix(PREFIX)
     elif not config.name:
-        config.name, others = weights.choose_model(shapes, read.form, text)
+        config.name, others = weights.choose_model(shapes, loaded.form, text)
         also = f" ({', '.join(others)}, timm's function, as well: --model)" if others else ""
         notes.append(f"the tensors are those of {config.name}{also}")
-    model = weights.load(config, read.tensors, read.form, text)
-    types = {str(t.dtype) for t in _leaves(read.tensors)} - {"torch.float32", "float32", "torch.int64"}
+    model = weights.load(config, loaded.tensors, loaded.form, text)
+    types = {str(t.dtype) for t in _leaves(loaded.tensors)} - {"torch.float32", "float32", "torch.int64"}
     if types:
         notes.append(f"numbers of type {', '.join(sorted(types)).replace('torch.', '')} became float32")
     stateful = [name for name, _ in model.named_buffers() if name.endswith("running_mean")]
-    if read.form == "haiku" and stateful and not any(name.endswith("/average") for name in shapes):
+    if loaded.form == "haiku" and stateful and not any(name.endswith("/average") for name in shapes):
         notes.append("no running statistics of BatchNorm in it: they are mean 0 and variance 1 now")
-    return Opened(read.form, Path(text), model, config, shapes, tuple(notes))
+    return Opened(loaded.form, Path(text), model, config, shapes, tuple(notes))
 
 
 def _leaves(tensors: Mapping[str, Any]) -> list[Any]:
@@ -71,7 +72,7 @@ def _leaves(tensors: Mapping[str, Any]) -> list[Any]:
 
 
 def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
-    """The papers' evaluation of the network, with fields by dotted path in their place.
+    """A recipe with the papers' evaluation of the network, and ``overrides`` of its fields by dotted path.
 
     Raises:
         UsageError: no classifier; an unknown field.
@@ -82,8 +83,8 @@ def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"{opened.file} has 0 classes; a normfree file is of a classifier")
     size = {"data.image_size": train, "data.test_size": config["test_input_size"][-1]}
     statistics = {f"data.{key}": list(config[key]) for key in ("mean", "std") if channels == 3}
-    # null: images of 8 bits, since nothing tells which values of others would be black and white
-    fixed = {"data.source": UNSAID, "data.channels": channels, "data.value_range": None}
+    # null: 8 bits per value; for other images nothing tells which values are black and white
+    fixed = {"data.source": UNKNOWN_SOURCE, "data.channels": channels, "data.value_range": None}
     data = fixed | size | statistics
     recipe = recipe_from(data | dict(overrides))
     recipe.model = opened.config
@@ -91,7 +92,7 @@ def recipe_of(opened: Opened, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_from(fields: Mapping[str, Any]) -> Recipe:
-    """A recipe with sections of dotted paths."""
+    """A recipe from fields by dotted path."""
     content: dict[str, Any] = {}
     for path, value in fields.items():
         *sections, name = path.split(".")
@@ -103,9 +104,9 @@ def recipe_from(fields: Mapping[str, Any]) -> Recipe:
 
 
 def class_names(count: int) -> tuple[list[str], list[str]]:
-    """Names of the classes' folders, which sort in the order of the labels, and what they are called.
+    """Folders of the classes, sorted in the order of the labels, and names of the classes.
 
-    1000 classes are ImageNet's (WordNet's identifiers and words), others are numbers.
+    1000 classes are those of ImageNet (WordNet's identifiers and words); others are numbers.
     """
     numbers = [f"{i:0{len(str(count - 1))}d}" for i in range(count)]
     if count != 1000:

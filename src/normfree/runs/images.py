@@ -1,4 +1,4 @@
-"""The image files that a command is given."""
+"""The image files among the arguments of a command."""
 
 import sys
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from ..words import tell
 
 
 def given_images(paths: Sequence[str]) -> list[Path]:
-    """What :func:`normfree.data.find_images` finds; says on standard error what it left out.
+    """The paths of :func:`normfree.data.find_images`; messages about skipped files go to standard error.
 
     Raises:
         UsageError: as there.
     """
     walk = Walk()
-    found = find_images(list(paths), walk)
+    images = find_images(list(paths), walk)
     tell(*walk.notes(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")), file=sys.stderr)
-    return found
+    return images

@@ -1,4 +1,4 @@
-"""Other weights to start from: which network they describe, and filling it with them."""
+"""Initializing a network from other weights, and building the network that they are of."""
 
 import inspect
 import sys
@@ -26,26 +26,26 @@ from ..words import tell
 from .foreign import read_named
 from .named import PREFIX, TRAINED, Kind, kind_of, other_wanted
 
-OF_USE = ("stem", "output_stride")  # options that say how a network is used, not which one it is
+TASK_OPTIONS = ("stem", "output_stride")  # options for the task at hand, with which the same weights fit
 
 
 def initialize(model: nn.Module, path: str | Path) -> str:
-    """Start from other weights: a run folder, a file of anyone's, or ``pretrained:NAME``.
+    """Load weights of a run folder, of any file, or of ``pretrained:NAME``.
 
-    Where the number of classes differs, the classifier stays freshly initialized; so does another stem. A first
-    convolution of other channels is adapted. For segmentation, depth and detection the backbone is loaded, and the head
-    as well where the weights are of one for the same task and classes.
+    The classifier stays as it is where the number of classes differs, and the stem where it is another one. A first
+    convolution for another number of channels is adapted. For segmentation, depth and detection the backbone is
+    loaded, and also the head if the weights are for the same task and classes.
 
     Returns:
-        What was done, in one sentence.
+        A sentence on what was loaded.
 
     Raises:
         UsageError: nothing there, unreadable, or weights of another architecture.
     """
     weights = _read(str(path))[0]
     if isinstance(model, OnBackbone):
-        own = {name: value.shape for name, value in model.state_dict().items()}
-        if own == {name: getattr(value, "shape", None) for name, value in weights.tensors.items()}:
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        if shapes == {name: getattr(value, "shape", None) for name, value in weights.tensors.items()}:
             load_weights(model, weights.tensors, weights.origin)
             return f"weights from {weights.origin}"
         weights = _of_backbone(weights)
@@ -58,35 +58,35 @@ def initialize(model: nn.Module, path: str | Path) -> str:
 
 
 def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxyType({})) -> str | None:
-    """Make the network that weights describe that of a recipe, which keeps its regularization, stem and output stride.
+    """Set a recipe's network to that of the weights; its regularization, stem and output stride stay.
 
     Args:
-        overrides: fields that were typed; options of the network among them outrank those of the weights.
+        overrides: fields that the user gave; options of the network among them replace those of the weights.
 
     Returns:
-        What changed, in one sentence; None where the recipe has this network already.
+        A sentence on the change; None if the recipe has this network already.
 
     Raises:
-        UsageError: nothing there, unreadable, or of no network that is known.
+        UsageError: nothing there, unreadable, or of an unknown network.
     """
     weights, described = _read(path)
     before = recipe.model
     if described is None:
-        if before.name and _takes(before, weights):
+        if before.name and _fits(before, weights):
             return None
         shapes = convert.shapes_of(weights.tensors, weights.form)
         described = dict[str, Any](name=convert.choose_model(shapes, weights.form, path)[0], options={})
     name: str = described["name"]
     options: dict[str, Any] = dict(described["options"])
     if before.name and lookup(before.name)[0] is lookup(name)[0]:
-        options |= {key: before.options[key] for key in OF_USE if key in before.options}
+        options |= {key: before.options[key] for key in TASK_OPTIONS if key in before.options}
     elif (
         "output_stride" in before.options and "output_stride" in inspect.signature(lookup(name)[0].__init__).parameters
     ):
         options["output_stride"] = before.options["output_stride"]
-    typed = {path.removeprefix("model.options.").partition(".")[0] for path in overrides if path != "model.options"}
-    typed |= (overrides.get("model.options") or {}).keys()
-    options |= {key: value for key, value in before.options.items() if key in typed}
+    given = {path.removeprefix("model.options.").partition(".")[0] for path in overrides if path != "model.options"}
+    given |= (overrides.get("model.options") or {}).keys()
+    options |= {key: value for key, value in before.options.items() if key in given}
     if (name, options) == (before.name, before.options):
         return None
     recipe.model = ModelConfig(name, before.drop_rate, before.stochdepth_rate, options)
@@ -95,7 +95,7 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
 
 
 def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:
-    """Weights, and the name and options of their network where that is said."""
+    """Weights, and name and options of their network if they are given."""
     kind = kind_of(path)
     if kind not in TRAINED:
         raise other_wanted(path, kind)
@@ -109,7 +109,7 @@ def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:
 
 
 def _checked(model: Any) -> dict[str, Any] | None:
-    """The model section of a description, if it is one; its words are whatever the file says."""
+    """The model section of a description if it is valid; the file may contain anything."""
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         return None
     options = model.get("options", {})
@@ -117,15 +117,15 @@ def _checked(model: Any) -> dict[str, Any] | None:
 
 
 def _of_backbone(weights: Weights) -> Weights:
-    """Without the head of a network that answers for places."""
+    """Without the head of a network for segmentation, depth or detection."""
     if weights.form != "normfree":
         return weights
     state, _ = find_state(weights.tensors, Tensor, weights.origin)
     return replace(weights, tensors=state)
 
 
-def _takes(config: ModelConfig, weights: Weights) -> bool:
-    """Whether a network has these tensors, but for classes and channels."""
+def _fits(config: ModelConfig, weights: Weights) -> bool:
+    """Whether the weights fit a network, apart from the numbers of classes and channels."""
     with torch.device("meta"):
         model = config.build(num_classes=1000, in_chans=3)
     try:

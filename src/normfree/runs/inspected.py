@@ -1,4 +1,4 @@
-"""A network named on the command line: one of ours, a trained one, or what a Python function returns."""
+"""The network of ``normfree spp``: a model by name, a trained one, or what a Python function returns."""
 
 import importlib
 import os
@@ -20,17 +20,17 @@ from ..tasks.statistics import image_statistics
 from .load import load_trained
 from .named import Kind, check_choice, kind_of
 
-# no expression: nothing is run before both names are known to be names
-GRAMMAR = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+# names only: an expression must not run code
+FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
 class InspectedNetwork:
-    """A network, what to call it, the shape (C, H, W) of its inputs, and how its images are prepared.
+    """A network with its name, the shape (C, H, W) of its inputs and the preprocessing of its images.
 
     Attributes:
-        run: of a run or a checkpoint file, the rest of it.
-        pretrained: its weights were asked for as trained ones.
+        run: the trained network of a run or a checkpoint file; None for others.
+        pretrained: whether its weights are trained.
     """
 
     name: str
@@ -46,15 +46,15 @@ class InspectedNetwork:
 
 
 def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str | None = None) -> InspectedNetwork:
-    """What a text names (see :mod:`.named`), but for exported files, which show nothing of what happens inside.
+    """The network that a text names (see :mod:`.named`), except exported files, whose inside cannot be recorded.
 
     Args:
         overrides: arguments of a model by name or of a function, for example ``{"alpha": 1.0}``.
-        seed: of a fresh model's weights.
+        seed: to initialize a model by name or of a function.
         which: a run's checkpoint.
 
     Raises:
-        UsageError: unknown or unusable, with the reason.
+        UsageError: unknown or unusable; the message says why.
     """
     try:
         torch.manual_seed(seed)
@@ -68,7 +68,7 @@ def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str |
         network = load_trained(text, which)
         network.task.set_sizes(network.recipe, network.model)
         data = network.recipe.data
-        side = data.test_size or 0  # which is set by now
+        side = data.test_size or 0  # set above
         return InspectedNetwork(
             Path(text).resolve().name,
             network.model,
@@ -83,7 +83,7 @@ def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str |
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     if kind is Kind.FUNCTION:
         name = text.partition(":")[2]
-        named = _as_usual(f"{name} ({label})" if label else name, _made_by(text, overrides))
+        named = _described(f"{name} ({label})" if label else name, _call(text, overrides))
         return replace(named, pretrained=bool(overrides.get("pretrained") or overrides.get("weights")))
     try:
         model = create_model(text, **overrides)
@@ -92,12 +92,12 @@ def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str |
             raise
         reason = " ".join(str(error).split())
         raise UsageError(f"--option {overrides} does not build {text}: {reason}") from error
-    named = _as_usual(f"{text} ({label})" if label else text, model)
+    named = _described(f"{text} ({label})" if label else text, model)
     return replace(named, pretrained=bool(overrides.get("pretrained")))
 
 
-def _as_usual(name: str, model: nn.Module) -> InspectedNetwork:
-    """With what timm keeps with a model; else colour images of 224 px, normalized by ImageNet's statistics."""
+def _described(name: str, model: nn.Module) -> InspectedNetwork:
+    """With the input size and statistics in the model's ``default_cfg``; else 3 x 224 x 224 and those of ImageNet."""
     config = getattr(model, "default_cfg", None)
     config = config if isinstance(config, dict) else {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
@@ -108,19 +108,19 @@ def _as_usual(name: str, model: nn.Module) -> InspectedNetwork:
     )
 
 
-def _made_by(text: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The module that ``pkg.module:factory`` is, or returns for arguments by name. It runs the user's code."""
-    if not GRAMMAR.fullmatch(text):
+def _call(text: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The module that ``pkg.module:factory`` is, or returns for the keyword arguments. This runs the user's code."""
+    if not FUNCTION.fullmatch(text):
         raise UsageError(f"{text} must look like pkg.module:factory, names alone; --option KEY=VALUE gives arguments")
     path, _, name = text.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)  # as `python -m` does: one's own file need not be installed
+    folder = os.getcwd()
+    sys.path.insert(0, folder)  # as `python -m` does: a local file need not be installed
     try:
         target: Any = importlib.import_module(path)
     except (Exception, SystemExit) as error:  # it runs the user's code
         raise UsageError(f"{text}: module {path!r} cannot be imported: {_reason(error)}") from error
     finally:
-        sys.path.remove(here)
+        sys.path.remove(folder)
     try:
         for part in name.split("."):
             target = getattr(target, part)
@@ -139,5 +139,5 @@ def _made_by(text: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def _reason(error: BaseException) -> str:
-    """In one line."""
+    """The error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,9 +1,10 @@
-"""One process at a time writes a run's folder: a lock that a killed process does not leave behind.
+"""A lock, so that only one process at a time writes a run's folder. It does not outlive a killed process.
 
-The file RUN/lock names its holder. On one machine the process itself is looked for, by its number and time of start,
-and the system's own lock on the file (fcntl) is asked; it works on most shared file systems, too. Between machines the
-holder renews the file's time, and a holder that does not for ``SILENCE`` is gone. The times of two machines are never
-compared: the file is watched for a change. A lock that was copied with its folder is known by the number of its file.
+The file RUN/lock names the process that holds the lock. On the same machine, the lock is taken over if no process has
+that number and time of start, and if the system's lock on the file (fcntl) is free; this lock works on most shared file
+systems, too. For other machines, the holder updates the file's modification time, and a holder that does not for
+``SILENCE`` seconds is gone. Clocks of two machines are never compared: only a change of the file counts. A lock that
+was copied with its folder is recognized by its inode.
 """
 
 import contextlib
@@ -28,14 +29,20 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-RENEWAL, SILENCE = 15.0, 60.0  # seconds between signs of life, and without one until a holder elsewhere is gone
-HELD, UNSUPPORTED = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+RENEWAL, SILENCE = 15.0, 60.0  # seconds between updates of the file; without an update until a remote holder is gone
+HELD_BY_OTHER, UNSUPPORTED = (errno.EACCES, errno.EAGAIN), (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process: the name of its host, which boot of it and which of its process spaces, number, time of start, and a
-    number of its own for each lock; that of the file it is written into (its inode), 0 in locks from before."""
+    """The process that holds a lock.
+
+    Attributes:
+        place: host, boot and process namespace, in which ``pid`` is unique.
+        started: time of start of the process.
+        token: unique for each lock.
+        inode: of the lock's file; 0 in locks of earlier versions.
+    """
 
     host: str
     place: str
@@ -54,10 +61,10 @@ class Holder:
 
 
 class RunLock:
-    """The lock of one run's folder; a context manager that releases it at the end.
+    """The lock of a run's folder; a context manager that releases it at the end.
 
     Args:
-        say: told when the process waits for a sign of life, and when it takes over from one that is gone.
+        say: called with a message when this process waits for another one, and when it takes over the lock.
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None):
@@ -65,13 +72,13 @@ class RunLock:
         self.path: Path | None = None
         self.file: Any = None
         self.holder: Holder | None = None
-        self._released = threading.Event()  # set: no longer to be renewed
+        self._released = threading.Event()  # set: stop renewing
 
     def take(self, folder: Path) -> None:
-        """Lock the folder, which is there; nothing is done if this object holds it already.
+        """Lock an existing folder; nothing happens if this object holds its lock already.
 
         Raises:
-            UsageError: another process holds it, by name; the file cannot be written.
+            UsageError: another process holds the lock, and the message names it; the file cannot be written.
         """
         path = (folder / LOCK).absolute()
         if self.path == path:
@@ -91,7 +98,7 @@ class RunLock:
         threading.Thread(target=self._renew, args=(path, self._released), daemon=True).start()
 
     def check(self) -> None:
-        """Raise RunFailed if another process has taken over, which it does when this one stood still for long."""
+        """Raise RunFailed if another process has taken over the lock because this one did not renew it in time."""
         if self.path is None or self._own():
             return
         other = _read(self.path)
@@ -116,12 +123,12 @@ class RunLock:
         self.release()
 
     def _own(self) -> bool:
-        """Read through the open file: to close another one would give the system's lock back."""
+        """Whether this object still holds the lock; closing a second open file would release the system's lock."""
         self.file.seek(0)
         return self.path is not None and _same_file(self.path, self.file) and _parsed(self.file.read()) == self.holder
 
     def _locked(self, path: Path) -> Any:
-        """The file, empty, with the system's lock where there is such."""
+        """The file, empty, with the system's lock if there are such locks."""
         while True:
             file = _opened(path)
             try:
@@ -133,14 +140,14 @@ class RunLock:
                     )
                 if _same_file(path, file):
                     if before is not None:
-                        self.say(f"{before} {_story(before, path, file)}; this process takes over")
+                        self.say(f"{before} {_reason(before, path, file)}; this process takes over")
                     file.seek(0)
                     file.truncate()
                     return file
             except BaseException:
                 file.close()
                 raise
-            file.close()  # its holder removed it in between
+            file.close()  # its holder has removed it meanwhile
 
     def _alive(self, holder: Holder, path: Path, file: Any) -> bool:
         if holder.place and holder.place == _place():
@@ -150,12 +157,12 @@ class RunLock:
 
     def _renew(self, path: Path, released: threading.Event) -> None:
         while not released.wait(RENEWAL):
-            with contextlib.suppress(OSError):  # a file system that is away for a while
+            with contextlib.suppress(OSError):  # a file system that is unavailable for a while
                 os.utime(path)
 
 
 def _opened(path: Path) -> Any:
-    """For reading and writing, whatever its bytes; made where it is not there."""
+    """Open for reading and writing as text, with any bytes; create a missing file."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, "a symbolic link, not a file", str(path))
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -165,19 +172,19 @@ def _opened(path: Path) -> Any:
 def _copied(holder: Holder, file: Any) -> bool:
     """Whether the holder wrote into another file, of which this one is a copy.
 
-    To be asked of holders on this machine alone: on some network file systems the numbers are each machine's own.
+    Only for holders on this machine: on some network file systems each machine has different inodes.
     """
     return holder.inode not in (0, os.fstat(file.fileno()).st_ino)
 
 
-def _story(holder: Holder, path: Path, file: Any) -> str:
+def _reason(holder: Holder, path: Path, file: Any) -> str:
     if holder.place == _place() and _copied(holder, file):
         return f"held the folder that {path.parent} is a copy of"
     return f"held {path.parent} and is gone"
 
 
 def _changes(path: Path) -> bool:
-    """Whether a file's time changes within ``SILENCE``; opening it makes a network's file system look anew."""
+    """Whether a file's time changes within ``SILENCE``; opening it makes network file systems refresh the time."""
     first, end = _time(path), time.monotonic() + SILENCE
     while time.monotonic() < end:
         time.sleep(min(1.0, SILENCE / 20))
@@ -195,13 +202,13 @@ def _time(path: Path) -> int | None:
 
 
 def _system_lock(file: Any) -> bool:
-    """False if another process has it; True with it, or where there is none."""
+    """Take the system's lock; False if another process has it, True also where there are no such locks."""
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which processes that decode images would inherit
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which data loader workers would inherit
     except OSError as error:
-        if error.errno in HELD:
+        if error.errno in HELD_BY_OTHER:
             return False
         if error.errno not in UNSUPPORTED:
             raise
@@ -223,7 +230,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _parsed(text: str) -> Holder | None:
-    """None of a lock that is empty, cut off by a kill, or damaged: it is nobody's."""
+    """None for a lock without a holder: empty, incomplete after a kill, or damaged."""
     try:
         holder = Holder(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
@@ -232,7 +239,7 @@ def _parsed(text: str) -> Holder | None:
 
 
 def _place() -> str:
-    """Where the numbers of processes mean the same as here; empty where that is not known."""
+    """Host, boot and process namespace of this process; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -241,7 +248,7 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """The time of start of a process of this machine that has not ended, in its own units."""
+    """The time of start of a running process of this machine, in clock ticks; None if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,7 +1,7 @@
-"""What a text on the command line names. One grammar for all verbs.
+"""What kind of network a text on the command line names, the same for all commands.
 
 runs/mine                 a run folder
-mine.safetensors, a.pth   a file, known by its content
+mine.safetensors, a.pth   a file; its content tells which kind
 pretrained:NAME           the published weights of a model
 pkg.module:factory        what a function returns
 NAME                      a model
@@ -17,11 +17,11 @@ from ..models.published import PUBLISHED
 from ..weights.file import ENDINGS, EXPORTED, FileKind, file_kind
 
 PREFIX = "pretrained:"
-MOST_COMPARED = 1000  # files beside one that is not there
+MAX_COMPARED = 1000  # files to compare a misspelt name with
 
 
 class Kind(enum.StrEnum):
-    """What a text names, in words."""
+    """What a text names; the values are used in messages."""
 
     RUN = "a run folder"
     CHECKPOINT = "a checkpoint of normfree"
@@ -39,14 +39,14 @@ def kind_of(text: str) -> Kind:
     """What a text names.
 
     Raises:
-        UsageError: a file that is not there, or of no kind that is known.
+        UsageError: a file that does not exist, or of an unknown kind.
     """
     if text.startswith(PREFIX):
         return Kind.PUBLISHED
     if os.path.isdir(text):
         return Kind.RUN
     if ENDINGS.get(Path(text).suffix) in EXPORTED:
-        return Kind.EXPORTED  # whose opener says if it is not there
+        return Kind.EXPORTED  # opening it says whether it exists
     if os.path.lexists(text):
         kind = file_kind(text)
         if kind in EXPORTED:
@@ -58,7 +58,7 @@ def kind_of(text: str) -> Kind:
 
 
 def check_choice(text: str, kind: Kind, which: str | None) -> None:
-    """--checkpoint is for run folders.
+    """Refuse --checkpoint for anything else than a run folder.
 
     Raises:
         UsageError: it was given for something else.
@@ -68,7 +68,7 @@ def check_choice(text: str, kind: Kind, which: str | None) -> None:
 
 
 def other_wanted(text: str, kind: Kind) -> UsageError:
-    """The error of a text where a trained network is wanted, with what was probably meant."""
+    """The error for a text that names no trained network, with what was probably meant."""
     if kind is Kind.EXPORTED:
         return UsageError(
             f"{text} is an exported file, whose weights are folded; give the run or the checkpoint that it is from "
@@ -79,6 +79,6 @@ def other_wanted(text: str, kind: Kind) -> UsageError:
     if text in list_models():
         hint = f"{PREFIX}{text} names its published weights" if text in PUBLISHED else "no weights of it are published"
         return UsageError(f"{text} is a model's name, not a trained network; {hint}")
-    known = [*(PREFIX + name for name in PUBLISHED), *sorted(os.listdir())[:MOST_COMPARED]]
-    hint = did_you_mean(text, known, f"give a run folder, a file of weights or {PREFIX}NAME")
+    candidates = [*(PREFIX + name for name in PUBLISHED), *sorted(os.listdir())[:MAX_COMPARED]]
+    hint = did_you_mean(text, candidates, f"give a run folder, a file of weights or {PREFIX}NAME")
     return UsageError(f"{text} does not exist; {hint}")

@@ -1,4 +1,4 @@
-"""Files that a command may not write over: those of a run, and its own inputs."""
+"""Files that a command must not overwrite: those of a run, and its inputs."""
 
 import os
 from collections.abc import Iterable
@@ -9,16 +9,16 @@ from ..errors import UsageError
 from ..training.checkpoints import MANIFEST, STATE
 from ..training.run import CHECKPOINTS, ENVIRONMENT, FILM, METRICS, RECIPE, STARTED
 
-OWN = (FILM, ENVIRONMENT, STARTED, HELD_OUT)  # files of a run that end like what is written here
+RUN_FILES = (FILM, ENVIRONMENT, STARTED, HELD_OUT)  # of a run, with the same endings as outputs of commands
 
 
 def check_output(flag: str, path: str | Path, endings: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
-    """Refuse a file that is there and not for this: a run's, or an input. Another file, a pipe or a device may be.
+    """Refuse an output that would overwrite a file of a run or an input; other files, pipes and devices are allowed.
 
     Args:
         flag: the option that names the file.
-        endings: of what is written, such as ``.csv``: a file in a run's folder that ends so is an earlier one.
-        inputs: files that are read; texts such as ``csv:train.csv,test.csv`` name several.
+        endings: of the output, such as ``.csv``; a file in a run's folder that ends so is an earlier output.
+        inputs: files that are read; a text such as ``csv:train.csv,test.csv`` names several.
 
     Raises:
         UsageError: it is such a file.
@@ -29,11 +29,11 @@ def check_output(flag: str, path: str | Path, endings: Iterable[str], inputs: It
         for name in (text, *text.partition(":")[2].split(","), *text.split(",")):
             if os.path.isfile(name) and os.path.samefile(name, path):
                 raise UsageError(f"{flag} {path} is a file that is read here; name another one")
-    real = Path(os.path.realpath(path))
-    for folder in real.parents:
+    resolved = Path(os.path.realpath(path))
+    for folder in resolved.parents:
         if _is_run(folder):
-            inside = real.relative_to(folder).parts
-            if real.suffix.lower() not in endings or inside[0] in (CHECKPOINTS, *OWN):
+            inside = resolved.relative_to(folder).parts
+            if resolved.suffix.lower() not in endings or inside[0] in (CHECKPOINTS, *RUN_FILES):
                 raise UsageError(f"{flag} {path} is a file of the run in {folder}; name another one")
         if _is_checkpoint(folder):
             raise UsageError(f"{flag} {path} is a file of the checkpoint in {folder}; name another one")

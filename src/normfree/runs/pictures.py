@@ -1,4 +1,4 @@
-"""The pictures in a run's folder: its curves, and the strip of its recorded signals."""
+"""The pictures in a run's folder: its curves, and the film strip of its recorded signals."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ STRIP = "spp.png"  # the picture of the recorded signals
 
 
 def draw_film(folder: Path) -> None:
-    """The film strip of a run, as far as it got; none where nothing was recorded, or a full disk cut the film off."""
+    """Draw the film strip of a run; none if nothing was recorded, or if the file is incomplete."""
     with _drawing(folder / STRIP), contextlib.suppress(UsageError):
         strip = plot_film(read_film(folder / FILM))
         with whole_file(folder / STRIP) as part:
@@ -25,7 +25,7 @@ def draw_film(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _drawing(picture: Path) -> Iterator[None]:
-    """A picture is drawn: what goes wrong is a warning, whatever it is, and hides neither a run nor why it ended."""
+    """Turn any error in drawing into a warning, so that it does not hide how a run ended."""
     try:
         yield
     except Exception as error:
@@ -34,7 +34,7 @@ def _drawing(picture: Path) -> Iterator[None]:
 
 
 def draw_curves(folder: Path, score: str) -> None:
-    """Loss and score of a run over its steps.
+    """Draw loss and score of a run over its steps.
 
     Args:
         score: of the run's task, such as "top1".

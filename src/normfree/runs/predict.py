@@ -1,4 +1,4 @@
-"""Asking a network about images: images in, in batches; lines, JSON, CSV and a summary out."""
+"""Predictions for images, in batches: printed lines, JSON, CSV files and a summary."""
 
 import contextlib
 import csv
@@ -18,26 +18,24 @@ from ..errors import UsageError
 from ..tasks import TASKS, Answers, Asked, PredictOptions
 from ..tasks.answers import writing
 from ..tasks.trained import InferenceTask
-from ..words import as_json, tell
+from ..words import as_json, counted, tell
 from .deployable import open_ready
 from .images import given_images
 from .outputs import check_output
 
 TABLES = (".csv", ".tsv", ".txt")
-
-
-# options that are for some tasks alone, in the order in which they are looked at
-OF_SOME = ("top", "antialias", "score", "boxes", "annotations", "masks", "depths", "out")
+# options that only some tasks have, in the order in which they are checked
+TASK_OPTIONS = ("top", "antialias", "score", "boxes", "annotations", "masks", "depths", "out")
 
 
 def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
-    """The network of ``options``, with what is asked of it.
+    """Open the network of ``options`` for predictions.
 
     Args:
         which: a run folder's "last" (None: the same) or "best" checkpoint.
 
     Raises:
-        UsageError: no such network, or an option that is not for its task.
+        UsageError: no such network, or an option for another task.
     """
     network = open_ready(options.network, which, options.device, options.size)
     check_options(options, network.task)
@@ -45,22 +43,22 @@ def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
         for flag in ("size", "masks", "depths"):
             if getattr(options, flag):
                 shape = " x ".join(map(str, network.preprocessing.shape[1:]))
-                told = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
-                raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {told}")
+                why = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
+                raise UsageError(f"--{flag} is for runs and checkpoints; {options.network} {why}")
     return network.task.answers(network, options)
 
 
 def check_options(options: PredictOptions, task: type[InferenceTask]) -> None:
-    """Refuse options that are for other tasks alone.
+    """Refuse options that only other tasks have.
 
     Raises:
         UsageError: one is given.
     """
-    for name in OF_SOME:
+    for name in TASK_OPTIONS:
         if name not in task.options and getattr(options, name) not in (None, False):
-            kinds = [kind for kind, other in TASKS.items() if name in other.options]
-            those = "that classify images" if "classification" in kinds else f"for {_listed(kinds)}"
-            raise UsageError(f"--{name} is for networks {those}; {options.network} {task.purpose}")
+            tasks = [kind for kind, other in TASKS.items() if name in other.options]
+            which = "that classify images" if "classification" in tasks else f"for {_listed(tasks)}"
+            raise UsageError(f"--{name} is for networks {which}; {options.network} {task.purpose}")
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -68,17 +66,17 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def predict(answers: Answers, options: PredictOptions) -> int:
-    """Ask about each image; the exit code: 1 where some could not be read.
+    """Predict each image and print the answers; returns the exit code, 1 if some images could not be read.
 
     Raises:
-        UsageError: no image, or none that can be read; a CSV file that cannot be written.
+        UsageError: there are no images, none can be read, or the CSV file cannot be written.
     """
     names, unreadable, written = _named(answers, options), list[Path](), 0
     paths = list(names)
     with contextlib.closing(_Table(options.csv)) as table:
-        for about in _each(answers, names, options.batch_size, unreadable):
-            tell(*([as_json(about)] if options.as_json else answers.lines(about)), flush=options.as_json)
-            table.write(["path", *answers.columns], ([about["path"], *cells] for cells in answers.rows(about)))
+        for answer in _each(answers, names, options.batch_size, unreadable):
+            tell(*([as_json(answer)] if options.as_json else answers.lines(answer)), flush=options.as_json)
+            table.write(["path", *answers.columns], ([answer["path"], *cells] for cells in answers.rows(answer)))
             written += 1
     if not written:
         raise UsageError(f"none of the {len(paths)} images could be read")
@@ -95,13 +93,13 @@ def predict(answers: Answers, options: PredictOptions) -> int:
 def predictions(
     network: str | Path, images: str | Path | Sequence[str | Path], *, checkpoint: str | None = None, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """What a network says about each image, as plain data: the lines of ``normfree predict --json``.
+    """The predictions for each image as plain data: the lines of ``normfree predict --json``.
 
     Args:
         network: a run folder, a file of weights, an exported file, or the name of a model with published weights.
-        images: files, or folders of them; those that cannot be read are left out, and named on standard error.
+        images: files, or folders of them; unreadable ones are skipped, and named on standard error.
         checkpoint: a run folder's "last" (None: the same) or "best".
-        options: of :class:`normfree.tasks.PredictOptions`; pictures are drawn where ``out`` says.
+        options: of :class:`normfree.tasks.PredictOptions`; pictures are drawn into the folder ``out``.
 
     Raises:
         UsageError: no such network or image, or an option that is not for its task.
@@ -111,27 +109,27 @@ def predictions(
         ...     print(one["path"], one["classes"][0]["name"])
     """
     files = [images] if isinstance(images, str | Path) else images
-    asked = PredictOptions(str(network), list(map(str, files)), **options)
-    answers = open_answers(asked, checkpoint)
-    yield from _each(answers, _named(answers, asked), asked.batch_size, [])
+    settings = PredictOptions(str(network), list(map(str, files)), **options)
+    answers = open_answers(settings, checkpoint)
+    yield from _each(answers, _named(answers, settings), settings.batch_size, [])
     answers.finish()
 
 
 def _named(answers: Answers, options: PredictOptions) -> dict[Path, str]:
-    """The images that are asked about, and names for the files about them.
+    """The images, and names for the files that are written about them.
 
     Raises:
-        UsageError: there are none; a file that would be written is one of them.
+        UsageError: there are no images; an output would overwrite one of them.
     """
     names = _names(list(dict.fromkeys(given_images(options.images))))
-    _check_places(answers, options, names)
+    _check_outputs(answers, options, names)
     return names
 
 
 def _each(
     answers: Answers, names: dict[Path, str], batch_size: int, unreadable: list[Path]
 ) -> Iterator[dict[str, Any]]:
-    """What is said about each image; those that cannot be read are put into ``unreadable``."""
+    """The prediction for each image; unreadable images are added to ``unreadable``."""
     answers.begin(list(names))
     for batch in _batches(answers, list(names), names, batch_size, unreadable):
         views = torch.stack([view for _, view in batch])
@@ -140,44 +138,44 @@ def _each(
 
 
 def check_csv(path: str, inputs: Iterable[str | Path] = ()) -> None:
-    """Tell now, not after minutes, that a table cannot be written; a file that is there stays as it is.
+    """Check early that a table can be written; an existing file stays as it is.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot be written.
     """
     check_output("--csv", path, TABLES, inputs)
-    there = Path(path).exists()
+    existed = Path(path).exists()
     try:
         Path(path).open("a").close()
     except OSError as error:
         raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
-    if not there:
+    if not existed:
         Path(path).unlink()
 
 
-def _check_places(answers: Answers, options: PredictOptions, names: Mapping[Path, str]) -> None:
-    """No file that is written is one that is read.
+def _check_outputs(answers: Answers, options: PredictOptions, names: Mapping[Path, str]) -> None:
+    """Check that no output overwrites an input.
 
     Raises:
-        UsageError: one is.
+        UsageError: one would.
     """
     inputs = [options.network, *names, *filter(None, [options.annotations])]
     for flag, endings in dict(csv=TABLES, boxes=(".json",)).items():
         if path := getattr(options, flag):
             check_output(f"--{flag}", path, endings, inputs)
-    places = dict(masks=(".png",), depths=(".png", ".npy"), out=(answers.picture_ending,))
-    for flag, endings in places.items():
+    folders = dict(masks=(".png",), depths=(".png", ".npy"), out=(answers.picture_ending,))
+    for flag, endings in folders.items():
         if folder := getattr(options, flag):
             read = set(map(os.path.realpath, names))
-            for place in (os.path.join(folder, name + ending) for name in names.values() for ending in endings):
-                if os.path.realpath(place) in read:
-                    raise UsageError(f"--{flag} {folder}: {place} is an image that is read here; name another folder")
+            for output in (os.path.join(folder, name + ending) for name in names.values() for ending in endings):
+                if os.path.realpath(output) in read:
+                    raise UsageError(f"--{flag} {folder}: {output} is an image that is read here; name another folder")
 
 
 def _batches(
-    answers: Answers, paths: Sequence[Path], names: dict[Path, str], most: int, unreadable: list[Path]
+    answers: Answers, paths: Sequence[Path], names: dict[Path, str], batch_size: int, unreadable: list[Path]
 ) -> Iterator[list[tuple[Asked, Tensor]]]:
-    """Images in order and what the network sees of them, together where that is of one size; the rest is named."""
+    """Batches of images and the network's inputs of one size, in order; unreadable images are named and skipped."""
     batch: list[tuple[Asked, Tensor]] = []
     for path in paths:
         try:
@@ -187,11 +185,11 @@ def _batches(
             tell(f"skipped unreadable image {Unreadable.of(str(path), error)}", file=sys.stderr)
             unreadable.append(path)
             continue
-        if batch and (len(batch) == most or batch[0][1].shape != view.shape):
+        if batch and (len(batch) == batch_size or batch[0][1].shape != view.shape):
             yield batch
             batch = []
         batch.append((Asked(path, names[path], image), view))
-        if len(batch) == most:  # with one image at a time, an answer does not wait for the next image
+        if len(batch) == batch_size:  # at once: an answer does not wait for the next image
             yield batch
             batch = []
     if batch:
@@ -199,7 +197,7 @@ def _batches(
 
 
 class _Table:
-    """A CSV file in UTF-8, or none where there is no path.
+    """A CSV file in UTF-8; without a path nothing is written.
 
     Raises:
         UsageError: it cannot be opened.
@@ -215,7 +213,7 @@ class _Table:
             raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
 
     def write(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Append rows, in front of the first ones the names of the columns."""
+        """Append rows, after a header at the first call."""
         if not self.file:
             return
         try:
@@ -233,7 +231,7 @@ class _Table:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for the files about each image; images of one name in several folders are numbered."""
+    """A name for the files about each image; images of the same name in several folders are numbered."""
     taken: set[str] = set()
     names, numbers = {}, Counter[str]()
     for path in paths:
@@ -247,5 +245,4 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _count(read: int, unreadable: int) -> str:
-    told = f"{read} image{'s' if read != 1 else ''}"
-    return told + (f", {unreadable} more could not be read" if unreadable else "")
+    return counted(read, "image") + (f", {unreadable} more could not be read" if unreadable else "")

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,17 +37,36 @@ from ..training.checkpoints import STATE, WEIGHTS, read_state
 from ..training.environment import basis
 from ..training.run import CHECKPOINTS, FILM, RECIPE
 from ..words import counted, tell
-from .agreement import compare_processes, contents, settings, together
+from .agreement import compare_processes, contents, on_all, settings
 from .lock import RunLock
-from .record import as_asked, compare
-from .record import images as images_of
-from .record import read as read_started
-from .record import write as write_started
-from .resume import LENGTH, changed, instead, other_rounding, write_lengths
+from .resume import LENGTH, describe_changes, recipe_changes, rounding_changes, write_lengths
+from .started import as_asked, compare_images, describe_images, read_started, write_started
 
-MOST_LETTERS = 40  # of a class in the name of an example
+MAX_LETTERS = 40  # of a class in the name of an example
 PROBE = 32  # test images that are shown each time signals are recorded
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run trains with.
+
+    Attributes:
+        images: of :func:`.started.describe_images`.
+        description: of the network, for the checkpoints.
+        checkpoint: the one that a resumed run starts from.
+        changes: of :func:`.resume.recipe_changes`, for a resumed run.
+        messages: for the user.
+    """
+
+    source: Source[Any]
+    images: dict[str, Any]
+    model: nn.Module
+    task: Task
+    description: dict[str, Any]
+    checkpoint: Path | None
+    changes: dict[str, tuple[Any, Any]]
+    messages: list[str]
 
 
 def prepare(
@@ -63,50 +82,24 @@ def prepare(
     replicas: Replicas | None = None,
     stop: StopRequests | None = None,
 ) -> tuple[Trainer, Path]:
-    """Open the images, build the network and the run folder; nothing is written before all of the input is good.
+    """Open the images, build the network and the run folder. Nothing is written before all inputs are checked.
 
     Args:
-        lock: takes the folder; the caller releases it at the end of the run.
-        init: fills the network, and says with what.
-        resume: the run folder to go on with; its recipe is ``recipe``.
-        warm_restart: begin the schedule of the learning rate again where the run goes on.
-        stop: what notes requests to stop, see :class:`Trainer`.
+        lock: locks the folder; the caller releases it at the end of the run.
+        init: initializes the network, and returns a sentence that says with what.
+        resume: folder of the run to resume; its recipe is ``recipe``.
+        warm_restart: start the learning rate schedule again from the step at which the run is resumed.
+        stop: requests to stop, see :class:`Trainer`.
     """
     replicas = replicas or Replicas()
-    asked, checkpoint, told = as_asked(recipe), None, []
-    if resume is not None:
-        checkpoint, told = on_main(replicas, lambda: find_checkpoint(resume / CHECKPOINTS))
-    source = together(replicas, lambda: opened(recipe, resume, checkpoint))
-    images = images_of(source)
-    compare_processes(replicas, settings(recipe) | contents(images))
-    told, changes = [*source.notes, *told], {}
-    if checkpoint is None or resume is None:
-        told += fit_batch(recipe, len(source.train))
-    else:
-        if warm_restart:
-            recipe.optim.restarts = tuple(sorted({*recipe.optim.restarts, read_state(checkpoint)["step"]} - {0}))
-        changes = on_main(replicas, lambda: changed(resume, checkpoint, recipe))
-        told += on_main(replicas, lambda: compare_images(resume, checkpoint, images, recipe.data.source))
-    model, more = network(recipe, source, init, replicas)
-    told += more
-    task_of(recipe).set_sizes(recipe, model)
-    task = task_of(recipe).from_recipe(recipe, source, replicas.share)
-    told += task.notes
-    description = describe(recipe, source.classes, source.numbers)
-    if source.held_out is not None:
-        description["held_out"] = source.held_out.fingerprint
-    told += task.check_targets(recipe.data)
+    as_given = as_asked(recipe)
+    inputs = _open_inputs(recipe, resume, warm_restart, init, replicas)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
+    board = recipe.train.tensorboard and replicas.main
     trainer = Trainer(
-        model,
-        task,
-        Run(
-            folder,
-            description,
-            recipe.train.keep_every,
-            tensorboard=recipe.train.tensorboard and replicas.main,
-            check=lock.check,
-        ),
+        inputs.model,
+        inputs.task,
+        Run(folder, inputs.description, recipe.train.keep_every, tensorboard=board, check=lock.check),
         train=recipe.train,
         optim=recipe.optim,
         max_unreadable=recipe.data.max_unreadable,
@@ -114,35 +107,57 @@ def prepare(
         replicas=replicas,
         stop=stop,
     )
-    workers = task.train.loader.num_workers
-    if workers and recipe.data.workers is None:
-        told.append(f"{counted(workers, 'process', 'processes')} for decoding images (--data.workers N changes it)")
-    if checkpoint is not None:
-        check_length(read_state(checkpoint)["step"], trainer.total_steps, changes, warm_restart)
-        told += trainer.resume(checkpoint)
-        told += on_main(replicas, lambda: going_on(trainer, folder, checkpoint, recipe, changes, warm_restart))
+    messages = [*inputs.messages, *_workers(inputs.task, recipe)]
+    if inputs.checkpoint is not None:
+        messages += _resume(trainer, inputs.checkpoint, recipe, inputs.changes, warm_restart)
     elif replicas.main:
-        write_started(folder, asked, images)
-        with whole_file(folder / RECIPE) as part:
-            part.write_text(dump_recipe(recipe), encoding="utf-8")
-        if source.held_out is not None:
-            source.held_out.write(folder)
-        write_examples(source, folder / "examples")
+        _write_start(folder, recipe, as_given, inputs)
     if recipe.train.spp_every is not None and replicas.main:
-        trainer.on_step = Film(
-            model, probe(task).to(trainer.device), recipe.train.spp_every, folder / FILM, last=trainer.total_steps
-        )
-    told.append(summary(recipe, name, source, trainer))
-    say(replicas, *told)
+        images, last = probe_images(inputs.task).to(trainer.device), trainer.total_steps
+        trainer.on_step = Film(inputs.model, images, recipe.train.spp_every, folder / FILM, last=last)
+    say(replicas, *messages, summary(recipe, name, inputs.source, trainer))
     return trainer, folder
 
 
-def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source[Any]:
-    """The images of a recipe, whose source is a full path from then on.
+def _open_inputs(
+    recipe: Recipe,
+    resume: Path | None,
+    warm_restart: bool,
+    init: Callable[[nn.Module], str] | None,
+    replicas: Replicas,
+) -> Inputs:
+    """Open the images, compare them and the recipe with those of a resumed run, build the network."""
+    checkpoint, notes, changes = None, [], {}
+    if resume is not None:
+        checkpoint, notes = on_main(replicas, lambda: find_checkpoint(resume / CHECKPOINTS))
+    source = on_all(replicas, lambda: open_source(recipe, resume, checkpoint))
+    images = describe_images(source)
+    compare_processes(replicas, settings(recipe) | contents(images))
+    messages = [*source.notes, *notes]
+    if checkpoint is None or resume is None:
+        messages += fit_batch(recipe, len(source.train))
+    else:
+        if warm_restart:
+            recipe.optim.restarts = tuple(sorted({*recipe.optim.restarts, read_state(checkpoint)["step"]} - {0}))
+        changes = on_main(replicas, lambda: recipe_changes(resume, checkpoint, recipe))
+        messages += on_main(replicas, lambda: image_changes(resume, checkpoint, images, recipe.data.source))
+    model, notes = network(recipe, source, init, replicas)
+    task_of(recipe).set_sizes(recipe, model)
+    task = task_of(recipe).from_recipe(recipe, source, replicas.share)
+    messages += [*notes, *task.notes]
+    description = describe(recipe, source.classes, source.numbers)
+    if source.held_out is not None:
+        description["held_out"] = source.held_out.fingerprint
+    messages += task.check_targets(recipe.data)
+    return Inputs(source, images, model, task, description, checkpoint, changes, messages)
+
+
+def open_source(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source[Any]:
+    """The images of a recipe; its ``data.source`` becomes an absolute path.
 
     Raises:
-        UsageError: there is no such device or no such images; a process does not see the run's folder; the list of the
-            images held out is gone or has changed.
+        UsageError: the device or the images do not exist; a process does not see the run's folder; the list of the
+            held-out images is missing or has changed.
     """
     pick_device(recipe.train.device, float64=True)
     if checkpoint is not None and not (checkpoint / STATE).is_file():
@@ -154,102 +169,126 @@ def opened(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Sour
 
 
 def held_out_before(folder: Path, checkpoint: Path) -> HeldOut | None:
-    """The images that a run has held out for testing, with their fingerprint in its checkpoint; None: it has none."""
-    listed, expected = HeldOut.read(folder), read_description(checkpoint / WEIGHTS).get("held_out")
-    if listed is None and expected is not None:
+    """The images that a run holds out for testing, with the fingerprint in its checkpoint; None if there are none."""
+    held_out, expected = HeldOut.read(folder), read_description(checkpoint / WEIGHTS).get("held_out")
+    if held_out is None and expected is not None:
         raise UsageError(
             f"{folder / HELD_OUT} is missing, the list of the images that the run has held out for testing"
         )
-    return None if listed is None else replace(listed, expected=expected)
+    return None if held_out is None else replace(held_out, expected=expected)
 
 
 def network(
     recipe: Recipe, source: Source[Any], init: Callable[[nn.Module], str] | None, replicas: Replicas
 ) -> tuple[nn.Module, list[str]]:
-    """The network at its start, the same in all processes, and what to tell the user."""
+    """The initialized network, the same in all processes, and messages for the user."""
     torch.manual_seed(recipe.train.seed)
-    model = together(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
-    told = [] if init is None else [together(replicas, lambda: init(model))]
+    model = on_all(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
+    messages = [] if init is None else [on_all(replicas, lambda: init(model))]
     replicas.share_weights(model)
     freeze(model, recipe.optim.frozen)
     set_checkpointing(model, recipe.train.activation_checkpointing)
-    if replicas.world > 1:  # the same weights everywhere, other dropout masks
+    if replicas.world > 1:  # the same weights, but other dropout masks
         torch.manual_seed(recipe.train.seed + 1_000_003 * (replicas.rank + 1))
-    return model, told
+    return model, messages
 
 
 def fit_batch(recipe: Recipe, images: int) -> list[str]:
-    """Make a batch that is larger than the training images as large as they are, with the learning rate for it.
+    """Limit the batch size to the number of training images, and adapt the learning rate.
 
     Returns:
-        What to tell the user.
+        Messages for the user.
     """
     train, optim = recipe.train, recipe.optim
     if train.batch_size <= images:
         return []
-    asked, rate = train.batch_size, optim.peak_lr(train.batch_size)
-    optim.lr_reference_batch, train.batch_size = optim.lr_reference_batch or asked, images
+    given, rate = train.batch_size, optim.peak_lr(train.batch_size)
+    optim.lr_reference_batch, train.batch_size = optim.lr_reference_batch or given, images
     return [
-        f"train.batch_size (={asked}) is more than the {counted(images, 'training image')}: batches of {images}, and a "
+        f"train.batch_size (={given}) is more than the {counted(images, 'training image')}: batches of {images}, and a "
         f"peak learning rate of {optim.peak_lr(images):.4g} instead of {rate:.4g}"
     ]
 
 
-def compare_images(folder: Path, checkpoint: Path, now: dict[str, Any], where: str) -> list[str]:
-    """What is different about the images of a run that goes on; the new ones are noted.
+def image_changes(folder: Path, checkpoint: Path, now: dict[str, Any], origin: str) -> list[str]:
+    """What has changed about the images of a resumed run; the new ones are noted in its folder.
 
     Raises:
         UsageError: they have other classes.
     """
     started = read_started(folder)
     before = started.get("images") or dict(classes=read_description(checkpoint / WEIGHTS)["classes"])
-    told = compare(before, now, where)
-    if told and started:
+    messages = compare_images(before, now, origin)
+    if messages and started:
         write_started(folder, started["asked"], now)
-    return told
+    return messages
+
+
+def _workers(task: Task, recipe: Recipe) -> list[str]:
+    """How many processes decode images, where that was chosen for the user."""
+    workers = task.train.loader.num_workers
+    if not workers or recipe.data.workers is not None:
+        return []
+    return [f"{counted(workers, 'process', 'processes')} for decoding images (--data.workers N changes it)"]
+
+
+def _write_start(folder: Path, recipe: Recipe, as_given: dict[str, Any], inputs: Inputs) -> None:
+    """Write what a new run starts with: recipe, images, held-out images, examples."""
+    write_started(folder, as_given, inputs.images)
+    with whole_file(folder / RECIPE) as part:
+        part.write_text(dump_recipe(recipe), encoding="utf-8")
+    if inputs.source.held_out is not None:
+        inputs.source.held_out.write(folder)
+    write_examples(inputs.source, folder / "examples")
 
 
 def check_length(step: int, total: int, changes: Mapping[str, tuple[Any, Any]], warm_restart: bool) -> None:
-    """Refuse a length of a run that ends before its checkpoint.
+    """Refuse a length of the run that ends before its checkpoint.
 
     Args:
         step: of the checkpoint; total: of the run.
-        changes: of :func:`.resume.changed`.
+        changes: of :func:`.resume.recipe_changes`.
 
     Raises:
-        UsageError: it does, or a warm restart begins at its end.
+        UsageError: it does, or a warm restart is asked for at the end of the run.
     """
     if step > total:
         lengths = {path: pair for path, pair in changes.items() if path in LENGTH}
-        why = f" ({instead(lengths)})" if lengths else ""
+        why = f" ({describe_changes(lengths)})" if lengths else ""
         raise UsageError(f"the run has done {step} steps already; with this length it would have {total}{why}")
     if warm_restart and step == total:
         raise UsageError(f"the run has done its {total} steps; a warm restart needs more: --train.epochs N")
 
 
-def going_on(
-    trainer: Trainer,
-    folder: Path,
-    checkpoint: Path,
-    recipe: Recipe,
-    changes: dict[str, tuple[Any, Any]],
-    warm_restart: bool,
+def _resume(
+    trainer: Trainer, checkpoint: Path, recipe: Recipe, changes: dict[str, tuple[Any, Any]], warm_restart: bool
 ) -> list[str]:
-    """Note a new length of the run; say what has changed, where it goes on and by which schedule."""
-    step, total, told = trainer.state.step, trainer.total_steps, []
+    """Load the checkpoint; messages for the user."""
+    check_length(read_state(checkpoint)["step"], trainer.total_steps, changes, warm_restart)
+    notes = trainer.resume(checkpoint)
+    return notes + on_main(
+        trainer.replicas, lambda: _note_resumption(trainer, checkpoint, recipe, changes, warm_restart)
+    )
+
+
+def _note_resumption(
+    trainer: Trainer, checkpoint: Path, recipe: Recipe, changes: dict[str, tuple[Any, Any]], warm_restart: bool
+) -> list[str]:
+    """Write a new length into the run's recipe; what has changed, from which step training goes on, the schedule."""
+    folder, step, total, messages = trainer.run.folder, trainer.state.step, trainer.total_steps, []
     write_lengths(folder, recipe)
     if changes:
-        told.append(instead(changes))
+        messages.append(describe_changes(changes))
     if step < total and not changes.keys().isdisjoint(LENGTH):
         which = "begins again at its peak" if warm_restart else f"is that of a run of {total} steps from its start"
-        told.append(f"the schedule of the learning rate {which}: {trainer.lr(step):.4g} at step {step}")
-    told += other_rounding(folder, checkpoint, changes, basis(trainer.device))
-    told.append(f"goes on after step {step} of {total} ({checkpoint})")
-    return told
+        messages.append(f"the schedule of the learning rate {which}: {trainer.lr(step):.4g} at step {step}")
+    messages += rounding_changes(folder, checkpoint, changes, basis(trainer.device))
+    messages.append(f"goes on after step {step} of {total} ({checkpoint})")
+    return messages
 
 
 def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) -> str:
-    """What is trained on what, in a line."""
+    """The network, its images, the steps and the folder, in one line."""
     replicas = trainer.replicas
     params = sum(p.numel() for p in trainer.model.parameters())
     processes = f" in {replicas.world} processes" if replicas.world > 1 else ""
@@ -265,7 +304,7 @@ def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) ->
 
 
 def on_main(replicas: Replicas, do: Callable[[], T]) -> T:
-    """What the main process finds, in all of them; its error, too."""
+    """The result of ``do`` in the main process, for all processes; or its error."""
     result: tuple[T] | UsageError | RunFailed | None = None
     if replicas.main:
         try:
@@ -285,8 +324,8 @@ def say(replicas: Replicas, *lines: str) -> None:
         tell(*lines, file=sys.stderr)
 
 
-def probe(task: Task) -> Tensor:
-    """The first readable test images; drawn without touching the random state that training goes on with."""
+def probe_images(task: Task) -> Tensor:
+    """The first readable test images (N, C, H, W), read without a change of the random state of training."""
     with torch.random.fork_rng(devices=[]):
         for batch in task.test:
             if len(batch):
@@ -295,7 +334,7 @@ def probe(task: Task) -> Tensor:
 
 
 def write_examples(source: Source[Any], folder: Path, count: int = 10) -> None:
-    """A few test images of arrays or scenes as PNG files named by their label, to try ``normfree predict`` with."""
+    """A few test images of arrays or scenes as PNG files named by label, to try ``normfree predict`` with."""
     split = source.test
     if not isinstance(split, ArraySplit | SceneSplit) or split.image(0).shape[0] not in (1, 3):
         return
@@ -303,7 +342,7 @@ def write_examples(source: Source[Any], folder: Path, count: int = 10) -> None:
     for index in range(min(count, len(split))):
         label = ""
         if isinstance(split, ArraySplit):
-            label = "_label" + re.sub(r"[^\w-]+", "_", source.classes[split.label(index)])[:MOST_LETTERS]
+            label = "_label" + re.sub(r"[^\w-]+", "_", source.classes[split.label(index)])[:MAX_LETTERS]
         pixels = split.image(index).permute(1, 2, 0).squeeze(2).numpy()
         with whole_file(folder / f"test{index}{label}.png") as part:
             Image.fromarray(pixels).save(part, format="png")

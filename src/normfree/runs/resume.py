@@ -1,4 +1,4 @@
-"""Going on with a run: which run, and what may change on the way."""
+"""Resuming a run: which run, and which fields of its recipe may change."""
 
 import dataclasses
 import json
@@ -13,13 +13,12 @@ from ..training import read_description
 from ..training.checkpoints import WEIGHTS, read_state
 from ..training.environment import basis_of
 from ..training.run import ENVIRONMENT, LOCK, RECIPE, STARTING, has_checkpoint
-from . import record
-from .record import as_asked
+from .started import as_asked, read_started
 
-# how long the run is, which may change; the run's recipe.yaml is written anew then
+# the length of the run may change; it is then written into the run's recipe.yaml
 LENGTH = ("train.epochs", "train.steps", "train.patience", "optim.restarts")
-LONGEST = 80  # letters of a value in a message
-# what may change otherwise: where and how it is computed, not what
+MAX_LETTERS = 80  # of a value in a message
+# fields that may change: where and how the run is computed, not what
 CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadable", *LENGTH} | {
     f"train.{name}"
     for name in (
@@ -37,15 +36,15 @@ CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadabl
         "channels_last",
     )
 }
-# of these, what changes the last bits of a run, beside its length
+# of these, fields that change the last bits of the results
 ROUNDING = [f"train.{name}" for name in ("micro_batch", "activation_checkpointing", "compile", "channels_last")]
 
 
 def run_to_go_on_with(out: str, recipe: Recipe) -> Recipe | None:
-    """How to go on with the run in ``out`` if it has a checkpoint; None if there is none to go on with.
+    """The recipe to resume the run in ``out`` with; None if there is no run with a checkpoint.
 
-    The recipe is the run's own, with what may change from ``recipe``; of the length of the run, what is not as it was
-    asked for at the start.
+    It is the run's recipe with the fields of ``recipe`` that may change. Fields of the length are taken where they
+    differ from what the run was started with.
 
     Raises:
         UsageError: the run there is by another recipe.
@@ -53,25 +52,27 @@ def run_to_go_on_with(out: str, recipe: Recipe) -> Recipe | None:
     folder = Path(out)
     if not has_checkpoint(folder):
         return None
-    theirs = load_recipe(str(folder / RECIPE))
-    asked, ours = record.read(folder).get("asked", {}), record.as_asked(recipe)
-    before = record.as_asked(theirs)
+    written = load_recipe(str(folder / RECIPE))
+    started, wanted = read_started(folder).get("asked", {}), as_asked(recipe)
+    before = as_asked(written)
     for path in field_paths():
         section, field = path.split(".")
-        a, b = ours[section][field], asked.get(section, {}).get(field, before[section][field])
+        new, old = wanted[section][field], started.get(section, {}).get(field, before[section][field])
         if path in CHANGEABLE:
-            if path not in LENGTH or a != b:
-                set_value(theirs, path, value_at(recipe, path))
-        elif a not in (None, "auto") and a != b:  # what was null or "auto" has been filled in since
-            raise UsageError(f"--out {out} is a run with {path} (={b!r}), not {a!r}; name a new folder, or the same")
-    return theirs
+            if path not in LENGTH or new != old:
+                set_value(written, path, value_at(recipe, path))
+        elif new not in (None, "auto") and new != old:  # null and "auto" have been filled in since
+            raise UsageError(
+                f"--out {out} is a run with {path} (={old!r}), not {new!r}; name a new folder, or the same"
+            )
+    return written
 
 
 def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]:
-    """Name and recipe of a run that is to go on, with what may change on the way.
+    """Name and recipe of a run to resume, with ``overrides`` of the fields that may change.
 
     Raises:
-        UsageError: no run folder, or an option that would make it another run.
+        UsageError: no run folder, or an override of another field.
     """
     path = Path(run) / RECIPE
     if not path.is_file():
@@ -79,11 +80,11 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
             raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
         raise UsageError(f"--resume {run} has nothing to go on with; --out {run} --resume starts the run there")
     written, recipe = load_recipe(str(path)), load_recipe(str(path), overrides)
-    asked = record.read(Path(run)).get("asked", {})
+    started = read_started(Path(run)).get("asked", {})
     for name in sorted(overrides.keys() - CHANGEABLE):
         section, field = name.split(".")[:2]
-        before, now = (record.as_asked(r)[section][field] for r in (written, recipe))
-        if now not in (before, asked.get(section, {}).get(field, before)):
+        before, now = (as_asked(r)[section][field] for r in (written, recipe))
+        if now not in (before, started.get(section, {}).get(field, before)):
             raise UsageError(
                 f"--{name} would make it another run: {section}.{field} is {before!r} there, not {now!r}; "
                 f"--resume takes {', '.join(sorted(CHANGEABLE))}"
@@ -91,58 +92,58 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
     return Path(run).resolve().name, recipe
 
 
-def changed(folder: Path, checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """By dotted path what a run's checkpoint was trained by, and what ``recipe`` says instead.
+def recipe_changes(folder: Path, checkpoint: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The fields of ``recipe`` that differ from those of a run's checkpoint: dotted path to (before, now).
 
     Raises:
-        UsageError: what may not change on the way has been changed, in recipe.yaml.
+        UsageError: a field that may not change has been changed in recipe.yaml.
     """
     content = read_description(checkpoint / WEIGHTS).get("recipe")
-    if content is None:  # of a trainer without a recipe
+    if content is None:  # from a trainer without a recipe
         return {}
     before, now = as_asked(Recipe.from_dict(with_earlier_defaults(content), str(checkpoint))), as_asked(recipe)
-    found = {}
+    changes = {}
     for path in field_paths():
         section, field = path.split(".")
         if before[section][field] != now[section][field]:
-            found[path] = before[section][field], now[section][field]
-    fixed = {path: pair for path, pair in found.items() if path not in CHANGEABLE}
+            changes[path] = before[section][field], now[section][field]
+    fixed = {path: pair for path, pair in changes.items() if path not in CHANGEABLE}
     if fixed:
         raise UsageError(
-            f"{folder / RECIPE} is not what the run was trained by: {instead(fixed)}; "
+            f"{folder / RECIPE} is not what the run was trained by: {describe_changes(fixed)}; "
             "set it back, or start a new run with --out"
         )
-    return found
+    return changes
 
 
-def other_rounding(
+def rounding_changes(
     folder: Path, checkpoint: Path, changes: Mapping[str, tuple[Any, Any]], now: Mapping[str, str]
 ) -> list[str]:
-    """What keeps a run from going on bit for bit, in a line for the user; no line if nothing does.
+    """One line for the user about what keeps a resumed run from being the same bit for bit; none if nothing does.
 
     Args:
-        changes: of :func:`changed`.
+        changes: of :func:`recipe_changes`.
         now: versions, kind of device and threads, of :func:`.training.environment.basis`.
     """
     before = read_state(checkpoint).get("environment")
     before = before if isinstance(before, dict) else basis_of(read_object(folder / ENVIRONMENT))
-    told = [f"{name} {now[name]} instead of {was}" for name, was in before.items() if now.get(name, was) != was]
-    told += [instead({path: changes[path]}) for path in ROUNDING if path in changes]
-    return [f"goes on, no longer bit for bit: {', '.join(told)}"] if told else []
+    reasons = [f"{name} {now[name]} instead of {was}" for name, was in before.items() if now.get(name, was) != was]
+    reasons += [describe_changes({path: changes[path]}) for path in ROUNDING if path in changes]
+    return [f"goes on, no longer bit for bit: {', '.join(reasons)}"] if reasons else []
 
 
-def instead(changes: Mapping[str, tuple[Any, Any]]) -> str:
+def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """``optim.lr is 0.2 instead of 0.1, train.steps is 8 instead of null``."""
     return ", ".join(f"{path} is {_yaml(now)} instead of {_yaml(before)}" for path, (before, now) in changes.items())
 
 
 def _yaml(value: Any) -> str:
     text = repr(value).removesuffix(".0") if isinstance(value, float) else json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]}..."
 
 
 def write_lengths(folder: Path, recipe: Recipe) -> None:
-    """Write the length of a run that goes on into its recipe.yaml, and nothing else; the file stays if it says it."""
+    """Write the length of a resumed run into its recipe.yaml, and nothing else, unless it is there already."""
     written = load_recipe(str(folder / RECIPE))
     if all(value_at(written, path) == value_at(recipe, path) for path in LENGTH):
         return
@@ -159,6 +160,6 @@ def value_at(recipe: Recipe, path: str) -> Any:
 
 
 def set_value(recipe: Recipe, path: str, value: Any) -> None:
-    """Set a field of a recipe by its dotted path; the section is checked anew."""
+    """Set a field of a recipe by its dotted path; the section is checked again."""
     section, field = path.split(".")
     setattr(recipe, section, dataclasses.replace(getattr(recipe, section), **{field: value}))

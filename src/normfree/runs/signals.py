@@ -1,4 +1,4 @@
-"""The signal of networks: what they are shown, what is found, and the files about it: ``normfree spp``."""
+"""Recording, diagnosing and writing the signal of networks: ``normfree spp``."""
 
 import argparse
 import csv
@@ -22,9 +22,9 @@ from ..words import counted, tell
 from .images import given_images
 from .inspected import InspectedNetwork
 from .prepare import PROBE
-from .shown import Shown, shown_to
+from .signal_inputs import SignalInputs, signal_inputs
 
-# arguments of `record`, as its messages have them, and the options that they are here
+# arguments in the messages of `record`, and the options of this command for them
 FLAGS = {
     "blocks=": "--blocks ",
     "blocks (=": "--blocks (=",
@@ -34,8 +34,8 @@ FLAGS = {
 }
 
 
-def told_apart(networks: list[InspectedNetwork], texts: Sequence[str]) -> list[InspectedNetwork]:
-    """Networks of one name are called as they were given, and numbered where that is the same as well."""
+def with_unique_names(networks: list[InspectedNetwork], texts: Sequence[str]) -> list[InspectedNetwork]:
+    """Give networks of the same name the texts of the command line as names, numbered if these are the same, too."""
     names = [network.name for network in networks]
     names = [text if names.count(name) > 1 else name for name, text in zip(names, texts, strict=True)]
     numbered = [
@@ -44,36 +44,36 @@ def told_apart(networks: list[InspectedNetwork], texts: Sequence[str]) -> list[I
     return [dataclasses.replace(network, name=name) for network, name in zip(networks, numbered, strict=True)]
 
 
-def record_and_judge(
+def record_and_diagnose(
     network: InspectedNetwork, options: argparse.Namespace, device: torch.device, first: Frame | None
 ) -> SPP:
-    """Measure a network and report on it."""
-    shown = _inputs(network, options)
-    how = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
+    """Record the signal of a network, and print the diagnosis."""
+    inputs = _inputs(network, options)
+    settings = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
     try:
-        spp = record(network.model.to(device), shown.inputs.to(device), **how)
+        spp = record(network.model.to(device), inputs.images.to(device), **settings)
     except UsageError as error:
         raise UsageError(_as_flags(str(error))) from error
-    except Exception as error:  # most often a model that wants another size; it may be the user's code
+    except Exception as error:  # often another input size is needed; it may be the user's code
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{network.name} fails on inputs of shape {tuple(shown.inputs.shape)}: {reason}") from error
+        raise UsageError(f"{network.name} fails on inputs of shape {tuple(inputs.images.shape)}: {reason}") from error
     trained = options.rules == "trained" or (options.rules == "auto" and network.pretrained)
-    tell(*_numbers(spp, shown, options.table), *_judged(spp, network, trained, shown, first))
+    tell(*_numbers(spp, inputs, options.table), *_diagnosis(spp, network, trained, inputs, first))
     return spp
 
 
 def _as_flags(message: str) -> str:
-    """A message of :func:`normfree.spp.record` with the names of this command's options."""
+    """A message of :func:`normfree.spp.record` with this command's options in place of arguments."""
     for argument, flag in FLAGS.items():
         message = message.replace(argument, flag)
     return message
 
 
-def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> Shown:
-    """Noise, a run's test images, or images of a folder as the network would be evaluated on them."""
+def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> SignalInputs:
+    """Noise, a run's test images, or images of a folder, preprocessed as for evaluation."""
     channels, size = network.shape[0], options.size or network.shape[-1]
     if network.run is not None and options.size is None and options.data is None and not options.noise:
-        return shown_to(network.run, _test_images(network.run), options.batch or PROBE)
+        return signal_inputs(network.run, _test_images(network.run), options.batch or PROBE)
     count = options.batch or 4
     if options.data is None:
         shape = (count, channels, size, size)
@@ -82,7 +82,7 @@ def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> Shown:
         except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
-        return Shown(noise, "unit Gaussian noise", False)
+        return SignalInputs(noise, "unit Gaussian noise", False)
     paths = given_images([options.data])[:count]
     transform = EvalTransform(size, network.resize_margin, network.mean, network.std, network.test_crop)
     try:
@@ -91,11 +91,11 @@ def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> Shown:
         )
     except UnreadableImage as error:
         raise UsageError(f"--data: {error}") from error
-    return Shown(images, f"{counted(len(images), 'image')} of {options.data}", False)
+    return SignalInputs(images, f"{counted(len(images), 'image')} of {options.data}", False)
 
 
 def _test_images(run: Trained) -> Split | None:
-    """Of a run; None where its data are not there any more."""
+    """The test images of a run; None if its data no longer exist."""
     try:
         return open_images(run.recipe).test
     except (UsageError, OSError):
@@ -103,24 +103,27 @@ def _test_images(run: Trained) -> Split | None:
 
 
 def first_record(text: str) -> Frame | None:
-    """Of a run folder that has a film."""
+    """The first record of a run folder; None if it has no film."""
     return read_first(Path(text) / FILM) if Path(text).is_dir() else None
 
 
-def _numbers(spp: SPP, shown: Shown, table: bool) -> list[str]:
+def _numbers(spp: SPP, inputs: SignalInputs, table: bool) -> list[str]:
     first, last = spp.rows[0], spp.rows[-1]
     return [
         *(str(spp).splitlines() if table else str(spp).splitlines()[:1]),
-        f"  variance {first.avg_var:.3g} at {first.block}, {last.avg_var:.3g} at {last.block}, shown {shown.what}",
+        f"  variance {first.avg_var:.3g} at {first.block}, {last.avg_var:.3g} at {last.block}, "
+        f"shown {inputs.description}",
     ]
 
 
-def _judged(spp: SPP, network: InspectedNetwork, trained: bool, shown: Shown, first: Frame | None) -> list[str]:
-    """What is found, and by which rules."""
+def _diagnosis(
+    spp: SPP, network: InspectedNetwork, trained: bool, inputs: SignalInputs, first: Frame | None
+) -> list[str]:
+    """Lines with the findings and the rules."""
     if not trained:
         findings = spp.diagnose()
         rules = "rules for untrained networks; --rules trained for a trained one"
-    elif first is not None and shown.own and first.spp.blocks == spp.blocks:
+    elif first is not None and inputs.of_training and first.spp.blocks == spp.blocks:
         findings = spp.diagnose(trained=True, first=first, spectra=spectra(network.model))
         rules = f"rules for trained networks, and {FILM} at step {first.step}"
     else:
@@ -139,11 +142,7 @@ def _judged(spp: SPP, network: InspectedNetwork, trained: bool, shown: Shown, fi
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes a file of --out.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Raise errors in writing a file of --out as UsageError."""
     try:
         yield
     except OSError as error:
@@ -151,10 +150,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> list[str]:
-    """PREFIX.csv and the picture PREFIX.SUFFIX; ``log``: of its axes, None chooses. Says what was written."""
+    """Write PREFIX.csv and the picture PREFIX.SUFFIX; lines for the user.
+
+    Args:
+        log: logarithmic axes of the picture; None chooses.
+    """
     picture, path = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")
     with writing(picture), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # names in any script
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of names in any script
         plot(*recorded, log=log).savefig(picture)
     with writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -166,16 +169,16 @@ def write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> li
 
 
 def write_spectra(networks: list[InspectedNetwork], prefix: str, shown: int = 5) -> list[str]:
-    """PREFIX-spectra.csv, singular values of the weights; the worst conditioned layers in lines."""
+    """Write singular values of the weights to PREFIX-spectra.csv; lines with the worst conditioned layers."""
     lines, path = [], Path(f"{prefix}-spectra.csv")
     with writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["network", *(field.name for field in dataclasses.fields(Spectrum))])
         for network in networks:
-            found = spectra(network.model)
-            table.writerows([network.name, *dataclasses.astuple(s)[:-1], "x".join(map(str, s.shape))] for s in found)
-            lines.append(f"{network.name}: worst conditioned of {counted(len(found), 'layer')}")
-            worst = sorted(found, key=lambda s: -math.inf if math.isnan(s.condition) else -s.condition)[:shown]
+            layers = spectra(network.model)
+            table.writerows([network.name, *dataclasses.astuple(s)[:-1], "x".join(map(str, s.shape))] for s in layers)
+            lines.append(f"{network.name}: worst conditioned of {counted(len(layers), 'layer')}")
+            worst = sorted(layers, key=lambda s: -math.inf if math.isnan(s.condition) else -s.condition)[:shown]
             lines += [
                 f"  {s.layer}: singular values {s.largest:.3g} to {s.smallest:.3g}, condition {s.condition:.3g}"
                 for s in worst

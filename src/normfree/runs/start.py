@@ -1,4 +1,4 @@
-"""Starting a run, and going on with one."""
+"""Starting and resuming runs of training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from typing import Any
 from ..data.layouts import with_kind
 from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, load_recipe
-from ..training import StopRequests, Summary, Trainer, keep_freed_memory, replicas
-from .agreement import compare_processes, settings, together
+from ..training import Replicas, StopRequests, Summary, Trainer, keep_freed_memory, replicas
+from .agreement import compare_processes, on_all, settings
 from .initialize import adopt, initialize
 from .lock import RunLock
 from .pictures import draw_curves, draw_film
 from .prepare import on_main, prepare, say
 from .resume import resumed_recipe, run_to_go_on_with
 
-FOLDER_RECIPE = "folder"  # what images of one's own are trained with unless a recipe is named
+FOLDER_RECIPE = "folder"  # the recipe for the user's own images
 RECIPE_OF: dict[str, str] = dict.fromkeys(("imagefolder", "csv", "wds", "arrays", "synthetic"), FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
 RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
@@ -48,20 +48,20 @@ def train(
     progress: bool = True,
     stop: StopRequests | None = None,
 ) -> Finished:
-    """Train by a recipe into a new run folder, or go on with a run: ``normfree train``.
+    """Train by a recipe into a new run folder, or resume a run: ``normfree train``.
 
     Args:
-        recipe: name or YAML file; None: what fits the images, "digits" if none are named.
+        recipe: name or YAML file; None chooses one for the images, "digits" without ``data.source``.
         overrides: fields of the recipe by dotted path, such as ``{"data.source": "imagefolder:photos"}``.
         out: the run's folder; None: runs/RECIPE, numbered if it exists.
-        init: other weights to start from, see :func:`normfree.runs.initialize`.
-        resume: a run folder to go on with; True: the one of ``out``, or start it.
-        warm_restart: with a run folder and a new length: the schedule of the learning rate begins again.
-        progress: show a bar.
-        stop: what notes requests to stop.
+        init: weights to start from, see :func:`normfree.runs.initialize`.
+        resume: a run folder to resume; True: resume the run in ``out``, or start it.
+        warm_restart: start the learning rate schedule again; for a run folder to resume with a new length.
+        progress: show a progress bar.
+        stop: requests to stop.
 
     Raises:
-        UsageError: something of this cannot be used; nothing was written.
+        UsageError: an argument cannot be used; nothing was written.
         RunFailed: training failed; the message names the step and the last good checkpoint.
 
     Example:
@@ -69,57 +69,49 @@ def train(
         >>> run.summary.last["top1"]  # doctest: +SKIP
         0.97
     """
-    fields, notes = dict(overrides or {}), list[str]()
-    out, init = (None if place is None else str(place) for place in (out, init))
-    if isinstance(fields.get("data.source"), str):
-        fields["data.source"] = with_kind(fields["data.source"])
+    out, init = (None if path is None else str(path) for path in (out, init))
+    overrides = dict(overrides or {})
     keep_freed_memory()
-    going_on = None if isinstance(resume, bool) else str(resume)
-    if going_on is None:
-        if fields.get("task.name") == "regression":  # a recipe for classes smooths their labels
-            fields.setdefault("task.label_smoothing", 0.0)
-        name = recipe or default_recipe(fields.get("data.source"))
-        chosen = load_recipe(name, fields, notes.append)
-    else:
-        name, chosen = resumed_recipe(going_on, fields)
+    name, chosen, notes = _recipe(recipe, overrides, resume)
     with replicas(chosen.train.device) as group, RunLock(say=lambda line: say(group, line)) as lock:
-        going = going_on or ("the run of --out" if resume else None)
-        alike = {"--resume": going, "--out": out, "--init": init, "--warm-restart": warm_restart}
-        compare_processes(group, alike | settings(chosen))
+        resumed = ("the run of --out" if resume else None) if isinstance(resume, bool) else str(resume)
+        same = {"--resume": resumed, "--out": out, "--init": init, "--warm-restart": warm_restart}
+        compare_processes(group, same | settings(chosen))
         say(group, *notes)
-        folder = None
-        if resume is True:
-            earlier = on_main(group, lambda: _start_or_go_on(out, chosen, lock))
-            folder, chosen = (None, chosen) if earlier is None else (Path(str(out)), earlier)
-        elif going_on is not None:
-            folder = Path(going_on)
-            on_main(group, lambda: lock.take(Path(going_on)))
-        if init is not None and folder is None and "model.name" not in fields:
-            say(group, *filter(None, [together(group, lambda: adopt(chosen, init, fields))]))
-        trainer, folder = prepare(
-            chosen,
-            Path(name).stem,
-            out,
-            lock=lock,
-            init=None if init is None or folder is not None else partial(initialize, path=init),
-            resume=folder,
-            warm_restart=warm_restart,
-            progress=progress,
-            replicas=group,
-            stop=stop,
-        )
-        try:
-            summary = trainer.fit()
-        finally:
-            if group.main:
-                draw_film(folder)
-        if group.main and not summary.stopped:
-            draw_curves(folder, trainer.task.score)
-        return Finished(folder, summary, trainer, group.main)
+        folder, chosen = _folder_to_resume(resume, out, chosen, lock, group)
+        if init is not None and folder is None and "model.name" not in overrides:
+            say(group, *filter(None, [on_all(group, lambda: adopt(chosen, init, overrides))]))
+        fill = None if init is None or folder is not None else partial(initialize, path=init)
+        how = dict[str, Any](warm_restart=warm_restart, progress=progress, replicas=group, stop=stop)
+        return _fit(*prepare(chosen, Path(name).stem, out, lock=lock, init=fill, resume=folder, **how))
 
 
-def _start_or_go_on(out: str | None, recipe: Recipe, lock: RunLock) -> Recipe | None:
-    """Lock the folder before what is in it is looked at; how to go on with the run there, if there is one."""
+def _recipe(recipe: str | None, overrides: dict[str, Any], resume: str | Path | bool) -> tuple[str, Recipe, list[str]]:
+    """Name and content of the recipe, and messages for the user; ``overrides`` are completed."""
+    notes = list[str]()
+    if isinstance(overrides.get("data.source"), str):
+        overrides["data.source"] = with_kind(overrides["data.source"])
+    if not isinstance(resume, bool):
+        return *resumed_recipe(str(resume), overrides), notes
+    if overrides.get("task.name") == "regression":  # a recipe for classes smooths their labels
+        overrides.setdefault("task.label_smoothing", 0.0)
+    name = recipe or default_recipe(overrides.get("data.source"))
+    return name, load_recipe(name, overrides, notes.append), notes
+
+
+def _folder_to_resume(
+    resume: str | Path | bool, out: str | None, recipe: Recipe, lock: RunLock, group: Replicas
+) -> tuple[Path | None, Recipe]:
+    """Lock the folder of the run to resume, and the recipe to resume it with; None to start a new run."""
+    if not isinstance(resume, bool):
+        on_main(group, lambda: lock.take(Path(resume)))
+        return Path(resume), recipe
+    earlier = on_main(group, lambda: _recipe_of_out(out, recipe, lock)) if resume else None
+    return (None, recipe) if earlier is None else (Path(str(out)), earlier)
+
+
+def _recipe_of_out(out: str | None, recipe: Recipe, lock: RunLock) -> Recipe | None:
+    """Lock the folder before its content is read; the recipe to resume the run in it with, if there is a run."""
     if out is None:
         raise UsageError("--resume without a run needs --out: the run to start or to go on with")
     if Path(out).is_dir():
@@ -127,7 +119,20 @@ def _start_or_go_on(out: str | None, recipe: Recipe, lock: RunLock) -> Recipe | 
     return run_to_go_on_with(out, recipe)
 
 
+def _fit(trainer: Trainer, folder: Path) -> Finished:
+    """Train, and draw the pictures of the run."""
+    main = trainer.replicas.main
+    try:
+        summary = trainer.fit()
+    finally:
+        if main:
+            draw_film(folder)
+    if main and not summary.stopped:
+        draw_curves(folder, trainer.task.score)
+    return Finished(folder, summary, trainer, main)
+
+
 def default_recipe(source: object) -> str:
-    """The recipe for images of a source, such as "imagefolder:PATH"."""
+    """The recipe for a source of images, such as "imagefolder:PATH"."""
     kind = source.partition(":")[0] if isinstance(source, str) else ""
     return RECIPE_OF.get(kind, DEFAULT)

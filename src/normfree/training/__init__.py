@@ -3,12 +3,12 @@
 from .activation_checkpointing import set_checkpointing
 from .checkpoints import Checkpoints, damage, find_checkpoint
 from .config import TrainConfig
-from .curves import plot_curves
 from .device import pick_device
 from .distributed import Replicas, replicas
 from .evaluate import evaluate
 from .loop import Summary, Trainer
 from .memory import keep_freed_memory
+from .plot import plot_curves
 from .run import Run, new_folder, read_checkpoint, read_metrics
 from .signals import StopRequests
 from .step import StepResult, TrainStep

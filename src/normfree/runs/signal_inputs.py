@@ -1,4 +1,4 @@
-"""What a trained network is shown where its signal is recorded."""
+"""The inputs for recording the signal of a trained network."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ from .prepare import PROBE
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Inputs (N, C, H, W), what they are in words, and whether they are those of ``train --spp-every``."""
+class SignalInputs:
+    """Inputs (N, C, H, W), a description of them, and whether they are those of ``train --spp-every``."""
 
-    inputs: Tensor
-    what: str
-    own: bool
+    images: Tensor
+    description: str
+    of_training: bool
 
 
-def shown_to(trained: Trained, test: Split | None, count: int = PROBE) -> Shown:
-    """The first readable test images as the network is evaluated on them; noise of that size where there are none."""
+def signal_inputs(trained: Trained, test: Split | None, count: int = PROBE) -> SignalInputs:
+    """The first readable test images, preprocessed as for evaluation; noise of that size if there are none."""
     images = None if test is None else _first_images(test, trained, count)
     if images is not None:
-        return Shown(images, counted(len(images), "test image"), count == PROBE)
+        return SignalInputs(images, counted(len(images), "test image"), count == PROBE)
     noise = torch.randn((count, *trained.shape), generator=torch.Generator().manual_seed(0))
-    return Shown(noise, "unit Gaussian noise, for want of test images", False)
+    return SignalInputs(noise, "unit Gaussian noise, for want of test images", False)
 
 
 def _first_images(split: Split, trained: Trained, count: int) -> Tensor | None:
-    """(N, C, H, W) of so many readable ones; None if there are none."""
+    """The first ``count`` readable images (N, C, H, W); None if there are none."""
     images = []
     for index in range(min(len(split), 4 * count)):
         try:

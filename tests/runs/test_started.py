@@ -18,7 +18,7 @@ from normfree.data.held_out import BLOCK, file_hash
 from normfree.data.pairs import open_pairs
 from normfree.data.scenes import scenes
 from normfree.data.sources import ArraySplit
-from normfree.runs.record import compare, images, read, write
+from normfree.runs.started import compare_images, describe_images, read_started, write_started
 
 
 def arrays(labels, classes) -> Source:
@@ -37,31 +37,35 @@ def arrays(labels, classes) -> Source:
 )
 def test_other_classes_are_refused_and_each_is_named(before, now, said):
     with pytest.raises(UsageError, match="the classes of photos are not those") as refused:
-        compare(dict(classes=before), dict(classes=now), "photos")
+        compare_images(dict(classes=before), dict(classes=now), "photos")
     assert said in str(refused.value)
 
 
 def test_the_same_images_are_not_worth_a_word():
     source = arrays([0, 1, 1], ["a", "b"])
-    assert compare(images(source), images(source), "photos") == []
+    assert compare_images(describe_images(source), describe_images(source), "photos") == []
 
 
 def test_another_number_of_images_is_said():
-    told = compare(images(arrays([0, 1, 1], ["a", "b"])), images(arrays([0, 1, 1, 0], ["a", "b"])), "photos")
+    told = compare_images(
+        describe_images(arrays([0, 1, 1], ["a", "b"])), describe_images(arrays([0, 1, 1, 0], ["a", "b"])), "photos"
+    )
     assert told[:2] == ["training images of photos: 4 instead of 3", "test images of photos: 4 instead of 3"]
     assert "no longer as if it had not stopped" in told[2]
 
 
 def test_other_labels_of_as_many_images_are_said():
-    told = compare(images(arrays([0, 1, 1], ["a", "b"])), images(arrays([0, 1, 0], ["a", "b"])), "photos")
+    told = compare_images(
+        describe_images(arrays([0, 1, 1], ["a", "b"])), describe_images(arrays([0, 1, 0], ["a", "b"])), "photos"
+    )
     assert told[0] == "training images of photos are others than before: other names, labels or order"
 
 
 def test_a_run_from_before_has_its_classes_compared():
-    now = images(arrays([0, 1], ["a", "b"]))
-    assert "only the classes were compared" in compare(dict(classes=["a", "b"]), now, "photos")[0]
+    now = describe_images(arrays([0, 1], ["a", "b"]))
+    assert "only the classes were compared" in compare_images(dict(classes=["a", "b"]), now, "photos")[0]
     with pytest.raises(UsageError, match="'c' is gone"):
-        compare(dict(classes=["a", "b", "c"]), now, "photos")
+        compare_images(dict(classes=["a", "b", "c"]), now, "photos")
 
 
 SAID = dict(images=1, names_and_labels="a")
@@ -82,15 +86,15 @@ SAID = dict(images=1, names_and_labels="a")
 )
 def test_images_that_a_damaged_record_does_not_say(tmp_path, said):
     asked = dict(train=dict(seed=1))
-    write(tmp_path, asked, said)
-    started = read(tmp_path)
+    write_started(tmp_path, asked, said)
+    started = read_started(tmp_path)
     assert (started["images"], started["asked"]) == ({}, asked)
 
 
 def test_a_whole_record_is_read_as_it_was_written(tmp_path):
     for source in (arrays([0, 1], ["a", "b"]), Source(*scenes("20", "depth"), [])):
-        write(tmp_path, {}, images(source))
-        assert read(tmp_path)["images"] == images(source)
+        write_started(tmp_path, {}, describe_images(source))
+        assert read_started(tmp_path)["images"] == describe_images(source)
 
 
 def test_a_table_of_absolute_and_relative_paths(tmp_path, monkeypatch):
@@ -102,28 +106,28 @@ def test_a_table_of_absolute_and_relative_paths(tmp_path, monkeypatch):
         rows += [f"here/{split}.png,cat,{split}", f"{tmp_path}/there/{split}.png,dog,{split}"]
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
-    found = images(open_source("csv:labels.csv"))
-    assert found == images(open_source(f"csv:{tmp_path}/labels.csv"))
+    found = describe_images(open_source("csv:labels.csv"))
+    assert found == describe_images(open_source(f"csv:{tmp_path}/labels.csv"))
     assert found["train"]["images"] == 2
 
 
 def test_a_folder_that_was_moved_is_the_same(tmp_path):
     first = image_files.folder(tmp_path / "here")
-    before = images(image_folder(str(first)))
+    before = describe_images(image_folder(str(first)))
     moved = tmp_path / "far" / "away" / "photos"
     moved.parent.mkdir(parents=True)
     shutil.move(first, moved)
-    assert images(image_folder(str(moved))) == before
+    assert describe_images(image_folder(str(moved))) == before
     renamed = next((moved / "train" / "cat").iterdir())
     renamed.rename(renamed.with_name("another.png"))
-    assert images(image_folder(str(moved)))["train"] != before["train"]
-    assert images(image_folder(str(moved)))["test"] == before["test"]
+    assert describe_images(image_folder(str(moved)))["train"] != before["train"]
+    assert describe_images(image_folder(str(moved)))["test"] == before["test"]
 
 
 def test_pairs_have_no_labels():
     source = Source(*scenes("20", "depth"), [])
-    assert images(source) == images(source)
-    assert images(source)["train"]["images"] == len(source.train)
+    assert describe_images(source) == describe_images(source)
+    assert describe_images(source)["train"]["images"] == len(source.train)
 
 
 def moved(told):
@@ -141,31 +145,31 @@ def another_outline(told):
 @pytest.mark.parametrize("change", [moved, deleted, another_outline])
 def test_other_boxes_and_masks_of_the_same_images_are_said(tmp_path, change):
     folder = coco_folder(tmp_path)
-    before = images(coco(str(folder)))
-    assert compare(before, images(coco(str(folder))), "photos") == []
+    before = describe_images(coco(str(folder)))
+    assert compare_images(before, describe_images(coco(str(folder))), "photos") == []
     told = json.loads((folder / "train.json").read_text())
     change(told)
     (folder / "train.json").write_text(json.dumps(told))
-    said = compare(before, images(coco(str(folder))), "photos")
+    said = compare_images(before, describe_images(coco(str(folder))), "photos")
     assert said[0] == "training images of photos have other boxes, masks or depths than before"
     assert len(said) == 2
     for split in ("train", "test"):  # of a run from before they were compared
         del before[split]["targets"]
-    assert compare(before, images(coco(str(folder))), "photos") == []
+    assert compare_images(before, describe_images(coco(str(folder))), "photos") == []
 
 
 def test_other_masks_of_the_same_images_are_said(tmp_path):
     folder = masks_folder(tmp_path)
-    open_folder = lambda: images(open_pairs(f"masks:{folder}", "segmentation"))  # noqa: E731
+    open_folder = lambda: describe_images(open_pairs(f"masks:{folder}", "segmentation"))  # noqa: E731
     before = open_folder()
     file = next((folder / "val" / "masks").iterdir())
     file.touch()
-    assert compare(before, open_folder(), "photos") == []
+    assert compare_images(before, open_folder(), "photos") == []
     with Image.open(file) as mask:
         pixels = np.array(mask)
     pixels[0, 0] = 1 - min(pixels[0, 0], 1)
     Image.fromarray(pixels).save(file)
-    assert compare(before, open_folder(), "photos")[0] == (
+    assert compare_images(before, open_folder(), "photos")[0] == (
         "test images of photos have other boxes, masks or depths than before"
     )
 
