@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import clutter
 import doc_pages
 import pytest
 import selection
@@ -15,6 +16,8 @@ from tiny_runs import FLAGS
 
 from normfree.cli import main
 from normfree.kernels import library
+
+ROOT = Path(__file__).parents[1]
 
 # The order of a sum depends on the number of threads. `make test-machines` asks for others.
 torch.set_num_threads(int(os.environ.get("NORMFREE_TEST_THREADS", "1")))
@@ -32,6 +35,15 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_root():
+    """Tests write into folders of their own: whatever appears in the root of the repository is named at the end."""
+    before = clutter.names(ROOT)
+    yield
+    new = clutter.appeared(ROOT, before)
+    assert not new, f"tests have written into {ROOT}: {', '.join(new)}"
 
 
 @pytest.fixture(autouse=True, scope="session")
