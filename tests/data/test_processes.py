@@ -19,7 +19,7 @@ from normfree.data import EvalTransform, Loader, Mixing, TrainTransform, Unreada
 from normfree.data import loader as loaders
 from normfree.data.coco import open_objects
 from normfree.data.detection import ObjectList, ObjectTransform
-from normfree.data.processes import Places, lacking
+from normfree.data.processes import Places, shortage
 from normfree.data.sources import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
@@ -139,12 +139,12 @@ def test_as_many_files_as_are_allowed():
 
 def test_what_batches_need():
     """Two that each process makes ahead, the one that the run has and the next one; and as much again."""
-    assert lacking([6, 4], 2, free=120, files=24) == 0
-    assert lacking([6, 4], 2, free=119, files=24) == processes.SPACE
-    assert lacking([6, 4], 8, free=120, files=24) == processes.SPACE
-    assert lacking([6, 4], 2, free=120, files=23) == processes.FILES
-    assert lacking([10**12], 8, free=math.inf, files=math.inf) == 0
-    assert lacking([], 8, free=0, files=0) == 0
+    assert shortage([6, 4], 2, free=120, files=24) == 0
+    assert shortage([6, 4], 2, free=119, files=24) == processes.SPACE
+    assert shortage([6, 4], 8, free=120, files=24) == processes.SPACE
+    assert shortage([6, 4], 2, free=120, files=23) == processes.FILES
+    assert shortage([10**12], 8, free=math.inf, files=math.inf) == 0
+    assert shortage([], 8, free=0, files=0) == 0
 
 
 def test_how_much_there_is(monkeypatch):
@@ -405,7 +405,7 @@ def begin_late(places, worker):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_process_outlives_a_run_that_was_killed(begin, monkeypatch):
     """Not even one that is stuck at an image, or has not begun yet."""
-    monkeypatch.setattr(processes, "WATCH", 0.1)
+    monkeypatch.setattr(processes, "PARENT_POLL", 0.1)
     monkeypatch.setattr(loaders, "begin", begin)
     told = multiprocessing.SimpleQueue()
     run = multiprocessing.get_context("fork").Process(target=with_a_stuck_process, args=(told,))

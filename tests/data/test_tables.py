@@ -74,7 +74,7 @@ def test_two_files(photos):
     with pytest.raises(UsageError, match=r"0\.png is both a training and a test image"):
         open_source(f"csv:{photos}/a.csv,{photos}/c.csv")
     table(photos, test.replace("dog", "fox"), "d.csv")
-    with pytest.raises(UsageError, match=r"d\.csv has images of fox, of which there are no training images"):
+    with pytest.raises(UsageError, match=r"d\.csv has images of fox, which have no training images"):
         open_source(f"csv:{photos}/a.csv,{photos}/d.csv")
 
 
@@ -121,9 +121,9 @@ def test_numbers(photos):
         ("file,a,a\nimages/0.png,1,2\n", "numbers", "two columns 'a'"),
         (rows(["cat", ""]), "class", "line 3 has no class"),
         ("file,class\nimages/0.png,cat\nimages/x.png,dog\n", "class", r"no such image in .*'images/x.png' \(line 3\)"),
-        ("file,class\nimages/0.png,cat\nimages/0.png,dog\n", "class", "line 3 names .*0.png again, after line 2; say"),
+        ("file,class\nimages/0.png,cat\nimages/0.png,dog\n", "class", "line 3 names .*0.png again, after line 2; use"),
         (rows(["1.5", "2"]), "class", "holds numbers such as 1.5, not classes; --task.name regression"),
-        (rows(["1,2"] * 2, "file,a,b"), "class", r"2 columns of labels \(a, b\); it must have one, or say"),
+        (rows(["1,2"] * 2, "file,a,b"), "class", r"2 columns of labels \(a, b\); it must have one, or use"),
         (rows(["1,2"] * 2, "file,a,b"), "classes", r"line 2: b \(='2'\) must be 0 or 1"),
         (rows(["1", "much"], "file,age"), "numbers", r"line 3: age \(='much'\) must be a finite number"),
         (rows(["1", "nan"], "file,age"), "numbers", r"line 3: age \(='nan'\) must be a finite number"),
@@ -189,14 +189,14 @@ def test_test_images_need_no_training_images(tmp_path, photos):
         open_test(f"imagefolder:{root}", ["ant"], network="mine")
     assert len(open_test(table(photos, rows(CLASSES)), classes).test) == 12
     assert len(open_test(f"imagefolder:{photos}", classes).test) == 12
-    with pytest.raises(UsageError, match="images of cat, of which"):
+    with pytest.raises(UsageError, match="images of cat, which have no training images"):
         open_test(f"imagefolder:{photos}", ["dog", "emu"])
 
 
 def test_training_images_alone_are_no_test_images(tmp_path):
     root = image_files.folder(tmp_path / "photos")
     (root / "val").rename(tmp_path / "away")
-    with pytest.raises(UsageError, match=r"has training images alone; imagefolder:.*train measures on these"):
+    with pytest.raises(UsageError, match=r"has only training images; imagefolder:.*train evaluates on these"):
         open_test(f"imagefolder:{root}", ["cat", "dog"])
 
 

@@ -19,7 +19,7 @@ from normfree.data import Objects
 from normfree.models import DetectionNet, Detections
 from normfree.recipes import list_recipes, load_recipe
 from normfree.runs.load import load_trained
-from normfree.tasks.object_answers import listed, object_picture
+from normfree.tasks.object_answers import object_list, object_picture
 from normfree.training import TrainStep, find_checkpoint, read_metrics
 from normfree.training.checkpoints import read_tensors
 
@@ -126,7 +126,7 @@ def test_what_is_drawn():
     boxes = torch.tensor([[20.0, 10, 50, 30], [0.0, 0, 5, 5]])
     found = Detections(boxes, torch.tensor([0.91, 0.5]), torch.tensor([1, 0]), mask)
     sheet = object_picture(image, found, ["cat", "dog"])
-    assert listed(found, ["cat", "dog"])[0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
+    assert object_list(found, ["cat", "dog"])[0] == dict(name="dog", score=0.91, box=[20, 10, 50, 30], pixels=600)
     pixels = np.asarray(sheet).astype(int)
     times, left = 6, 10 + 60 * 6 + 8  # enlarged to 320 pixels at least; where the right panel begins
     inside, outside = pixels[10 + 20 * times, left + 35 * times], pixels[10 + 36 * times, left + 35 * times]

@@ -16,7 +16,7 @@ from normfree.data.scenes import CLASSES
 from normfree.pictures.drawing import class_colors, draw_depth, draw_mask
 from normfree.runs.load import load_trained
 from normfree.tasks import open_images
-from normfree.tasks.depth import NEAREST, fraction_near
+from normfree.tasks.depth import MIN_DEPTH, fraction_near
 from normfree.tasks.gallery import spread
 from normfree.tasks.segmentation import fraction_right
 
@@ -89,7 +89,7 @@ def test_pictures_are_the_networks_from_the_worst_to_the_best(reported):
             assert np.array_equal(answer, np.array(draw_mask(image, said.argmax(0), palette)))
         else:
             assert np.array_equal(true, np.array(draw_depth(truth, low, high)))
-            assert np.array_equal(answer, np.array(draw_depth(said[0].clamp(min=NEAREST), low, high)))
+            assert np.array_equal(answer, np.array(draw_depth(said[0].clamp(min=MIN_DEPTH), low, high)))
             assert f"{truth.min():.2f} to {truth.max():.2f} m; network" in text
         assert f"{score:.1%}".replace("%", " %") in text
         assert f"scenes/test[{index}]" in text

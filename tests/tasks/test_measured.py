@@ -14,7 +14,7 @@ from tiny_runs import FLAGS
 from normfree.data import Batch
 from normfree.tasks import Classification
 from normfree.tasks.confusion import Confusion
-from normfree.tasks.measured import LARGEST_MATRIX, MOST_ROWS
+from normfree.tasks.measured import MAX_MATRIX, MAX_ROWS
 
 
 def test_text_of_an_evaluation(normfree, trained):
@@ -63,11 +63,11 @@ def counted(classes: int) -> Confusion:
 
 
 def test_many_classes_are_shortened_in_text_alone():
-    classes = max(MOST_ROWS, LARGEST_MATRIX) + 1
+    classes = max(MAX_ROWS, MAX_MATRIX) + 1
     found = Classification.measured(counted(classes), [f"c{i}" for i in range(classes)])
     lines = found.as_text().splitlines()
     assert lines[3].split()[0] == "c0"  # the worst one is first
-    assert f"  ({MOST_ROWS} of {classes} classes, the worst ones first; --csv FILE writes all)" in lines
+    assert f"  ({MAX_ROWS} of {classes} classes, the worst ones first; --csv FILE writes all)" in lines
     assert lines[-2:] == ["confused most:", "       1  c0 is said to be c1"]
     assert len(found.as_csv().splitlines()) == classes + 1
     assert np.shape(json.loads(found.as_json())["confusion_matrix"]) == (classes, classes)

@@ -104,9 +104,9 @@ def _check_packed(page: Any) -> None:
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
         if length > _SMALL_PART:  # smaller ones cannot become large
             file.seek(start)
-            one = unpacker()
-            one.decompress(file.read(length), page.nbytes + 1)
-            if not one.eof and getattr(one, "unconsumed_tail", b"1"):
+            unpacked = unpacker()
+            unpacked.decompress(file.read(length), page.nbytes + 1)
+            if not unpacked.eof and getattr(unpacked, "unconsumed_tail", b"1"):
                 raise ValueError(f"compressed parts of more than the {page.nbytes:,} bytes of the image")
 
 

@@ -1,4 +1,4 @@
-"""What a training step is given: images with what is known about them."""
+"""A batch: images with their labels and targets."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,11 +13,11 @@ from .detection import ObjectList
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, H, W) float32, labels and indices (N,) int64; and what could not be read, left out of the rest.
+    """Images (N, C, H, W) float32, labels and indices (N,) int64; ``unreadable`` images are left out of these.
 
-    Of mixed images, ``partners`` (N,) int64 are the labels of the second images, and ``ratios`` (N,) float32 the shares
-    of the first. Where every pixel has an answer, ``targets`` are these: (N, H, W) int64 classes or float32 metres.
-    Where images hold objects, ``targets`` are these; where an image has a vector, they are (N, K) float32.
+    For mixed images, ``partners`` (N,) int64 are labels of the second images, and ``ratios`` (N,) float32 the shares of
+    the first. ``targets`` are (N, H, W) int64 classes or float32 metres for targets per pixel, (N, K) float32 for
+    target vectors, or the objects of each image.
     """
 
     images: Tensor
@@ -33,23 +33,23 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """What a network is called with: images, and for one that finds objects the sizes of these and the objects."""
+        """The arguments of the network: the images, and for detection their objects."""
         return (self.images, self.targets) if isinstance(self.targets, ObjectList) else (self.images,)
 
     @property
     def target_tensor(self) -> Tensor:
-        """``targets`` of batches where these are of each pixel, or a vector for each image."""
+        """``targets``, if they are a tensor: per pixel, or a vector for each image."""
         assert isinstance(self.targets, Tensor), "the batch has no tensor of targets"
         return self.targets
 
     @property
     def target_objects(self) -> ObjectList:
-        """``targets`` of batches where these are objects."""
+        """``targets``, if they are objects."""
         assert isinstance(self.targets, ObjectList), "the batch has no objects"
         return self.targets
 
     def _each(self, function: Callable[[Tensor], Tensor], *names: str) -> dict[str, Tensor]:
-        """``function`` of the tensors ``names`` that there are."""
+        """``function`` applied to those of the fields ``names`` that are not None."""
         return {name: function(value) for name in names if (value := getattr(self, name)) is not None}
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":

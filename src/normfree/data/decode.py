@@ -22,7 +22,7 @@ from ..files import regular
 from ..limits import MAX_IMAGE_SIDE
 from . import arrays
 
-# what a file may be, whatever it is called: pictures of pixels. PIL would hand an EPS to another program
+# allowed formats, whatever the file's suffix. Not EPS, for which PIL would start another program.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000", "HEIF")
 _SUFFIXES = dict(
     JPEG=(".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -44,10 +44,10 @@ _NEEDED = dict(
     JPEG2000="needs a Pillow with OpenJPEG",
     WEBP="needs a Pillow with WebP",
 )
-_MODES = {2: "LA", 4: "RGBA"}  # pictures that have so many channels
-MOST_WHITE = 0.01  # of the values of an image: the fraction that may be clipped to white where others have 8 bits
-LEVELS, FEWEST, MOST_PER_LEVEL = 256, 4, 16  # an image is refused if it keeps fewer levels, each of more values
-# how files of these formats begin, behind four bytes
+_MODES = {2: "LA", 4: "RGBA"}  # PIL's modes by number of channels
+MAX_WHITE = 0.01  # fraction of an image's values that may be clipped to white if other images have 8 bits
+LEVELS, MIN_LEVELS, MAX_PER_LEVEL = 256, 4, 16  # an image is refused if it keeps fewer levels, with more values each
+# the bytes 4 to 12 of files in these formats
 _BRANDS = dict(HEIF=(b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypheim"), AVIF=(b"ftypavif", b"ftypavis"))
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -67,7 +67,7 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image of a split that was left out: its name there, by which it is counted once, and why."""
+    """An image of a split that was left out, and why; it is counted once by its name."""
 
     image: str
     reason: str = ""
@@ -79,7 +79,7 @@ class Unreadable:
 
     @classmethod
     def stored(cls, value: Any) -> "Unreadable":
-        """As a run's state has it: a mapping; in those of earlier versions the message alone."""
+        """From the stored state of a run: a mapping, or in earlier versions the message as text."""
         if isinstance(value, Mapping):
             return cls(str(value.get("image", "")), str(value.get("reason", "")))
         return cls(str(value))
@@ -108,11 +108,12 @@ def decode_image(
         channels: 3 (RGB), 1 (grey) or what the file has; of RGB and grey, transparency is dropped.
         name: what messages call the image; None: its path.
         value_range: the values of other images than those of 8 bits that become 0 and 255; values beyond are clipped.
-            None: 16 bits become 8 (uint8) by their upper half, all else is taken for 0..255. "auto": by this file.
+            None: of 16 bits the upper 8 are used (uint8); all other values are taken as 0..255. "auto": the
+            smallest and largest value of this file.
 
     Raises:
-        UnreadableImage: not there, not an image, truncated, absurdly large, of another number of channels, with values
-            that are not finite, or such that nearly all of its levels would be lost.
+        UnreadableImage: the file does not exist, is not an image, is truncated or too large, or has another number of
+            channels; values are not finite, or nearly all levels would be lost.
     """
     with named(file, name):
         deep, picture = _opened(file, channels, all_bits=value_range is not None)
@@ -152,15 +153,15 @@ def to_levels(values: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
 
 @contextlib.contextmanager
 def named(file: str | Path | bytes, name: str | None = None) -> Iterator[None]:
-    """Whatever goes wrong with a file becomes an UnreadableImage that names it; PIL's limit of pixels holds."""
+    """Turn any error about a file into an UnreadableImage with its name; PIL's limit of pixels applies."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata of a readable image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
-        called = name or ("image" if isinstance(file, bytes) else file)
-        raise UnreadableImage(f"{called}: {_reason(error, file)}") from error
+        label = name or ("image" if isinstance(file, bytes) else file)
+        raise UnreadableImage(f"{label}: {_reason(error, file)}") from error
 
 
 def _opened(
@@ -206,7 +207,7 @@ def _opened(
 
 
 def check_sides(width: int, height: int) -> None:
-    """Refuse an image that is longer than any is, and becomes huge where its short side is made larger.
+    """Refuse an image with a very long side, which would become huge if its short side is enlarged.
 
     Raises:
         ValueError: the reason.
@@ -223,7 +224,7 @@ def _turned(pixels: np.ndarray, upright: Image.Transpose) -> np.ndarray:
 
 
 def _as_bytes(deep: np.ndarray) -> np.ndarray:
-    """16 bits by their upper half; all else is taken for 0..255."""
+    """The upper 8 of 16 bits; all other values are taken as 0..255."""
     if deep.dtype.kind == "u" and deep.dtype.itemsize == 2:
         return (deep >> 8).astype(np.uint8)
     _check_finite(deep)
@@ -240,7 +241,7 @@ def _check_finite(values: np.ndarray) -> None:
 def _check_levels(values: np.ndarray, pixels: np.ndarray) -> None:
     """An image of many values must not become one of two or three levels."""
     left = np.count_nonzero(np.bincount(pixels.round().astype(np.uint8).reshape(-1), minlength=LEVELS))
-    if left < FEWEST and (count := len(np.unique(values))) > MOST_PER_LEVEL * left:
+    if left < MIN_LEVELS and (count := len(np.unique(values))) > MAX_PER_LEVEL * left:
         low, high = values.min(), values.max()
         raise ValueError(
             f"its {count:,} different values ({low:g} to {high:g}) would become {left} of {LEVELS} levels; "
@@ -249,12 +250,12 @@ def _check_levels(values: np.ndarray, pixels: np.ndarray) -> None:
 
 
 def _check_white(values: np.ndarray, value_range: tuple[float, ...] | str) -> None:
-    """Where images have 8 bits, one of more must not become white."""
+    """Refuse an image whose values would become white, in a data set of images with 8 bits."""
     if value_range != "auto" and tuple(value_range) == (0, LEVELS - 1):
-        beyond = np.count_nonzero(values > LEVELS - 1) / values.size
-        if beyond > MOST_WHITE:
+        clipped = np.count_nonzero(values > LEVELS - 1) / values.size
+        if clipped > MAX_WHITE:
             raise ValueError(
-                f"{beyond:.0%} of its values ({values.min():g} to {values.max():g}) are above 255, and 255 is white; "
+                f"{clipped:.0%} of its values ({values.min():g} to {values.max():g}) are above 255, and 255 is white; "
                 "convert it to 8 bits, or train with data.value_range, the values of black and white"
             )
 

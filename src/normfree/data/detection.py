@@ -1,4 +1,4 @@
-"""Objects in images: boxes, classes and masks, moved with their image."""
+"""Targets of detection (boxes, classes and masks of objects), and transforms of an image with its objects."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,22 +12,22 @@ from .pixels import recolored
 from .resize import normalize
 from .scenes import SceneSplit
 
-MIN_SIDE = 1.0  # pixel: narrower boxes teach nothing
+MIN_SIDE = 1.0  # pixel: narrower boxes are left out in training
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in an image.
+    """The objects in an image.
 
     Attributes:
         boxes: (K, 4) float32, left, top, right, bottom in pixels.
-        labels: (K,) int64, places among the classes.
-        crowd: (K,) bool: a group, which is neither learnt nor counted as missed or found.
-        areas: (K,) float32, what is seen of each in square pixels.
-        masks: (K, H, W) bool; None: not asked for.
-        size: (height, width) of the image as it lies in the upper left of its tensor.
+        labels: (K,) int64, class indices.
+        crowd: (K,) bool: a group of objects, which is ignored in training and in evaluation.
+        areas: (K,) float32, visible area in square pixels.
+        masks: (K, H, W) bool, or None.
+        size: (height, width) of the image in its tensor, where it is at the upper left.
         original: (height, width) of the file. In evaluation boxes, areas and masks are in its pixels.
-        seed: of what the loss draws at random.
+        seed: for random sampling in the loss.
     """
 
     boxes: Tensor
@@ -52,7 +52,7 @@ class Objects:
         crowd: Tensor | None = None,
         areas: Tensor | None = None,
     ) -> "Objects":
-        """Objects of an image of that size; none is a crowd, areas are the boxes', unless they are given."""
+        """Objects of an image of this size; by default none is a crowd, and areas are those of masks or boxes."""
         if areas is None:
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) if masks is None else masks.flatten(1).sum(1).float()
         crowd = torch.zeros(len(boxes), dtype=torch.bool) if crowd is None else crowd
@@ -60,11 +60,11 @@ class Objects:
 
     @classmethod
     def none(cls, size: tuple[int, int], original: tuple[int, int]) -> "Objects":
-        """Of an image that nothing is known about."""
+        """No objects, for an image without targets."""
         return replace(cls.of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), original), size=size)
 
     def chosen(self, which: Tensor) -> "Objects":
-        """Some of them, by a (K,) bool tensor."""
+        """The objects for which a (K,) bool tensor is true."""
         return self._each(lambda x: x[which])
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> "Objects":
@@ -79,7 +79,7 @@ class Objects:
 
 
 class ObjectList(Sequence[Objects]):
-    """The objects of the images of a batch; parts of it and its place are asked for as a tensor's are."""
+    """The objects of each image of a batch, with slicing, ``to`` and ``pin_memory`` as a tensor has them."""
 
     def __init__(self, items: Sequence[Objects]):
         self.items = tuple(items)
@@ -106,7 +106,7 @@ class ObjectList(Sequence[Objects]):
 
 @dataclass(frozen=True)
 class SceneObjects(SceneSplit):
-    """Scenes with what is seen of their shapes; ``kind`` is "masks" or "boxes"."""
+    """Scenes with their visible shapes as objects; ``kind`` is "masks" or "boxes"."""
 
     def pair(self, index: int) -> tuple[Tensor, Objects]:
         scene = self.scene(index)
@@ -121,17 +121,17 @@ class SceneObjects(SceneSplit):
 class ObjectTransform:
     """Image (C, H, W) uint8 and Objects -> (C, height, width) normalized float32 and Objects.
 
-    The image is resized bicubically with antialiasing, masks by their nearest pixel, and lies in the upper left; the
-    rest is the mean colour. In training crowds are left out, boxes are clipped to the image, and those narrower than a
-    pixel are left out. In evaluation objects stay as they are.
+    The image is resized bicubically with antialiasing, masks with nearest neighbours. It is at the upper left of the
+    tensor; the rest is the mean colour. In training boxes are clipped to the image, and crowds and boxes narrower than
+    a pixel are left out. In evaluation objects stay as they are.
 
     Args:
-        height, width: of the tensor; larger images shrink to it.
-        short_side: of the image before all else; None: as it is.
+        height, width: of the tensor; larger images are resized to fit.
+        short_side: length that the shorter side of the image is resized to first; None: not resized.
         scale: range of a random factor of the size.
         flip: mirror half of the images.
         color: random colours, see :func:`.pixels.recolored`.
-        train: whether objects move with their image.
+        train: whether objects are transformed with their image.
     """
 
     height: int
@@ -158,8 +158,8 @@ class ObjectTransform:
                 image, objects = image.flip(-1), flipped(objects)
         if self.color:
             image = recolored(image, generator)
-        beyond = (0, self.width - size[1], 0, self.height - size[0])
-        image = F.pad(normalize(image, self.mean, self.std), beyond)  # the mean colour is 0
+        padding = (0, self.width - size[1], 0, self.height - size[0])
+        image = F.pad(normalize(image, self.mean, self.std), padding)  # the mean colour is 0
         return image, replace(objects, size=size, seed=generator.initial_seed())
 
     def size_of(self, shape: Sequence[int], factor: float = 1.0) -> tuple[int, int]:
@@ -171,7 +171,7 @@ class ObjectTransform:
         return max(1, min(self.height, round(height * factor))), max(1, min(self.width, round(width * factor)))
 
     def view(self, image: Tensor) -> Tensor:
-        """An image by itself, as it is evaluated: (C, height, width) normalized float32."""
+        """An image without objects, as in evaluation: (C, height, width) normalized float32."""
         height, width = image.shape[-2:]
         return self(image, Objects.none((height, width), (height, width)))[0]
 
@@ -185,7 +185,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def moved(objects: Objects, size: tuple[int, int]) -> Objects:
-    """Those of an image that is resized to (height, width), clipped to it; without crowds and slivers."""
+    """The objects after a resize of the image to (height, width): clipped, without crowds and too narrow boxes."""
     (height, width), (tall, wide) = objects.original, size
     boxes = objects.boxes * torch.tensor([wide / width, tall / height] * 2)
     boxes = torch.stack([boxes[:, i].clamp(0, (wide, tall)[i % 2]) for i in range(4)], 1)
@@ -202,7 +202,7 @@ def moved(objects: Objects, size: tuple[int, int]) -> Objects:
 
 
 def flipped(objects: Objects) -> Objects:
-    """Those of the mirrored image."""
+    """The objects of the mirrored image."""
     left, top, right, bottom = objects.boxes.unbind(1)
     wide = objects.size[1]
     masks = None if objects.masks is None else objects.masks.flip(-1)

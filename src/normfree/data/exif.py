@@ -1,7 +1,7 @@
-"""Photos that their EXIF turns: whether annotations are for the pixels as they are stored, or as the photo is shown.
+"""Photos that EXIF rotates: whether annotations are for the pixels as they are stored, or as the photo is shown.
 
-Tools differ: some load the stored pixels, others the photo as it is shown, and annotations do not say which. Where a
-quarter turn swaps the sides, their size says it.
+Tools differ: some load the stored pixels, others the photo as it is shown, and annotation files do not state which. If
+a quarter turn swaps the sides, the size in the annotations shows it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ from .decode import check_sides, named
 
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright
 QUARTERS = (5, 6, 7, 8)  # orientations that swap the sides
-LOOKED_AT = 1000  # photos of a split whose headers are read at the start
+MAX_HEADERS = 1000  # photos of a split whose headers are read at the start
 Size = tuple[int, int]  # height, width
 
 
 def header(file: str) -> tuple[Size, int]:
-    """Size of an image as it is stored, and its EXIF orientation, 1 to 8; ((0, 0), 1) where they cannot be read."""
+    """Size of an image as it is stored, and its EXIF orientation, 1 to 8; ((0, 0), 1) if they cannot be read."""
     try:
         with named(file), Image.open(regular(file)) as image:
-            check_sides(*image.size)  # of a PNG file, EXIF is looked for behind the pixels
+            check_sides(*image.size)  # in a PNG file, EXIF may come after the pixels
             turn = image.getexif().get(ORIENTATION, 1)
             return (image.height, image.width), turn if turn in range(1, 9) else 1
-    except Exception:  # decoders fail in many ways on broken files, which decoding names
+    except Exception:  # decoders fail in many ways on broken files; decoding reports them
         return (0, 0), 1
 
 
 def as_stored(image: Tensor, turn: int) -> Tensor:
-    """The stored pixels of an image (C, H, W) that was turned by an EXIF orientation."""
+    """The stored pixels of an image (C, H, W) that was rotated by an EXIF orientation."""
     if turn in (5, 7):
         image = image.transpose(1, 2)
     turned = {2: (2,), 3: (1, 2), 4: (1,), 7: (1, 2)}
@@ -41,11 +41,11 @@ def as_stored(image: Tensor, turn: int) -> Tensor:
 
 
 def as_annotated(image: Tensor, file: str, size: Size, stored: bool) -> Tensor:
-    """An upright image (C, H, W) as its annotations see it.
+    """An upright image (C, H, W) in the orientation that its annotations are for.
 
     Args:
-        size: that the annotations are for.
-        stored: whether they are for the stored pixels, where the size does not say it.
+        size: of the image in the annotations.
+        stored: whether they are for the stored pixels, if the size does not tell.
     """
     shown = tuple(image.shape[-2:])
     if shown == size and not stored:
@@ -53,23 +53,25 @@ def as_annotated(image: Tensor, file: str, size: Size, stored: bool) -> Tensor:
     turn = header(file)[1]
     if turn == 1:
         return image
-    kept = shown[::-1] if turn in QUARTERS else shown
-    if kept == shown:
+    stored_size = shown[::-1] if turn in QUARTERS else shown
+    if stored_size == shown:
         return as_stored(image, turn) if stored else image
-    return as_stored(image, turn) if size == kept else image
+    return as_stored(image, turn) if size == stored_size else image
 
 
 def convention(
     files: Sequence[str], size_of: Callable[[int], Size], what: str, default: bool
 ) -> tuple[bool, list[str]]:
-    """Whether annotations are for stored pixels where sizes do not say it, as they are where sizes do; what to tell.
+    """Whether annotations are for the stored pixels, and notes for the user.
+
+    It is decided by the photos whose sizes tell, for those whose sizes do not.
 
     Args:
-        size_of: from a place among the files to the size that annotations are for.
-        what: names the annotations.
-        default: the answer where no size says it.
+        size_of: from the index of a file to the size in its annotations.
+        what: names the annotations, for the notes.
+        default: the answer if no size tells.
     """
-    order: list[int] = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:LOOKED_AT].tolist()
+    order: list[int] = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:MAX_HEADERS].tolist()
     stored = shown = unknown = 0
     for index in order:
         size, turn = header(files[index])

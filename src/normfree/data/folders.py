@@ -28,7 +28,7 @@ from .splits import Split
 from .tables import LABELS, without_images
 from .walk import Walk
 
-ANSWERS = ("class", "classes", "numbers")  # what images are labelled with: one class each, several, or numbers
+ANSWERS = ("class", "classes", "numbers")  # labels of an image: one class, several, or numbers
 
 
 def open_source(
@@ -88,57 +88,64 @@ def image_folder(
         answers, held_out: as of :func:`open_source`.
 
     Raises:
-        UsageError: a folder is missing or empty, a class has no training images, or there are test images of a class
-            that has none; there is no test split and nothing is held out, or there is one and something is.
+        UsageError: a folder is missing or empty; a class has no training images; there is no test split and
+            ``held_out`` is None, or there is one and ``held_out`` is not None.
     """
     root = _root(path)
     train, test = root / "train", _validation(root)
     walk = Walk()
     folder = train if train.is_dir() or test is not None else root
     by_class = folder != root and folder.is_dir() and bool(walk.folders(folder))
-    listed = [root / LABELS] if (root / LABELS).is_file() or test is None else [train / LABELS, test / LABELS]
-    if all(file.is_file() for file in listed) and (answers != "class" or not by_class):
-        return csv_files(",".join(map(str, listed)), channels, answers=answers, held_out=held_out)
-    _no_targets(folder, root, walk)
+    csvs = [root / LABELS] if (root / LABELS).is_file() or test is None else [train / LABELS, test / LABELS]
+    if all(file.is_file() for file in csvs) and (answers != "class" or not by_class):
+        return csv_files(",".join(map(str, csvs)), channels, answers=answers, held_out=held_out)
+    _refuse_targets(folder, root, walk)
     if answers != "class":
         raise UsageError(
             f"data.source: {root} has no {LABELS}, which {answers} of images are read from: a heading such as file,... "
             "and a row per image"
         )
     if not folder.is_dir() or (test is None and held_out is None):
-        lacking, hint = "train", ""
+        missing, hint = "train", ""
         if folder.is_dir():
-            lacking, hint = "val", "; --data.val_fraction 0.1 holds a tenth of the images out instead"
+            missing, hint = "val", "; --data.val_fraction 0.1 holds a tenth of the images out instead"
         raise UsageError(
-            f"data.source: {root} has no folder {lacking!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg{hint}"
+            f"data.source: {root} has no folder {missing!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg{hint}"
         )
+    return _class_folders(root, folder, test, channels, held_out)
+
+
+def _class_folders(
+    root: Path, folder: Path, test: Path | None, channels: int, held_out: HeldOut | None
+) -> Source[Split]:
+    """Class folders of training images in ``folder``, and of test images in ``test``, or some held out."""
     walk = Walk()
     classes = _classes(folder, walk)
     if len(classes) == 1:
         raise UsageError(f"{folder} holds one class folder ({classes[0]}); a classifier needs two or more classes")
-    there = [] if test is None else _classes(test, walk)
-    if set(there) - set(classes):
-        differing = sorted(set(classes) ^ set(there))
+    test_classes = [] if test is None else _classes(test, walk)
+    if set(test_classes) - set(classes):
+        differing = sorted(set(classes) ^ set(test_classes))
         one_sided = [
             f"{name} (only in {folder.name if test is None or name in classes else test.name})" for name in differing
         ]
         raise UsageError(f"classes of {folder} and {test} differ: {_listed(one_sided)}")
     split = _folder_split(folder, classes, channels, walk)
-    shared = _in_several_classes(split, classes)
+    shared = _shared_images(split, classes)
     if test is None:
-        assert held_out is not None  # else there would be nothing to test on, which is refused above
+        assert held_out is not None  # checked by the caller
         groups = [classes[label] for _, label in split.samples]
         return _with_held_out(split, classes, root, held_out, groups, [*walk.notes(root), *shared])
     if held_out is not None:
         raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {root} has test images of its own ({test.name})")
-    tested = _folder_split(test, classes, channels, walk, full=False)
+    test_split = _folder_split(test, classes, channels, walk, full=False)
     notes = [
         *walk.notes(root),
         *_unused(root, test),
         *shared,
-        *without_images({label for _, label in tested.samples}, classes),
+        *without_images({label for _, label in test_split.samples}, classes),
     ]
-    return Source(split, tested, classes, tuple(notes))
+    return Source(split, test_split, classes, tuple(notes))
 
 
 def csv_files(
@@ -152,28 +159,28 @@ def csv_files(
         answers, held_out: as of :func:`open_source`.
 
     Raises:
-        UsageError: a file that cannot be used; no test split and nothing held out, or both; test images of a class that
-            has no training images.
+        UsageError: a file is not valid; there is no test split and ``held_out`` is None, or there is one and
+            ``held_out`` is not None; a class has test images but no training images.
     """
     files = csv_paths(paths)
-    found = [tables.read_table(path) for path in files]
+    parts = [tables.read_table(path) for path in files]
     notes = []
-    if len(found) == 1:
-        notes = tables.unused(found[0], VALIDATION_NAMES)
-        found = tables.splits_of(found[0], VALIDATION_NAMES)
-    train = tables.labelled(found[0], answers)
+    if len(parts) == 1:
+        notes = tables.unused(parts[0], VALIDATION_NAMES)
+        parts = tables.splits_of(parts[0], VALIDATION_NAMES)
+    train = tables.labelled(parts[0], answers)
     if len(train.classes) == 1 and answers == "class":
         raise UsageError(f"{files[0]} has one class ({train.classes[0]}); a classifier needs two or more classes")
-    if len(found) == 1:
+    if len(parts) == 1:
         if held_out is None:
             raise UsageError(
                 f"data.source: {files[0]} has no test images; --data.val_fraction 0.1 holds a tenth of the images out, "
-                "or a column split says of each image whether it is of train or val"
+                "or a column split assigns each image to train or val"
             )
         return _with_held_out(_table_split(train, channels), train.classes, files[0].parent, held_out, train.groups)
     if held_out is not None:
         raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {paths} has test images of its own")
-    test = tables.labelled(found[1], answers, train.classes)
+    test = tables.labelled(parts[1], answers, train.classes)
     both = sorted(set(train.files) & set(test.files))
     if both:
         raise UsageError(f"{both[0]} is both a training and a test image of {paths}")
@@ -184,10 +191,10 @@ def csv_files(
 def open_test(
     source: str, classes: list[str], channels: int = 3, *, answers: str = "class", network: str = "the network"
 ) -> Source[Split]:
-    """Images to measure a trained network on, which need no training split: ``train`` of the result is empty.
+    """Images to evaluate a trained network on. They need no training split: ``train`` of the result is empty.
 
-    A folder is taken as it is where it has neither train nor val, and so is a CSV file without a column ``split``.
-    Classes without images are allowed, and said; other kinds are opened as :func:`open_source` does.
+    A folder without train and val is used as it is, and so is a CSV file without a column ``split``. Classes without
+    images are allowed and get a note. Other kinds are opened as in :func:`open_source`.
 
     >>> source = open_test("synthetic:20,5", classes=["0", "1", "2", "3", "4"])
     >>> len(source.test)
@@ -208,18 +215,18 @@ def open_test(
     if kind == "csv":
         return _test_table(csv_paths(rest)[-1], classes, channels, answers)
     walk, root, folder = Walk(), _root(rest), _test_folder(rest)
-    there = walk.folders(folder)
-    if folder == root or answers != "class" or not there:
+    names = walk.folders(folder)
+    if folder == root or answers != "class" or not names:
         table = next((path for path in (folder / LABELS, root / LABELS) if path.is_file()), None)
         if table is not None:
             return _test_table(table, classes, channels, answers)
     if answers != "class":
         raise UsageError(f"data.source: {folder} has no {LABELS}, which {answers} of images are read from")
     _classes(folder, walk)
-    if set(there) - set(classes):
-        differing = sorted(set(there) ^ set(classes))
-        sided = [f"{name} (only in the {'images' if name in there else 'network'})" for name in differing]
-        raise UsageError(f"classes of {source} and of {network} differ: {_listed(sided)}")
+    if set(names) - set(classes):
+        differing = sorted(set(names) ^ set(classes))
+        one_sided = [f"{name} (only in the {'images' if name in names else 'network'})" for name in differing]
+        raise UsageError(f"classes of {source} and of {network} differ: {_listed(one_sided)}")
     split = _folder_split(folder, classes, channels, walk, full=False)
     notes = [*walk.notes(root), *without_images({label for _, label in split.samples}, classes)]
     return Source(FolderSplit([], channels), split, classes, tuple(notes))
@@ -228,20 +235,20 @@ def open_test(
 def _test_table(path: Path, classes: list[str], channels: int, answers: str) -> Source[Split]:
     """The test images of a table."""
     rows = tables.splits_of(tables.read_table(path), VALIDATION_NAMES)[-1]
-    found = tables.labelled(rows, answers, classes)
-    return Source(FolderSplit([], channels), _table_split(found, channels), classes, tuple(found.without_images()))
+    table = tables.labelled(rows, answers, classes)
+    return Source(FolderSplit([], channels), _table_split(table, channels), classes, tuple(table.without_images()))
 
 
-def _no_targets(folder: Path, root: Path, walk: Walk) -> None:
-    """Refuse masks or depths beside their images, which would be taken for classes."""
+def _refuse_targets(folder: Path, root: Path, walk: Walk) -> None:
+    """Refuse a folder of images and their masks or depths, whose folders would be taken for classes."""
     kind = targets_beside_images(walk.folders(folder)) if folder.is_dir() else None
     if kind is None:
         return
     task = "segmentation" if kind == "masks" else "depth"
     needed = f"train/images, train/{kind}, val/images and val/{kind}"
-    given = f"; {'masks' if kind == 'masks' else 'depth'}:{root} reads such a folder" if folder != root else ""
+    hint = f"; {'masks' if kind == 'masks' else 'depth'}:{root} reads such a folder" if folder != root else ""
     raise UsageError(
-        f"data.source: {folder} holds images and their {kind}, not classes; for {task} a folder needs {needed}{given}"
+        f"data.source: {folder} holds images and their {kind}, not classes; for {task} a folder needs {needed}{hint}"
     )
 
 
@@ -253,17 +260,17 @@ def _classes(folder: Path, walk: Walk) -> list[str]:
 
 
 def _folder_split(folder: Path, classes: list[str], channels: int, walk: Walk, *, full: bool = True) -> FolderSplit:
-    """The images of a folder's class folders; with ``full``, every class must have some."""
-    found = [(path, label) for label, name in enumerate(classes) for path in _inside(walk, folder / name)]
-    empty = sorted(set(classes) - {classes[label] for _, label in found})
-    if empty and (full or not found):
+    """The images in the class folders of a folder; with ``full``, every class must have some."""
+    samples = [(path, label) for label, name in enumerate(classes) for path in _images(walk, folder / name)]
+    empty = sorted(set(classes) - {classes[label] for _, label in samples})
+    if empty and (full or not samples):
         raise UsageError(
             f"{folder} has no images in {_listed(empty)}; formats: {', '.join(EXTENSIONS)}" + walk.reason()
         )
-    return FolderSplit(found, channels)
+    return FolderSplit(samples, channels)
 
 
-def _inside(walk: Walk, folder: Path) -> list[str]:
+def _images(walk: Walk, folder: Path) -> list[str]:
     return walk.images(folder) if folder.is_dir() else []
 
 
@@ -274,24 +281,24 @@ def _with_held_out(
     return Source(train, test, classes, (*notes, *more), held_out=held_out)
 
 
-def _in_several_classes(split: FolderSplit, classes: list[str]) -> list[str]:
-    """The sentence about images that lie in several class folders, by links or as copies of one name, if there are."""
+def _shared_images(split: FolderSplit, classes: list[str]) -> list[str]:
+    """A note about images that lie in several class folders, as links or as copies with one name, if there are any."""
     by_name: dict[tuple[str, int], list[int]] = {}
     for index, (path, _) in enumerate(split.samples):
         by_name.setdefault((os.path.basename(path), _size(path)), []).append(index)
-    found = []
+    copies = []
     for indices in by_name.values():
         labels = {split.samples[index][1] for index in indices}
         if len(labels) > 1 and len({_content(split.samples[index][0]) for index in indices}) < len(indices):
-            found.append(indices)
-    if not found:
+            copies.append(indices)
+    if not copies:
         return []
-    path, label = split.samples[found[0][0]]
-    other = next(split.samples[index][1] for index in found[0] if split.samples[index][1] != label)
-    lie, each = ("images lie", "count") if len(found) > 1 else ("image lies", "counts")
+    path, label = split.samples[copies[0][0]]
+    other = next(split.samples[index][1] for index in copies[0] if split.samples[index][1] != label)
+    lie, each = ("images lie", "count") if len(copies) > 1 else ("image lies", "counts")
     example = f"{os.path.basename(path)} in {classes[label]} and {classes[other]}"
     return [
-        f"{len(found)} {lie} in several class folders, such as {example}, "
+        f"{len(copies)} {lie} in several class folders, such as {example}, "
         f"and {each} once for each; for several classes per image: {LABELS} and task.labels multi"
     ]
 
@@ -333,18 +340,18 @@ def _validation(root: Path) -> Path | None:
 
 
 def _unused(root: Path, test: Path) -> list[str]:
-    """The sentence about other test folders than the one that is used, if there are such."""
+    """A note about test folders that are not used, if there are any."""
     others = [name for name in VALIDATION_NAMES if name != test.name and (root / name).is_dir()]
     return [f"{', '.join(others)} of {root} not used; {test.name} is what is tested on"] if others else []
 
 
 def _test_folder(path: str) -> Path:
-    """Where test images are: in val and the like, or in the folder itself."""
+    """The folder of the test images: val (or valid, validation, test), or the folder itself."""
     root = _root(path)
     test = _validation(root)
     if test is None and (root / "train").is_dir() and not (root / LABELS).is_file():
         raise UsageError(
-            f"data.source: {root} has training images alone; imagefolder:{root / 'train'} measures on these"
+            f"data.source: {root} has only training images; imagefolder:{root / 'train'} evaluates on these"
         )
     return test or root
 

@@ -1,4 +1,4 @@
-"""Holding some images of a source out for testing, where it has no test split of its own."""
+"""Holding out some images of a source for testing, if it has no test split."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from ..files import regular, write_json
 
 HELD_OUT = "held_out.json"  # in a run's folder
 DAMAGED = "{} is damaged: it should hold a fraction, a seed and the names of the images held out"
-BLOCK = 2**15  # bytes of a large file that are compared at each of three places
+BLOCK = 2**15  # bytes of a large file that are hashed at each of three positions
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class HeldOut:
 
     Attributes:
         fraction: of the images of each class, at least one of each.
-        seed: of the choice; it depends on this and on the names of the images alone, not on their order.
-        names: of the images held out, relative to the source, sorted; None: to be chosen.
-        expected: the fingerprint of the choice, as a checkpoint has it; None: not known.
+        seed: of the choice, which depends only on the seed and the names of the images, not on their order.
+        names: of the images held out, relative to the source, sorted; None: not chosen yet.
+        expected: the fingerprint of the choice in a checkpoint; None: not known.
     """
 
     fraction: float
@@ -64,15 +64,15 @@ class HeldOut:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def chosen(self, names: Sequence[str], groups: Sequence[Hashable], files: Sequence[Hashable]) -> "HeldOut":
-        """The same with names: of each group those whose hash with the seed is smallest.
+        """The same with names: in each group, those with the smallest hash of seed and name.
 
         Args:
             names: of all images.
-            groups: class of each.
-            files: what tells files from one another: images of one file are held out together.
+            groups: class of each image.
+            files: identity of each image's file; images of one file are held out together.
 
         Raises:
-            UsageError: a group has one file alone, which cannot be both for training and for testing.
+            UsageError: a group has only one file, which cannot be both for training and for testing.
         """
         if self.names is not None:
             return self
@@ -82,7 +82,7 @@ class HeldOut:
         members = dict[Hashable, list[int]]()
         for index in first.values():
             members.setdefault(groups[index], []).append(index)
-        held = set[Hashable]()
+        held_files = set[Hashable]()
         for group, indices in members.items():
             if len(indices) < 2:
                 raise UsageError(
@@ -91,8 +91,8 @@ class HeldOut:
                 )
             count = min(len(indices) - 1, max(1, round(self.fraction * len(indices))))
             ordered = sorted(indices, key=lambda index: (_hash(self.seed, names[index]), names[index]))
-            held |= {files[index] for index in ordered[:count]}
-        chosen = sorted({name for name, file in zip(names, files, strict=True) if file in held})
+            held_files |= {files[index] for index in ordered[:count]}
+        chosen = sorted({name for name, file in zip(names, files, strict=True) if file in held_files})
         return HeldOut(self.fraction, self.seed, tuple(chosen))
 
     def write(self, folder: Path) -> None:
@@ -101,7 +101,7 @@ class HeldOut:
 
     @classmethod
     def read(cls, folder: Path) -> "HeldOut | None":
-        """What :meth:`write` wrote; None where there is nothing.
+        """Read what :meth:`write` wrote; None if there is no file.
 
         Raises:
             UsageError: the file is damaged.
@@ -116,38 +116,38 @@ class HeldOut:
             raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UsageError(DAMAGED.format(path)) from error
-        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not listed or type(seed) is not int or type(fraction) not in (int, float) or not 0 <= fraction <= 1:
+        is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not is_names or type(seed) is not int or type(fraction) not in (int, float) or not 0 <= fraction <= 1:
             raise UsageError(DAMAGED.format(path))
         return cls(float(fraction), seed, tuple(names))
 
     def divided(self, split: Any, names: Sequence[str]) -> tuple[Part, Part]:
         """Images to train with, and those held out."""
-        held = set(self.names or ())
-        train = [index for index, name in enumerate(names) if name not in held]
-        return Part(split, train), Part(split, [index for index, name in enumerate(names) if name in held])
+        held_names = set(self.names or ())
+        train = [index for index, name in enumerate(names) if name not in held_names]
+        return Part(split, train), Part(split, [index for index, name in enumerate(names) if name in held_names])
 
     def gone(self, names: Sequence[str]) -> str | None:
-        """A sentence about images held out that are not there any more, if there are such."""
-        held = self.names or ()
-        missing = sorted(set(held) - set(names))
+        """A note about held-out images that do not exist any more, if there are any."""
+        held_names = self.names or ()
+        missing = sorted(set(held_names) - set(names))
         if not missing:
             return None
-        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return f"{len(missing)} of {len(held)} images held out for testing are not there any more: {listed}"
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        return f"{len(missing)} of {len(held_names)} images held out for testing are not there any more: {shown}"
 
 
 def hold_out(
     held_out: HeldOut, split: Any, root: str | os.PathLike[str], groups: Sequence[Hashable] | None = None
 ) -> tuple[Part, Part, HeldOut, list[str]]:
-    """Divide a split of files below a folder: to train with, held out, which these are, and what to tell the user.
+    """Divide a split of files below a folder: training images, held-out images, which these are, notes for the user.
 
     Args:
-        groups: class of each image; None takes all images as one.
+        groups: class of each image; None: all images are one group.
 
     Raises:
-        UsageError: see :meth:`HeldOut.chosen`; the choice is not the expected one; none of the images held out before
-            is there.
+        UsageError: see :meth:`HeldOut.chosen`; the choice is not the expected one; no training image or no held-out
+            image exists any more.
     """
     paths = [split.name(index) for index in range(len(split))]
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
@@ -171,12 +171,12 @@ def hold_out(
 
 
 def content_hash(content: bytes) -> str:
-    """A hash in letters."""
+    """The SHA-256 of content as text."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_hash(path: str) -> str:
-    """Of a file's name, its size and what it holds: of a large one, its first, middle and last ``BLOCK`` bytes."""
+    """A hash of a file's name, size and content; of a large file only the first, middle and last ``BLOCK`` bytes."""
     try:
         with open(regular(path), "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -195,7 +195,7 @@ def _hash(seed: int, name: str) -> bytes:
 
 
 def _identity(path: str) -> Hashable:
-    """The same of all links to a file."""
+    """The same value for all links to one file."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a folder or file is, from what lies in it: ``photos`` is short for ``imagefolder:photos``."""
+"""The kind of a source from the content of its folder or file: ``photos`` is short for ``imagefolder:photos``."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,10 +29,10 @@ def with_kind(source: str) -> str:
     return source
 
 
-def targets_beside_images(names: Iterable[str]) -> str | None:
+def targets_beside_images(folders: Iterable[str]) -> str | None:
     """ "masks" or "depths" where folders of such names hold images and their masks or depths, which are no classes."""
-    found = {name.lower().removesuffix("s") for name in names}
-    return next((f"{kind}s" for kind in ("mask", "depth") if {"image", kind} <= found), None)
+    names = {name.lower().removesuffix("s") for name in folders}
+    return next((f"{kind}s" for kind in ("mask", "depth") if {"image", kind} <= names), None)
 
 
 def _kind(folder: Path) -> str:

@@ -33,9 +33,9 @@ from .sampling import SeededBatches, Share
 from .splits import ObjectSplit, PairSplit, Split, VectorSplit
 from .transforms import Transform
 
-TIMEOUT = 600.0  # seconds that a process may be at one image
-POLL = 1.0  # seconds between two looks at the processes while a batch is waited for
-PATIENCE = 5.0  # seconds between two looks at a wait that should have ended after POLL
+TIMEOUT = 600.0  # seconds that a process may work on one image
+POLL = 1.0  # seconds between two checks of the processes while waiting for a batch
+PATIENCE = 5.0  # seconds between two checks of a wait that should have ended after POLL
 GRACE = 5.0  # seconds until a process that does not end is killed
 
 
@@ -53,7 +53,7 @@ class Loader:
         shuffle: take the images in a new random order each epoch.
         balanced: shuffle such that all classes come equally often, see :func:`.sampling.balanced_order`.
         drop_last: leave out the last batch of an epoch if it is smaller than the others.
-        across: fill up that batch with images of the next epoch instead, so that all batches have the same size.
+        across: fill this batch with images of the next epoch instead, so that all batches have the same size.
         share: the part of each batch that this process loads.
         mixing: how each image is mixed with another one; needs a ``transform`` with ``view`` and ``finish``.
         pairs: load ``split.pair(index)``, an image with its mask, depth map or objects; ``transform`` takes both.
@@ -114,15 +114,15 @@ class Loader:
         self._unfinished = self._said = False
 
     def close(self) -> None:
-        """End the processes that decode, whatever they are at; another iteration would start them again.
+        """End the worker processes, whatever they do; another iteration would start new ones.
 
-        Left to the garbage collector, the queues of torch's loader go before it, and it waits 5 seconds for each.
+        If the garbage collector did it, torch's loader would wait 5 seconds for each of them.
         """
         if not self._processes:
             return
         timer = threading.Timer(GRACE, self._kill)
         timer.start()
-        self.loader = self._new()  # torch waits for those of the one before
+        self.loader = self._new()  # torch waits for the processes of the old one
         timer.cancel()
         timer.join()
         self._kill()
@@ -139,12 +139,12 @@ class Loader:
         self.batches.epoch, self.batches.start = epoch, start
 
     def __len__(self) -> int:
-        """Batches of the epoch; with ``across`` epochs differ by one."""
+        """Number of batches of the epoch; with ``across`` epochs may differ by one."""
         return len(self.batches)
 
     @property
     def steps_per_epoch(self) -> Fraction:
-        """Batches of an epoch, with ``across`` the mean over all epochs."""
+        """Number of batches of an epoch; with ``across``, the mean over all epochs."""
         batches = self.batches
         return Fraction(batches.length, batches.batch_size) if batches.across else Fraction(len(batches))
 
@@ -152,15 +152,15 @@ class Loader:
         """Batches of the epoch.
 
         Raises:
-            RunFailed: a process that decodes has died or is stuck; the message names the image.
+            RunFailed: a worker process has died or is stuck; the message names the image.
         """
         return iter(self.loader) if self.places is None else self._watched(self._begun())
 
     def _begun(self) -> Iterator[Batch | Piped]:
-        """torch's iterator; its processes, if this is the first one."""
+        """torch's iterator; the first one starts the processes."""
         if self._unfinished:
-            self.close()  # they are at work on batches that nobody waits for any more
-        most_files()  # its own limit counts here, too
+            self.close()  # the processes work on batches of an iteration that was left early
+        most_files()  # raises the limit of this process, too
         before = set(multiprocessing.active_children())
         try:
             with signals_held():
@@ -169,7 +169,7 @@ class Loader:
         except OSError as error:
             failed = f"{self.loader.num_workers} processes for decoding images cannot be started"
             raise RunFailed(f"{failed} ({error.strerror or error}); --data.workers 0 does without") from error
-        except RuntimeError as error:  # one has died, or those of the last epoch do not answer
+        except RuntimeError as error:  # a process has died, or does not answer
             self._processes += _new_processes(before)
             failure = self.lost() or _died(error)
             if failure is None and not self._processes:
@@ -181,7 +181,7 @@ class Loader:
         return iterator
 
     def _watched(self, iterator: Iterator[Batch | Piped]) -> Iterator[Batch]:
-        """The batches, with a look at the processes while one is waited for."""
+        """The batches, with checks of the processes while waiting for one."""
         places = self.places
         assert places is not None
         with Guard(iterator, places, self._kill, self.timeout, PATIENCE, lambda: self.asked()) as guard:
@@ -204,13 +204,13 @@ class Loader:
                         yield self.collate([])
                     if guard.cut:
                         return
-                if (lacks := places.lacks) is not None and not self._said:
+                if (shortage := places.shortage) is not None and not self._said:
                     self._said = True
-                    self.say(f"{lacks} for some batches, which go through pipes instead")
+                    self.say(f"{shortage} for some batches, which go through pipes instead")
                 yield batch.unpacked() if isinstance(batch, Piped) else batch
 
     def _failure(self, error: Exception, guard: Guard) -> str | None:
-        """Why a batch did not come; None: it may come yet, or ``guard`` has ended the wait because of a request."""
+        """Why a batch did not arrive; None: it may still arrive, or ``guard`` ended the wait because of a request."""
         if guard.cut:
             return None if guard.stuck is None else self._stuck_at(guard.stuck)
         failure = self.lost() or _died(error) or self._stuck()
@@ -219,14 +219,14 @@ class Loader:
         return failure
 
     def _fail(self, error: Exception, failure: str | None) -> None:
-        """End the processes, and the run if there is a reason."""
-        traceback.clear_frames(error.__traceback__)  # which hold torch's iterator
+        """End the processes; raise if there is a failure."""
+        traceback.clear_frames(error.__traceback__)  # they hold torch's iterator
         self.close()
         if failure is not None:
             raise RunFailed(failure) from None
 
     def lost(self) -> str | None:
-        """Which of the processes has died, how, and at which image; None: none has."""
+        """Which process has died, how, and at which image; None: none has."""
         for process in self._processes:
             if process.exitcode:
                 return f"{self._named(process.pid)} {how_it_ended(process.exitcode)}{self._at(process.pid)}"
@@ -253,9 +253,9 @@ def _new_processes(before: set[BaseProcess]) -> list[BaseProcess]:
 
 
 def _died(error: Exception) -> str | None:
-    """What torch says of a process that died as it began, before this loader knew of it."""
-    said = str(error).partition(". ")[0]
-    return f"a process that decodes images has died: {said}" if said.startswith("DataLoader worker (") else None
+    """torch's message about a process that died at its start, before this loader knew of it."""
+    reason = str(error).partition(". ")[0]
+    return f"a process that decodes images has died: {reason}" if reason.startswith("DataLoader worker (") else None
 
 
 def _samples(

@@ -1,4 +1,4 @@
-"""Masks: files that say the class of each pixel, and which of their values is which class."""
+"""Mask files, which hold the class of each pixel, and the values of the classes in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from .decode import UnreadableImage, check_sides, named
 from .matlab import matlab
 from .pixels import IGNORE
 
-MOST_VALUE = 2**16 - 1
+MAX_VALUE = 2**16 - 1
 Value = int | tuple[int, ...]  # of a pixel: a number, or red, green and blue
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """Which value of a mask is which class.
+    """The value of each class in a mask.
 
     Args:
         classes: their number.
-        values: of each class, numbers or colours (red, green, blue); None: the class's own number.
-        ignored: the value of pixels that count for nothing; None: 255 unless it is among ``values``, of colours none.
+        values: of each class, numbers or colours (red, green, blue); None: the index of the class.
+        ignored: value of pixels that are ignored; None: 255 unless it is among ``values``, and none for colours.
     """
 
     classes: int
@@ -37,12 +37,12 @@ class MaskValues:
         return self.values is not None and not isinstance(self.values[0], int)
 
     def read(self, path: str) -> Tensor:
-        """The (H, W) int64 classes of a mask's file, IGNORE where a pixel counts for nothing.
+        """The (H, W) int64 classes in a mask file; IGNORE for ignored pixels.
 
         Raises:
-            UnreadableImage: see :func:`read_values`; or a value that is of no class.
+            UnreadableImage: see :func:`read_values`; or a value belongs to no class.
         """
-        pixels = read_values(path, colours=self.colours, most=MOST_VALUE if self.values else IGNORE)
+        pixels = read_values(path, colours=self.colours, maximum=MAX_VALUE if self.values else IGNORE)
         known = list(range(self.classes)) if self.values is None else [_packed(value) for value in self.values]
         ignored = _packed(self.ignored) if self.ignored is not None else None if self.colours else IGNORE
         if ignored is not None and ignored not in known:
@@ -52,7 +52,7 @@ class MaskValues:
             classes = order[np.searchsorted(known, pixels, sorter=order).clip(max=len(known) - 1)]
             wrong = np.asarray(known)[classes] != pixels
         else:
-            table = np.full(MOST_VALUE + 1, -1, np.int64)
+            table = np.full(MAX_VALUE + 1, -1, np.int64)
             table[known] = range(len(known))
             classes = table[pixels]
             wrong = classes < 0
@@ -61,7 +61,7 @@ class MaskValues:
         return torch.from_numpy(np.where(classes < self.classes, classes, IGNORE))
 
     def image(self, classes: Tensor) -> Image.Image:
-        """An image of the values of (H, W) classes, as :meth:`read` reads it: 8 or 16 bits, or colours."""
+        """The mask of (H, W) classes as an image that :meth:`read` can read: 8 or 16 bits, or colours."""
         values = np.array(range(self.classes) if self.values is None else self.values)
         kind = np.uint16 if values.max() > 255 else np.uint8
         return Image.fromarray(values.astype(kind)[classes.numpy()])
@@ -73,12 +73,12 @@ class MaskValues:
         return f"the value {shown} is neither among data.mask_values (={listed(self.values)}) nor data.mask_ignored"
 
 
-def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.ndarray:
+def read_values(path: str, *, colours: bool = False, maximum: int = IGNORE) -> np.ndarray:
     """The (H, W) values of a PNG file of one channel or a palette, or of one of SBD's .mat files.
 
     Args:
-        colours: they are colours, packed into 0xRRGGBB.
-        most: the largest value that may be there: beyond 255, images of 16 bits may be read.
+        colours: read colours, packed as 0xRRGGBB.
+        maximum: the largest allowed value; above 255, images of 16 bits may be read.
 
     Raises:
         UnreadableImage: not there, or another kind of file.
@@ -91,7 +91,7 @@ def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.n
                 needed = "data.mask_values are colours, red, green, blue; save the mask as RGB, without transparency"
                 raise UnreadableImage(f"{path}: a {image.mode} image; {needed}")
             return np.array(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
-        deep = most > 255 and image.mode.startswith("I")
+        deep = maximum > 255 and image.mode.startswith("I")
         if image.mode not in ("L", "P", "1") and not deep:
             needed = "a mask holds one class number per pixel (8 bits)"
             more = ""
@@ -105,7 +105,7 @@ def read_values(path: str, *, colours: bool = False, most: int = IGNORE) -> np.n
 
 
 def check_values(values: Sequence[Value] | None, ignored: Value | None) -> None:
-    """What a recipe says about masks.
+    """Check the values of masks in a recipe.
 
     Raises:
         UsageError: values that are neither all numbers nor all colours, out of range, or not distinct.
@@ -115,13 +115,13 @@ def check_values(values: Sequence[Value] | None, ignored: Value | None) -> None:
             raise UsageError(f"data.mask_ignored (={listed([ignored])[1:-1]}) needs data.mask_values, too")
         return
     every = [*values, *([] if ignored is None else [ignored])]
-    numbers = all(isinstance(value, int) and 0 <= value <= MOST_VALUE for value in every)
+    numbers = all(isinstance(value, int) and 0 <= value <= MAX_VALUE for value in every)
     colours = all(
         not isinstance(value, int) and len(value) == 3 and all(0 <= part <= 255 for part in value) for value in every
     )
     if not numbers and not colours:
         raise UsageError(
-            f"data.mask_values (={listed(values)}) must be numbers from 0 to {MOST_VALUE}, or colours [red, green, "
+            f"data.mask_values (={listed(values)}) must be numbers from 0 to {MAX_VALUE}, or colours [red, green, "
             "blue]; data.mask_ignored likewise"
         )
     if ignored is not None and _packed(ignored) in map(_packed, values):
@@ -147,7 +147,7 @@ def _unpacked(value: int) -> tuple[int, int, int]:
 
 
 def open_png(path: str) -> Image.Image:
-    """A PNG file, loaded; UnreadableImage where it is none."""
+    """A PNG file, loaded; UnreadableImage if it is another kind of file."""
     with named(path):
         try:
             image = Image.open(regular(path), formats=("PNG",))

@@ -71,11 +71,11 @@ def to_uint8(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Which images of a batch are mixed how; both: MixUp for its first half, CutMix for its second.
+    """How the images of a batch are mixed; with both, MixUp for its first half and CutMix for its second.
 
     Args:
-        mixup: alpha of MixUp's Beta distribution, 0.2 in the paper; 0 is without.
-        cutmix: alpha of CutMix's, 1 (uniform) in the released code; 0 is without.
+        mixup: alpha of MixUp's Beta distribution, 0.2 in the paper; 0: off.
+        cutmix: alpha of CutMix's, 1 (uniform) in the released code; 0: off.
     """
 
     mixup: float = 0.2

@@ -16,7 +16,7 @@ from ..limits import MAX_HDF5_CHUNK_BYTES
 from ..words import counted
 from .decode import UnreadableImage
 from .matlab import matlab
-from .pixels import measured
+from .pixels import valid_depth
 from .sources import Source
 
 KEYS = ("images", "depths")
@@ -42,7 +42,7 @@ class NYUSplit:
         return self.image(index), self.target(index)
 
     def target(self, index: int) -> Tensor:
-        return measured(self._read("depths", index)).t().contiguous()
+        return valid_depth(self._read("depths", index)).t().contiguous()
 
     def name(self, index: int) -> str:
         return f"{self.path}[{self.places[index]}]"
@@ -138,12 +138,12 @@ def _splits(file: Path) -> tuple[list[int], list[int]]:
         raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {_one_line(error)}") from error
 
 
-def _numbers(found: np.ndarray, key: str) -> list[int]:
+def _numbers(indices: np.ndarray, key: str) -> list[int]:
     """Places of images, which are counted from 1 in the file."""
-    found = np.asarray(found)
-    if found.dtype.kind not in "uif":
-        raise ValueError(f"{key} holds {found.dtype!s:.40}; it must hold integers")
-    for number in found.ravel():
+    indices = np.asarray(indices)
+    if indices.dtype.kind not in "uif":
+        raise ValueError(f"{key} holds {indices.dtype!s:.40}; it must hold integers")
+    for number in indices.ravel():
         if int(number) != number:
             raise ValueError(f"{key} holds {number}; it must hold integers")
-    return [int(number) - 1 for number in found.ravel()]
+    return [int(number) - 1 for number in indices.ravel()]

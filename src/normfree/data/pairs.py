@@ -17,7 +17,7 @@ from .exif import as_annotated, convention, header
 from .held_out import file_hash
 from .masks import MaskValues, Value, listed, open_png
 from .nyu import nyu
-from .pixels import IGNORE, measured
+from .pixels import IGNORE, valid_depth
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .splits import PairSplit
@@ -183,7 +183,7 @@ def voc(path: str, channels: int = 3) -> Source[FilePairs]:
 def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source[FilePairs]:
     """PATH/train/images/*, PATH/train/depths/NAME.png (16 bits, millimetres) or NAME.npy (metres); the same in val.
 
-    What :func:`.pixels.measured` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
+    What :func:`.pixels.valid_depth` says counts as not measured. With ``test_only``, PATH/val alone, which PATH may be.
 
     Raises:
         UsageError: a folder or an image's depth is missing.
@@ -211,7 +211,7 @@ def read_depth(path: str) -> Tensor:
             if not image.mode.startswith(("I", "F")):
                 raise UnreadableImage(f"{path}: a {image.mode} image; depth holds 16 bits per pixel, in millimetres")
             depth = np.array(image).astype(np.float32) / MILLIMETRES
-    return measured(depth)
+    return valid_depth(depth)
 
 
 def _root(path: str, kind: str, what: str) -> Path:
@@ -265,11 +265,11 @@ def _matched(folder: Path, kind: str, suffixes: tuple[str, ...], walk: Walk) -> 
         if not needed.is_dir():
             what = f"folder {needed} is missing; train and val need images and {kind} each"
             raise UsageError(f"data.source: {what}")
-    found = list(map(Path, walk.images(images, deep=False)))
-    if not found:
+    files = list(map(Path, walk.images(images, deep=False)))
+    if not files:
         raise UsageError(f"data.source: {images} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
     samples = []
-    for image in found:
+    for image in files:
         target = next((p for s in suffixes if (p := targets / (image.stem + s)).is_file()), None)
         if target is None:
             raise UsageError(f"data.source: {targets / (image.stem + suffixes[0])} is missing; {image} needs it")
@@ -287,8 +287,8 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
         places = [root / folder / f"{name}.png" for folder in ("SegmentationClassAug", "SegmentationClass")]
         mask = next((place for place in places if os.path.isfile(place)), None)
         if mask is None or not os.path.isfile(image):
-            lacking = image if mask is not None else places[-1]
-            raise UsageError(f"data.source: {lacking!s:.300} is missing; {names} names it")
+            missing = image if mask is not None else places[-1]
+            raise UsageError(f"data.source: {missing!s:.300} is missing; {names} names it")
         samples.append((str(image), str(mask)))
     if not samples:
         raise UsageError(f"data.source: {names} is empty")
@@ -297,12 +297,12 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
 
 def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
     """Images and masks of both lists of SBD, in order of their names, without others of these names."""
-    found = set()
+    names_found = set()
     for names in (sbd / "train.txt", sbd / "val.txt"):
         if not names.is_file():
             raise UsageError(f"data.source: {names} is missing")
-        found.update(names.read_text(encoding="utf-8-sig", errors="replace").split())
-    samples = [(sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat") for name in sorted(found - others)]
+        names_found.update(names.read_text(encoding="utf-8-sig", errors="replace").split())
+    samples = [(sbd / "img" / f"{name}.jpg", sbd / "cls" / f"{name}.mat") for name in sorted(names_found - others)]
     for file in (file for pair in samples for file in pair):
         if not file.is_file():
             raise UsageError(f"data.source: {file} is missing; the lists in {sbd} name it")

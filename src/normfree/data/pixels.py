@@ -1,4 +1,4 @@
-"""From an image and what its pixels are to what the network sees and should say: both moved alike."""
+"""Transforms of an image and its target for each pixel (a mask or a depth map)."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from ..limits import MAX_RESIZED_PIXELS
 from .decode import UnreadableImage
 from .resize import normalize
 
-IGNORE = 255  # the class of pixels that count for nothing
-INVALID = 0.0  # the depth of pixels that were not measured
-FARTHEST = 1e6  # metres: renderers write such numbers where there is nothing
+IGNORE = 255  # class of pixels that are ignored in the loss and the metrics
+INVALID = 0.0  # depth of pixels that were not measured
+MAX_DEPTH = 1e6  # metres: renderers write such numbers where there is no surface
 GREY, BRIGHTNESS, SATURATION, HUE = 0.3, 0.1255, (0.5, 1.5), 0.2  # NF-ResNets, appendix H.2
 
 
@@ -22,15 +22,15 @@ GREY, BRIGHTNESS, SATURATION, HUE = 0.3, 0.1255, (0.5, 1.5), 0.2  # NF-ResNets, 
 class PixelTransform:
     """Image (C, H, W) uint8 and target (H, W) -> (C, height, width) normalized float32 and (height, width).
 
-    The image is resized bicubically with antialiasing, the target by its nearest pixel. What lies outside the image is
-    filled with the mean colour, and in the target with ``IGNORE`` (int64 classes) or ``INVALID`` (float32 metres).
-    An image that would become too large is an UnreadableImage, whose name the caller knows.
+    The image is resized bicubically with antialiasing, the target with nearest neighbours. Padding is the mean colour
+    in the image, and ``IGNORE`` (int64 classes) or ``INVALID`` (float32 metres) in the target. An image that would
+    become too large raises UnreadableImage, without its name.
 
     Args:
         height, width: of the crop.
-        short_side: of the image before all else; None: as it is.
+        short_side: length that the shorter side of the image is resized to first; None: not resized.
         random: a random crop, else the centre.
-        scale: range of a random factor of the size, by which depth is divided.
+        scale: range of a random factor of the size; depth is divided by it.
         flip: mirror half of the images.
         color: random colours, see :func:`recolored`.
     """
@@ -66,12 +66,12 @@ class PixelTransform:
         return normalize(image, self.mean, self.std), target.contiguous()
 
     def whole(self, image: Tensor) -> Tensor:
-        """An image by itself, resized as above and not cropped: (C, H', W') normalized float32."""
-        nothing = torch.zeros(image.shape[-2:])
-        return normalize(self._resized(image, nothing, 1.0)[0].float(), self.mean, self.std)
+        """An image without a target, resized as above and not cropped: (C, H', W') normalized float32."""
+        target = torch.zeros(image.shape[-2:])
+        return normalize(self._resized(image, target, 1.0)[0].float(), self.mean, self.std)
 
     def view(self, image: Tensor) -> Tensor:
-        """An image by itself, as it is evaluated: (C, height, width) normalized float32."""
+        """An image without a target, as in evaluation: (C, height, width) normalized float32."""
         return self(image, torch.zeros(image.shape[-2:]))[0]
 
     def _resized(self, image: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
@@ -90,17 +90,17 @@ class PixelTransform:
         return resized.clamp_(0, 255), nearest.to(target.dtype)
 
 
-def measured(depth: np.ndarray) -> Tensor:
-    """Metres as float32, INVALID where none were measured: 0 and less, beyond FARTHEST, not finite."""
+def valid_depth(depth: np.ndarray) -> Tensor:
+    """Metres as float32; INVALID where they are 0 or less, above MAX_DEPTH, or not finite."""
     with np.errstate(over="ignore"):  # to infinity
         depth = depth.astype(np.float32)
-    return torch.from_numpy(np.where((depth > 0) & (depth <= FARTHEST), depth, np.float32(INVALID)))
+    return torch.from_numpy(np.where((depth > 0) & (depth <= MAX_DEPTH), depth, np.float32(INVALID)))
 
 
 def window(maps: Tensor, height: int, width: int, y: float, x: float, fill: list[float]) -> Tensor:
-    """A (C, height, width) part of (C, H, W) maps, at the fractions y and x of the places there are for it.
+    """Crop (C, height, width) from (C, H, W) maps; y and x from 0 to 1 choose among the possible positions.
 
-    Maps that are smaller lie in the middle of it, with ``fill`` (a value per channel) around.
+    Smaller maps are centred and padded with ``fill``, a value per channel.
     """
     tall, wide = height - maps.shape[-2], width - maps.shape[-1]
     if tall > 0 or wide > 0:
@@ -114,10 +114,10 @@ def window(maps: Tensor, height: int, width: int, y: float, x: float, fill: list
 
 
 def recolored(image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Colours as in the paper's depth (NF-ResNets, H.2): (C, H, W) float32 on the 0..255 scale, in and out.
+    """Random colours of the paper's depth estimation (NF-ResNets, H.2): (C, H, W) float32, 0..255, in and out.
 
-    Grey with probability 0.3; brightness by up to 0.1255 of the range, added; saturation by a factor of 0.5 to 1.5; hue
-    by up to a fifth of the circle. One channel: brightness alone.
+    Grey with probability 0.3; up to 0.1255 of the range is added to brightness; saturation changes by a factor of 0.5
+    to 1.5, hue by up to a fifth of the circle. With one channel only brightness changes.
     """
     grey, bright, saturation, hue = torch.rand(4, generator=generator).tolist()
     image = (image / 255 + BRIGHTNESS * (2 * bright - 1)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The processes that decode images: which signals end them, what each is at, and how its batches reach the run."""
+"""Worker processes that decode images: signals, the image that each works on, and the transfer of batches."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ from torch.utils.data import get_worker_info
 from ..internals import private
 
 remove_worker_pids = private("torch.utils.data._utils.signal_handling._remove_worker_pids")
-PREFETCH = 2  # batches that each process makes ahead
+PREFETCH = 2  # batches that each process prepares in advance
 SHARED = "/dev/shm"
-ROOM = 2  # times what the batches under way need must be there: an evaluation has processes of its own
-MOST_FILES = 2**16  # open at once, if that is allowed; torch opens one for each tensor that goes through shared memory
+HEADROOM = 2  # times what the batches in transfer need: an evaluation has more processes
+MAX_FILES = 2**16  # open files, if the system allows it; torch opens one for each tensor in shared memory
 SPACE, FILES = 1, 2
-LACKING = {SPACE: f"shared memory ({SHARED}) is too small", FILES: "too few files may be open at once (ulimit -n)"}
-WATCH = 5.0  # seconds between two looks at whether the run is still there
+SHORTAGES = {SPACE: f"shared memory ({SHARED}) is too small", FILES: "too few files may be open at once (ulimit -n)"}
+PARENT_POLL = 5.0  # seconds between two checks whether the parent process is still there
 _HELD = {signal.SIGINT, signal.SIGTERM}
 _HINTS = {
     signal.SIGKILL: "memory may have run out; a smaller --data.workers takes less",
@@ -37,49 +37,49 @@ _HINTS = {
 
 
 class Places:
-    """Which image each process is at, in memory that all of them share."""
+    """The image that each process works on, in memory that all of them share."""
 
     def __init__(self, processes: int):
-        # of each process: its number, the image counted from 1 (0: none), and how often that changed; then what lacks
+        # of each process: its id, the image counted from 1 (0: none), and how often it changed; then the shortage
         self._numbers = multiprocessing.RawArray("q", 3 * processes + 1)
         self._seen: list[tuple[int, ...]] = [()] * processes
         self._since = [0.0] * processes
 
     def begin(self) -> None:
-        """In a process, once."""
+        """Called once in each process."""
         info = get_worker_info()
         assert info is not None
         self._numbers[3 * info.id] = os.getpid()
 
     def set(self, index: int | None) -> None:
-        """Note the image that this process is at; None: at none. In the run's own process, nothing."""
+        """Note the image that this process works on, or None. Does nothing in the main process."""
         info = get_worker_info()
         if info is not None:
             self._numbers[3 * info.id + 1] = 0 if index is None else index + 1
             self._numbers[3 * info.id + 2] += 1
 
     def of(self, process: int) -> int | None:
-        """The image that the process of this number is at."""
+        """The image that the process with this id works on."""
         for place in range(len(self._seen)):
             if self._numbers[3 * place] == process:
                 return self._numbers[3 * place + 1] - 1 if self._numbers[3 * place + 1] else None
         return None
 
     @property
-    def lacks(self) -> str | None:
-        """What there was too little of to send batches by shared memory; None: nothing."""
-        return LACKING.get(self._numbers[-1])
+    def shortage(self) -> str | None:
+        """Why batches could not be sent through shared memory; None: they could."""
+        return SHORTAGES.get(self._numbers[-1])
 
-    def set_lacks(self, what: int) -> None:
+    def set_shortage(self, what: int) -> None:
         self._numbers[-1] = what
 
     def forget(self) -> None:
-        """A batch has come: what :meth:`stuck` saw before counts no more."""
+        """Forget what :meth:`stuck` saw; called when a batch has arrived."""
         self._seen = [()] * len(self._seen)
 
     def stuck(self, limit: float, clock: Callable[[], float] = time.monotonic) -> int | None:
-        """The number of a process that has been at one image for ``limit`` seconds, as far as earlier calls saw; of any
-        process if all of them have done nothing for so long. To be called again and again while a batch is waited for.
+        """The id of a process that has worked on one image for ``limit`` seconds, or of any process if none has done
+        anything for so long. Call it repeatedly while waiting for a batch: times count from earlier calls.
         """
         now, still = clock(), []
         for place, seen in enumerate(self._seen):
@@ -93,19 +93,19 @@ class Places:
 
 
 class Guard:
-    """Ends a wait that torch's own limit does not end: for a batch that is made already, and whose process cannot hand
-    it over because the decoder that it runs by now never gives Python's lock back.
+    """Ends a wait that torch's timeout does not end: the batch is ready, but its process cannot send it, because the
+    decoder that it runs now does not release the GIL.
 
     Args:
-        iterator: torch's, of a loader with processes.
-        kill: ends these at once.
-        timeout: seconds that one of them may be at one image; None or 0: no limit.
-        patience: seconds between two looks; a wait that takes twice as long hangs.
-        asked: whether a request to stop came, which such a wait may not hold up.
+        iterator: torch's iterator of a loader with processes.
+        kill: ends the processes at once.
+        timeout: seconds that a process may work on one image; None or 0: no limit.
+        patience: seconds between two checks; a wait that takes twice as long hangs.
+        asked: whether a request to stop came, which must not be delayed by such a wait.
 
     Attributes:
         cut: whether a wait was ended.
-        stuck: the number of the process that it was ended for; None: a request to stop came.
+        stuck: id of the process because of which it was ended; None: because of a request to stop.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Guard:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around each wait for a batch."""
+        """Use it around each wait for a batch."""
         self._waits_since = time.monotonic()
         try:
             yield
@@ -144,7 +144,7 @@ class Guard:
         while not self._over.wait(self.patience):
             since = self._waits_since
             if since is None or time.monotonic() - since < 2 * self.patience:
-                continue  # then the wait itself asks ``places``
+                continue  # the wait checks ``places`` itself
             stuck = self.places.stuck(self.timeout) if self.timeout else None
             if stuck is not None or self.asked():
                 self.cut, self.stuck = True, stuck
@@ -152,8 +152,8 @@ class Guard:
                 return
 
     def _end_wait(self) -> None:
-        """Whoever reads from the processes meets the end of what they wrote: of sockets, and of the pipe for results,
-        of which this process holds an end, too."""
+        """Close sockets and the result pipe, so that a read from the processes ends; this process has the pipe open
+        for writing too."""
         self.kill()
         iterator = self._iterator()
         writer = getattr(getattr(iterator, "_worker_result_queue", None), "_writer", None)
@@ -163,7 +163,7 @@ class Guard:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end; processes that begin inside never see them but by :func:`begin`."""
+    """Block Ctrl-C and SIGTERM; processes that are started inside never receive them, except in :func:`begin`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -175,36 +175,36 @@ def signals_held() -> Iterator[None]:
 
 
 def begin(places: Places, worker: int) -> None:
-    """What a process does first. Only its parent can end it: what reaches all of a job's processes is for the run to
-    answer, which still needs its batches to save."""
+    """Called first in each process. Only its parent can end it: a signal to all processes of a job is handled by the
+    run, which still needs batches until it has saved."""
     places.begin()
     if not hasattr(signal, "sigtimedwait"):
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    run = multiprocessing.parent_process()  # which may be gone by now
+    run = multiprocessing.parent_process()  # it may have ended already
     assert run is not None
-    threading.Thread(target=_obey, args=(run.pid,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(run.pid,), daemon=True).start()
 
 
-def _obey(parent: int) -> None:
-    """End this process when its parent says so or is gone, whatever the process is at."""
+def _end_with_parent(parent: int) -> None:
+    """End this process when its parent sends SIGTERM or has ended, whatever the process does."""
     while os.getppid() == parent:
-        sent = signal.sigtimedwait({signal.SIGTERM}, WATCH)
+        sent = signal.sigtimedwait({signal.SIGTERM}, PARENT_POLL)
         if sent is not None and sent.si_pid == parent:
             break
     os._exit(1)
 
 
 def deaths_unnoticed(iterator: Any) -> None:
-    """No error of torch for each process of its iterator that dies, wherever the run is by then: whoever waits for a
-    batch looks at the processes."""
+    """Turn off torch's error for a process that dies, which may interrupt the run anywhere; the loader checks its
+    processes while it waits for a batch."""
     if remove_worker_pids and getattr(iterator, "_worker_pids_set", False):
         iterator._worker_pids_set = False
         remove_worker_pids(id(iterator))
 
 
 def how_it_ended(code: int) -> str:
-    """The exit code of a process in words."""
+    """The exit code of a process as text."""
     if code > 0:
         return f"ended with exit code {code}"
     try:
@@ -217,7 +217,7 @@ def how_it_ended(code: int) -> str:
 
 @dataclass(frozen=True)
 class Piped:
-    """A batch as bytes, where shared memory does not serve."""
+    """A batch as bytes, for when shared memory cannot be used."""
 
     content: bytes
 
@@ -230,7 +230,7 @@ class Piped:
 
 @dataclass(frozen=True)
 class Sent:
-    """Makes batches, in a process such that they reach the run: by shared memory where that serves."""
+    """Makes batches; in a process, so that they are sent through shared memory if there is enough, else as bytes."""
 
     collate: Callable[[list[Any]], Any]
     places: Places
@@ -239,29 +239,29 @@ class Sent:
         batch, info = self.collate(samples), get_worker_info()
         if info is None:
             return batch
-        lacks = lacking(_storages(batch), info.num_workers, free_shared(), most_files())
-        if not lacks:
+        missing = shortage(_storages(batch), info.num_workers, free_shared(), most_files())
+        if not missing:
             return batch
-        self.places.set_lacks(lacks)
+        self.places.set_shortage(missing)
         return Piped(_packed(batch))
 
 
-def lacking(sizes: Sequence[int], processes: int, free: float, files: float) -> int:
-    """What is too little for all batches that may be under way at once, SPACE or FILES; 0: nothing.
+def shortage(sizes: Sequence[int], processes: int, free: float, files: float) -> int:
+    """What is not enough for all batches that may be in transfer at once: SPACE, FILES, or 0 for neither.
 
     Args:
         sizes: bytes of each tensor of a batch.
-        free: bytes of shared memory.
-        files: that may be open.
+        free: free bytes of shared memory.
+        files: number of files that may be open.
     """
-    batches = ROOM * (PREFETCH * processes + 2)
+    batches = HEADROOM * (PREFETCH * processes + 2)
     if batches * sum(sizes) > free:
         return SPACE
     return FILES if batches * len(sizes) > files else 0
 
 
 def free_shared() -> float:
-    """Free bytes of shared memory for this process and its own."""
+    """Free bytes of shared memory for this process and its workers."""
     if sys.platform != "linux":
         return math.inf  # no limit is known
     try:
@@ -272,7 +272,7 @@ def free_shared() -> float:
 
 
 def most_files() -> float:
-    """How many files this process may open, as many as the system lets it."""
+    """How many files this process may open; the limit is raised as far as the system allows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -280,7 +280,7 @@ def most_files() -> float:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return math.inf
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return max(soft, wanted)
@@ -291,28 +291,28 @@ class _Storages(pickle.Pickler):
 
     def __init__(self) -> None:
         super().__init__(io.BytesIO())
-        self.found: dict[int, int] = {}  # bytes of each storage by its place
+        self.sizes: dict[int, int] = {}  # bytes of each storage by its place
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
         storage = value.untyped_storage()
-        self.found[storage.data_ptr()] = storage.nbytes()
+        self.sizes[storage.data_ptr()] = storage.nbytes()
         return int, ()
 
 
 class _Packer(pickle.Pickler):
-    """Tensors by their values, not by shared memory."""
+    """Pickles tensors by value, not through shared memory."""
 
     def reducer_override(self, value: Any) -> Any:
         return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
 
 
 def _storages(batch: Any) -> list[int]:
-    """Bytes of each."""
+    """Bytes of each storage of a batch."""
     pickler = _Storages()
     pickler.dump(batch)
-    return list(pickler.found.values())
+    return list(pickler.sizes.values())
 
 
 def _packed(batch: Any) -> bytes:

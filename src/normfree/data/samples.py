@@ -1,4 +1,4 @@
-"""The samples of a split and how they become a batch: what torch's loader calls, in this process or in others."""
+"""Datasets of samples and their collation into batches, which torch's loader calls in any process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ L = TypeVar("L", bound=Split)
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a batch to come, or the reason why there is none."""
+    """One image for a batch, or the error if it cannot be read."""
 
     image: Tensor | None
     label: int
@@ -36,7 +36,7 @@ class Sample:
 
 
 class Samples(Dataset[Sample], Generic[S]):
-    """Samples by key: a sample's augmentation depends on its seed, not on the worker that makes it."""
+    """Samples by key: the augmentation depends on the seed in the key, not on the worker process."""
 
     def __init__(self, split: S, places: Places | None):
         self.split, self.places = split, places
@@ -58,7 +58,7 @@ class Samples(Dataset[Sample], Generic[S]):
 
 
 class LabelledSamples(Samples[L]):
-    """Images with a class each, mixed with others where there is ``mixing``."""
+    """Images with a class each; with ``mixing``, mixed with others."""
 
     def __init__(self, split: L, transform: Transform, mixing: Mixing | None, places: Places | None):
         super().__init__(split, places)
@@ -86,7 +86,7 @@ class LabelledSamples(Samples[L]):
 
 
 class VectorSamples(LabelledSamples[VectorSplit]):
-    """The same with a vector for each image; of mixed images the vectors are mixed."""
+    """The same with a target vector for each image; for mixed images the vectors are mixed, too."""
 
     def sample(self, key: Key) -> Sample:
         sample = super().sample(key)
@@ -99,7 +99,7 @@ class VectorSamples(LabelledSamples[VectorSplit]):
 
 
 class PairSamples(Samples[PairSplit | ObjectSplit]):
-    """Pairs of an image and what each of its pixels is, or its objects; their label is 0."""
+    """Pairs of an image and its mask, depth map or objects; the label is 0."""
 
     def __init__(self, split: PairSplit | ObjectSplit, transform: PairTransform, places: Places | None):
         super().__init__(split, places)
@@ -116,7 +116,7 @@ class PairSamples(Samples[PairSplit | ObjectSplit]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of samples; of one in which no image could be read, an empty one of the same shapes."""
+    """Makes a batch of samples; an empty batch of the same shapes if no image could be read."""
 
     shape: tuple[int, ...]
     mixed: bool

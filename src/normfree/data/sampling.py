@@ -1,4 +1,4 @@
-"""In which order an epoch goes through the images, and in which batches."""
+"""The order of the images in an epoch, and their batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class Key:
-    """One sample of an epoch: an image and the seed of its augmentation; with mixing, its partner and its place."""
+    """One sample of an epoch: an image and its augmentation seed; with mixing, partner and position in the batch."""
 
     index: int
     seed: int
@@ -21,13 +21,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes takes of each batch."""
+    """The part of each batch that one of several processes loads."""
 
     rank: int = 0
     world: int = 1
 
     def of(self, begin: int, end: int) -> slice:
-        """Its part of the places ``begin .. end``: consecutive, sizes apart by at most one, perhaps none."""
+        """Its part of positions ``begin .. end``: consecutive; sizes differ by at most one and may be 0."""
         count = end - begin
         return slice(begin + count * self.rank // self.world, begin + count * (self.rank + 1) // self.world)
 
@@ -103,8 +103,8 @@ class SeededBatches(Sampler[list[Key]]):
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     """As many indices as there are images, every class equally often: (N,) int64, in random order.
 
-    Counts of two classes differ by at most one, and so do those of two images of a class: a rare class is gone through
-    several times, and of a frequent one each epoch takes other images.
+    Counts of two classes differ by at most one, and so do those of two images of a class: images of a rare class come
+    several times, and of a frequent class each epoch has other images.
 
     Args:
         labels: (N,) int64 of the images.

@@ -22,7 +22,7 @@ _RADIUS = (0.0, 0.5, 0.45, 0.55, 0.55, 0.55)  # metres, by class
 _HEIGHT, _HORIZON = 1.5, 0.35  # of the camera in metres, of the horizon as a fraction of the image's height
 _NEAREST, _FARTHEST, _WALLS = 1.5, 6.0, (6.5, 9.0)  # metres
 _HAZE, _REACH = np.array([200.0, 206.0, 216.0], np.float32), 6.0  # colour, and metres in which 63 % of it is reached
-MOST_SCENES, SIDES, SIDE = 10**9, (32, 1024), 96
+MAX_SCENES, SIDES, SIDE = 10**9, (32, 1024), 96
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def _seen(owners: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Instances, boxes and labels of the shapes that are not wholly hidden."""
     boxes, labels, instances = [], [], np.zeros_like(owners)
     for number in range(1, len(kinds) + 1):
-        here = owners == number
-        rows, columns = np.flatnonzero(here.any(1)), np.flatnonzero(here.any(0))
+        visible = owners == number
+        rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
         if len(rows):
             boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             labels.append(kinds[number - 1])
-            instances[here] = len(boxes)
+            instances[visible] = len(boxes)
     return instances, np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
 
 
@@ -220,8 +220,8 @@ def scenes(
     Raises:
         UsageError: no such numbers.
     """
-    numbers = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,4}))?", text)
-    count, side = (int(n) for n in numbers.groups(str(SIDE))) if numbers else (0, 0)
+    match = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,4}))?", text)
+    count, side = (int(n) for n in match.groups(str(SIDE))) if match else (0, 0)
     if not count or not SIDES[0] <= side <= SIDES[1]:
         raise UsageError(
             f"data.source (='scenes:{text}') must be scenes:N or scenes:N,SIDE, N of 1 or more, "

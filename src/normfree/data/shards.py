@@ -106,11 +106,11 @@ def shards(pattern: str, channels: int = 3) -> tuple[ShardSplit, ShardSplit, lis
             f"data.source (='wds:{pattern}') must be wds:FOLDER or wds:TRAIN_PATTERN,VAL_PATTERN, "
             "such as wds:/data/train-{0000..0127}.tar,/data/val-*.tar"
         )
-    found = [find_shards(one) for one in patterns]
-    train, test = (_open(paths, channels) for paths in found)
-    listed = Path(found[0][0]).with_name(CLASSES)
-    if listed.is_file():
-        classes, known = _lines(listed), f"{listed} names"
+    files = [find_shards(one) for one in patterns]
+    train, test = (_open(paths, channels) for paths in files)
+    class_file = Path(files[0][0]).with_name(CLASSES)
+    if class_file.is_file():
+        classes, known = _lines(class_file), f"{class_file} names"
     else:
         classes, known = [str(i) for i in range(int(train.table.labels.max()) + 1)], "the training shards have"
     for split in (train, test):
@@ -127,15 +127,15 @@ def find_shards(pattern: str) -> list[str]:
     Raises:
         UsageError: one of them does not exist, or nothing matches.
     """
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for count, path in enumerate(_expand(os.path.expanduser(pattern))):
         if count >= MAX_SHARDS:
             raise UsageError(f"data.source: {pattern} means more than {MAX_SHARDS:,} shards")
-        here = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
-        if not here:
+        matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
+        if not matches:
             raise UsageError(f"data.source: {path} {'matches no file' if glob.has_magic(path) else 'does not exist'}")
-        found |= dict.fromkeys(here)
-    return list(found)
+        paths |= dict.fromkeys(matches)
+    return list(paths)
 
 
 def read_table(path: str) -> Table:
@@ -279,10 +279,10 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _choices(inside: str) -> list[str]:
-    counted = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", inside)
-    if not counted:
+    match = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", inside)
+    if not match:
         return inside.split(",")
-    first, last = counted.groups()
+    first, last = match.groups()
     if int(last) < int(first) or int(last) - int(first) >= MAX_SHARDS:
         raise UsageError(f"data.source: {{{inside}}} must count up, to at most {MAX_SHARDS:,} shards")
     return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]

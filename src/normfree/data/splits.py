@@ -1,4 +1,4 @@
-"""What splits are asked for: small protocols, of which a split follows those that its task needs.
+"""Protocols of splits; a split follows the one that its task needs.
 
 All of these may raise UnreadableImage for an image or its target, but not for its label or name.
 """
@@ -12,7 +12,7 @@ from .detection import Objects
 
 
 class ImageSplit(Protocol):
-    """Images by number: ``image(i)`` is (C, H, W) on the 0..255 scale, ``name(i)`` what messages call it.
+    """Images by index: ``image(i)`` is (C, H, W) on the 0..255 scale, ``name(i)`` its name in messages.
 
     Splits of files also have ``file(i)``, a path or the content, and a ``value_range``, see :func:`.decode_image`.
     """
@@ -23,7 +23,7 @@ class ImageSplit(Protocol):
 
 
 class Split(ImageSplit, Protocol):
-    """Images with a class each: ``label(i)`` is its place among the classes."""
+    """Images with a class each: ``label(i)`` is the index of the class."""
 
     def label(self, index: int) -> int: ...
 
@@ -35,9 +35,9 @@ class VectorSplit(Split, Protocol):
 
 
 class PairSplit(ImageSplit, Protocol):
-    """Images with an answer for each pixel: ``pair(i)`` is an image, uint8 unless its file has more bits, and (H, W).
+    """Images with a target for each pixel: ``pair(i)`` is an image and its target (H, W).
 
-    The latter are int64 classes or float32 metres.
+    The image is uint8 unless its file has more bits; the target is int64 classes or float32 metres.
     """
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]: ...
@@ -56,6 +56,6 @@ class MapSplit(PairSplit, Protocol):
 
 
 class CountedSplit(ObjectSplit, Protocol):
-    """Images with objects of which it is known, without an image, how many there are of each class."""
+    """Images with objects, whose number for each class is known without reading an image."""
 
     def counts(self) -> Counter[int]: ...

@@ -1,4 +1,4 @@
-"""Labels of images from a CSV file: a row per image, its file first."""
+"""Labels of images from a CSV file: a row per image, with the image file in the first column."""
 
 import csv
 import math
@@ -16,11 +16,11 @@ from ..files import regular
 from ..limits import MAX_TARGETS
 
 LABELS = "labels.csv"
-SPLIT = "split"  # the column that says which split an image is of
+SPLIT = "split"  # the column with the split of each image
 SEPARATORS = ";|"  # between classes of one image
 BOOLEANS = {"false": 0.0, "true": 1.0}
-MOST_COLUMNS = 100_000
-SHOWN = 3  # lines in a message
+MAX_COLUMNS = 100_000
+MAX_SHOWN = 3  # lines in a message
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Table:
     Attributes:
         path: of the CSV file.
         files: of the images, one per row.
-        columns: names of the other columns, but for ``split``.
-        cells: a list for each row, a cell per column.
-        lines: number of each row's line, for messages.
-        splits: of each row, where there is a column ``split``.
+        columns: names of the other columns, without ``split``.
+        cells: a list for each row, with a cell per column.
+        lines: line number of each row, for messages.
+        splits: of each row; None if there is no column ``split``.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Table:
     splits: list[str] | None = None
 
     def at(self, row: int) -> str:
-        """Where a row is, for a message."""
+        """File and line of a row, for messages."""
         return f"{self.path} line {self.lines[row]}"
 
     def rows(self, chosen: Sequence[int]) -> "Table":
@@ -54,63 +54,74 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """A CSV file with a heading: the image's file, relative to the CSV's folder, then labels; perhaps ``split``.
+    """A CSV file with a heading: the image file, relative to the folder of the CSV file, then labels, maybe ``split``.
 
-    Columns are separated by comma, semicolon or tab, whichever the heading has first.
+    Columns are separated by comma, semicolon or tab: the first of them in the heading.
 
     Raises:
-        UsageError: it cannot be read, has no heading or no rows, a row has other columns, or files do not exist.
+        UsageError: it cannot be read; it has no heading or no rows; a row has more or fewer columns than the heading;
+            an image file does not exist.
     """
-    try:
-        with open(regular(path), newline="", encoding="utf-8-sig") as file:
-            heading = file.readline()
-            delimiter = next((one for one in heading if one in ",;\t"), ",")
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} must be CSV in UTF-8: {error}") from error
+    rows = _csv_rows(path)
     if len(rows) < 2:
         raise UsageError(f"{path} has no rows; it must have a heading, such as file,class, and a row per image")
     columns = rows.pop(0)[1]
-    if not 2 <= len(columns) <= MOST_COLUMNS:
+    if not 2 <= len(columns) <= MAX_COLUMNS:
         raise UsageError(
             f"{path} must have two columns or more, the file of an image and its label; it has {_listed(columns)}"
         )
     if os.path.isfile(path.parent / columns[0]):
         raise UsageError(f"{path} must begin with a heading, such as file,class; its first line names an image")
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise UsageError(f"{path} has two columns {twice[0]!r:.100}")
+    duplicate = next((name for name, count in Counter(columns).items() if count > 1), None)
+    if duplicate is not None:
+        raise UsageError(f"{path} has two columns {duplicate!r:.100}")
     for line, row in rows:
         if len(row) != len(columns):
             raise UsageError(f"{path} line {line} has {len(row)} columns; the heading has {len(columns)}")
-    place = next((i for i, name in enumerate(columns) if name.lower() == SPLIT and i), None)
-    kept = [i for i in range(1, len(columns)) if i != place]
-    if not kept:
+    split = next((i for i, name in enumerate(columns) if name.lower() == SPLIT and i), None)
+    labels = [i for i in range(1, len(columns)) if i != split]
+    if not labels:
         raise UsageError(f"{path} has no column of labels")
-    files = [str(path.parent / row[0]) for _, row in rows]
-    there = {file for file in set(files) if os.path.isfile(file)}
-    lacking = [(line, row[0]) for (line, row), file in zip(rows, files, strict=True) if file not in there]
-    if lacking:
-        if all(row[0].isdigit() for _, row in rows):
-            raise UsageError(
-                f"{path}: its first column ({columns[0]!r:.100}) holds numbers; the first one must be the file of an "
-                "image (pandas: to_csv(index=False))"
-            )
-        shown = ", ".join(f"{name!r:.100} (line {line})" for line, name in lacking[:SHOWN])
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-        raise UsageError(f"{path}: no such image in {path.parent}: {shown}{more}")
     return Table(
         path,
-        files,
-        [columns[i] for i in kept],
-        [[row[i] for i in kept] for _, row in rows],
+        _existing_files(path, columns[0], rows),
+        [columns[i] for i in labels],
+        [[row[i] for i in labels] for _, row in rows],
         [line for line, _ in rows],
-        None if place is None else [row[place].lower() for _, row in rows],
+        None if split is None else [row[split].lower() for _, row in rows],
     )
+
+
+def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of each row that is not blank."""
+    try:
+        with open(regular(path), newline="", encoding="utf-8-sig") as file:
+            heading = file.readline()
+            delimiter = next((letter for letter in heading if letter in ",;\t"), ",")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} must be CSV in UTF-8: {error}") from error
+
+
+def _existing_files(path: Path, heading: str, rows: list[tuple[int, list[str]]]) -> list[str]:
+    """The image file of each row; ``heading`` is that of the first column."""
+    files = [str(path.parent / row[0]) for _, row in rows]
+    existing = {file for file in set(files) if os.path.isfile(file)}
+    missing = [(line, row[0]) for (line, row), file in zip(rows, files, strict=True) if file not in existing]
+    if not missing:
+        return files
+    if all(row[0].isdigit() for _, row in rows):
+        raise UsageError(
+            f"{path}: its first column ({heading!r:.100}) holds numbers; the first one must be the file of an "
+            "image (pandas: to_csv(index=False))"
+        )
+    shown = ", ".join(f"{name!r:.100} (line {line})" for line, name in missing[:MAX_SHOWN])
+    more = f" and {len(missing) - MAX_SHOWN} more" if len(missing) > MAX_SHOWN else ""
+    raise UsageError(f"{path}: no such image in {path.parent}: {shown}{more}")
 
 
 @dataclass(frozen=True)
@@ -120,21 +131,20 @@ class Labelled:
     Attributes:
         files: of the images.
         classes: names of the classes, or of the numbers.
-        labels: class of each image, where it has one.
-        targets: (N, classes) float32: 0 or 1 for each class, or numbers; where an image has several.
-        several: whether targets are of classes.
+        labels: class of each image, if it has one class.
+        targets: (N, classes) float32: 0 or 1 for each class, or numbers, if an image has several.
+        several: whether ``targets`` are classes.
     """
 
     files: list[str]
     classes: list[str]
     labels: list[int] | None = None
     targets: Tensor | None = None
-
     several: bool = False
 
     @property
     def groups(self) -> list[str] | None:
-        """What images are held out by: their class; of several the rarest one; None for numbers."""
+        """The groups that images are held out by: the class; the rarest one of several; None for numbers."""
         if self.labels is not None:
             return [self.classes[label] for label in self.labels]
         if self.targets is None or not self.several:
@@ -142,11 +152,9 @@ class Labelled:
         counts = self.targets.sum(0)
         rarest = torch.where(self.targets > 0, counts, math.inf).min(1)
         names = [self.classes[i] if n < math.inf else "" for n, i in zip(*map(Tensor.tolist, rarest), strict=True)]
-        sizes = Counter(names)  # one image alone can only be for training or for testing
+        sizes = Counter(names)
         largest = max(sizes, key=sizes.__getitem__)
-        return [
-            name if sizes[name] > 1 else largest for name in names
-        ]  # one image alone is for training or for testing
+        return [name if sizes[name] > 1 else largest for name in names]  # a group of one cannot be split
 
     def without_images(self) -> list[str]:
         """See :func:`without_images`."""
@@ -157,9 +165,9 @@ class Labelled:
         return without_images(set(self.targets.any(0).nonzero().flatten().tolist()), self.classes)
 
 
-def without_images(there: set[int], classes: Sequence[str]) -> list[str]:
-    """The sentence about classes that a test split has no images of, if there are such."""
-    missing = [name for label, name in enumerate(classes) if label not in there]
+def without_images(labels: set[int], classes: Sequence[str]) -> list[str]:
+    """A note about classes of which a test split has no images, if there are any; ``labels`` are those that it has."""
+    missing = [name for label, name in enumerate(classes) if label not in labels]
     if not missing:
         return []
     rest = f"the {len(classes) - len(missing)} of {len(classes)} classes that have test images"
@@ -170,7 +178,7 @@ def splits_of(table: Table, names: Sequence[str]) -> list[Table]:
     """Training and test rows by the column ``split``; the table alone where it has none.
 
     Args:
-        names: of test splits; the first that there is counts.
+        names: of test splits; the first one in the table is used.
 
     Raises:
         UsageError: a split of another name, or one of the two has no rows.
@@ -190,7 +198,7 @@ def splits_of(table: Table, names: Sequence[str]) -> list[Table]:
 
 
 def unused(table: Table, names: Sequence[str]) -> list[str]:
-    """The sentence about rows of other splits than those that :func:`splits_of` takes, if there are such."""
+    """A note about rows of splits that :func:`splits_of` does not use, if there are any."""
     used = next((name for name in names if name in (table.splits or ())), None)
     left = Counter(name for name in table.splits or () if name in names and name != used)
     rows = [f"{count} row{'s' * (count > 1)} of split {name!r}" for name, count in left.items()]
@@ -198,49 +206,51 @@ def unused(table: Table, names: Sequence[str]) -> list[str]:
 
 
 def labelled(table: Table, answers: str, classes: list[str] | None = None) -> Labelled:
-    """What a table says about its images.
+    """The labels in a table.
 
     Args:
         answers: "class", one per image; "classes", several; or "numbers".
-        classes: that there may be; None takes those of the table, sorted where they are not its columns.
+        classes: the allowed classes; None takes those of the table, sorted unless they are its columns.
 
     Raises:
-        UsageError: cells that are no such labels, or of other classes.
+        UsageError: a cell is not such a label, or not one of ``classes``.
     """
     if answers == "numbers":
         values = _numbers(table)
         if classes is not None and classes != table.columns:
             raise UsageError(f"{table.path} has numbers {_listed(table.columns)}; they must be {_listed(classes)}")
         if classes is None:
-            _told_apart(table, values)
+            _check_precision(table, values)
         return Labelled(table.files, table.columns, targets=values.float())
     if answers == "class":
         names = _one_class(table)
-        classes = _known(table, set(names), classes)
-        places = {name: label for label, name in enumerate(classes)}
-        return Labelled(table.files, classes, labels=[places[name] for name in names])
+        classes = _check_classes(table, set(names), classes)
+        labels = {name: label for label, name in enumerate(classes)}
+        return Labelled(table.files, classes, labels=[labels[name] for name in names])
     columns = table.columns if len(table.columns) > 1 else None
-    table, found = _several_classes(table)
-    classes = _known(table, set(columns or set().union(*found)), classes, columns)
-    places = {name: label for label, name in enumerate(classes)}
-    if len(found) * len(classes) > MAX_TARGETS and len(classes) > len(found) // 10:
+    table, classes_of = _several_classes(table)
+    classes = _check_classes(table, set(columns or set().union(*classes_of)), classes, columns)
+    labels = {name: label for label, name in enumerate(classes)}
+    if len(classes_of) * len(classes) > MAX_TARGETS and len(classes) > len(classes_of) // 10:
         raise UsageError(
-            f"{table.path} names {len(classes):,} classes for {len(found):,} images, too many to hold in memory; "
+            f"{table.path} names {len(classes):,} classes for {len(classes_of):,} images, too many to hold in memory; "
             "is its column of classes another one?"
         )
-    targets = torch.zeros(len(found), len(classes))
-    for row, names in enumerate(found):
-        targets[row, [places[name] for name in names]] = 1
+    targets = torch.zeros(len(classes_of), len(classes))
+    for row, names in enumerate(classes_of):
+        targets[row, [labels[name] for name in names]] = 1
     return Labelled(table.files, classes, targets=targets, several=True)
 
 
-def _known(table: Table, names: set[str], classes: list[str] | None, ordered: list[str] | None = None) -> list[str]:
-    """The classes, among which all of the table's must be."""
+def _check_classes(
+    table: Table, names: set[str], classes: list[str] | None, ordered: list[str] | None = None
+) -> list[str]:
+    """``classes``, which must contain those of the table; if None, those of the table."""
     if classes is None:
         return ordered or sorted(names)
     unknown = sorted(names - set(classes))
     if unknown:
-        raise UsageError(f"{table.path} has images of {_listed(unknown)}, of which there are no training images")
+        raise UsageError(f"{table.path} has images of {_listed(unknown)}, which have no training images")
     return classes
 
 
@@ -253,10 +263,10 @@ def _one_class(table: Table) -> list[str]:
     if len(table.columns) > 1:
         raise UsageError(
             f"{table.path} has {len(table.columns)} columns of labels ({_listed(table.columns)}); it must have one, or "
-            "say --task.labels multi for several classes per image, --task.name regression for numbers; "
+            "use --task.labels multi for several classes per image, --task.name regression for numbers; "
             "take the other columns out of the file"
         )
-    _once(table, "say --task.labels multi if an image has several classes")
+    _check_unique(table, "use --task.labels multi if an image has several classes")
     labels = [row[0] for row in table.cells]
     for row, label in enumerate(labels):
         if not label:
@@ -271,18 +281,18 @@ def _one_class(table: Table) -> list[str]:
 
 
 def _several_classes(table: Table) -> tuple[Table, list[set[str]]]:
-    """Each image once, and its classes, perhaps none.
+    """The table with each image once, and the classes of each image, which may be none.
 
-    They are in one column, separated by ; or |, or in several rows of an image; or each class has a column of 0 and 1.
+    They are in one column, separated by ; or |, or in several rows per image; or each class has a column of 0 and 1.
 
     Raises:
         UsageError: a cell of such a column is neither 0 nor 1.
     """
-    found: dict[str, set[str]] = {}
+    classes_of: dict[str, set[str]] = {}
     first: dict[str, int] = {}
     for row, (file, cells) in enumerate(zip(table.files, table.cells, strict=True)):
         first.setdefault(file, row)
-        classes = found.setdefault(file, set())
+        classes = classes_of.setdefault(file, set())
         if len(table.columns) == 1:
             parts = cells[0].replace(SEPARATORS[1], SEPARATORS[0]).split(SEPARATORS[0])
             classes |= {part.strip() for part in parts} - {""}
@@ -292,7 +302,7 @@ def _several_classes(table: Table) -> tuple[Table, list[set[str]]]:
             if number not in (0, 1):
                 raise UsageError(f"{table.at(row)}: {name} (={cell!r:.40}) must be 0 or 1, or false or true")
             classes |= {name} if number else set()
-    return table.rows(list(first.values())), list(found.values())
+    return table.rows(list(first.values())), list(classes_of.values())
 
 
 def _numbers(table: Table) -> Tensor:
@@ -301,7 +311,7 @@ def _numbers(table: Table) -> Tensor:
     Raises:
         UsageError: a cell is no finite number; an image twice.
     """
-    _once(table, "an image has one row")
+    _check_unique(table, "an image must have one row")
     rows = []
     for row, cells in enumerate(table.cells):
         values = [_number(cell) for cell in cells]
@@ -312,8 +322,8 @@ def _numbers(table: Table) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).view(len(rows), len(table.columns))
 
 
-def _told_apart(table: Table, values: Tensor) -> None:
-    """Refuse numbers that differ, but not in float32, in which networks compute."""
+def _check_precision(table: Table, values: Tensor) -> None:
+    """Refuse numbers that differ in float64 but not in float32, the type that networks compute in."""
     for name, column in zip(table.columns, values.T, strict=True):
         low, high = column.min(), column.max()
         if low < high and low.float() == high.float():
@@ -323,7 +333,8 @@ def _told_apart(table: Table, values: Tensor) -> None:
             )
 
 
-def _once(table: Table, hint: str) -> None:
+def _check_unique(table: Table, hint: str) -> None:
+    """Refuse an image that has several rows."""
     first: dict[str, int] = {}
     for row, file in enumerate(table.files):
         if first.setdefault(file, row) != row:

@@ -1,4 +1,4 @@
-"""What the targets of images hold, looked at before a run starts: what cannot be learnt or measured is refused."""
+"""Checks of targets before a run starts: refuses those from which nothing can be learnt or measured."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,37 +13,37 @@ from .pixels import IGNORE, INVALID
 from .sources import Source
 from .splits import CountedSplit, ImageSplit, MapSplit
 
-MOST_SHOWN = 8  # names in a line
-LOOKED_AT = 16  # depth maps whose range is said
+MAX_SHOWN = 8  # names in a line
+MAX_DEPTH_MAPS = 16  # whose range is reported
 
 
 def check_masks(
     source: Source[MapSplit], *, fixed: bool = False, allow_missing: bool = False
 ) -> tuple[list[str], str | None]:
-    """Which classes the masks hold: all training masks are looked at, or as many as it takes to see every class.
+    """Check the classes in the masks; training masks are read until every class has been found.
 
     Args:
-        fixed: the classes are those of a published set, of which there may be a part.
-        allow_missing: train although a class occurs in no training mask, or the test masks hold one class alone.
+        fixed: the classes are those of a published data set, of which some may be missing.
+        allow_missing: accept a class that is in no training mask, and test masks with one class only.
 
     Returns:
-        What to tell, and the name of the only class in the test masks.
+        Notes for the user, and the name of the class if the test masks have only one.
 
     Raises:
-        UsageError: a class that occurs in no training mask; masks in which every pixel is ignored, or of one class.
+        UsageError: a class is in no training mask; masks have one class, or only ignored pixels.
     """
-    few = 2 if fixed or allow_missing else len(source.classes)
-    seen, ignored = _classes_of(source.train, few)
-    if seen is None:  # none can be read, which training says
+    enough = 2 if fixed or allow_missing else len(source.classes)
+    seen, ignored = _classes_of(source.train, enough)
+    if seen is None:  # no mask can be read; training reports it
         return [], None
     missing = [label for label in range(len(source.classes)) if label not in seen]
     if len(seen) < 2 or (missing and not (fixed or allow_missing)):
         raise UsageError(_missing(source, sorted(seen), ignored, missing))
-    return _check_test(source, few, allow_missing)
+    return _check_test(source, enough, allow_missing)
 
 
 def _missing(source: Source[MapSplit], seen: list[int], ignored: bool, missing: list[int]) -> str:
-    """Of training masks in which a class never occurs, and how to go on."""
+    """The message about training masks without some class, with possible remedies."""
     count, plain = len(source.train), _plain(source.train)
     values = [*seen, *([IGNORE] if ignored and plain else [])]
     if not seen:
@@ -54,7 +54,7 @@ def _missing(source: Source[MapSplit], seen: list[int], ignored: bool, missing: 
         problem = f"{_named(source, missing)} {occurs} in none of the {count} training masks, which hold {holds}"
         problem += f" ({IGNORE} is ignored)" * (ignored and plain)
     ways = []
-    if plain and 2 <= len(values) <= MOST_SHOWN:
+    if plain and 2 <= len(values) <= MAX_SHOWN:
         ways.append(f"if these are the classes, give --data.mask_values {str(values).replace(' ', '')}")
     if len(seen) > 1:
         what = "the class" if len(missing) == 1 else "these classes"
@@ -62,8 +62,8 @@ def _missing(source: Source[MapSplit], seen: list[int], ignored: bool, missing: 
     return f"data.source: {'; '.join([problem, *ways])}"
 
 
-def _check_test(source: Source[MapSplit], few: int, allow_missing: bool) -> tuple[list[str], str | None]:
-    seen, _ = _classes_of(source.test, few)
+def _check_test(source: Source[MapSplit], enough: int, allow_missing: bool) -> tuple[list[str], str | None]:
+    seen, _ = _classes_of(source.test, enough)
     names, count = source.classes, len(source.test)
     if seen is None:
         return [], None
@@ -76,16 +76,16 @@ def _check_test(source: Source[MapSplit], few: int, allow_missing: bool) -> tupl
             raise UsageError(f"data.source: {problem}; add others, or give --data.allow_missing_classes true")
         return [problem], name
     missing = [label for label in range(len(names)) if label not in seen]
-    if few < len(names) or not missing:
+    if enough < len(names) or not missing:
         return [], None
     return [f"{_named(source, missing)}: in none of the {count} test masks, so not measured there"], None
 
 
 def check_test_masks(source: Source[MapSplit]) -> None:
-    """Test masks that are measured alone: those of 0 and 255, where 255 means another class, not to ignore.
+    """Check test masks that are evaluated without training masks: 255 may be meant as a class, not as ignored.
 
     Raises:
-        UsageError: no other number than 0 and 255 is in them, and 255 is among them.
+        UsageError: they have 255 and no other values except 0.
     """
     if not _plain(source.test):
         return
@@ -99,47 +99,47 @@ def check_test_masks(source: Source[MapSplit]) -> None:
 
 
 def _plain(split: Any) -> bool:
-    """Whether masks hold the numbers of classes, so that 255 is ignored."""
+    """Whether the values of masks are class indices, so that 255 is ignored."""
     mask = getattr(getattr(split, "read", None), "__self__", None)
     return isinstance(mask, MaskValues) and mask.values is None
 
 
 def check_labels(split: Any) -> None:
-    """Whether any test image has a class, where each may have several or none: else nothing can be measured.
+    """Check that some test image of multi-label classification has a class; else nothing can be measured.
 
     Raises:
-        UsageError: none has.
+        UsageError: no image has a class.
     """
     if len(split) and not any(bool(split.target(index).any()) for index in range(len(split))):
         raise UsageError(f"data.source: no test image has a class; there are {len(split)}, and nothing to measure")
 
 
 def check_numbers(split: Any) -> None:
-    """Whether R2, which a run is judged by, is defined: not of one test image.
+    """Check that R2 is defined, which needs two test images.
 
     Raises:
-        UsageError: it is not.
+        UsageError: there is one test image.
     """
     if len(split) == 1:
         raise UsageError("data.source: there is 1 test image; R2 needs at least 2")
 
 
-def _classes_of(split: MapSplit, few: int) -> tuple[set[int] | None, bool]:
-    """The classes in masks, and whether pixels are ignored; until so many classes are seen. None: nothing was read."""
+def _classes_of(split: MapSplit, enough: int) -> tuple[set[int] | None, bool]:
+    """The classes in masks, at least up to ``enough``, and whether pixels are ignored; None: no mask could be read."""
     seen: set[int] = set()
     ignored = read = False
     for mask in _targets(split):
         read = True
-        here = set(mask.unique().tolist())
-        ignored |= IGNORE in here
-        seen |= here - {IGNORE}
-        if len(seen) >= few:
+        classes = set(mask.unique().tolist())
+        ignored |= IGNORE in classes
+        seen |= classes - {IGNORE}
+        if len(seen) >= enough:
             break
     return (seen if read else None), ignored
 
 
 def check_depths(source: Source[MapSplit]) -> list[str]:
-    """Whether depth was measured anywhere; what to tell: the range of a few maps, in which a wrong unit shows.
+    """Check that depth was measured; returns a note with the range of a few maps, which shows a wrong unit.
 
     Raises:
         UsageError: no training map, or no test map, has a measured pixel.
@@ -149,16 +149,16 @@ def check_depths(source: Source[MapSplit]) -> list[str]:
         first = next(measured, None)
         if first is False and not any(measured):
             raise UsageError(f"data.source: none of the {len(split)} {what} depth maps has a measured pixel")
-    few = [depth[depth != INVALID] for _, depth in zip(range(LOOKED_AT), _targets(source.train), strict=False)]
-    few = [values for values in few if len(values)]
-    if not few:
+    ranges = [depth[depth != INVALID] for _, depth in zip(range(MAX_DEPTH_MAPS), _targets(source.train), strict=False)]
+    ranges = [values for values in ranges if len(values)]
+    if not ranges:
         return []
-    low, high = min(values.min().item() for values in few), max(values.max().item() for values in few)
-    return [f"depth in {len(few)} of the training maps: {low:.2f} to {high:.2f} m"]
+    low, high = min(values.min().item() for values in ranges), max(values.max().item() for values in ranges)
+    return [f"depth in {len(ranges)} of the training maps: {low:.2f} to {high:.2f} m"]
 
 
 def check_objects(source: Source[CountedSplit]) -> list[str]:
-    """Whether there are objects; what to tell: the classes of which there are none.
+    """Check that there are objects; returns notes about classes without any.
 
     Raises:
         UsageError: no training image, or no test image, has an object.
@@ -178,12 +178,12 @@ def check_objects(source: Source[CountedSplit]) -> list[str]:
 
 
 def _targets(split: MapSplit) -> Iterator[Tensor]:
-    """Those that can be read, in an order that meets rare classes soon: a seeded permutation."""
+    """The targets that can be read, in a random order with a fixed seed, which finds rare classes early."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     for index in order.tolist():
         try:
             yield split.target(index)
-        except UnreadableImage:  # named and counted when its turn comes
+        except UnreadableImage:  # training and evaluation report it
             continue
 
 
@@ -192,5 +192,5 @@ def _named(source: Source[ImageSplit], labels: Sequence[int]) -> str:
 
 
 def _listed(values: Sequence[Any]) -> str:
-    more = len(values) - MOST_SHOWN
-    return ", ".join(map(str, values[:MOST_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    more = len(values) - MAX_SHOWN
+    return ", ".join(map(str, values[:MAX_SHOWN])) + (f" and {more} more" if more > 0 else "")

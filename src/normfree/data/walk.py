@@ -9,7 +9,7 @@ from pathlib import Path
 from .decode import EXTENSIONS, MISSING
 
 Identity = tuple[int, int]  # of a folder: its device and inode
-SHOWN = 3  # names in a sentence
+MAX_SHOWN = 3  # names in a sentence
 
 
 class Walk:
@@ -35,31 +35,31 @@ class Walk:
 
         A dead link is an image that cannot be read, so it is among them.
         """
-        found = []
+        images = []
         for place, entry in self._entries(str(folder), deep):
             suffix, kind = os.path.splitext(entry.name)[1].lower(), _kind(entry)
             if kind is not None:
                 getattr(self, kind).append(entry.path)
             if suffix in EXTENSIONS and kind != "special":
-                found.append((place, entry.name))
+                images.append((place, entry.name))
             elif kind is None:
                 self.others[suffix] += 1
-        return [os.path.join(*both) for both in sorted(found)]
+        return [os.path.join(*both) for both in sorted(images)]
 
     def folders(self, folder: str | Path) -> list[str]:
         """Sorted names of the folders in a folder."""
-        above, found = _ancestors(str(folder)) | {_identity(folder)}, []
+        ancestors, names = _ancestors(str(folder)) | {_identity(folder)}, []
         for entry in self._scan(str(folder)):
             if not _is_folder(entry):
                 if os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                     self.loose.append(entry.path)
                 elif _kind(entry) == "dead":
                     self.dead.append(entry.path)
-            elif _identity(entry.path) in above:
+            elif _identity(entry.path) in ancestors:
                 self.loops.append(entry.path)
             else:
-                found.append(entry.name)
-        return sorted(found)
+                names.append(entry.name)
+        return sorted(names)
 
     def notes(self, where: str | Path) -> list[str]:
         """What was left out, a sentence for each kind; ``where`` says of what."""
@@ -74,10 +74,10 @@ class Walk:
         }
         if others:
             kinds = [f"{suffix or 'without a suffix'} {count}" for suffix, count in others.items()]
-            listed = ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")
+            shown = ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")
             count = sum(others.values())
             lines.append(
-                f"skipped {_counted(count, 'file')} that {'is no image' if count == 1 else 'are no images'}: {listed}"
+                f"skipped {_counted(count, 'file')} that {'is no image' if count == 1 else 'are no images'}: {shown}"
             )
         for paths, noun, before, after in (
             (self.loops, "link", "skipped ", "to a folder that holds it"),
@@ -102,32 +102,32 @@ class Walk:
         Links wait until all folders are read that lie in the tree themselves.
         """
         start = _Folder(folder, _identity(folder), None)
-        above, read = _ancestors(folder), {start.identity}
+        ancestors, visited = _ancestors(folder), {start.identity}
         folders, links = [start], deque[_Folder]()
         while folders or links:
-            here = folders.pop() if folders else links.popleft()
-            if here.link and here.parent is not None:
-                if here.identity in above or here.parent.lies_in(here.identity) or _holds(here.path):
-                    self.loops.append(here.path)
+            current = folders.pop() if folders else links.popleft()
+            if current.link and current.parent is not None:
+                if current.identity in ancestors or current.parent.lies_in(current.identity) or _holds(current.path):
+                    self.loops.append(current.path)
                     continue
-                if here.identity in read:
-                    self.again.append(here.path)
+                if current.identity in visited:
+                    self.again.append(current.path)
                     continue
-                read.add(here.identity)
-            inside = []
-            for entry in self._scan(here.path):
+                visited.add(current.identity)
+            inner_folders = []
+            for entry in self._scan(current.path):
                 if not _is_folder(entry):
-                    yield here.path, entry
+                    yield current.path, entry
                 elif not deep:
                     self.unsearched.append(entry.path)
-                elif (inner := self._inside(entry, here)) is None:
+                elif (inner := self._inside(entry, current)) is None:
                     continue
                 elif inner.link:
                     links.append(inner)
-                elif inner.identity not in read and inner.identity not in above:  # else it was linked, or is mounted
-                    read.add(inner.identity)
-                    inside.append(inner)
-            folders += reversed(inside)
+                elif inner.identity not in visited and inner.identity not in ancestors:  # else linked or mounted
+                    visited.add(inner.identity)
+                    inner_folders.append(inner)
+            folders += reversed(inner_folders)
 
     def _inside(self, entry: os.DirEntry[str], parent: "_Folder") -> "_Folder | None":
         try:
@@ -156,10 +156,10 @@ class _Folder:
 
     def lies_in(self, identity: Identity) -> bool:
         """Whether it is that folder, or in it, by the names of the walk."""
-        here: _Folder | None = self
-        while here is not None and here.identity != identity:
-            here = here.parent
-        return here is not None
+        folder: _Folder | None = self
+        while folder is not None and folder.identity != identity:
+            folder = folder.parent
+        return folder is not None
 
 
 def _holds(link: str) -> bool:
@@ -199,4 +199,4 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _listed(paths: list[str]) -> str:
-    return ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+    return ", ".join(paths[:MAX_SHOWN]) + (f" and {len(paths) - MAX_SHOWN} more" if len(paths) > MAX_SHOWN else "")

@@ -1,4 +1,4 @@
-"""What a network says about images, whatever its task: the parts that every task fills in."""
+"""Predictions for images: the interface that every task implements."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from ..errors import RunFailed, UsageError
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How a network answers, and where files about its answers go.
+    """Options of ``normfree predict``.
 
     Attributes:
-        network: the text that named it.
+        network: its name or path, as it was given.
         images: files and folders.
         top: classes per image; None: 5.
-        size: side in pixels of what the network sees; None: the recipe's test size.
-        antialias: shrink images with antialiasing, instead of as the network was evaluated.
-        csv: a table of all answers; as_json: a line of JSON per image.
+        size: side of the network's input in pixels; None: the test size of the recipe.
+        antialias: resize images with antialiasing, instead of as in evaluation.
+        csv: a file for a table of all predictions; as_json: print a line of JSON per image.
         out, masks, depths: folders for pictures, label images and depth maps.
-        boxes: a file of COCO's results; annotations: where the numbers of images and categories are from.
-        score: least score of objects.
+        boxes: a file for results in COCO's format; annotations: a file with the ids of images and categories.
+        score: minimum score of objects.
     """
 
     network: str
@@ -45,7 +45,7 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Asked:
-    """An image that was read: its file, a name for files about it, and its pixels (C, H, W) uint8."""
+    """An image that was read: its file, a name for output files, and its pixels (C, H, W) uint8."""
 
     path: Path
     name: str
@@ -53,12 +53,12 @@ class Asked:
 
 
 class Answers:
-    """What a network says about images, and the files that are written about it; a subclass per task.
+    """The predictions of a network, as text, as data and as files; each task has a subclass.
 
     Attributes:
-        channels, value_range: that images are decoded to, see :func:`normfree.data.decode_image`.
-        columns: of the CSV file, after the image's path; known when the first image was asked about.
-        picture_ending: of pictures that are drawn, after the image's name.
+        channels, value_range: for decoding images, see :func:`normfree.data.decode_image`.
+        columns: of the CSV file, after the image's path; set after the first :meth:`ask`.
+        picture_ending: end of the file names of pictures, after the image's name.
     """
 
     channels: int = 3
@@ -67,48 +67,48 @@ class Answers:
     picture_ending: str = ".png"
 
     def begin(self, paths: Sequence[Path]) -> None:
-        """The start: all images that are asked about."""
+        """Called once before all else, with the paths of all images."""
 
     def placed(self, path: Path, image: Tensor) -> Tensor:
-        """An upright image as answers are to be about it.
+        """An upright image in the orientation that predictions are for.
 
         Raises:
-            UnreadableImage: it is not the image that they are to be about.
+            UnreadableImage: its size is not the expected one.
         """
         return image
 
     def view(self, image: Tensor) -> Tensor:
-        """What the network sees of an image (C, H, W) uint8: (C, H', W') float32."""
+        """The network's input for an image (C, H, W) uint8: (C, H', W') float32."""
         raise NotImplementedError
 
     def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Iterable[Any]:
-        """An answer for each of a batch: ``seen`` is (N, C, H', W'), ``images`` are as they were decoded."""
+        """A prediction for each image of a batch: ``seen`` is (N, C, H', W'), ``images`` are as they were decoded."""
         raise NotImplementedError
 
-    def tell(self, asked: Asked, answer: Any) -> dict[str, Any]:
-        """What is said about an image, as plain data; writes the files about it."""
+    def tell(self, item: Asked, answer: Any) -> dict[str, Any]:
+        """The prediction for an image as plain data; writes its files."""
         raise NotImplementedError
 
-    def lines(self, told: dict[str, Any]) -> list[str]:
-        """The same for people."""
+    def lines(self, result: dict[str, Any]) -> list[str]:
+        """The same as lines of text."""
         raise NotImplementedError
 
-    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
+    def rows(self, result: dict[str, Any]) -> Iterator[Sequence[Any]]:
         """The same as rows of the CSV file."""
         raise NotImplementedError
 
     def finish(self) -> list[str]:
-        """The end: write what is about all images; what was found in all, in lines."""
+        """Called once at the end: write the files about all images; returns the lines of a summary."""
         return []
 
 
 def writing(place: str | Path, error: OSError) -> RunFailed:
-    """Of a file that cannot be written."""
+    """The error of a file that cannot be written."""
     return RunFailed(f"{place} cannot be written: {error.strerror or error}")
 
 
 def make_folder(flag: str, folder: str | Path) -> Path:
-    """A folder for files about images.
+    """Make a folder for output files.
 
     Raises:
         UsageError: it cannot be made.

@@ -162,17 +162,17 @@ class Classification(VectorTask):
         mistakes, trained = Mistakes(look.count), look.trained
         measured, unreadable = look.evaluate(mistakes)
         wrong, images = int(measured["wrong"]), int(measured["images"])
-        shown = [one for mistake in mistakes.worst if (one := _mistake(mistake, look))]
+        shown = [entry for mistake in mistakes.worst if (entry := _mistake(mistake, look))]
         if not images:
             return Gallery(shown, "", 0, unreadable)
-        said = f"{wrong:,} of {counted(images, 'test image')} ({percent(wrong / images)}) "
-        said += f"{'is' if wrong == 1 else 'are'} classified wrongly by the {look.weights}."
+        text = f"{wrong:,} of {counted(images, 'test image')} ({percent(wrong / images)}) "
+        text += f"{'is' if wrong == 1 else 'are'} classified wrongly by the {look.weights}."
         if shown:
-            said += (
+            text += (
                 f" The {len(shown)} it is surest of: the true class \N{RIGHTWARDS ARROW} what it says, with the "
                 "probability it gives that, and the one it gives the truth."
             )
-        return Gallery(shown, said, images, unreadable, ConfusionTable(trained.names, mistakes.confusions))
+        return Gallery(shown, text, images, unreadable, ConfusionTable(trained.names, mistakes.confusions))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy, in float32 at least, with label smoothing; output (N, num_classes).

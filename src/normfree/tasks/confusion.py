@@ -1,4 +1,4 @@
-"""What a classifier says about each class: precision, recall, F1, and which classes it confuses."""
+"""Metrics of classifiers: accuracy, and for each class precision, recall, F1 and confusion."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from .majority import majority_result
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Of one class; a score is None where it is not defined.
+    """Scores of one class; a score is None if it is not defined.
 
     Attributes:
-        images: of this class.
-        precision: of the images that are said to be of this class, the fraction that are; None if there are none.
-        recall: of the images of this class, the fraction that are said to be; None if there are none.
-        f1: harmonic mean of both, 0 where nothing is right; None if there are no images of this class.
+        images: number of images of this class.
+        precision: fraction of the images predicted as this class that are of it; None if there are none.
+        recall: fraction of the images of this class that are predicted as it; None if there are none.
+        f1: harmonic mean of both, 0 if nothing is correct; None if there are no images of this class.
     """
 
     images: int
@@ -35,8 +35,7 @@ class Accuracy:
     """Top-1, top-5 and cross-entropy over batches of (N, num_classes) logits.
 
     Args:
-        classes: their number, 0 if it is unknown; of up to five there is no top-5, which would be 100 % whatever the
-            network says.
+        classes: their number, 0 if it is unknown; with up to five there is no top-5, which would always be 100 %.
     """
 
     def __init__(self, classes: int = 0) -> None:
@@ -70,7 +69,7 @@ class Accuracy:
 
 
 class Confusion(Accuracy):
-    """Accuracy, and how often each class is taken for which, over batches of (N, classes) logits.
+    """Accuracy, and how often each class is predicted for each true class, over batches of (N, classes) logits.
 
     Args:
         classes: their number.
@@ -78,7 +77,7 @@ class Confusion(Accuracy):
 
     def __init__(self, classes: int):
         super().__init__(classes)
-        self.counts: Counter[tuple[int, int]] = Counter()  # by (true class, class that was said)
+        self.counts: Counter[tuple[int, int]] = Counter()  # by (true class, predicted class)
 
     def update(self, logits: Tensor, batch: Batch) -> None:
         super().update(logits, batch)
@@ -105,36 +104,36 @@ class Confusion(Accuracy):
 
         if not self.counts:
             return [ClassScores(0, None, None, None)] * self.classes
-        true, said = np.array(list(self.counts)).T
+        true, predicted = np.array(list(self.counts)).T
         options: dict[str, Any] = dict(
             labels=range(self.classes), sample_weight=list(self.counts.values()), zero_division=0
         )
-        columns: Any = precision_recall_fscore_support(true, said, **options)
-        found, predicted = [], set(said.tolist())
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for label, (precision, recall, f1, images) in enumerate(rows):
-            there = images > 0
-            precision = precision if label in predicted else None
-            found.append(ClassScores(int(images), precision, recall if there else None, f1 if there else None))
-        return found
+        columns: Any = precision_recall_fscore_support(true, predicted, **options)
+        rows, predicted_labels = [], set(predicted.tolist())
+        columns_by_class = zip(*(column.tolist() for column in columns), strict=True)
+        for label, (precision, recall, f1, images) in enumerate(columns_by_class):
+            present = images > 0
+            precision = precision if label in predicted_labels else None
+            rows.append(ClassScores(int(images), precision, recall if present else None, f1 if present else None))
+        return rows
 
     def matrix(self) -> Tensor:
-        """(classes, classes) int64: images by true class and by the class that was said."""
+        """(classes, classes) int64: number of images by true class and predicted class."""
         matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64)
-        for (true, said), count in self.counts.items():
-            matrix[true, said] = count
+        for (true, predicted), count in self.counts.items():
+            matrix[true, predicted] = count
         return matrix
 
     def without_images(self) -> list[int]:
-        """The classes that there is no image of."""
+        """The classes without images."""
         return sorted(set(range(self.classes)) - {true for true, _ in self.counts})
 
     def majority(self, names: Sequence[str]) -> str | None:
-        """A sentence where the network does no better than always saying the most frequent class, else None."""
-        images, answers = Counter[int](), Counter[int]()
-        for (true, said), count in self.counts.items():
+        """A sentence if the network is no better than always predicting the most frequent class, else None."""
+        images, predictions = Counter[int](), Counter[int]()
+        for (true, predicted), count in self.counts.items():
             images[true] += count
-            answers[said] += count
+            predictions[predicted] += count
         if len(images) < 2:
             return None
-        return majority_result(images, names, self.top1, next(iter(answers)) if len(answers) == 1 else None)
+        return majority_result(images, names, self.top1, next(iter(predictions)) if len(predictions) == 1 else None)

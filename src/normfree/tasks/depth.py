@@ -18,7 +18,7 @@ from .answers import Answers, PredictOptions
 from .gallery import Gallery, Look, from_worst_to_best
 from .measured import Measured
 from .pairs import PixelTask
-from .pixel_answers import NEAREST, DepthAnswers, pixels_of_network
+from .pixel_answers import MIN_DEPTH, DepthAnswers, pixels_of_network
 from .pixel_gallery import AnsweredImage, answered, overlay
 from .task import refuse_masks
 from .trained import ReadyNetwork, Trained
@@ -122,8 +122,8 @@ class DepthErrors:
         output = output[:, 0].float()
         targets = batch.target_tensor
         valid = targets.ne(INVALID)
-        said, true = output[valid].clamp(min=NEAREST), targets[valid]
-        ratio, error = _ratio(said, true), (said - true).abs()
+        predicted, true = output[valid].clamp(min=MIN_DEPTH), targets[valid]
+        ratio, error = _ratio(predicted, true), (predicted - true).abs()
         within = [torch.lt(ratio, RATIO**power).sum() for power in (1, 2, 3)]
         sums = [*within, error.double().square().sum(), (error / true).double().sum()]
         self.sums += torch.stack([s.double() for s in sums]).cpu()
@@ -165,24 +165,23 @@ def fraction_near(output: Tensor, targets: Tensor) -> Tensor:
     return near.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
 
 
-def _ratio(said: Tensor, true: Tensor) -> Tensor:
+def _ratio(predicted: Tensor, true: Tensor) -> Tensor:
     """The larger over the smaller of two depths in metres, at least 1."""
-    said, true = said.clamp(min=NEAREST), true.clamp(min=NEAREST)
-    return torch.maximum(said / true, true / said)
+    predicted, true = predicted.clamp(min=MIN_DEPTH), true.clamp(min=MIN_DEPTH)
+    return torch.maximum(predicted / true, true / predicted)
 
 
-def _depths(seen: Sequence[AnsweredImage]) -> tuple[list[Overlay], Range]:
+def _depths(images: Sequence[AnsweredImage]) -> tuple[list[Overlay], Range]:
     """Depth in the same colours in all pictures: those of the range of what was measured in them."""
-    measured = [one.truth[one.truth > 0] for one in seen if (one.truth > 0).any()]
+    measured = [item.truth[item.truth > 0] for item in images if (item.truth > 0).any()]
     low = min((values.min().item() for values in measured), default=0.0)
     high = max((values.max().item() for values in measured), default=1.0)
     draw = functools.partial(draw_depth, low=low, high=high)
-    drawn = []
-    for one in seen:
-        said = one.answer[0].clamp(min=NEAREST)
-        ends = [
-            f"{values.min():.2f} to {values.max():.2f} m" for values in (one.truth[one.truth > 0], said) if len(values)
-        ]
+    overlays = []
+    for item in images:
+        predicted = item.answer[0].clamp(min=MIN_DEPTH)
+        depths = (item.truth[item.truth > 0], predicted)
+        ends = [f"{values.min():.2f} to {values.max():.2f} m" for values in depths if len(values)]
         more = f"{ends[0]}; network {ends[1]}\n" if len(ends) > 1 else ""
-        drawn.append(overlay(one, draw(one.truth), draw(said), more))
-    return drawn, Range(low, high, "m", depth_colors())
+        overlays.append(overlay(item, draw(item.truth), draw(predicted), more))
+    return overlays, Range(low, high, "m", depth_colors())

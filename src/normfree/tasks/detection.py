@@ -31,7 +31,7 @@ from .statistics import image_statistics
 from .task import refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
 
-LEAST_DRAWN = 0.5  # score
+MIN_SCORE = 0.5  # score
 
 
 class Detection(PairTask):
@@ -120,18 +120,18 @@ class Detection(PairTask):
         def score(output: Sequence[Detections], batch: Batch) -> list[float]:
             pairs = zip(output, batch.target_objects, strict=True)
             return [
-                share_found(one.without_masks().placed(true.size, true.original), true, least=LEAST_DRAWN)
-                for one, true in pairs
+                share_found(item.without_masks().placed(true.size, true.original), true, min_score=MIN_SCORE)
+                for item, true in pairs
             ]
 
         def draw(chosen: list[tuple[float, int]], metrics: AveragePrecision) -> Overlays:
-            overlays = [one for score, index in chosen if (one := _overlay(look, index, score, palette))]
+            overlays = [item for score, index in chosen if (item := _overlay(look, index, score, palette))]
             key = Colors(list(names), palette) if overlays else None
             return Overlays(overlays, key, [_by_class(metrics, names, palette)])
 
         words = (
             "the objects found as a share of those found, missed and seen where there are none "
-            f"(score of at least {LEAST_DRAWN:g}, overlap of at least half)"
+            f"(score of at least {MIN_SCORE:g}, overlap of at least half)"
         )
         return from_worst_to_best(look, score, draw, words)
 
@@ -156,8 +156,8 @@ def _lines(metrics: AveragePrecision, scores: dict[str, float]) -> list[str]:
     words = dict(ap="AP", ap50="at overlap 0.5", ap75="0.75", ap_small="small", ap_medium="medium", ap_large="large")
     lines = []
     for kind, prefix in (("boxes", ""), ("masks", "mask_")) if metrics.masks else (("boxes", ""),):
-        told = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
-        lines.append(f"{kind} {'   '.join(told)}")
+        scores_text = [f"{word} {scores[prefix + name]:.2%}" for name, word in words.items() if prefix + name in scores]
+        lines.append(f"{kind} {'   '.join(scores_text)}")
     return lines
 
 
@@ -170,15 +170,15 @@ def _overlay(look: Look, index: int, score: float, palette: np.ndarray) -> Overl
     except UnreadableImage:
         return None
     with torch.inference_mode():
-        found = trained.model(seen[None].to(look.device), [target])[0]
-    found = found.chosen(found.scores >= LEAST_DRAWN).placed(target.size, target.original)
+        detections = trained.model(seen[None].to(look.device), [target])[0]
+    detections = detections.chosen(detections.scores >= MIN_SCORE).placed(target.size, target.original)
     panels = [
         ("image", rgb_picture(image)),
         ("truth", draw_objects(image, target.boxes, target.labels, target.masks, palette)),
-        ("network", draw_objects(image, found.boxes, found.labels, found.masks, palette)),
+        ("network", draw_objects(image, detections.boxes, detections.labels, detections.masks, palette)),
     ]
     name = look.split.name(index)
-    detail = f"{counted(len(target), 'object')}, {counted(len(found), 'detection')}\n" + "/".join(
+    detail = f"{counted(len(target), 'object')}, {counted(len(detections), 'detection')}\n" + "/".join(
         PurePath(name).parts[-2:]
     )
     return Overlay(panels, percent(score, 1), detail, name)

@@ -1,4 +1,4 @@
-"""Test images on the page of ``normfree report``: run the network over all, draw some."""
+"""Test images on the page of ``normfree report``: the network is run on all of them, and some are drawn."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from ..training import evaluate
 from .trained import Trained
 
 T = TypeVar("T")
-BATCH = 64  # images
-BATCH_OF_MAPS = 8  # maps of many classes are large
+BATCH_SIZE = 64
+PIXEL_BATCH_SIZE = 8  # for outputs per pixel, which are large for many classes
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Look:
     """The test images of a run, and how many of them to show.
 
     Attributes:
-        split: of the kind that the task has, see :mod:`normfree.data.splits`.
-        weights: which of the run's weights the network has, in words.
-        bar: around the batches, to show progress.
+        split: of the protocol that the task needs, see :mod:`normfree.data.splits`.
+        weights: which of the run's weights the network has, as text.
+        bar: wraps the batches to show progress.
     """
 
     trained: Trained
@@ -38,22 +38,22 @@ class Look:
     weights: str = "weights"
     bar: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
 
-    def evaluate(self, metrics: Any, batch: int = BATCH) -> tuple[dict[str, float], list[Unreadable]]:
-        """What ``metrics`` finds over all images, and those that cannot be read."""
+    def evaluate(self, metrics: Any, batch_size: int = BATCH_SIZE) -> tuple[dict[str, float], list[Unreadable]]:
+        """The results of ``metrics`` over all images, and the images that cannot be read."""
         trained = self.trained
-        loader = trained.task.loader(self.split, trained.transform, batch, workers=self.workers)
+        loader = trained.task.loader(self.split, trained.transform, batch_size, workers=self.workers)
         return evaluate(trained.model, self.bar(loader), metrics, self.device)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What stands on the page.
+    """The part of the page about test images.
 
     Attributes:
         introduction: the sentence in front of it.
-        images: how many were looked at.
+        images: number of images that were evaluated.
         unreadable: images that could not be read.
-        confusion: of a classifier, which classes it takes for which.
+        confusion: which classes are predicted for which, for classifiers.
     """
 
     shown: list[Example] | Overlays
@@ -64,7 +64,7 @@ class Gallery:
 
 
 class Scored:
-    """The metrics of a task, and a score of each image by itself: (score, index)."""
+    """The metrics of a task, and a list of (score, index) with the score of each image."""
 
     def __init__(self, metrics: Any, score: Callable[[Any, Batch], Iterable[float]]):
         self.metrics, self.score = metrics, score
@@ -84,22 +84,22 @@ def from_worst_to_best(
     draw: Callable[[list[tuple[float, int]], Any], Overlays],
     words: str,
 ) -> Gallery:
-    """Images with pictures of the network's answers, evenly from the worst to the best.
+    """Images with pictures of their predictions, at even distances from the worst to the best score.
 
     Args:
         score: from outputs and a batch to a number for each image.
-        draw: from (score, index) of images and the metrics to what is shown; images that cannot be read any more are
-            left out.
-        words: what the scores are.
+        draw: from (score, index) of images and the metrics to pictures; images that have become unreadable are left
+            out.
+        words: what the scores are, as text.
     """
     scored = Scored(look.trained.task.metrics_of(look.trained), score)
-    measured, unreadable = look.evaluate(scored, BATCH_OF_MAPS)
+    measured, unreadable = look.evaluate(scored, PIXEL_BATCH_SIZE)
     overlays, images = draw(spread(sorted(scored.images), look.count), scored.metrics), int(measured["images"])
     return Gallery(overlays, _introduction(len(overlays.shown), images, words), images, unreadable)
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """So many of them at even distances, the first and the last among them."""
+    """``count`` of the items at even distances, including the first and the last."""
     if count >= len(items):
         return list(items)
     if count < 2:
@@ -108,7 +108,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def example(split: Split, index: int, caption: str, detail: str = "") -> Example | None:
-    """An image with its picture, as it is stored, above its name; None if it cannot be read any more."""
+    """The picture of an image with caption and name; None if it has become unreadable."""
     try:
         picture = _picture(split.image(index))
     except UnreadableImage:

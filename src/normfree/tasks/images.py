@@ -1,4 +1,4 @@
-"""The images of a recipe, or of another source for its task."""
+"""Opening the images of a recipe, or of another source for its task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,10 @@ def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source[Any]:
     """The images of a recipe. A ``data.value_range`` of "auto" becomes numbers in the recipe.
 
     Args:
-        held_out: which images a run that goes on has held out for testing.
+        held_out: which images a resumed run has held out for testing.
 
     Raises:
-        UsageError: they cannot be had, or are for another task.
+        UsageError: the source cannot be opened, or is for another task.
     """
     return _fitted(recipe, task_of(recipe).open(recipe, with_kind(recipe.data.source), held_out=held_out), "train")
 
@@ -31,16 +31,16 @@ def open_test_images(
     source: str | None = None,
     held_out: HeldOut | None = None,
 ) -> Source[Any]:
-    """The test images of a recipe, or of another source for its task, to measure a trained network on.
+    """The test images of a recipe, or of another source for its task, to evaluate a trained network on.
 
-    Other sources than the recipe's need no training images.
+    Another source than the recipe's needs no training images.
 
     Args:
         classes: of the network; network: its name, for messages.
         held_out: which images the run has held out for testing.
 
     Raises:
-        UsageError: they cannot be had, are for another task, or of other classes than the network's.
+        UsageError: the source cannot be opened, is for another task, or has other classes than the network.
     """
     task, own_source = task_of(recipe), with_kind(recipe.data.source)
     source = None if source is None else with_kind(source)
@@ -57,7 +57,7 @@ def open_test_images(
 
 
 def _fitted(recipe: Recipe, source: Source[Any], part: str) -> Source[Any]:
-    """With the value range of the recipe, which is found in the images where it is "auto"."""
+    """The source with the value range of the recipe; "auto" is resolved from the images."""
     source, recipe.data.value_range = resolve_value_range(source, recipe.data.value_range, part)
     return source
 
@@ -66,6 +66,7 @@ def _differing(images: list[str], network: list[str]) -> list[str]:
     """How the classes of images differ from a network's."""
     if images == network:
         return []
-    sided = [f"{n} (only in the {'images' if n in images else 'network'})" for n in sorted(set(images) ^ set(network))]
+    differing = sorted(set(images) ^ set(network))
+    one_sided = [f"{name} (only in the {'images' if name in images else 'network'})" for name in differing]
     pairs = enumerate(zip(images, network, strict=False))
-    return sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]
+    return one_sided or [f"class {i} is {one} there, {other} here" for i, (one, other) in pairs if one != other]

@@ -1,4 +1,4 @@
-"""What an evaluation measured, as text, as JSON and as a table."""
+"""The results of an evaluation, as text, as JSON and as a table."""
 
 import csv
 import io
@@ -10,23 +10,23 @@ from typing import Any
 from ..words import as_json, printable
 from .confusion import Confusion
 
-MOST_ROWS, LARGEST_MATRIX, MOST_PAIRS = 50, 20, 12  # of what is printed for people
-LARGEST_JSON = 2000  # classes of a confusion matrix in JSON: 4 million numbers
+MAX_ROWS, MAX_MATRIX, MAX_PAIRS = 50, 20, 12  # of what is printed for people
+MAX_JSON_CLASSES = 2000  # classes of a confusion matrix in JSON: 4 million numbers
 NUMBERS = ("mae", "r2")  # columns that are no fractions
-LETTERS = 8  # of a class name above a column of the matrix
+MAX_LETTERS = 8  # of a class name above a column of the matrix
 
 
 @dataclass
 class Measured:
-    """What was measured.
+    """The results of an evaluation.
 
     Attributes:
-        lines: the scores of the whole split, for people.
-        scores: the same by name, and the number of images; None where one is not defined.
-        rows: of each class, or each output, its ``name`` and scores; None where there is none.
-        confusion: of a classifier, which classes it takes for which.
-        notes: sentences about the numbers.
-        of: what the rows are of: "classes", or "numbers" of a regression.
+        lines: the scores of the whole split as text.
+        scores: the same by name, and the number of images; None if a score is not defined.
+        rows: ``name`` and scores of each class, or of each number of a regression; None if not defined.
+        confusion: which classes are predicted for which, for classifiers.
+        notes: sentences about the scores.
+        of: what the rows are: "classes", or "numbers" of a regression.
     """
 
     lines: list[str]
@@ -43,12 +43,12 @@ class Measured:
     def as_json(self, **about: Any) -> str:
         """One line: ``about``, the scores, ``notes``, and where there are, ``classes`` or ``numbers`` and
         ``confusion_matrix``."""
-        told = about | dict(self.scores)
+        content = about | dict(self.scores)
         if self.rows:
-            told[self.of] = self.rows
-        if self.confusion is not None and len(self.rows) <= LARGEST_JSON:
-            told["confusion_matrix"] = self.confusion.matrix().tolist()
-        return as_json(told | dict(notes=self.notes))
+            content[self.of] = self.rows
+        if self.confusion is not None and len(self.rows) <= MAX_JSON_CLASSES:
+            content["confusion_matrix"] = self.confusion.matrix().tolist()
+        return as_json(content | dict(notes=self.notes))
 
     def as_csv(self) -> str:
         """A row per class, or the scores in one row where there are no classes."""
@@ -65,11 +65,9 @@ class Measured:
             return []
         columns = [name for name in self.rows[0] if name != "name"]
         shown, left = self.rows, []
-        if len(shown) > MOST_ROWS:
-            shown = sorted(shown, key=lambda row: math.inf if row[columns[-1]] is None else row[columns[-1]])[
-                :MOST_ROWS
-            ]
-            left = [f"  ({MOST_ROWS} of {len(self.rows)} classes, the worst ones first; --csv FILE writes all)"]
+        if len(shown) > MAX_ROWS:
+            shown = sorted(shown, key=lambda row: math.inf if row[columns[-1]] is None else row[columns[-1]])[:MAX_ROWS]
+            left = [f"  ({MAX_ROWS} of {len(self.rows)} classes, the worst ones first; --csv FILE writes all)"]
         width = max(len(row["name"]) for row in shown)
         heading = [f"  {'':{width}}" + "".join(f"  {column:>9}" for column in columns)] if len(columns) > 1 else []
         none = "-" if heading else "not there"
@@ -82,15 +80,15 @@ class Measured:
         if self.confusion is None:
             return []
         names = [row["name"] for row in self.rows]
-        if len(names) <= LARGEST_MATRIX:
+        if len(names) <= MAX_MATRIX:
             matrix = self.confusion.matrix()
-            width, wide = max(map(len, names)), max(LETTERS, len(str(int(matrix.max()))))
+            width, wide = max(map(len, names)), max(MAX_LETTERS, len(str(int(matrix.max()))))
             heading = f"  {'':{width}}" + "".join(f"  {name[:wide]:>{wide}}" for name in names)
             rows = zip(names, matrix.tolist(), strict=True)
             lines = [f"  {name:{width}}" + "".join(f"  {count:{wide}}" for count in counts) for name, counts in rows]
             return ["confusion matrix: rows are true classes, columns what the network says", heading, *lines]
         wrong = [(count, true, said) for (true, said), count in self.confusion.counts.items() if true != said]
-        pairs = sorted(wrong, key=lambda pair: (-pair[0], pair))[:MOST_PAIRS]
+        pairs = sorted(wrong, key=lambda pair: (-pair[0], pair))[:MAX_PAIRS]
         lines = [f"  {count:6}  {names[true]} is said to be {names[said]}" for count, true, said in pairs]
         return ["confused most:", *lines] if lines else []
 
@@ -107,8 +105,8 @@ def over_classes(missing: Sequence[str], classes: int) -> str | None:
     """The sentence about classes that there are no test images of."""
     if not missing:
         return None
-    listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-    return f"over {classes - len(missing)} of {classes} classes: no test image of {listed}"
+    shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    return f"over {classes - len(missing)} of {classes} classes: no test image of {shown}"
 
 
 def named_rows(names: Sequence[str], score: str, values: Sequence[float]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Images with a target for each pixel, or with objects: what segmentation, depth and detection share."""
+"""What segmentation, depth and detection share: pairs of an image and its mask, depth map or objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from .task import Task, shape_of
 
 
 class PairTask(Task):
-    """What the tasks share whose images have something at each place: a target for each pixel, or objects.
+    """Base of the tasks whose images come with a target for each pixel, or with objects.
 
     Args:
         source, data, options: as :class:`.Task`; batches have ``targets``.
@@ -34,7 +34,7 @@ class PairTask(Task):
 
     @classmethod
     def refuse_held_out(cls, recipe: Recipe) -> None:
-        """Refuse ``data.val_fraction``: images for testing are not held out of such sources.
+        """Refuse ``data.val_fraction``: no images are held out from such sources.
 
         Raises:
             UsageError: it is set.
@@ -50,16 +50,16 @@ class PairTask(Task):
         return f" of {counted(len(classes), 'class', 'classes')}" if classes else ""
 
     def check_targets(self, data: DataConfig) -> list[str]:
-        """As of :class:`.Task`; scenes are known to be sound."""
+        """As in :class:`.Task`; scenes need no check."""
         return [] if isinstance(self.source.train, SceneSplit) else self.check_target_files(data)
 
     def check_target_files(self, data: DataConfig) -> list[str]:
-        """The same of files."""
+        """The same for images in files."""
         return []
 
 
 class PixelTask(PairTask):
-    """What segmentation and depth share: an answer for each pixel."""
+    """Base of segmentation and depth, which predict something for each pixel."""
 
     @classmethod
     def open(
@@ -86,16 +86,16 @@ class PixelTask(PairTask):
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> PixelTransform:
-        """The centre crop that a recipe is evaluated on."""
+        """The centre crop of evaluation."""
         _, height, width = shape_of(data, data.test_size, data.test_width)
         return PixelTransform(height, width, *image_statistics(data), data.short_side)
 
 
 def refuse_mixing(data: DataConfig, tasks: str) -> None:
-    """Refuse augmentations of classification.
+    """Refuse augmentations that are for classification.
 
     Raises:
-        UsageError: one is asked for.
+        UsageError: one of them is set.
     """
     for name in ("mixup", "cutmix", "randaugment_layers"):
         if getattr(data, name):

@@ -1,4 +1,4 @@
-"""What a network for segmentation or depth says about images: pictures, label images, depth maps."""
+"""Predictions of segmentation and depth: pictures, label images, depth maps."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +21,20 @@ from ..training import pick_device
 from .answers import Answers, Asked, PredictOptions, make_folder, writing
 from .trained import ReadyNetwork, Trained, view_of
 
-NEAREST = 1e-3  # metres: what an answer counts as at least, in the metrics
-FARTHEST = 65_535 / MILLIMETRES  # metres that a depth map of 16 bits can hold
+MIN_DEPTH = 1e-3  # metres: smaller predictions are clamped to it in the metrics
+MAX_DEPTH = 65_535 / MILLIMETRES  # metres that a depth map of 16 bits can hold
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """What answers for each pixel.
+    """A network with outputs for each pixel.
 
     Attributes:
-        task: "segmentation" or "depth"; names: of its classes, or none.
+        task: "segmentation" or "depth"; names: of its classes, or empty.
         channels, value_range: of the images.
-        view: what the network sees of an image (C, H, W) uint8.
-        look: from a batch of views and their images to what is drawn of each, (C, H, W) uint8, and maps (outputs, H, W)
-            of that.
+        view: from an image (C, H, W) uint8 to the network's input.
+        look: from a batch of inputs and their images to pairs of the image to draw, (C, H, W) uint8, and its outputs
+            (outputs, H, W).
     """
 
     task: str
@@ -46,7 +46,7 @@ class Pixels:
 
 
 def pixels_of_network(network: ReadyNetwork, options: PredictOptions) -> Pixels:
-    """A trained network, which sees whole images, or an exported file, which sees the centre of images at its size."""
+    """A trained network, which takes whole images, or an exported file, which takes the centre of images."""
     if network.trained is None:
         return _exported(network)
     if options.size is not None:
@@ -55,12 +55,12 @@ def pixels_of_network(network: ReadyNetwork, options: PredictOptions) -> Pixels:
 
 
 def _trained(trained: Trained, device: str) -> Pixels:
-    place, view = pick_device(device), trained.transform
-    model = trained.model.to(place)
+    target, view = pick_device(device), trained.transform
+    model = trained.model.to(target)
 
     def look(seen: Tensor, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         with torch.inference_mode():
-            outputs = model(seen.to(place)).float().cpu()
+            outputs = model(seen.to(target)).float().cpu()
         sizes = [image.shape[-2:] for image in images]
         pairs = zip(images, outputs.split(1), sizes, strict=True)
         return [
@@ -80,7 +80,7 @@ def _trained(trained: Trained, device: str) -> Pixels:
 
 def _exported(file: ReadyNetwork) -> Pixels:
     about = file.preprocessing
-    assert about is not None  # every exported file says it
+    assert about is not None  # every exported file has it
     view = view_of(about)
     assert isinstance(view, PixelTransform)
 
@@ -92,9 +92,9 @@ def _exported(file: ReadyNetwork) -> Pixels:
 
 
 class Pictures:
-    """Pictures of what is said about images, in --out or where the network is.
+    """Pictures of predictions, in --out or in the folder of the network.
 
-    Not drawn where another option says where answers go, and --out does not.
+    None are drawn if another option for output files is given and --out is not.
     """
 
     def __init__(self, task: str, options: PredictOptions):
@@ -102,36 +102,36 @@ class Pictures:
         if options.out or not (options.masks or options.depths or options.boxes):
             self.folder = make_folder("out", options.out or (network if network.is_dir() else Path()) / "predictions")
 
-    def save(self, asked: Asked, draw: Callable[[], Image.Image]) -> dict[str, str]:
-        """Draw and save one; where it is."""
+    def save(self, item: Asked, draw: Callable[[], Image.Image]) -> dict[str, str]:
+        """Draw and save a picture; returns its path for the result."""
         if self.folder is None:
             return {}
-        place = self.folder / f"{asked.name}_{self.task}.png"
-        save(draw(), place)
-        return dict(picture=str(place))
+        path = self.folder / f"{item.name}_{self.task}.png"
+        save(draw(), path)
+        return dict(picture=str(path))
 
     def finish(self) -> list[str]:
         return [] if self.folder is None else [f"  pictures in {self.folder}"]
 
 
-def save(image: Image.Image, place: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
     """Write an image file.
 
     Raises:
         RunFailed: it cannot be written.
     """
     try:
-        image.save(place)
-    except OSError as error:  # of a full disk Pillow does not say whose
-        raise writing(place, error) from error
+        image.save(path)
+    except OSError as error:  # on a full disk, Pillow's message does not name the file
+        raise writing(path, error) from error
 
 
 class MaskAnswers(Answers):
     """The class of each pixel.
 
     Args:
-        values: that label images are written with.
-        options: of the command line: where files go.
+        values: pixel values of the classes in label images.
+        options: of the command line.
     """
 
     def __init__(self, network: Pixels, values: MaskValues, options: PredictOptions):
@@ -144,34 +144,34 @@ class MaskAnswers(Answers):
         return self.network.view(image)
 
     def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[tuple[Tensor, Tensor]]:
-        found = self.network.look(seen, images)
-        self.names = self.names or [str(number) for number in range(len(found[0][1]))]
+        outputs = self.network.look(seen, images)
+        self.names = self.names or [str(number) for number in range(len(outputs[0][1]))]
         self.columns = self.names
-        return [(image, said.argmax(0)) for image, said in found]
+        return [(image, output.argmax(0)) for image, output in outputs]
 
-    def tell(self, asked: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    def tell(self, item: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
         image, mask = answer
         counts = torch.bincount(mask.flatten(), minlength=len(self.names))
-        there = [i for i in counts.argsort(descending=True, stable=True).tolist() if counts[i]]
-        shares = {self.names[i]: round(int(counts[i]) / mask.numel(), 6) for i in there}
+        present = [i for i in counts.argsort(descending=True, stable=True).tolist() if counts[i]]
+        shares = {self.names[i]: round(int(counts[i]) / mask.numel(), 6) for i in present}
         self.counts.update(shares)
-        told = self.pictures.save(asked, lambda: mask_sheet(image, mask, self.names, counts, there))
+        result = self.pictures.save(item, lambda: mask_sheet(image, mask, self.names, counts, present))
         if self.folder:
-            place = self.folder / f"{asked.name}.png"
-            save(self.values.image(mask), place)
-            told["mask"] = str(place)
-        return told | dict(classes=shares)
+            path = self.folder / f"{item.name}.png"
+            save(self.values.image(mask), path)
+            result["mask"] = str(path)
+        return result | dict(classes=shares)
 
-    def lines(self, told: dict[str, Any]) -> list[str]:
-        shares = [f"  {share:7.2%}  {name}" for name, share in told["classes"].items()]
-        return [told["path"], *shares, *_files(told)]
+    def lines(self, result: dict[str, Any]) -> list[str]:
+        shares = [f"  {share:7.2%}  {name}" for name, share in result["classes"].items()]
+        return [result["path"], *shares, *_files(result)]
 
-    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
-        yield [told["classes"].get(name, 0) for name in self.names]
+    def rows(self, result: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [result["classes"].get(name, 0) for name in self.names]
 
     def finish(self) -> list[str]:
-        every = sum(self.counts.values())  # the mean of images, each of which adds up to 1
-        lines = [f"  {share / every:7.2%}  {name}" for name, share in self.counts.most_common(LEGEND_CLASSES)]
+        total = sum(self.counts.values())  # the shares of each image add up to 1
+        lines = [f"  {share / total:7.2%}  {name}" for name, share in self.counts.most_common(LEGEND_CLASSES)]
         masks = [f"  masks in {self.folder}"] if self.folder else []
         return [*lines, *self.pictures.finish(), *masks]
 
@@ -191,47 +191,47 @@ class DepthAnswers(Answers):
         return self.network.view(image)
 
     def ask(self, seen: Tensor, images: Sequence[Tensor]) -> Sequence[tuple[Tensor, Tensor]]:
-        return [(image, said[0].clamp(min=NEAREST)) for image, said in self.network.look(seen, images)]
+        return [(image, output[0].clamp(min=MIN_DEPTH)) for image, output in self.network.look(seen, images)]
 
-    def tell(self, asked: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    def tell(self, item: Asked, answer: tuple[Tensor, Tensor]) -> dict[str, Any]:
         image, depth = answer
         low, high = depth.min().item(), depth.max().item()
         self.range = min(low, self.range[0]), max(high, self.range[1])
-        told = self.pictures.save(asked, lambda: depth_sheet(image, depth))
+        result = self.pictures.save(item, lambda: depth_sheet(image, depth))
         if self.folder:
-            told["depth"] = str(save_depth(depth, self.folder / asked.name))
+            result["depth"] = str(save_depth(depth, self.folder / item.name))
         metres = dict(nearest=round(low, 4), farthest=round(high, 4), median=round(depth.median().item(), 4))
-        return told | dict(metres=metres)
+        return result | dict(metres=metres)
 
-    def lines(self, told: dict[str, Any]) -> list[str]:
-        metres = "  {nearest:.2f} to {farthest:.2f} m, median {median:.2f} m".format(**told["metres"])
-        return [told["path"], metres, *_files(told)]
+    def lines(self, result: dict[str, Any]) -> list[str]:
+        metres = "  {nearest:.2f} to {farthest:.2f} m, median {median:.2f} m".format(**result["metres"])
+        return [result["path"], metres, *_files(result)]
 
-    def rows(self, told: dict[str, Any]) -> Iterator[Sequence[Any]]:
-        yield [told["metres"][name] for name in self.columns]
+    def rows(self, result: dict[str, Any]) -> Iterator[Sequence[Any]]:
+        yield [result["metres"][name] for name in self.columns]
 
     def finish(self) -> list[str]:
         depths = [f"  depths in {self.folder}"] if self.folder else []
         return ["  {:.2f} to {:.2f} m".format(*self.range), *self.pictures.finish(), *depths]
 
 
-def save_depth(depth: Tensor, place: Path) -> Path:
-    """Write metres (H, W) as "depth:PATH" reads them, and say where: PLACE.png, 16 bits of millimetres.
+def save_depth(depth: Tensor, path: Path) -> Path:
+    """Write metres (H, W) as "depth:PATH" reads them; returns the file: PATH.png, 16 bits of millimetres.
 
-    Where a pixel is too far for 16 bits, PLACE.npy, metres.
+    If a pixel is too far for 16 bits, it is PATH.npy, in metres.
     """
-    if depth.max() <= FARTHEST:
-        place = place.with_name(f"{place.name}.png")
-        save(Image.fromarray((depth * MILLIMETRES).round().numpy().astype(np.uint16)), place)
-        return place
-    place = place.with_name(f"{place.name}.npy")
+    if depth.max() <= MAX_DEPTH:
+        path = path.with_name(f"{path.name}.png")
+        save(Image.fromarray((depth * MILLIMETRES).round().numpy().astype(np.uint16)), path)
+        return path
+    path = path.with_name(f"{path.name}.npy")
     try:
-        np.save(place, depth.numpy())
+        np.save(path, depth.numpy())
     except OSError as error:
-        raise writing(place, error) from error
-    return place
+        raise writing(path, error) from error
+    return path
 
 
-def _files(told: dict[str, Any]) -> list[str]:
-    """Lines about what was written about an image."""
-    return [f"  {kind} {told[kind]}" for kind in ("picture", "mask", "depth") if kind in told]
+def _files(result: dict[str, Any]) -> list[str]:
+    """Lines about the files that were written for an image."""
+    return [f"  {kind} {result[kind]}" for kind in ("picture", "mask", "depth") if kind in result]

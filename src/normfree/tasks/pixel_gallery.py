@@ -1,4 +1,4 @@
-"""What a network makes of each pixel of test images, for the page of ``normfree report``."""
+"""Predictions for each pixel of test images, for the page of ``normfree report``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .gallery import Look
 
 @dataclass(frozen=True)
 class AnsweredImage:
-    """An image (C, H, W) uint8 as it is evaluated, the truth (H, W), and the network's answer (outputs, H, W)."""
+    """An image (C, H, W) uint8 as it is evaluated, the truth (H, W), and the network's output (outputs, H, W)."""
 
     image: Tensor
     truth: Tensor
@@ -27,7 +27,7 @@ class AnsweredImage:
 
 
 def answered(look: Look, chosen: Sequence[tuple[float, int]]) -> list[AnsweredImage]:
-    """Images by (score, index) with their answers; those that cannot be read any more are left out."""
+    """Images by (score, index) with their outputs; those that have become unreadable are left out."""
     view, split, images = look.trained.transform, look.split, []
     for score, index in chosen:
         try:
@@ -41,6 +41,6 @@ def answered(look: Look, chosen: Sequence[tuple[float, int]]) -> list[AnsweredIm
 
 
 def overlay(one: AnsweredImage, truth: Image.Image, answer: Image.Image, detail: str = "") -> Overlay:
-    """An image beside pictures of the truth and of the answer."""
+    """An image beside pictures of the truth and of the prediction."""
     panels = [("image", rgb_picture(one.image)), ("truth", truth), ("network", answer)]
     return Overlay(panels, percent(one.score, 1), detail + "/".join(PurePath(one.name).parts[-2:]), one.name)

@@ -22,7 +22,7 @@ from .measured import Measured
 from .multilabel import refuse_sampler
 from .trained import ReadyNetwork, Trained
 
-NEAR = 0.5  # standard deviations
+NEAR_STD = 0.5  # standard deviations
 
 
 class Regression(VectorTask):
@@ -84,7 +84,7 @@ class Regression(VectorTask):
         undefined = math.isnan(scores["r2"])
         r2 = "R2 not defined" if undefined else f"R2 {scores['r2']:.4f}{mean}"
         notes = ["R2 is not defined: it needs at least 2 test images"] if undefined else []
-        rows = [dict(name=n) | _defined(found) for n, found in zip(names, metrics.per_number(), strict=True)]
+        rows = [dict(name=n) | _defined(per_number) for n, per_number in zip(names, metrics.per_number(), strict=True)]
         line = f"{r2}{error}   loss {scores['loss']:.4f}"
         return Measured([line], _defined(scores), rows, notes=notes, of="numbers")
 
@@ -95,9 +95,9 @@ class Regression(VectorTask):
     @classmethod
     def gallery(cls, look: Look) -> Gallery:
         names, std = look.trained.names, torch.tensor(look.trained.recipe.task.target_std)
-        words = (lambda said: numbers_of(said, names), lambda true: numbers_of(true, names))
+        words = (lambda predicted: numbers_of(predicted, names), lambda true: numbers_of(true, names))
         what = "by the largest error in standard deviations: the true numbers \N{RIGHTWARDS ARROW} what it says."
-        return furthest_from_truth(look, lambda said, true: ((said - true).abs() / std).max(1).values, words, what)
+        return furthest_from_truth(look, lambda output, true: ((output - true).abs() / std).max(1).values, words, what)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error, a mean over numbers and images, in float32 at least; output (N, K), standardized."""
@@ -107,7 +107,7 @@ class Regression(VectorTask):
     @torch.no_grad()
     def correct(self, output: Tensor, batch: Batch) -> Tensor:
         """Fraction of the numbers within half a standard deviation, summed over images: for the progress bar."""
-        return ((output - self._standardized(batch.target_tensor)).abs() < NEAR).float().mean(1).sum()
+        return ((output - self._standardized(batch.target_tensor)).abs() < NEAR_STD).float().mean(1).sum()
 
     def metrics(self) -> "RegressionErrors":
         return RegressionErrors(self.mean, self.std)
@@ -167,8 +167,8 @@ class RegressionErrors:
 
     def compute(self) -> dict[str, float]:
         """Means over the numbers of ``r2`` and ``mae``, the mean loss, and the number of images."""
-        found = self.per_number()
-        means = {name: sum(one[name] for one in found) / len(found) for name in ("r2", "mae")}
+        per_number = self.per_number()
+        means = {name: sum(one[name] for one in per_number) / len(per_number) for name in ("r2", "mae")}
         return means | dict(loss=float(self.sums[1].mean() / max(1, self.images)), images=self.images)
 
 

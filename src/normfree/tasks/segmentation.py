@@ -67,9 +67,9 @@ class Segmentation(PixelTask):
         scores = metrics.compute()
         rows, notes, what, value = named_rows(names, "iou", metrics.per_class()), [], "mean IoU", scores["miou"]
         if len(metrics.present()) == 1:
-            (only,) = metrics.present()
-            what, value = f"IoU of {names[only]!r}", metrics.per_class()[only]
-            notes = [only_class(names[only])]
+            (only_class,) = metrics.present()
+            what, value = f"IoU of {names[only_class]!r}", metrics.per_class()[only_class]
+            notes = [only_class_note(names[only_class])]
         line = f"{what} {value:.2%}   pixels {scores['pixel_accuracy']:.2%}   loss {scores['loss']:.4f}"
         return Measured([line], scores, rows, notes=notes)
 
@@ -96,14 +96,14 @@ class Segmentation(PixelTask):
 
     def check_target_files(self, data: DataConfig) -> list[str]:
         fixed = tuple(self.source.classes) == VOC_CLASSES
-        told, only = check_masks(self.source, fixed=fixed, allow_missing=data.allow_missing_classes)
-        if only is not None:
-            self.only, self.score_label = only, f"test IoU of {only!r}"
-        return told
+        notes, only_class = check_masks(self.source, fixed=fixed, allow_missing=data.allow_missing_classes)
+        if only_class is not None:
+            self.only, self.score_label = only_class, f"test IoU of {only_class!r}"
+        return notes
 
     def score_note(self, score: float) -> str | None:
         """Where the test masks hold one class: that there is no mean."""
-        return only_class(self.only) if self.only is not None else None
+        return only_class_note(self.only) if self.only is not None else None
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over images of their mean cross-entropy over pixels that are not ignored; output (N, C, H, W).
@@ -169,7 +169,7 @@ class Overlap:
         )
 
 
-def only_class(name: str) -> str:
+def only_class_note(name: str) -> str:
     """What must be said about a score of one class."""
     return f"the test masks hold {name!r} alone: there is no mean over classes"
 
@@ -191,30 +191,30 @@ def _counted(targets: Tensor) -> Tensor:
     return (targets != IGNORE).flatten(1).sum(1).clamp(min=1)
 
 
-def _masks(seen: Sequence[AnsweredImage], names: Sequence[str]) -> tuple[list[Overlay], Colors]:
+def _masks(images: Sequence[AnsweredImage], names: Sequence[str]) -> tuple[list[Overlay], Colors]:
     """Masks over their images, and the colours of the classes that are in any."""
     palette = class_colors(len(names))
-    drawn, there = [], torch.zeros(len(names), dtype=torch.bool)
-    for one in seen:
-        answer = one.answer.argmax(0)
-        for mask in (one.truth, answer):
-            there[mask[mask < len(names)]] = True
-        truth, said = (draw_mask(one.image, mask, palette) for mask in (one.truth, answer))
-        drawn.append(overlay(one, truth, said))
-    known: list[int] = there.nonzero()[:, 0].tolist()
-    return drawn, Colors([names[i] for i in known], palette[known])
+    overlays, present = [], torch.zeros(len(names), dtype=torch.bool)
+    for item in images:
+        answer = item.answer.argmax(0)
+        for mask in (item.truth, answer):
+            present[mask[mask < len(names)]] = True
+        truth, predicted = (draw_mask(item.image, mask, palette) for mask in (item.truth, answer))
+        overlays.append(overlay(item, truth, predicted))
+    known: list[int] = present.nonzero()[:, 0].tolist()
+    return overlays, Colors([names[i] for i in known], palette[known])
 
 
 def _by_class(metrics: Overlap, names: Sequence[str]) -> Table:
     """How well each class is found, and what it is taken for."""
     confusion = metrics.confusion.double()
-    true, said, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    true, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     rows = []
     for i, (name, value) in enumerate(zip(names, metrics.per_class(), strict=True)):
         wrong = confusion[i].clone()
         wrong[i] = 0
         other = f"{names[int(wrong.argmax())]} {percent((wrong.max() / true[i]).item(), 1)}" if wrong.any() else ""
-        parts = [_share(true[i], confusion.sum()), _share(right[i], true[i]), _share(right[i], said[i])]
+        parts = [_share(true[i], confusion.sum()), _share(right[i], true[i]), _share(right[i], predicted[i])]
         rows.append([name, percent(None if math.isnan(value) else value, 1), *parts, other])
     headings = ["class", "IoU", "of all pixels", "found", "right where said", "taken for most"]
     note = "IoU: pixels that are the class and are said to be, of those that are one or the other."

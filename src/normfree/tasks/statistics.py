@@ -1,4 +1,4 @@
-"""What images are normalized with."""
+"""Mean and standard deviation for the normalization of images."""
 
 from ..data import DataConfig
 

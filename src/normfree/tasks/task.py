@@ -21,22 +21,23 @@ from .trained import InferenceTask, ReadyNetwork, Trained
 
 
 class Task(InferenceTask):
-    """How images are opened, the network is built, trained and measured, and what is said and drawn of its answers.
+    """Everything that differs between tasks: opening images, building, training and evaluating a network, predictions.
 
     Class methods describe the task itself; they take a recipe or a trained network. An object of the class is
     the task on the images of one run: loss, loaders and metrics for :class:`normfree.training.Trainer`. A new task is a
-    subclass that is added with :func:`normfree.tasks.register`; nothing else in the library knows its name.
+    subclass that is added with :func:`normfree.tasks.register`; nothing else in the library depends on its name.
 
     Attributes:
-        name: in recipes, ``task.name``.
-        kind: in :data:`normfree.tasks.TASKS` and in exported files; not ``name`` where one name has two kinds.
-        purpose: what such a network is for, as the end of a sentence.
-        score: the metric that is better when larger; ``score_label``, ``score_format``: how it is printed.
-        targets: what an image comes with: "labels" (a class), "vectors" (K numbers), or "pairs" (an image of targets,
+        name: ``task.name`` in recipes.
+        kind: the key in :data:`normfree.tasks.TASKS` and in exported files; it differs from ``name`` if one name has
+            two kinds.
+        purpose: what such a network is for, as the end of a sentence in messages.
+        score: the main metric, better when larger; ``score_label``, ``score_format``: how it is printed.
+        targets: what an image comes with: "labels" (a class), "vectors" (K numbers), or "pairs" (a mask, a depth map
             or objects).
         named_outputs: whether outputs have names, of classes or of numbers.
-        output: what an exported file calls the output, see :class:`normfree.export.Description`; None: not exported.
-        options: those of :class:`.PredictOptions` that are for some tasks alone, and for this one.
+        output: name of the output in an exported file, see :class:`normfree.export.Description`; None: not exported.
+        options: the fields of :class:`.PredictOptions` that only some tasks have, and this one has.
     """
 
     score: str
@@ -56,33 +57,33 @@ class Task(InferenceTask):
         """The images of a recipe, or of another source.
 
         Args:
-            source: its description, such as "imagefolder:PATH".
-            held_out: which images a run that goes on has held out for testing.
-            known: classes of a network that is measured, which needs no training images.
+            source: such as "imagefolder:PATH".
+            held_out: which images a resumed run has held out for testing.
+            known: classes of a network that is evaluated, which needs no training images.
 
         Raises:
-            UsageError: they cannot be had, or are for another task.
+            UsageError: the source cannot be opened, or is for another task.
         """
         raise NotImplementedError
 
     @classmethod
     def open_test(cls, recipe: Recipe, source: str, classes: Sequence[str], network: str) -> Source[Any]:
-        """Test images for a network with these classes, from another source than it was trained on."""
+        """Test images for a trained network with these classes, from another source."""
         return cls.open(recipe, source, known=classes)
 
     @classmethod
     def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
-        """The network of a recipe for these classes, freshly initialized.
+        """The network of a recipe for these classes, with random weights.
 
         Raises:
-            UsageError: a model or an option that there is not.
+            UsageError: the model or an option of it does not exist.
         """
         return recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
 
     @classmethod
     def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
-        """Fill in the sizes of images, and the view of test images, that the recipe leaves to the model."""
-        data = recipe.data  # of an exported file, all of this is set, and the network says nothing
+        """Fill in the image sizes and the test crop that the recipe leaves to the model."""
+        data = recipe.data  # for an exported file all of them are set, and the network has no config
         data.image_size = data.image_size or config_of(model)["input_size"][-1]
         data.test_size = data.test_size or config_of(model)["test_input_size"][-1]
         if cls.targets != "pairs":
@@ -90,10 +91,10 @@ class Task(InferenceTask):
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, source: Source[Any], share: Share = Share()) -> Self:  # noqa: B008 - immutable
-        """The task on the images of a run, whose sizes are set; what the recipe leaves to the images is filled in.
+        """The task on the images of a run. Sizes must be set; fields that depend on the images are filled in.
 
         Raises:
-            UsageError: a field that is for another task.
+            UsageError: a field is for another task.
         """
         cls.resolve(recipe, source)
         data, train = recipe.data, recipe.train
@@ -110,20 +111,20 @@ class Task(InferenceTask):
 
     @classmethod
     def resolve(cls, recipe: Recipe, source: Source[Any]) -> None:
-        """Fill in what the recipe leaves to the training images."""
+        """Fill in the fields of the recipe that depend on the training images."""
 
     @classmethod
     def train_transform(cls, data: DataConfig) -> Any:
-        """The augmentation of a recipe, whose sizes are set.
+        """The augmentation of a recipe; sizes must be set.
 
         Raises:
-            UsageError: a field that is for another task.
+            UsageError: a field is for another task.
         """
         raise NotImplementedError
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> Any:
-        """The preprocessing that a recipe is evaluated with, whose sizes are set."""
+        """The preprocessing for evaluation; sizes must be set."""
         raise NotImplementedError
 
     @classmethod
@@ -135,50 +136,50 @@ class Task(InferenceTask):
 
     @classmethod
     def describe_classes(cls, classes: Sequence[str]) -> str:
-        """The end of "N training and M test images", for the first line of a run."""
+        """What follows "N training and M test images" in the first line of a run, such as " of 10 classes"."""
         return ""
 
     # Of a trained network.
 
     @classmethod
     def after_loading(cls, model: nn.Module, recipe: Recipe, classes: Sequence[str], file: str) -> None:
-        """Complete a loaded network in place, before it is used.
+        """Change a loaded network in place before it is used, if the task needs that.
 
         Raises:
-            UsageError: ``file`` does not say what that needs.
+            UsageError: ``file`` lacks what is needed for it.
         """
 
     @classmethod
     def check_test(cls, source: Source[Any], data: DataConfig) -> None:
-        """Refuse test images that there is nothing to measure on.
+        """Refuse test images on which nothing can be measured.
 
         Raises:
-            UsageError: there is nothing.
+            UsageError: they are such images.
         """
 
     @classmethod
     def metrics_of(cls, trained: Trained) -> Any:
-        """What ``normfree eval`` measures: has ``update(output, batch)`` and ``compute()``, with ``images``."""
+        """The metrics of ``normfree eval``: ``update(output, batch)``, and ``compute()``, which includes ``images``."""
         raise NotImplementedError
 
     @classmethod
     def missing_targets(cls, metrics: Any) -> str | None:
-        """What was missing in all test images, so that no score exists; None if nothing was."""
+        """What no test image had, such as "an object", so that there is no score; None if nothing is missing."""
         return None
 
     @classmethod
     def measured(cls, metrics: Any, names: Sequence[str]) -> Measured:
-        """What the metrics found, for people and as data; ``names`` are of the classes."""
+        """The results of the metrics, as text and as data; ``names`` are those of the classes."""
         scores = metrics.compute()
-        told = "   ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "images")
-        return Measured([told], scores)
+        line = "   ".join(f"{name} {value:.4g}" for name, value in scores.items() if name != "images")
+        return Measured([line], scores)
 
     @classmethod
     def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
-        """What ``normfree predict`` says, draws and writes.
+        """What ``normfree predict`` prints, draws and writes.
 
         Raises:
-            UsageError: an option that does not fit, or a folder that cannot be made.
+            UsageError: an option does not fit the task, or a folder cannot be made.
         """
         raise UsageError(f"networks for {cls.kind} have no `normfree predict`")
 
@@ -205,12 +206,12 @@ class Task(InferenceTask):
         Args:
             data: with ``image_size`` and ``test_size``.
             batch_size: images per training step.
-            seed: of the order and the augmentation.
+            seed: for the order and the augmentation.
             share: which part of each batch this process loads.
             across_epochs: whether training batches run across the ends of epochs.
         """
         self.source, self.config, self.data, self.classes = source, config, data, len(source.classes)
-        self.notes: list[str] = []  # what a user should know
+        self.notes: list[str] = []  # for the user
         shared: dict[str, Any] = dict(workers=data.workers, timeout=data.timeout, share=share)
         self.train = self.loader(
             source.train,
@@ -234,27 +235,27 @@ class Task(InferenceTask):
 
     @classmethod
     def train_options(cls, data: DataConfig) -> dict[str, Any]:
-        """More options of the training loader."""
+        """Additional options of the training loader."""
         return {}
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
-        """The loss of a batch, a mean over images: the gradient of a batch is the mean of its parts'."""
+        """The loss of a batch, a mean over images: the gradient of a batch is the mean of its micro-batches'."""
         raise NotImplementedError
 
     def correct(self, output: Any, batch: Batch) -> Tensor:
-        """How much of the batch is right, on the device: for the progress bar."""
+        """How many predictions of the batch are correct, on the device: for the progress bar."""
         return torch.zeros((), device=output.device)
 
     def metrics(self) -> Any:
-        """What evaluations during the run measure: has ``update(output, batch)``, ``compute()`` and ``totals``."""
+        """The metrics of evaluations during the run: ``update(output, batch)``, ``compute()`` and ``totals``."""
         raise NotImplementedError
 
     def score_note(self, score: float) -> str | None:
-        """What must be said about a score on the test images, if anything."""
+        """A warning about a score on the test images, if one is needed."""
         return None
 
     def check_targets(self, data: DataConfig) -> list[str]:
-        """Look at what is to be learnt and measured; what to tell.
+        """Check the targets of the training and test images; returns notes for the user.
 
         Raises:
             UsageError: there is nothing to learn or to measure.
@@ -274,7 +275,7 @@ def shape_of(data: DataConfig, height: int | None, width: int | None) -> tuple[i
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
-    """What a model of ours keeps about itself, by timm's names."""
+    """The configuration of a normfree model, with timm's names."""
     return getattr(model, "default_cfg")  # noqa: B009 - which nn.Module declares as a tensor or a module
 
 
@@ -282,7 +283,7 @@ def refuse_fields(data: DataConfig, others: dict[str, Any], tasks: str) -> None:
     """Refuse fields of the data section that are for other tasks.
 
     Args:
-        others: such fields, with the values that leave them alone.
+        others: such fields, with their default values.
         tasks: the tasks that they are for.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained network, and one that is ready to answer: what the rooms above hand to a task."""
+"""A trained network, and one that is ready for predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from .measured import Measured
 
 
 class InferenceTask:
-    """The part of a task that a trained network needs; :class:`normfree.tasks.Task` has the rest, and says it all."""
+    """The part of :class:`normfree.tasks.Task` that a trained network needs; documented there."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
@@ -67,14 +67,14 @@ class InferenceTask:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in evaluation mode and what it needs to be used.
+    """A network in evaluation mode, with what is needed to use it.
 
     Attributes:
         task: what it was trained for, one of :data:`normfree.tasks.TASKS`.
-        classes: names of the classes' folders; ``names`` say the same to a reader, where the file has such.
-        numbers: what the files of the training data called the classes (COCO's categories), else counted from 1.
-        source: the file that it came from.
-        held_out: which images were held out for testing, where the source has no test split.
+        classes: names of the classes, as in the training data; ``names``: readable names, if the file has such.
+        numbers: ids of the classes in the files of the training data (COCO's categories), else counted from 1.
+        source: the file that it was loaded from.
+        held_out: which images were held out for testing, if the source has no test split.
     """
 
     model: nn.Module
@@ -88,32 +88,33 @@ class Trained:
 
     @property
     def transform(self) -> Any:
-        """The preprocessing that the network is evaluated with; of pairs, that of image and target."""
+        """The preprocessing for evaluation; for pairs, that of image and target."""
         self.task.set_sizes(self.recipe, self.model)
         return self.task.test_transform(self.recipe.data)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what the network sees of an image."""
+        """(C, H, W) of the network's input for an image."""
         self.task.set_sizes(self.recipe, self.model)
         data = self.recipe.data
         height = data.test_size or 0  # which is set by now
         return data.channels, height, data.test_width or height
 
     def view(self, image: Tensor) -> Tensor:
-        """What the network sees of an image (C, H, W) uint8."""
+        """The network's input for an image (C, H, W) uint8."""
         return self.transform.view(image) if self.task.targets == "pairs" else self.transform(image)
 
 
 @dataclass(frozen=True)
 class ReadyNetwork:
-    """From images (N, C, H, W) to outputs (N, ...), float32 on the CPU.
+    """A network for predictions, from a run, a checkpoint or an exported file.
 
     Attributes:
-        preprocessing: None of a network that takes pairs and is no exported file: ``trained`` says it.
+        run: from images (N, C, H, W) to outputs (N, ...), float32 on the CPU.
+        preprocessing: of images; None if ``trained`` has it (tasks with pairs, unless it is an exported file).
         classes: their names, or None.
-        exported: it is from an exported file, which takes images of one size.
-        trained: what it is made of, where it is no exported file.
+        exported: whether it is from an exported file, which takes images of one size.
+        trained: the network that it was made from; None for an exported file.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -130,7 +131,7 @@ class ReadyNetwork:
 
 @dataclass(frozen=True)
 class AntialiasedTransform(EvalTransform):
-    """The same view by torchvision's antialiased bicubic resize, on uint8 as Pillow does it."""
+    """The same preprocessing with torchvision's antialiased bicubic resize, on uint8 like Pillow's."""
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         side = self.size + self.margin
@@ -143,7 +144,7 @@ class AntialiasedTransform(EvalTransform):
 
 
 def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | PixelTransform:
-    """The transform that the preprocessing describes, or the antialiased sibling of one for classification."""
+    """The transform for a preprocessing; ``antialias`` is for classification and regression."""
     if preprocessing.resize not in ("squash", "centre"):
         _, height, width = preprocessing.shape
         return PixelTransform(height, width, preprocessing.mean, preprocessing.std, preprocessing.short_side)
@@ -152,5 +153,5 @@ def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTra
 
 def vector_view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform:
     """The same for classification and regression."""
-    made, about = AntialiasedTransform if antialias else EvalTransform, preprocessing
-    return made(about.size, about.resize_margin, about.mean, about.std, about.resize)
+    transform, p = AntialiasedTransform if antialias else EvalTransform, preprocessing
+    return transform(p.size, p.resize_margin, p.mean, p.std, p.resize)
