@@ -41,6 +41,7 @@ ALLOWED = {
         *("functional", "gain", "nn", "models", "spp", "weights", "export", "optim", "data", "training", "recipes"),
         *("tasks", "pictures", "report"),
     },
+    "studies": {"models", "data", "training", "recipes", "tasks", "report", "runs"},
     "timm": {"functional", "models", "nn", "weights"},
     "report": {"spp", "pictures"},
     "cli": None,  # binds them all

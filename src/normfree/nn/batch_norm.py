@@ -1,4 +1,4 @@
-"""Layers that normalize over several examples."""
+"""Which networks look at more than one example at a time."""
 
 from torch import nn
 

@@ -12,7 +12,7 @@ list(runs.predictions("runs/five", ["photos"]))  # normfree predict
 from .evaluate import Evaluation, evaluate
 from .initialize import initialize
 from .load import load
-from .lock import RunLock
+from .lock import FolderInUse, RunLock
 from .predict import predictions
 from .prepare import prepare
 from .resume import resumed_recipe, run_to_go_on_with
@@ -21,6 +21,7 @@ from .start import Finished, train
 __all__ = [
     "Evaluation",
     "Finished",
+    "FolderInUse",
     "RunLock",
     "evaluate",
     "initialize",

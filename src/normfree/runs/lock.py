@@ -60,6 +60,10 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
+class FolderInUse(UsageError):
+    """Another process writes the run."""
+
+
 class RunLock:
     """The lock of a run's folder; a context manager that releases it at the end.
 
@@ -78,7 +82,8 @@ class RunLock:
         """Lock an existing folder; nothing happens if this object holds its lock already.
 
         Raises:
-            UsageError: another process holds the lock, and the message names it; the file cannot be written.
+            FolderInUse: another process holds the lock, and the message names it.
+            UsageError: the file cannot be written.
         """
         path = (folder / LOCK).absolute()
         if self.path == path:
@@ -134,7 +139,7 @@ class RunLock:
             try:
                 before = _parsed(file.read())
                 if not _system_lock(file) or (before is not None and self._alive(before, path, file)):
-                    raise UsageError(
+                    raise FolderInUse(
                         f"{path.parent} is in use by {before or 'another process'}; one process at a time writes a "
                         f"run (if it is gone for certain, remove {path})"
                     )

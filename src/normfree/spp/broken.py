@@ -1,4 +1,4 @@
-"""Three networks of torchvision and timm, each with one fault that the signal propagation plot finds.
+"""Three networks of others, each with one fault, for the signal propagation plot to find.
 
 ::
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def without_normalization() -> nn.Module:
-    """torchvision's ResNet-50 without its BatchNorm."""
+    """torchvision's ResNet-50 with its BatchNorm taken out."""
     model = torchvision.models.resnet50()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -29,12 +29,12 @@ def bare_squeeze_excite() -> nn.Module:
     for module in model.modules():
         if isinstance(module, NormFreeBlock):
             vars(module)["attn_gain"] = 1.0
-            nn.init.ones_(module.get_parameter("conv3.gain"))  # branches start at 0; measure them at 1
+            nn.init.ones_(module.get_parameter("conv3.gain"))  # branches start switched off; look at them switched on
     return model
 
 
 def dead_branch() -> nn.Module:
-    """torchvision's ResNet-50 with one branch set to zero."""
+    """torchvision's ResNet-50 with one forgotten zero."""
     model = torchvision.models.resnet50()
     nn.init.zeros_(model.get_parameter("layer3.2.bn3.weight"))
     return model
