@@ -30,12 +30,14 @@ from normfree import (
     models,
     optim,
     spp,
+    studies,
     training,
     weights,
     words,
 )
 
 ROOMS = [normfree.nn, models, optim, kernels, weights, bench, data, export, spp, training]
+ALSO = [studies]  # of which not every function has an example
 MODULES = [functional, gain, errors, files, internals, words]
 # in the examples of to_archive and to_onnx
 SHOWN = {f"normfree.export.{name}" for name in ("open_archive", "open_onnx", "operators", "weight_arithmetic")}
@@ -52,7 +54,7 @@ def in_room(room):
 
 def examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for module in [*MODULES, *(module for room in ROOMS for module in in_room(room))]:
+    for module in [*MODULES, *(module for room in [*ROOMS, *ALSO] for module in in_room(room))]:
         for test in finder.find(module, globs=KNOWN | vars(module)):
             if test.examples:
                 yield test

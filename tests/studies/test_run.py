@@ -205,7 +205,14 @@ def test_parts_share_the_work(write, tmp_path):
     assert statuses(out) == ["finished"] * 4
 
 
-@pytest.mark.parametrize("change", [{"optim.momentum": 0.5}, {"train.steps": 3}, {"data.flip": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optim.momentum": 0.5},
+        {"train.steps": 3},
+        pytest.param({"data.flip": True}, marks=pytest.mark.full),
+    ],
+)
 def test_a_study_that_was_changed_is_refused_and_run_anew_when_asked(write, tmp_path, change):
     out = tmp_path / "out"
     run(write(axes=ONE), out)

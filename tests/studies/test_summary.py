@@ -161,6 +161,16 @@ def test_the_plot_is_an_image_with_a_line_for_each_row(write):
     assert max(steps) - min(steps) < 0.5  # the axis of batch sizes is logarithmic
 
 
+def test_labels_of_numbers_that_fall(write):
+    axes = {"batch": {64: {"train.batch_size": 64}, 8: {"train.batch_size": 8}, 2: {"train.batch_size": 2}}}
+    study = studies.load_study(write(axes=axes))
+    results = Made(studies.plan(study), {"batch=8,seed=0": finished(0.5)})
+    drawn = summarize(study, study.reports[0], results)
+    assert drawn.columns == ["64", "8", "2"]  # as in the file
+    texts = [one.text for one in ElementTree.fromstring(draw(study, [drawn])).iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text in texts if text in ("64", "8", "2")] == ["2", "8", "64"]
+
+
 def test_a_plot_without_any_result(write):
     study, results = made(write, {}, {(0.1, "bare"): [None]})
     assert ElementTree.fromstring(draw(study, [summarize(study, study.reports[0], results)])) is not None

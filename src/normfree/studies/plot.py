@@ -84,7 +84,7 @@ def _grid(x: Scale, y: Scale, places: dict[str, float], name: str) -> list[Marku
         parts.append(tag("path", d=f"M{LEFT} {at:.1f}H{LEFT + WIDTH}", stroke=GRID, fill="none"))
         parts.append(_text(LEFT - 8, at + 4, tick(value), text_anchor="end", fill=SOFT))
     bottom, free = TOP + HEIGHT, -1e9
-    for label, value in places.items():
+    for label, value in sorted(places.items(), key=lambda place: place[1]):
         at, shown = _right(x, value), compact(value) if x.log and value == int(value) else label
         parts.append(tag("path", d=f"M{at:.1f} {bottom}v5", stroke=SOFT, fill="none"))
         half = len(shown) * LETTER / 2 + 3

@@ -108,7 +108,7 @@ def load_study(
 
     >>> study = load_study("batch_size", {"train.epochs": 1}, seeds=[0, 1])
     >>> study.scale, study.seeds, [axis.name for axis in study.axes]
-    ('small', (0, 1), ['network', 'train.batch_size'])
+    ('small', (0, 1), ['network', 'train.batch_size', 'optim.lr'])
 
     Args:
         overrides: fields of every cell by dotted path, such as ``{"train.epochs": 3}``.
