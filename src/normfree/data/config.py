@@ -18,8 +18,9 @@ class DataConfig:
     Args:
         source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
             val/CLASS/*, or CLASS/*, or labels.csv; "csv:FILE" or "csv:TRAIN_FILE,VAL_FILE", tables of files and labels;
-            "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "arrays:FILE.npz", arrays; "synthetic:N", noise to measure
-            speed with. For segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH"; for depth "scenes:N",
+            "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "arrays:FILE.npz", arrays; "torchvision:NAME" or
+            "torchvision:NAME:FOLDER", a data set of torchvision; "synthetic:N", noise to measure speed with. For
+            segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH", "torchvision:NAME"; for depth "scenes:N",
             "nyu:FILE.mat", "depth:PATH"; for detection "scenes:N", "coco:PATH".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
@@ -59,7 +60,7 @@ class DataConfig:
         mean: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         std: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         val_fraction: fraction of the images of each class that is held out for testing if the source has no test split
-            (imagefolder:, csv:, arrays:). The run lists these images in held_out.json.
+            (imagefolder:, csv:, arrays:, some of torchvision:). The run lists these images in held_out.json.
         val_seed: seed of the choice of the images that are held out.
         sampler: "shuffled": an epoch has every training image once; "balanced": an epoch has as many images, but all
             classes equally often (classification).
@@ -68,8 +69,11 @@ class DataConfig:
         mask_ignored: the value of pixels that are ignored in the loss and the metrics; null: 255 if no class has this
             value; with colours, none.
         allow_missing_classes: train even if a class is in no training mask, or the test masks have one class only.
+        cache: keep all decoded images in memory. null: in training for more than one epoch, if they take 1 GiB at most;
+            true: always in training; false: never. It changes the speed only, not the results.
         workers: number of processes that decode images; 0 decodes in the main process. null: one per core, up to 8; 0
-            for fewer than 100 images, or if there is nothing to decode. It changes the speed only, not the results.
+            for fewer than 100 images, or if there is nothing to decode: also for images of at most 96 pixels a side
+            that are kept in memory. It changes the speed only, not the results.
         timeout: seconds that a worker process may take for one image, for example on a network file system that does
             not answer; then the run stops with an error that names both. null or 0: no limit. There is none without
             worker processes.
@@ -103,6 +107,7 @@ class DataConfig:
     mask_values: tuple[int | tuple[int, ...], ...] | None = None
     mask_ignored: int | tuple[int, ...] | None = None
     allow_missing_classes: bool = False
+    cache: bool | None = None
     workers: int | None = None
     timeout: float | None = 600.0
     max_unreadable: int = 10

@@ -49,6 +49,7 @@ MAX_WHITE = 0.01  # fraction of an image's values that may be clipped to white i
 LEVELS, MIN_LEVELS, MAX_PER_LEVEL = 256, 4, 16  # an image is refused if it keeps fewer levels, with more values each
 # the bytes 4 to 12 of files in these formats
 _BRANDS = dict(HEIF=(b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypheim"), AVIF=(b"ftypavif", b"ftypavis"))
+_in_threads = False  # see threads_decode
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -155,13 +156,34 @@ def to_levels(values: np.ndarray, value_range: tuple[float, ...]) -> np.ndarray:
 def named(file: str | Path | bytes, name: str | None = None) -> Iterator[None]:
     """Turn any error about a file into an UnreadableImage with its name; PIL's limit of pixels applies."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata of a readable image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with contextlib.nullcontext() if _in_threads else _warnings_of_files():
             yield
     except Exception as error:  # decoders fail in many ways on broken files; each is a reason, none ends the run
         label = name or ("image" if isinstance(file, bytes) else file)
         raise UnreadableImage(f"{label}: {_reason(error, file)}") from error
+
+
+@contextlib.contextmanager
+def _warnings_of_files() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata of a readable image
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextlib.contextmanager
+def threads_decode() -> Iterator[None]:
+    """Threads may decode meanwhile. What becomes of a warning is the same for all threads, so it is chosen once here.
+
+    Entered by the main thread.
+    """
+    global _in_threads
+    with _warnings_of_files():
+        _in_threads = True
+        try:
+            yield
+        finally:
+            _in_threads = False
 
 
 def _opened(

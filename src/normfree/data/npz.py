@@ -1,6 +1,5 @@
 """Images and labels as arrays in one .npz file."""
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..files import regular
 from ..limits import MAX_ARRAY_BYTES, MAX_NAME_LENGTH
 from .array_splits import Labels, array_split, check_count, check_images, labels_of
 from .held_out import HeldOut, hold_out
+from .machine import memory
 from .shards import MAX_LABEL
 from .sources import VALIDATION_NAMES, ArraySplit, Source, array_parts
 from .splits import Split
@@ -168,14 +168,6 @@ def array_file(
     images, said = _read(arrays, pair, answers, classes)
     test = array_split(images, said, arrays.prefix(pair[0]), channels)
     return Source(split, test, classes, (*_unused(arrays, tested[0]), *_not_tested(said, classes)))
-
-
-def memory() -> int:
-    """Bytes of memory that this machine has; where it does not say so, none is too much."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
 
 
 def _read(

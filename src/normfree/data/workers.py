@@ -1,9 +1,9 @@
 """How many processes decode images where nobody says."""
 
-import os
 from typing import Any
 
 from .held_out import Part
+from .machine import cores
 from .scenes import SceneSplit
 from .sources import ArraySplit, NoiseSplit, Source, TargetSplit
 from .splits import ImageSplit
@@ -13,15 +13,10 @@ COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
 
 
 def workers_for(source: Source[ImageSplit]) -> int:
-    """One for each core that this process may use, up to 8; none for few images, or where nothing is decoded.
-
-    Several processes of a run on one machine share its cores.
-    """
+    """One for each core, see :func:`cores`, up to 8; none for few images, or where nothing is decoded."""
     if isinstance(innermost(source.train), COMPUTED) or len(source.train) < MIN_IMAGES:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(cores, MAX_WORKERS) if cores > 1 else 0
+    return min(cores(), MAX_WORKERS) if cores() > 1 else 0
 
 
 def innermost(split: Any) -> Any:

@@ -19,7 +19,7 @@ from .started import as_asked, read_started
 LENGTH = ("train.epochs", "train.steps", "train.patience", "optim.restarts")
 MAX_LETTERS = 80  # of a value in a message
 # fields that may change: where and how the run is computed, not what
-CHANGEABLE = {"data.source", "data.workers", "data.timeout", "data.max_unreadable", *LENGTH} | {
+CHANGEABLE = {"data.source", "data.cache", "data.workers", "data.timeout", "data.max_unreadable", *LENGTH} | {
     f"train.{name}"
     for name in (
         "device",

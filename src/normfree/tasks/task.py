@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, HeldOut, Loader, Share, Source, Split
 from ..data.masks import listed
+from ..data.memory import Memory, kept
 from ..data.workers import workers_for
 from ..errors import UsageError
 from ..models.registry import test_crop
@@ -98,7 +99,10 @@ class Task(InferenceTask):
         """
         cls.resolve(recipe, source)
         data, train = recipe.data, recipe.train
-        data = dataclasses.replace(data, workers=workers_for(source) if data.workers is None else data.workers)
+        passes = train.epochs if train.steps is None else train.steps * train.batch_size / max(1, len(source.train))
+        memory = kept(source, data.cache, pairs=cls.targets == "pairs", passes=passes, timeout=data.timeout)
+        if data.workers is None:
+            data = dataclasses.replace(data, workers=workers_for(source) if memory is None else memory.workers)
         return cls(
             source,
             recipe.task,
@@ -107,6 +111,7 @@ class Task(InferenceTask):
             seed=train.seed,
             share=share,
             across_epochs=train.across_epochs,
+            memory=memory,
         )
 
     @classmethod
@@ -200,6 +205,7 @@ class Task(InferenceTask):
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
         across_epochs: bool = False,
+        memory: Memory | None = None,
     ):
         """The task on the images of ``source``.
 
@@ -209,12 +215,14 @@ class Task(InferenceTask):
             seed: for the order and the augmentation.
             share: which part of each batch this process loads.
             across_epochs: whether training batches run across the ends of epochs.
+            memory: the same images kept in memory.
         """
         self.source, self.config, self.data, self.classes = source, config, data, len(source.classes)
-        self.notes: list[str] = []  # for the user
+        self.notes = [] if memory is None else [memory.told]  # for the user
+        images = memory or source
         shared: dict[str, Any] = dict(workers=data.workers, timeout=data.timeout, share=share)
         self.train = self.loader(
-            source.train,
+            images.train,
             self.train_transform(data),
             batch_size,
             shape=shape_of(data, data.image_size, data.image_width),
@@ -226,7 +234,7 @@ class Task(InferenceTask):
             **shared,
         )
         self.test = self.loader(
-            source.test,
+            images.test,
             self.test_transform(data),
             batch_size,
             shape=shape_of(data, data.test_size, data.test_width),
