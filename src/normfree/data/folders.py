@@ -26,6 +26,7 @@ from .sources import (
 )
 from .splits import Split
 from .tables import LABELS, without_images
+from .torchvision_sets import torchvision_set
 from .walk import Walk
 
 ANSWERS = ("class", "classes", "numbers")  # labels of an image: one class, several, or numbers
@@ -46,7 +47,8 @@ def open_source(
 
     Raises:
         UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`csv_files`, :func:`.shards.shards`,
-            :func:`.npz.array_file`, :func:`synthetic`; a kind that has other answers, or a test split of its own.
+            :func:`.npz.array_file`, :func:`.torchvision_sets.torchvision_set`, :func:`synthetic`; a kind that has other
+            answers, or a test split of its own.
     """
     kind, _, rest = source.partition(":")
     check_channels(kind, channels)
@@ -56,11 +58,13 @@ def open_source(
         return csv_files(rest, channels, answers=answers, held_out=held_out)
     if kind == "arrays":
         return array_file(rest, channels, answers=answers, held_out=held_out)
-    if kind not in ("digits", "wds", "synthetic") or (kind == "digits" and rest):
-        kinds = ("digits", "imagefolder", "csv", "wds", "arrays", "synthetic")
+    if kind not in ("digits", "wds", "torchvision", "synthetic") or (kind == "digits" and rest):
+        kinds = ("digits", "imagefolder", "csv", "wds", "arrays", "torchvision", "synthetic")
         raise unknown_source(source, kinds, f"is unknown; it must be {KINDS}")
     if answers != "class":
         raise UsageError(f"data.source (={source!r}) has one class per image; {answers} need a {LABELS}")
+    if kind == "torchvision":
+        return torchvision_set(rest, channels, held_out=held_out)
     if held_out is not None:
         raise UsageError(f"data.val_fraction (={held_out.fraction:g}): {source} has test images of its own")
     if kind == "wds":
@@ -210,6 +214,8 @@ def open_test(
     kind, _, rest = source.partition(":")
     if kind == "arrays":
         return array_file(rest, channels, answers=answers, known=classes)
+    if kind == "torchvision" and answers == "class":
+        return torchvision_set(rest, channels, known=classes)
     if kind not in ("imagefolder", "csv"):
         return open_source(source, channels, answers=answers)
     if kind == "csv":

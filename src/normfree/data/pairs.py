@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..files import regular
+from . import torchvision_places
 from .arrays import read_numpy
 from .decode import EXTENSIONS, UnreadableImage, decode_image, named
 from .exif import as_annotated, convention, header
@@ -21,11 +22,12 @@ from .pixels import IGNORE, valid_depth
 from .scenes import CLASSES, scenes
 from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
 from .splits import PairSplit
+from .torchvision_sets import pet_masks
 from .values import ValueRange, with_value_range
 from .walk import Walk
 
 KINDS = {
-    "segmentation": '"scenes:N", "voc:PATH" or "masks:PATH"',
+    "segmentation": '"scenes:N", "voc:PATH", "masks:PATH" or "torchvision:NAME"',
     "depth": '"scenes:N", "nyu:FILE.mat" or "depth:PATH"',
 }
 VOC_CLASSES = (
@@ -99,7 +101,11 @@ def open_pairs(
     if values is not None and (task, kind) != ("segmentation", "masks"):
         raise UsageError(f'data.mask_values (={listed(values)}) is for "masks:PATH"; data.source is {source!r}')
     openers = {
-        "segmentation": dict(voc=voc, masks=functools.partial(masks, values=values, ignored=ignored, known=known)),
+        "segmentation": dict(
+            voc=voc,
+            masks=functools.partial(masks, values=values, ignored=ignored, known=known),
+            torchvision=torchvision_masks,
+        ),
         "depth": dict(nyu=nyu, depth=functools.partial(depths, test_only=known is not None)),
     }[task]
     check_channels(kind, channels)
@@ -178,6 +184,24 @@ def voc(path: str, channels: int = 3) -> Source[FilePairs]:
         train += _boundaries(sbd, {Path(image).stem for image, _ in train + test})
     read = MaskValues(len(VOC_CLASSES)).read
     return Source(FilePairs(train, read, channels), FilePairs(test, read, channels), list(VOC_CLASSES))
+
+
+def torchvision_masks(text: str, channels: int = 3) -> Source[FilePairs]:
+    """torchvision's VOCSegmentation, see :func:`voc`, or OxfordIIITPet: the animal on its background.
+
+    The border between these two, which the pets' masks have, is ignored.
+
+    Args:
+        text: "NAME", or "NAME:FOLDER" where it lies.
+
+    Raises:
+        UsageError: an unknown name; the set is neither there nor can be downloaded; damaged files.
+    """
+    name, root = torchvision_places.placed(text, torchvision_places.PAIRS, "segmentation")
+    if name == "VOCSegmentation":
+        return voc(str(root), channels)
+    parts, read = pet_masks(root), MaskValues(2, (2, 1), 3).read
+    return _opened(root, parts, read, channels, Walk(), ["background", "pet"])
 
 
 def depths(path: str, channels: int = 3, *, test_only: bool = False) -> Source[FilePairs]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, listed, nearest
-from . import shards
+from . import shards, torchvision_places
 from .decode import EXTENSIONS, decode_image
 from .held_out import HeldOut
 from .splits import ImageSplit
@@ -19,7 +19,7 @@ from .walk import Walk
 
 KINDS = (
     '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN", "csv:FILE", "csv:TRAIN_FILE,VAL_FILE"'
-    ', "arrays:FILE.npz" or "synthetic:N[,CLASSES]"'
+    ', "arrays:FILE.npz", "torchvision:NAME[:FOLDER]" or "synthetic:N[,CLASSES]"'
 )
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
@@ -173,6 +173,8 @@ def absolute(source: str) -> str:
     elif kind == "arrays":
         file, part = array_parts(rest)
         rest = f"{Path(file).expanduser().resolve()}{f':{part}' if part else ''}"
+    elif kind == "torchvision":
+        rest = torchvision_places.absolute(rest)
     return f"{kind}{colon}{rest}"
 
 

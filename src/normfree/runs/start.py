@@ -18,7 +18,8 @@ from .prepare import on_main, prepare, say
 from .resume import resumed_recipe, run_to_go_on_with
 
 FOLDER_RECIPE = "folder"  # the recipe for the user's own images
-RECIPE_OF: dict[str, str] = dict.fromkeys(("imagefolder", "csv", "wds", "arrays", "synthetic"), FOLDER_RECIPE)
+_CLASSES = ("imagefolder", "csv", "wds", "arrays", "torchvision", "hf", "synthetic")
+RECIPE_OF: dict[str, str] = dict.fromkeys(_CLASSES, FOLDER_RECIPE)
 RECIPE_OF |= dict.fromkeys(("scenes", "masks", "voc"), "demo_segmentation")
 RECIPE_OF |= dict.fromkeys(("depth", "nyu"), "demo_depth") | dict(coco="demo_detection")
 
