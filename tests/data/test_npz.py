@@ -13,9 +13,9 @@ from PIL import Image
 from normfree import UsageError
 from normfree.data import UnreadableImage, decode_image, npz, open_source, open_test
 from normfree.data.held_out import HeldOut
-from normfree.data.layouts import described
+from normfree.data.layouts import with_kind
 from normfree.data.sources import absolute
-from normfree.data.values import fitted
+from normfree.data.values import resolve_value_range
 from normfree.data.workers import workers_for
 
 
@@ -73,7 +73,7 @@ def test_other_numbers_than_bytes(tmp_path, dtype):
     most = 1.0 if "float" in dtype else 4095
     values = (np.linspace(0, most, 12 * 64).reshape(12, 8, 8)).astype(dtype)
     file = array_files.write(tmp_path / "a.npz", train_images=values, test_images=values[:6])
-    source, value_range = fitted(open_source(f"arrays:{file}", 1), "auto")
+    source, value_range = resolve_value_range(open_source(f"arrays:{file}", 1), "auto")
     assert value_range == (0, most)
     assert source.train.image(11).max() == 255
     expected = values[5].astype(np.float64) / most * 255
@@ -85,7 +85,7 @@ def test_an_image_that_is_not_finite_is_unreadable(tmp_path):
     values = np.random.default_rng(0).random((12, 8, 8), dtype=np.float32)
     values[3, 2, 2] = np.nan
     file = array_files.write(tmp_path / "a.npz", train_images=values)
-    source, _ = fitted(open_source(f"arrays:{file}"), "auto")
+    source, _ = resolve_value_range(open_source(f"arrays:{file}"), "auto")
     with pytest.raises(UnreadableImage, match=r"a\.npz/train_images\[3\]: 3 of its 192 values are not finite"):
         source.train.image(3)
 
@@ -151,7 +151,7 @@ def test_nothing_is_decoded(tmp_path, monkeypatch):
 def test_the_description(tmp_path, monkeypatch):
     file = array_files.write(tmp_path / "a.npz")
     monkeypatch.chdir(tmp_path)
-    assert described("a.npz") == "arrays:a.npz"
+    assert with_kind("a.npz") == "arrays:a.npz"
     assert absolute("arrays:a.npz") == f"arrays:{file}"
     assert absolute("arrays:a.npz:test") == f"arrays:{file}:test"
     with pytest.raises(UsageError, match=r"did you mean arrays:a\.npz"):

@@ -9,9 +9,9 @@ from torchvision import datasets
 
 from normfree import UsageError
 from normfree.data import UnreadableImage, open_source, open_test
-from normfree.data.dense import IGNORE
 from normfree.data.held_out import HeldOut
 from normfree.data.pairs import open_pairs
+from normfree.data.pixels import IGNORE
 from normfree.data.sources import ArraySplit, absolute
 from normfree.data.torchvision_places import FOLDER, PAIRS, SETS
 from normfree.data.workers import workers_for

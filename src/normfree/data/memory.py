@@ -23,8 +23,8 @@ from ..errors import RunFailed, UsageError
 from ..words import counted
 from .arrays import is_deep
 from .decode import UnreadableImage, named, threads_decode
+from .detection import Objects
 from .machine import cores, memory
-from .objects import Objects
 from .sources import Source
 from .workers import COMPUTED, MAX_WORKERS, innermost, workers_for
 
@@ -130,7 +130,7 @@ class Memory:
 
 
 def kept(
-    source: Source, cache: bool | None, *, pairs: bool, passes: float, timeout: float | None = None
+    source: Source[Any], cache: bool | None, *, pairs: bool, passes: float, timeout: float | None = None
 ) -> Memory | None:
     """The images of a run in memory; None: they are decoded each time.
 

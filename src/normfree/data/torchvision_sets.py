@@ -18,7 +18,7 @@ from .torchvision_places import SETS, Named, idx_folder, placed, torchvision_cla
 
 def torchvision_set(
     text: str, channels: int = 3, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
-) -> Source:
+) -> Source[Any]:
     """A set for classification by its name in torchvision: "NAME", or "NAME:FOLDER" where it lies.
 
     Args:
