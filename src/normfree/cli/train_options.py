@@ -72,9 +72,9 @@ def _parser() -> Parser:
         metavar="SOURCE",
         help="a folder, or KIND:WHERE (default: the recipe's). Classes: digits, imagefolder:PATH with "
         "PATH/train/CLASS/* and PATH/val/CLASS/*, csv:FILE (a row per image), wds:FOLDER or wds:TRAIN,VAL (tar "
-        "shards), arrays:FILE.npz, torchvision:NAME (such as CIFAR10), synthetic:N. Segmentation and depth: scenes:N, "
-        "voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH. Detection: scenes:N, coco:PATH. Of a folder alone, its layout "
-        "says which it is",
+        "shards), arrays:FILE.npz, torchvision:NAME (such as CIFAR10), hf:NAME (of the Hugging Face hub), "
+        "synthetic:N. Segmentation and depth: scenes:N, voc:PATH, masks:PATH, nyu:FILE.mat, depth:PATH. Detection: "
+        "scenes:N, coco:PATH. Of a folder alone, its layout says which it is",
     )
     what.add_argument("--model", metavar="NAME", help="short for --model.name (default: the recipe's)")
     what.add_argument(

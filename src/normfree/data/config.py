@@ -19,9 +19,10 @@ class DataConfig:
         source: "digits" (scikit-learn's embedded handwritten digits); "imagefolder:PATH", which holds train/CLASS/* and
             val/CLASS/*, or CLASS/*, or labels.csv; "csv:FILE" or "csv:TRAIN_FILE,VAL_FILE", tables of files and labels;
             "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "arrays:FILE.npz", arrays; "torchvision:NAME" or
-            "torchvision:NAME:FOLDER", a data set of torchvision; "synthetic:N", noise to measure speed with. For
-            segmentation "scenes:N" (embedded), "voc:PATH", "masks:PATH", "torchvision:NAME"; for depth "scenes:N",
-            "nyu:FILE.mat", "depth:PATH"; for detection "scenes:N", "coco:PATH".
+            "torchvision:NAME:FOLDER", a data set of torchvision; "hf:NAME", "hf:NAME:CONFIG" or "hf:PATH", one of the
+            Hugging Face hub; "synthetic:N", noise to measure speed with. For segmentation "scenes:N" (embedded),
+            "voc:PATH", "masks:PATH", "torchvision:NAME"; for depth "scenes:N", "nyu:FILE.mat", "depth:PATH"; for
+            detection "scenes:N", "coco:PATH".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
         image_width: width of the training images where it is not the height (segmentation, depth, detection).
@@ -60,7 +61,7 @@ class DataConfig:
         mean: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         std: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         val_fraction: fraction of the images of each class that is held out for testing if the source has no test split
-            (imagefolder:, csv:, arrays:, some of torchvision:). The run lists these images in held_out.json.
+            (imagefolder:, csv:, arrays:, some of torchvision: and hf:). The run lists these images in held_out.json.
         val_seed: seed of the choice of the images that are held out.
         sampler: "shuffled": an epoch has every training image once; "balanced": an epoch has as many images, but all
             classes equally often (classification).

@@ -10,6 +10,7 @@ from ..files import regular
 from . import shards, tables
 from .decode import EXTENSIONS
 from .held_out import HeldOut, hold_out
+from .hub_sets import hub_set
 from .layouts import targets_beside_images
 from .npz import array_file
 from .sources import (
@@ -47,8 +48,8 @@ def open_source(
 
     Raises:
         UsageError: unknown kind; see :func:`digits`, :func:`image_folder`, :func:`csv_files`, :func:`.shards.shards`,
-            :func:`.npz.array_file`, :func:`.torchvision_sets.torchvision_set`, :func:`synthetic`; a kind that has other
-            answers, or a test split of its own.
+            :func:`.npz.array_file`, :func:`.torchvision_sets.torchvision_set`, :func:`.hub_sets.hub_set`,
+            :func:`synthetic`; a kind that has other answers, or a test split of its own.
     """
     kind, _, rest = source.partition(":")
     check_channels(kind, channels)
@@ -58,8 +59,10 @@ def open_source(
         return csv_files(rest, channels, answers=answers, held_out=held_out)
     if kind == "arrays":
         return array_file(rest, channels, answers=answers, held_out=held_out)
+    if kind == "hf":
+        return hub_set(rest, channels, answers=answers, held_out=held_out)
     if kind not in ("digits", "wds", "torchvision", "synthetic") or (kind == "digits" and rest):
-        kinds = ("digits", "imagefolder", "csv", "wds", "arrays", "torchvision", "synthetic")
+        kinds = ("digits", "imagefolder", "csv", "wds", "arrays", "torchvision", "hf", "synthetic")
         raise unknown_source(source, kinds, f"is unknown; it must be {KINDS}")
     if answers != "class":
         raise UsageError(f"data.source (={source!r}) has one class per image; {answers} need a {LABELS}")
@@ -214,6 +217,8 @@ def open_test(
     kind, _, rest = source.partition(":")
     if kind == "arrays":
         return array_file(rest, channels, answers=answers, known=classes)
+    if kind == "hf":
+        return hub_set(rest, channels, answers=answers, known=classes)
     if kind == "torchvision" and answers == "class":
         return torchvision_set(rest, channels, known=classes)
     if kind not in ("imagefolder", "csv"):

@@ -19,7 +19,8 @@ from .walk import Walk
 
 KINDS = (
     '"digits", "imagefolder:PATH", "wds:FOLDER", "wds:TRAIN_PATTERN,VAL_PATTERN", "csv:FILE", "csv:TRAIN_FILE,VAL_FILE"'
-    ', "arrays:FILE.npz", "torchvision:NAME[:FOLDER]" or "synthetic:N[,CLASSES]"'
+    ', "arrays:FILE.npz", "torchvision:NAME[:FOLDER]", "hf:NAME[:CONFIG]", "hf:PATH"'
+    ' or "synthetic:N[,CLASSES]"'
 )
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
 
@@ -175,6 +176,8 @@ def absolute(source: str) -> str:
         rest = f"{Path(file).expanduser().resolve()}{f':{part}' if part else ''}"
     elif kind == "torchvision":
         rest = torchvision_places.absolute(rest)
+    elif kind == "hf" and Path(rest).expanduser().is_dir():
+        rest = str(Path(rest).expanduser().resolve())
     return f"{kind}{colon}{rest}"
 
 
