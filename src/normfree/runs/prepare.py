@@ -143,7 +143,7 @@ def _open_inputs(
         messages += on_main(replicas, lambda: image_changes(resume, checkpoint, images, recipe.data.source))
     model, notes = network(recipe, source, init, replicas)
     task_of(recipe).set_sizes(recipe, model)
-    task = together(replicas, lambda: task_of(recipe).from_recipe(recipe, source, replicas.share))
+    task = on_all(replicas, lambda: task_of(recipe).from_recipe(recipe, source, replicas.share))
     messages += [*notes, *task.notes]
     description = describe(recipe, source.classes, source.numbers)
     if source.held_out is not None:
