@@ -32,6 +32,7 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (bn_resnet.BNResNet, bn_resnet.VARIANTS),
         (bn_resnet.BNResNetV1, bn_resnet.V1_VARIANTS),
         (bn_resnet.BNResNet, bn_resnet.PLAIN_VARIANTS),
+        (bn_resnet.GNResNet, bn_resnet.GN_VARIANTS),
         (fixup_resnet.FixupResNet, fixup_resnet.VARIANTS),
         (skipinit_resnet.SkipInitResNet, skipinit_resnet.VARIANTS),
         (bn_nfnet.BNNFNet, bn_nfnet.VARIANTS),

@@ -1,7 +1,7 @@
-"""Control networks: with BatchNorm, without any normalization, with only FixUp or SkipInit."""
+"""Control networks: with BatchNorm or GroupNorm, without any normalization, with only FixUp or SkipInit."""
 
 from .bn_nfnet import BNNFNet
-from .bn_resnet import BNResNet, BNResNetV1, PostactBlock
+from .bn_resnet import BNResNet, BNResNetV1, GNResNet, PostactBlock
 from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
 from .preact import PreactBlock, Preactivation
 from .skipinit_resnet import SkipInitResNet
@@ -12,6 +12,7 @@ __all__ = [
     "BNResNetV1",
     "FixupBlock",
     "FixupResNet",
+    "GNResNet",
     "PostactBlock",
     "PreactBlock",
     "Preactivation",

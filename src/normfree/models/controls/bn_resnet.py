@@ -1,4 +1,4 @@
-"""Controls: BatchNorm ResNets (pre-activation in both orders, post-activation) and ResNets without normalization."""
+"""Controls: ResNets with BatchNorm (pre-activation in both orders, post-activation), with GroupNorm, with neither."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from .preact import BN_EPS, BN_MOMENTUM, Order, Preactivation, PreactNet
 
 VARIANTS = resnet_variants("bn_resnet{}")
 PLAIN_VARIANTS = resnet_variants("plain_resnet{}", norm=False)
+GN_VARIANTS = resnet_variants("gn_resnet{}")
 V1_VARIANTS = resnet_variants("bn_resnet{}_v1")
 
 
@@ -29,6 +30,7 @@ class BNResNet(PreactNet):
     """
 
     family = "bn_resnet"
+    norm_groups: int | None = None  # see Preactivation
 
     def __init__(
         self,
@@ -50,9 +52,9 @@ class BNResNet(PreactNet):
         classifier_std: float = 0.01,
         **options: Unpack[RegularizedOptions],
     ):
-        pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain)
+        pre = Preactivation(activation=activation, norm=norm, order=order, init_gain=init_gain, groups=self.norm_groups)
         end = "end" if squeeze_excite else None
-        conv = functools.partial(SameConv2d, bias=False)  # it sees images, not activations
+        conv = pre.conv(1.0, bias=False)  # it sees images, not activations
         super().__init__(
             stem=resnet_stem(stem, conv, in_chans, widths[0] // 4),
             widths=widths,
@@ -66,6 +68,17 @@ class BNResNet(PreactNet):
             classifier_std=classifier_std,
             **options,
         )
+
+
+class GNResNet(BNResNet):
+    """The same with GroupNorm of 32 groups instead of BatchNorm, and standardized weights (Wu & He 2018; Qiao et al.
+    2019): normalization that does not depend on the batch.
+
+    ``(N, in_chans, H, W) -> (N, num_classes)``. Where 32 does not divide the channels, there are fewer groups.
+    """
+
+    family = "gn_resnet"
+    norm_groups = 32
 
 
 class PostactBlock(nn.Module):

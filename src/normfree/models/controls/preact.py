@@ -1,6 +1,7 @@
-"""The pre-activation residual block of the controls: with BatchNorm in two orders, or without any normalization."""
+"""The pre-activation residual block of the controls: BatchNorm in two orders, GroupNorm, or no normalization."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Unpack
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...functional import residual_merge
 from ...gain import he_gain
-from ...nn import Activation, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth
+from ...nn import Activation, SameConv2d, SkipInit, SqueezeExcite, StochasticDepth, WSConv2d
 from ..block import Branch, Sampling
 from ..body import Place, RegularizedOptions, ResidualNet
 
 Order = Literal["bn-relu-conv", "relu-bn-conv"]
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # Haiku's epsilon and its decay rate 0.9
+GN_EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,15 @@ class Preactivation:
         order: "bn-relu-conv" (He et al. 2016) or "relu-bn-conv" (NF-ResNets, section 3).
         init_gain: of the convolutions; None: He's gain behind the activation, 1 behind BatchNorm, which gives the
             branch variance 1 in the second order.
+        groups: GroupNorm of at most so many groups instead of BatchNorm, and convolutions of standardized weights (Wu &
+            He 2018; Qiao et al. 2019); None: BatchNorm.
     """
 
     activation: str | Callable[[Tensor], Tensor] = "relu"
     norm: bool = True
     order: Order = "bn-relu-conv"
     init_gain: float | None = None
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("bn-relu-conv", "relu-bn-conv"):
@@ -41,8 +46,18 @@ class Preactivation:
 
     def layers(self, channels: int) -> tuple[nn.Module, nn.Module]:
         """The normalization of ``channels`` maps (or an identity) and the activation; :meth:`apply` orders them."""
-        norm = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM) if self.norm else nn.Identity()
+        norm: nn.Module = nn.Identity()
+        if self.norm and self.groups is None:
+            norm = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM)
+        elif self.norm and self.groups is not None:
+            norm = nn.GroupNorm(math.gcd(self.groups, channels), channels, GN_EPS)
         return norm, Activation(self.activation, gamma=1.0)
+
+    def conv(self, gain: float, bias: bool) -> Callable[..., SameConv2d]:
+        """The kind of the convolutions: what makes one of its channels, kernel size, stride, ..."""
+        if self.groups is None:
+            return functools.partial(SameConv2d, bias=bias, init_gain=gain)
+        return functools.partial(WSConv2d, bias=bias, gain=False, input_scale=gain)
 
     def apply(self, x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
         return act(norm(x)) if self.order == "bn-relu-conv" else norm(act(x))
@@ -85,7 +100,7 @@ class PreactBlock(nn.Module):
         super().__init__()
         self.pre = pre
         width, groups = branch.width(in_channels, out_channels)
-        conv = functools.partial(SameConv2d, bias=bias, init_gain=pre.gain)
+        conv = pre.conv(pre.gain, bias)
         self.pool = sampling.pool() if branch.pool_shortcut and sampling.reduces else None
         self.conv_shortcut = None
         if projection or sampling.reduces or in_channels != out_channels:
