@@ -33,7 +33,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, capsys):
     last = dict(top1=0.5, epoch=1)
     summary = Summary(last, last, steps=5, train_seconds=1.0, seconds=1.0, unreadable=[])
     (tmp_path / "checkpoints" / "last").mkdir(parents=True)
-    task = SimpleNamespace(score="top1", score_format=".1%", score_label="top-1", remark=lambda score: None)
+    task = SimpleNamespace(score="top1", score_format=".1%", score_label="top-1", score_note=lambda score: None)
     checkpoints = SimpleNamespace(folder=tmp_path / "checkpoints")
     trainer = SimpleNamespace(task=task, run=SimpleNamespace(checkpoints=checkpoints))
     for spoil in (lambda: None, (tmp_path / "curves.png").mkdir):

@@ -208,3 +208,13 @@ def test_stochastic_depth_grows_with_depth(name):
     assert rates == pytest.approx([0.6 * i / n for i in range(n)], rel=1e-12)
     info = normfree.model_info(name)
     assert (info.drop_rate, info.stochdepth_rate) == ((0.2, 0.25) if "nfnet" in name else (0.0, 0.0))
+
+
+@pytest.mark.parametrize("name", [name for name in CONTROLS if "resnet" in name])
+def test_stems_for_small_images(name):
+    """A 3x3 convolution of stride 1: the first stage sees the full resolution."""
+    model, x = small(name, stem="3x3").eval(), torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (model.stem.conv.kernel_size, model.stem.conv.stride) in {(3, 1), ((3, 3), (1, 1))}
+    with torch.no_grad():
+        assert model.stages[0](model.stem(x)).shape[-2:] == (32, 32)
+        assert model(x).isfinite().all()

@@ -121,7 +121,7 @@ def test_masks_that_are_colours_say_how_to_give_them(tmp_path):
     for mode in ("RGB", "RGBA"):
         Image.new(mode, (4, 4)).save(tmp_path / "x.png")
         with pytest.raises(UnreadableImage, match=r"as data\.mask_values \[\[0,0,0\],\[255,255,255\]\]"):
-            read_values(str(tmp_path / "x.png"), most=65535)
+            read_values(str(tmp_path / "x.png"), maximum=65535)
     with pytest.raises(UnreadableImage, match="save the mask as RGB, without transparency"):
         read_values(str(tmp_path / "x.png"), colours=True)
 

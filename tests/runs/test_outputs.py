@@ -9,7 +9,7 @@ import pytest
 
 from normfree import UsageError
 from normfree.runs.outputs import check_output
-from normfree.runs.predict import Answers, _check_places
+from normfree.runs.predict import Answers, _check_outputs
 
 
 @pytest.fixture
@@ -96,5 +96,5 @@ def test_folders_of_answers(tmp_path):
     given = dict(network="x", csv=None, boxes=None, annotations=None, masks=None, depths=None, out=None)
     for flag in ("masks", "depths"):
         with pytest.raises(UsageError, match=f"^--{flag} {tmp_path}: {image} is an image that is read here"):
-            _check_places(Answers(), Namespace(**given | {flag: str(tmp_path)}), {image: "a"})
-        _check_places(Answers(), Namespace(**given | {flag: str(tmp_path / "masks")}), {image: "a"})
+            _check_outputs(Answers(), Namespace(**given | {flag: str(tmp_path)}), {image: "a"})
+        _check_outputs(Answers(), Namespace(**given | {flag: str(tmp_path / "masks")}), {image: "a"})

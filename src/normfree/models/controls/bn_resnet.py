@@ -142,6 +142,7 @@ class BNResNetV1(ResidualNet):
         depths: Sequence[int],
         squeeze_excite: bool = False,
         se_ratio: float = 0.25,
+        stem: Stem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
@@ -165,7 +166,7 @@ class BNResNetV1(ResidualNet):
             )
 
         super().__init__(
-            stem=resnet_stem("7x7", conv, in_chans, channels, bn=norm, act=act),
+            stem=resnet_stem(stem, conv, in_chans, channels, bn=norm, act=act),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],

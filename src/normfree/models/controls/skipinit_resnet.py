@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor
 
 from ..body import RegularizedOptions
-from ..resnet import resnet_variants
+from ..resnet import Stem, resnet_variants
 from .bn_resnet import BNResNet
 
 VARIANTS = resnet_variants("skipinit_resnet{}")
@@ -22,6 +22,7 @@ class SkipInitResNet(BNResNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        stem: Stem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
@@ -33,6 +34,7 @@ class SkipInitResNet(BNResNet):
             norm=False,
             skip_init=True,
             bias=True,
+            stem=stem,
             in_chans=in_chans,
             activation=activation,
             ratio=ratio,
