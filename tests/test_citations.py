@@ -63,7 +63,7 @@ TOPICS = {
         "appendix H": "NYU|VOC|segmentation",
         "appendix H.1": "segmentation|learning rate|pixel|convolutional",
         "appendix H.2": "depth|up-projection|grey",
-        "table 1": "from scratch",
+        "table 1": "from scratch|fixup|dropout|NF-ResNet-50",
         "table 2": "batch",
         "table 3": "RegNet",
         "table 4": "BatchNorm|nf_resnet",
