@@ -35,6 +35,7 @@ TOPICS = {
         "appendix A.4": "sharpness|gradient at weights that|fine-tuning on",
         "appendix A.5": "pre-training",
         "appendix C": "squeeze|gate|NFNet F0",
+        "appendix D": "clipping ablation",
         "table 1": "NFNet F0",
         "table 2": "ablation|augmentation",
         "table 3": "from scratch|ResNet-50",
