@@ -1,5 +1,6 @@
 """From a recipe to a trainer and its run folder."""
 
+import copy
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ from ..training.environment import basis
 from ..training.run import CHECKPOINTS, FILM, RECIPE
 from ..words import counted, tell
 from .agreement import compare_processes, contents, on_all, settings
+from .cost import Cost, count_network, sam_part
 from .lock import RunLock
 from .resume import LENGTH, describe_changes, recipe_changes, rounding_changes, write_lengths
 from .started import as_asked, compare_images, describe_images, read_started, write_started
@@ -298,9 +300,19 @@ def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) ->
         f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
         f"{len(source.train)} training and {counted(len(source.test), 'test image')}"
         f"{task.describe_classes(source.classes)}; "
-        f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}; "
-        f"into {trainer.run.folder}"
+        f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}"
+        f"{operations(recipe, source, trainer)}; into {trainer.run.folder}"
     )
+
+
+def operations(recipe: Recipe, source: Source[Any], trainer: Trainer) -> str:
+    """How many floating-point operations training takes, where they can be counted."""
+    try:
+        params, macs = count_network(copy.deepcopy(recipe), source.classes)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # a network of one's own that needs real tensors
+        return ""
+    cost = Cost(trainer.total_steps, recipe.train.batch_size, params, macs, sam_part(recipe))
+    return "" if cost.operations is None else f", {cost.operations:.3g} operations"
 
 
 def on_main(replicas: Replicas, do: Callable[[], T]) -> T:

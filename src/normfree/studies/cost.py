@@ -9,45 +9,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import torch
-
 from ..errors import UsageError
-from ..models.complexity import count_macs
 from ..recipes import Recipe
+from ..runs.cost import Cost, count_network, sam_part
 from ..runs.prepare import fit_batch
-from ..tasks import open_images, task_of
+from ..tasks import open_images
 from .cells import Cell, cells
 from .study import Study
 
-TRAINING = 3  # times the operations of a forward pass: one forward, two in the backward pass
 # fields of the recipe that say how many images there are, and of how many classes
 IMAGES = ("source", "val_fraction", "val_seed", "allow_missing_classes", "channels", "mask_values", "mask_ignored")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the training of a cell costs.
-
-    Attributes:
-        steps: of the optimizer; batch: images of each.
-        parameters: of the network.
-        macs: multiply-adds of one forward pass of one image; None: not counted, for detectors.
-    """
-
-    steps: int
-    batch: int
-    parameters: int
-    macs: int | None
-
-    @property
-    def images(self) -> int:
-        """Images that it is trained on, each time counted."""
-        return self.steps * self.batch
-
-    @property
-    def operations(self) -> int | None:
-        """Floating-point operations of training, two for a multiply-add, three forward passes for a step."""
-        return None if self.macs is None else 2 * TRAINING * self.macs * self.images
 
 
 @dataclass(frozen=True)
@@ -116,7 +87,7 @@ class _Meter:
         train = recipe.train
         whole = images // train.batch_size
         steps = train.total_steps(Fraction(images, train.batch_size) if train.across_epochs else max(1, whole))
-        return Planned(cell, asked, Cost(steps, train.batch_size, parameters, macs), missing=missing)
+        return Planned(cell, asked, Cost(steps, train.batch_size, parameters, macs, sam_part(recipe)), missing=missing)
 
     def _images(self, recipe: Recipe) -> tuple[int, Sequence[str], str]:
         """The number of training images, and the classes; where they are not there what the study states, and why."""
@@ -137,17 +108,11 @@ class _Meter:
 
     def _network(self, recipe: Recipe, classes: Sequence[str]) -> tuple[int, int | None]:
         """Parameters, and multiply-adds of a training image."""
-        data, task = recipe.data, task_of(recipe)
+        data = recipe.data
         sizes = data.channels, data.image_size, data.image_width
         key = json.dumps([dataclasses.asdict(recipe.model), dataclasses.asdict(recipe.task), len(classes), sizes])
         if key not in self.networks:
-            with torch.device("meta"):
-                model = task.build_network(recipe, classes)
-            task.set_sizes(recipe, model)
-            height = data.image_size or 1
-            shape = data.channels, height, data.image_width or height
-            macs = None if task.name == "detection" else count_macs(model, shape)
-            self.networks[key] = sum(p.numel() for p in model.parameters()), macs
+            self.networks[key] = count_network(recipe, classes)
         return self.networks[key]
 
 
