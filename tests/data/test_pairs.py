@@ -366,7 +366,7 @@ def test_a_later_broken_mask_is_an_unreadable_image(tmp_path):
         (
             "digits",
             "segmentation",
-            r"='digits'\) must be \"scenes:N\", \"voc:PATH\" or \"masks:PATH\" for segm",
+            r"='digits'\) must be \"scenes:N\", \"voc:PATH\", \"masks:PATH\" or \"torchvision:NAME\" for segm",
         ),
         ("masks:x", "depth", r"must be \"scenes:N\", \"nyu:FILE.mat\" or \"depth:PATH\" for depth"),
         ("masks:nowhere", "segmentation", "nowhere is not a folder; it must hold train/images"),
