@@ -104,7 +104,7 @@ def one_of_two(folder: Path, ways: list[str]) -> None:
     from normfree.cli import main
     from normfree.training import distributed
 
-    distributed.PATIENCE = datetime.timedelta(seconds=60)  # so long one waits for the other, and not for ever
+    distributed.TIMEOUT = datetime.timedelta(seconds=60)  # so long one waits for the other, and not for ever
     rank = int(os.environ["RANK"])
     store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False)
     store.set(f"ready {rank}", "")

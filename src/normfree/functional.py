@@ -27,10 +27,10 @@ def standardize_weight(
     Args:
         weight: (out, in, ...) weights of a convolution or linear layer.
         gain: (out,) learnable gain per output unit, or None for 1.
-        scale: a further factor, a number or a tensor of one element: constants that stand before or behind the
-            layer, folded into its weight.
+        scale: a further factor, a number or a tensor of one element: constants in front of the layer or behind it,
+            folded into its weight.
         eps: lower bound of ``var * N``.
-        add_eps: add ``eps`` to ``var`` instead, as timm does; another function than the released one.
+        add_eps: add ``eps`` to ``var`` instead, as timm does; this is not the released function.
 
     Returns:
         A tensor like ``weight``. Statistics of bfloat16 and float16 weights are taken in float32.
@@ -87,9 +87,9 @@ def residual_merge(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
 
 
 def survival_mask(x: Tensor, rate: float) -> Tensor:
-    """Stochastic depth's 0 or 1 per example, shape (N, 1, ..., 1), not rescaled by the survival rate.
+    """Stochastic depth's mask: 0 or 1 per example, shape (N, 1, ..., 1).
 
-    NF-ResNets, appendix B.2: the rescaling is left out, since it would change the signal's variance.
+    It is not divided by the survival rate, which would change the signal's variance (NF-ResNets, appendix B.2).
 
     Example:
         >>> survival_mask(torch.randn(4, 3, 8, 8), rate=0.5).shape
@@ -106,16 +106,16 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) ->
         >>> same_padding(224, kernel_size=3, stride=2)
         (0, 1)
     """
-    # by the remainder: under torch.compile, a symbolic size costs one guard instead of nested divisions
+    # with the remainder, a symbolic size costs torch.compile one guard instead of nested divisions
     total = max((kernel_size - 1) * dilation + 1 - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
 
 def atrous_padding(size: int, kernel_size: int, dilation: int, atrous: int) -> tuple[int, int]:
-    """Padding of one axis where dilation takes the place of a stride: (before, after); the output has ``size`` places.
+    """Padding of one axis if dilation replaces a stride: (before, after); the output has ``size`` places.
 
-    Every ``dilation``-th place of the input is one of the network with strides; among the outputs at those, every
-    ``atrous``-th is what a "SAME" convolution of that stride gives.
+    Every ``dilation``-th place of the input belongs to the network with strides; of the outputs at these places, every
+    ``atrous``-th equals that of a "SAME" convolution with that stride.
 
     Example:
         >>> atrous_padding(14, kernel_size=3, dilation=1, atrous=2)
@@ -126,7 +126,7 @@ def atrous_padding(size: int, kernel_size: int, dilation: int, atrous: int) -> t
 
 
 def pad_same(x: Tensor, kernel_size: int, stride: int, dilation: int = 1, atrous: int = 1) -> tuple[Tensor, int]:
-    """A (N, C, H, W) zero-padded as "SAME" wants it where its sides differ, and the symmetric padding that is left.
+    """``x`` (N, C, H, W), zero-padded for "SAME" if the sides differ, and the symmetric padding that is left to do.
 
     Example:
         >>> padded, padding = pad_same(torch.randn(1, 3, 8, 8), kernel_size=3, stride=2)
@@ -169,7 +169,7 @@ def avg_pool_same(x: Tensor) -> Tensor:
 def avg_pool_atrous(x: Tensor, dilation: int = 1) -> Tensor:
     """2x2 average of places ``dilation`` apart, at every place: (N, C, H, W) -> (N, C, H, W).
 
-    At every ``2 * dilation``-th place it is what :func:`avg_pool_same` makes of every ``dilation``-th place of ``x``.
+    At every ``2 * dilation``-th place it equals :func:`avg_pool_same` of every ``dilation``-th place of ``x``.
 
     Example:
         >>> avg_pool_atrous(torch.randn(1, 3, 7, 7), dilation=2).shape
@@ -177,7 +177,7 @@ def avg_pool_atrous(x: Tensor, dilation: int = 1) -> Tensor:
     """
     for dim in (2, 3):
         size = x.shape[dim]
-        if size > dilation:  # beyond the edge there is nothing to average with: the place itself
+        if size > dilation:  # at the edge the place itself, since there is nothing to average with
             inner, edge = x.narrow(dim, dilation, size - dilation), x.narrow(dim, size - dilation, dilation)
             x = (x + torch.cat([inner, edge], dim)) / 2
     return x
@@ -187,8 +187,8 @@ def unitwise_norm(x: Tensor) -> Tensor:
     """L2 norm of each unit (NFNets, eq. 3), broadcastable to ``x``.
 
     A unit is one output channel of a convolution (over its whole fan-in) or one output row of a linear layer: every
-    dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit. Of half types the norm
-    is float32: theirs would overflow, or be off by its rounding.
+    dimension but the first is summed. A vector or a scalar (gain, bias, skip gain) is one unit. The norm of half types
+    is float32, since theirs could overflow.
 
     Example:
         >>> unitwise_norm(torch.ones(2, 9)).flatten()

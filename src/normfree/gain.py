@@ -1,4 +1,4 @@
-"""gamma of a nonlinearity: the factor that makes it preserve the variance of a standard normal input.
+"""gamma of a nonlinearity: the factor with which it preserves the variance of a standard normal input.
 
 ``gamma(g) = Var(g(x)) ** -0.5`` for x ~ N(0, 1) (NF-ResNets, section 4.3). :func:`activation_gain` is exact, by
 quadrature. :data:`RELEASED_GAINS` are the authors' Monte-Carlo estimates, about 0.1 % off, with which the released
@@ -58,7 +58,7 @@ _ALIASES = {
     "linear": "identity",
 }
 
-_MAX_UNSCALED = 16.0  # means and standard deviations up to here lose nothing to rounding
+_MAX_UNSCALED = 16.0  # means and standard deviations up to here need no scaling against rounding
 _MIN_SPREAD = 1e-14  # standard deviation over the mean: rounding errors
 _TINY = 1e-150  # whose square is a float64
 _BOUND = 13.0  # the density beyond is 1e-37
@@ -101,14 +101,14 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
 def activation_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
     """Exact gamma of a named or callable elementwise nonlinearity (NF-ResNets, section 4.3).
 
-    Adaptive Gauss-Legendre quadrature in float64, to about 1e-12 relative; kinks are found by bisection. A function far
-    from zero, such as ``1e7 + relu(x)``, is known as well as its own float64 values are: 1e-12 becomes about 1e-16 of
-    its mean over its standard deviation. What is narrower than 0.03 may be missed: the function is first looked at
-    there only.
+    Adaptive Gauss-Legendre quadrature in float64, with a relative error of about 1e-12; kinks are found by bisection.
+    For a function far from zero, such as ``1e7 + relu(x)``, the rounding of its own values limits the precision to
+    about 1e-16 of its mean over its standard deviation. Features narrower than 0.03 may be missed, which is the
+    distance of the first samples.
 
     Args:
         activation: a name (see :func:`activation_names`) or a callable from a float64 tensor to one of the same shape.
-            A module is measured as it is, in float64.
+            A module is measured with its parameters, in float64.
 
     Raises:
         UsageError: unknown name; the callable is not elementwise, fails, is not finite, or is constant.
@@ -138,17 +138,17 @@ def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
 
 
 def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: float) -> float:
-    """Variance of ``gamma * g(x)`` for x ~ N(0, variance), gamma exact: 1 for 1; the same for ReLU, whatever it is.
+    """Variance of ``gamma * g(x)`` for x ~ N(0, variance), with exact gamma; for variance 1 it is 1.
 
-    Smooth activations lose more of a small signal than of one of variance 1.
+    ReLU keeps every variance. Smooth activations lose more of a small signal than of one with variance 1.
 
     Example:
         >>> round(variance_behind("relu", 4.0), 6), round(variance_behind("silu", 0.25), 2)
         (4.0, 0.22)
     """
     function = _in_float64(activation_function(activation))
-    _, left = _normal_moments(lambda x: function(x * variance**0.5), _in_words(activation))
-    return activation_gain(activation) ** 2 * left
+    _, behind = _normal_moments(lambda x: function(x * variance**0.5), _in_words(activation))
+    return activation_gain(activation) ** 2 * behind
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def _named_gain(name: str) -> float:
 
 
 def model_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
-    """gamma that models use: the released constant where there is one, else the exact value.
+    """gamma that models use: the released constant if there is one, else the exact value.
 
     Example:
         >>> model_gain("relu")
@@ -175,13 +175,13 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
 
 
 def _in_words(activation: str | Callable[[Tensor], Tensor]) -> str:
-    """An activation for an error message: of a module that contains others, its class."""
+    """An activation for an error message; only the class of a module that contains others."""
     text = repr(activation)
     return text if "\n" not in text else type(activation).__name__
 
 
 def _in_float64(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A module with parameters (PReLU) computes in their type; the caller's own stays as it is."""
+    """A module with parameters (PReLU) computes in their type; a copy, the caller's module stays unchanged."""
     return copy.deepcopy(function).double().cpu() if isinstance(function, torch.nn.Module) else function
 
 
@@ -198,10 +198,12 @@ def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[fl
         raise UsageError(
             f"activation {name} has variance {scale**2:.1e} on a normal input; gamma needs one that varies"
         )
-    # as it is where its numbers are of the usual size; powers of two change no digit
+    # numbers of usual size are not scaled; powers of two change no digit
     shift = shift if abs(shift) > _MAX_UNSCALED * scale else 0.0
     scale = 1.0 if 1 / _MAX_UNSCALED < scale < _MAX_UNSCALED else 2.0 ** round(math.log2(scale))
-    rounding = 1e-14 + 2**-52 * abs(shift) / scale  # finer differences are those of the function's own values
+    rounding = (
+        1e-14 + 2**-52 * abs(shift) / scale
+    )  # smaller differences come from the rounding of the function's values
 
     def moments(left: Tensor, right: Tensor) -> Tensor:
         """(panels, 2) integrals of (g - shift) / scale and its square against the normal density over each panel."""
@@ -215,7 +217,7 @@ def _normal_moments(function: Callable[[Tensor], Tensor], name: str) -> tuple[fl
 
 
 def _integral(integrate: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, rounding: float) -> Tensor:
-    """Sum of ``integrate``'s (panels, 2) over all panels, each halved until its halves change it by ``rounding``."""
+    """Sum of ``integrate``'s (panels, 2); each panel is halved until this changes it by at most ``rounding``."""
     whole = integrate(left, right)
     total = whole.new_zeros(2)
     for _ in range(48):
@@ -236,8 +238,8 @@ def _sampled(function: Callable[[Tensor], Tensor], name: str, left: Tensor, righ
     x = (left + right)[:, None] / 2 + half[:, None] * _NODES
     y = _values(function, name, x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
-        got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {got}; it must be elementwise")
+        result = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {result}; it must be elementwise")
     flat = _values(function, name, x.flatten())
     if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
         raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
@@ -250,7 +252,7 @@ def _sampled(function: Callable[[Tensor], Tensor], name: str, left: Tensor, righ
 def _values(function: Callable[[Tensor], Tensor], name: str, x: Tensor) -> Tensor:
     try:
         return function(x.clone())  # a clone: an in-place activation must not move the nodes
-    except Exception as error:  # whatever somebody's function does with a shape that it does not expect
+    except Exception as error:  # a user's function may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(
             f"activation {name} fails on a tensor of shape {tuple(x.shape)}; it must be elementwise, for any shape "

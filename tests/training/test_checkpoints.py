@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def going_on(folder: Path, step: int, **options) -> Checkpoints:
     checkpoints = Checkpoints(folder, dict(classes=["a"]))
-    checkpoints.goes_on(step, **options)
+    checkpoints.resume_from(step, **options)
     return checkpoints
 
 
@@ -67,11 +67,11 @@ def test_what_lies_beyond_the_step_that_a_run_goes_on_from_is_no_reserve(tmp_pat
 def test_checkpoints_of_steps_left_out_take_no_place(tmp_path):
     """The weights are those from before the first such step: what was saved then, perhaps too late, is kept."""
     checkpoints = Checkpoints(tmp_path, {})
-    for step, aside in ((1, False), (2, False), (3, True), (4, True)):
-        save(checkpoints, step, aside=aside)
+    for step, provisional in ((1, False), (2, False), (3, True), (4, True)):
+        save(checkpoints, step, provisional=provisional)
     assert there(tmp_path) == [1, 2, 4]
-    checkpoints = going_on(tmp_path, 4, aside=True)  # the row goes on after a stop
-    save(checkpoints, 5, aside=True)
+    checkpoints = going_on(tmp_path, 4, provisional=True)  # the row goes on after a stop
+    save(checkpoints, 5, provisional=True)
     assert there(tmp_path) == [1, 2, 5]
     save(checkpoints, 6)
     assert there(tmp_path) == [2, 6]
@@ -185,7 +185,7 @@ def test_a_renamed_checkpoint_that_a_run_goes_on_from_stays(folder):
 def test_a_place_is_named_only_if_it_is_there(folder):
     checkpoints = Checkpoints(folder, {})
     assert checkpoints.saved_in() is None
-    checkpoints.goes_on(2)
+    checkpoints.resume_from(2)
     assert checkpoints.saved_in() == folder / "last"
     (folder / "last").unlink()
     assert checkpoints.saved_in() == folder / "step-00000002"

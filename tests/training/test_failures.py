@@ -90,7 +90,7 @@ def test_an_interrupt_lets_the_step_finish_and_saves_it(tmp_path, monkeypatch):
     call, before = TrainStep.__call__, signal.getsignal(signal.SIGINT)
 
     def interrupted(step, batch, lr, images):
-        if run.state.recent and not run.stop.asked and len(run.state.recent) == 2:
+        if run.state.recent and not run.stop.received and len(run.state.recent) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return call(step, batch, lr, images)
 
@@ -279,14 +279,14 @@ def test_the_last_line_says_how_a_run_ended(tmp_path, how, monkeypatch):
         "interrupted": ("stopped", "it was interrupted", 2),
     }[how]
     assert read_metrics(tmp_path)[-1] == dict(kind="end", step=steps, state=state, reason=reason)
-    run.run.forget_after(9)  # as a resumed run does
+    run.run.drop_after(9)  # as a resumed run does
     assert "end" not in {line["kind"] for line in read_metrics(tmp_path)}
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     folder = tmp_path / "a run"
     run = trainer(folder)
-    run.on_step = lambda step: setattr(run.stop, "asked", signal.SIGINT if step == 3 else None)
+    run.on_step = lambda step: setattr(run.stop, "received", signal.SIGINT if step == 3 else None)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3; the checkpoint of step 3 is kept") as stopped:
         run.fit()
     assert str(stopped.value).endswith(f"; normfree train --resume '{folder}' goes on")
@@ -300,7 +300,7 @@ def test_no_process_that_decodes_outlives_the_run(tmp_path, monkeypatch, end):
     task = Classification(few_digits(400), TaskConfig(), data, image_size=8, test_size=8, batch_size=16, seed=0)
     run = trainer(tmp_path, task=task, train=dict(steps=4))
     if end == "stopped":
-        run.on_step = lambda step: setattr(run.stop, "asked", signal.SIGTERM)
+        run.on_step = lambda step: setattr(run.stop, "received", signal.SIGTERM)
     elif end == "failed":
         monkeypatch.setattr(run, "on_step", lambda step: (_ for _ in ()).throw(RunFailed("planted")) if step else None)
     gc.disable()

@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from normfree.training.distributed import PATIENCE, lost
+from normfree.training.distributed import TIMEOUT, peer_failure
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/"
 ENDED = "another process of this run has ended before its time"
@@ -21,7 +21,7 @@ ENDED = "another process of this run has ended before its time"
     ],
 )
 def test_a_process_that_has_ended(error):
-    assert lost(error).startswith(ENDED)
+    assert peer_failure(error).startswith(ENDED)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_a_process_that_has_ended(error):
     ],
 )
 def test_a_process_that_does_not_answer(error):
-    assert PATIENCE.total_seconds() == 1800
-    assert lost(error) == "another process of this run has given no answer for 30 minutes"
+    assert TIMEOUT.total_seconds() == 1800
+    assert peer_failure(error) == "another process of this run has given no answer for 30 minutes"
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_process_that_does_not_answer(error):
     ],
 )
 def test_any_other_error(error):
-    assert lost(error) is None
+    assert peer_failure(error) is None

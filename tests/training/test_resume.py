@@ -289,7 +289,7 @@ def test_what_a_checkpoint_lacks_is_said(tmp_path):
 
 def test_a_request_before_the_first_step_saves_step_0(tmp_path, uninterrupted):
     stop = StopRequests()
-    stop.asked = signal.SIGTERM
+    stop.received = signal.SIGTERM
     folder = tmp_path / "run"
     run = build(folder)
     run.stop = stop
@@ -314,7 +314,7 @@ def test_running_means_continue(tmp_path):
         return run
 
     first = counting(build(folder, log_every=4, steps=8, eval_every=99))
-    first.on_step = lambda step: setattr(first.stop, "asked", signal.SIGTERM if step == 6 else None)
+    first.on_step = lambda step: setattr(first.stop, "received", signal.SIGTERM if step == 6 else None)
     assert first.fit().steps == 6
     second = counting(build(folder, new=False, log_every=4, steps=8, eval_every=99))
     second.resume(find_checkpoint(folder / "checkpoints")[0])
@@ -337,7 +337,7 @@ def test_a_run_whose_batches_cross_epochs_goes_on(tmp_path):
     for stop in (2, 3, 5):
         first = make(tmp_path / f"stopped{stop}")
         first.on_step = lambda step, run=first, stop=stop: setattr(
-            run.stop, "asked", signal.SIGTERM if step == stop else None
+            run.stop, "received", signal.SIGTERM if step == stop else None
         )
         assert first.fit().steps == stop
         second = make(tmp_path / f"resumed{stop}")

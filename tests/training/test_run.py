@@ -165,9 +165,9 @@ def test_lines_that_cannot_be_read_are_said_and_left_out(tmp_path):
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write('{"kind": "train"}\n'.encode("utf-16") + b'\n{"kind": "tra')
     assert [line["step"] for line in read_metrics(tmp_path)] == [1]
-    (told,) = run.forget_after(1)
+    (told,) = run.drop_after(1)
     assert re.fullmatch(rf"{tmp_path}/metrics.jsonl: \d unreadable lines left out", told)
-    assert run.forget_after(1) == []
+    assert run.drop_after(1) == []
     assert [line["step"] for line in read_metrics(tmp_path)] == [1]
 
 
@@ -177,7 +177,7 @@ def test_lines_of_others_are_not_touched(tmp_path):
     names = ("metrics.jsonl", "clipping.jsonl", "spp.jsonl", "notes.jsonl")
     for name in names:
         (tmp_path / name).write_text(line)
-    Run(tmp_path, {}).forget_after(3)
+    Run(tmp_path, {}).drop_after(3)
     assert [(tmp_path / name).read_text() for name in names] == ["", "", "", line]
     for name in names:
         (tmp_path / name).write_text(line)

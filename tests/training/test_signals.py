@@ -34,11 +34,11 @@ def test_sigterm_is_noted_however_often_it_comes():
     before, clock = handlers(), Clock()
     stop = StopRequests(clock)
     with stop.listening(*BOTH):
-        assert stop.asked is None
+        assert stop.received is None
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
             clock.now += 10
-    assert stop.asked == signal.SIGTERM
+    assert stop.received == signal.SIGTERM
     assert handlers() == before
 
 
@@ -50,7 +50,7 @@ def test_a_second_interrupt_takes_effect():
         clock.now += 0.5  # the same one, which torchrun passed on
         signal.raise_signal(signal.SIGINT)
         clock.now += 0.5
-        assert stop.asked == signal.SIGINT
+        assert stop.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert handlers() == before
@@ -61,7 +61,7 @@ def test_the_first_request_counts():
     with stop.listening(*BOTH):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
-    assert stop.asked == signal.SIGTERM
+    assert stop.received == signal.SIGTERM
 
 
 def test_an_inner_one_adds_to_an_outer_one():
@@ -75,7 +75,7 @@ def test_an_inner_one_adds_to_an_outer_one():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == before[0]
         signal.raise_signal(signal.SIGTERM)
-        assert stop.asked == signal.SIGTERM
+        assert stop.received == signal.SIGTERM
     assert handlers() == before
 
 

@@ -93,7 +93,7 @@ def test_without_clipping_there_are_no_such_lines(tmp_path):
 def test_a_resumed_run_writes_each_line_once(tmp_path):
     trainer(tmp_path, train=dict(steps=6, save_every=1)).fit()
     run = Run(tmp_path, {})
-    run.forget_after(4)
+    run.drop_after(4)
     steps = [json.loads(row)["step"] for row in (tmp_path / CLIPPING).read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
 

@@ -1,10 +1,10 @@
-"""Compiled kernels for the CPU, where a C++ compiler was at hand when normfree was installed; by Triton for a GPU.
+"""Compiled kernels for the CPU, if a C++ compiler was available at the installation of normfree; by Triton for a GPU.
 
-Every function has the portable path behind it: without the library, on other devices, for other types or layouts, and
-under ``torch.compile``, ``torch.func`` and tracing, the result is the same, only later. They were compiled for several
-sets of instructions, and the best that the processor has is loaded. ``NORMFREE_KERNELS`` in the environment chooses
-another: ``avx512``, ``avx2``, ``default``, or ``0`` for none. On a GPU there is the optimizer's step, where Triton is
-installed.
+Every function falls back to torch's operations: without the library, on other devices, for other types or layouts, and
+under ``torch.compile``, ``torch.func`` and tracing. The result is the same, only slower. The kernels are compiled for
+several instruction sets, and the best one of the processor is loaded. The environment variable ``NORMFREE_KERNELS``
+chooses another: ``avx512``, ``avx2``, ``default``, or ``0`` for none. On a GPU there is a kernel of the optimizer's
+step, if Triton is installed.
 """
 
 from .activation import gelu, gelu_tanh, silu

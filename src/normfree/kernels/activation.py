@@ -1,4 +1,4 @@
-"""GELU in both forms and SiLU at the speed of memory; torch's gradients and its tanh take two to four times as long."""
+"""GELU in both forms and SiLU at the speed of memory; torch's gradients and tanh take two to four times as long."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ _GELU_TANH, _SILU, _GELU = 0, 1, 2  # as in cpu.cpp
 
 
 def supported(x: Tensor) -> bool:
-    """Whether the compiled kernels take ``x``: float32 or bfloat16, dense, on the CPU, nothing tracing."""
-    # is_compiling is asked first, inside eager: what follows is not for a compiler to read
+    """Whether the compiled kernels support ``x``: float32 or bfloat16, dense, on the CPU, nothing tracing."""
+    # eager() comes first, and in it is_compiling(): a compiler must not trace the rest
     return eager() and available() and plain(x) and x.dtype in (torch.float32, torch.bfloat16) and dense(x)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """``F.gelu(x)``, any shape; what the kernels do not support goes there.
+    """``F.gelu(x)``, any shape; torch's own where the kernels do not support ``x``.
 
-    The function is torch's, to the bit, at the speed that it has for contiguous tensors; the gradient is computed from
+    The values are torch's, to the bit, at its speed for contiguous tensors; the gradient is computed from
     the normal distribution's tail, fitted to 4e-8 of its value (5e-6 for bfloat16, which is rounded once, at the end).
 
     Example:
@@ -32,7 +32,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """``F.gelu(x, approximate="tanh")``, any shape; what the kernels do not support goes there.
+    """``F.gelu(x, approximate="tanh")``, any shape; torch's own where the kernels do not support ``x``.
 
     Computed in float32 as ``x * sigmoid(2u)``, which is ``x / 2 * (1 + tanh(u))`` without the cancellation for negative
     ``x``; bfloat16 is rounded once, at the end.
@@ -46,7 +46,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """``F.silu(x)``, any shape; what the kernels do not support goes there. bfloat16 is rounded once, at the end.
+    """``F.silu(x)``, any shape; torch's own where the kernels do not support ``x``. bfloat16 is rounded once.
 
     Example:
         >>> x = torch.randn(2, 3)
@@ -81,12 +81,12 @@ class _Apply(torch.autograd.Function):
 
 
 def _differentiates_once(grad: Tensor, x: Tensor) -> bool:
-    """Whether the compiled gradient will do; with ``create_graph`` it must be differentiable itself, as torch's is."""
+    """Whether the compiled gradient suffices; with ``create_graph`` it must be differentiable, as torch's is."""
     return not torch.is_grad_enabled() and eager() and plain(grad) and plain(x) and grad.dtype == x.dtype
 
 
 def _forward(function: int, x: Tensor) -> Tensor:
-    if function == _GELU:  # torch goes through channels-last tensors one by one
+    if function == _GELU:  # torch computes channels-last tensors element by element
         return F.gelu(x) if x.is_contiguous() else F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     out, count = torch.empty_like(x), x.numel()
     library().nf_activation(function, TYPES[x.dtype], x.data_ptr(), out.data_ptr(), count, threads(count))

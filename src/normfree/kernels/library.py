@@ -1,4 +1,4 @@
-"""The compiled library: found, loaded, given torch's threads; and which tensors its kernels may touch."""
+"""Loading the compiled library, with torch's threads; and which tensors its kernels support."""
 
 import ctypes
 import functools
@@ -12,21 +12,21 @@ from torch.autograd import forward_ad
 
 from ..internals import Missing, private
 
-INTERFACE = 4  # of cpu.cpp: a library built from other sources is not called
+INTERFACE = 4  # as in cpu.cpp: a library of another version is not used
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
 
 _is_compiling = torch.compiler.is_compiling
 _modes, _tracing = private("torch._C._len_torch_dispatch_stack"), private("torch._C._get_tracing_state")
 _transforms = private("torch._C._are_functorch_transforms_active")
-# without one of them nobody knows whether a compiler or a tracer must see an operation: the kernels stay off
+# without one of them it is unknown whether a compiler or a tracer must see an operation: the kernels stay off
 _NEEDED = (_modes, _tracing, _transforms, private("torch.autograd.forward_ad._current_level"))
 _MISSING = next((function for function in _NEEDED if isinstance(function, Missing)), None)
 _strided, _channels_last = torch.strided, torch.channels_last
 
-_SERIAL = 32768  # elements below which torch itself does not divide its work, either
+_SERIAL = 32768  # elements below which torch uses one thread, too
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _POINTER, _COUNT, _NUMBER, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
-_VARIANTS = ("avx512", "avx2", "default")  # of the instructions in setup.py, the fastest first; by torch's names
+_VARIANTS = ("avx512", "avx2", "default")  # instruction sets in setup.py, the fastest first; torch's names
 _SIGNATURES = {
     "nf_interface": (_NUMBER, ()),
     "nf_instructions": (ctypes.c_char_p, ()),
@@ -69,7 +69,7 @@ def why_off() -> str | None:
 
 
 def library() -> ctypes.CDLL:
-    """The loaded library; to be called only where :func:`available` is true."""
+    """The loaded library; call it only if :func:`available` is true."""
     loaded, reason = _load()
     if loaded is None:
         raise RuntimeError(f"the compiled kernels are off: {reason}")
@@ -77,12 +77,12 @@ def library() -> ctypes.CDLL:
 
 
 def turned_off() -> bool:
-    """Whether the environment wants torch's operations everywhere."""
+    """Whether the environment turns all kernels off."""
     return os.environ.get("NORMFREE_KERNELS", "1") == "0"
 
 
 def variant() -> str | None:
-    """The instructions that the loaded library was compiled for, None where there is none.
+    """The instruction set of the loaded library; None without a library.
 
     Example:
         >>> variant() in ("avx512", "avx2", "default", None)
@@ -93,13 +93,13 @@ def variant() -> str | None:
 
 
 def threads(elements: int) -> int:
-    """Threads for a kernel over so many elements: torch's, or one where dividing costs more than it saves."""
+    """Threads for a kernel over ``elements``: torch's number, or one if dividing costs more than it saves."""
     return torch.get_num_threads() if elements > _SERIAL else 1
 
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or why there is none. Once per process."""
+    """The library, or the reason why there is none. Once per process."""
     if turned_off():
         return None, "NORMFREE_KERNELS is 0"
     if _MISSING is not None:
@@ -125,29 +125,32 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def variants() -> tuple[str, ...]:
-    """What this processor can run, the fastest first; torch's answer, which ``ATEN_CPU_CAPABILITY`` lowers."""
-    has = torch.backends.cpu.get_cpu_capability().lower()
-    return _VARIANTS[_VARIANTS.index(has) :] if has in _VARIANTS else _VARIANTS[-1:]
+    """Instruction sets of this processor, the fastest first, as torch says; ``ATEN_CPU_CAPABILITY`` lowers them."""
+    best = torch.backends.cpu.get_cpu_capability().lower()
+    return _VARIANTS[_VARIANTS.index(best) :] if best in _VARIANTS else _VARIANTS[-1:]
 
 
-def _file(asked: str) -> Path:
-    """The fastest library that was built and can run here, or the one asked for by name.
+def _file(setting: str) -> Path:
+    """The fastest library that was built and runs on this processor, or the one of ``setting``.
+
+    Args:
+        setting: the value of ``NORMFREE_KERNELS``: a variant, or "1" for any.
 
     Raises:
         LookupError: there is none; the reason.
     """
-    if asked not in ("1", *_VARIANTS):
-        raise LookupError(f"NORMFREE_KERNELS (={asked}) must be 0, 1, {', '.join(_VARIANTS[:-1])} or {_VARIANTS[-1]}")
-    can = variants()
-    if asked != "1" and asked not in can:
-        raise LookupError(f"NORMFREE_KERNELS is {asked}, and this processor has {can[0]} (torch says)")
+    if setting not in ("1", *_VARIANTS):
+        raise LookupError(f"NORMFREE_KERNELS (={setting}) must be 0, 1, {', '.join(_VARIANTS[:-1])} or {_VARIANTS[-1]}")
+    runnable = variants()
+    if setting != "1" and setting not in runnable:
+        raise LookupError(f"NORMFREE_KERNELS is {setting}, and this processor has {runnable[0]} (torch says)")
     folder = Path(__file__).parent
-    for name in can if asked == "1" else (asked,):
+    for name in runnable if setting == "1" else (setting,):
         stem = "_cpu" if name == "default" else f"_cpu_{name}"
         for end in importlib.machinery.EXTENSION_SUFFIXES:
             if (path := folder / f"{stem}{end}").is_file():
                 return path
-    which = "" if asked == "1" else f" for {asked}"
+    which = "" if setting == "1" else f" for {setting}"
     raise LookupError(f"the library{which} was not built: no C++ compiler that can at normfree's installation")
 
 
@@ -169,7 +172,7 @@ def _parallel_of_torch() -> int | None:
 
 def eager() -> bool:
     """Whether operations run as they are called: no compiler, tracer, transform or dispatch mode must see them."""
-    # names of this module, not attributes of torch's: half the time, and every call of a kernel asks
+    # names of this module instead of torch's attributes take half the time, and every call of a kernel comes here
     return not (
         _is_compiling()
         or _MISSING is not None
@@ -186,7 +189,7 @@ def ordinary(x: Tensor) -> bool:
 
 
 def plain(x: Tensor) -> bool:
-    """The same in the CPU's memory."""
+    """Whether a tensor is ordinary and in the CPU's memory."""
     return ordinary(x) and x.is_cpu
 
 

@@ -1,4 +1,4 @@
-"""The merge behind Squeeze-Excite, with a gradient of two passes over memory instead of eight, written by hand."""
+"""The merge behind Squeeze-Excite, with a handwritten gradient of two passes over memory instead of eight."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from .library import TYPES, available, dense, eager, laid_out, library, plain, s
 
 
 def supported(shortcut: Tensor, branch: Tensor) -> bool:
-    """Whether the compiled kernels take these: maps of one type and layout on the CPU, nothing tracing."""
+    """Whether the compiled kernels support these: maps of one type and layout on the CPU, nothing tracing."""
     if not (eager() and available() and plain(branch) and plain(shortcut)):
         return False
     if branch.dtype not in TYPES or shortcut.dtype is not branch.dtype or branch.ndim != 4 or not branch.numel():
@@ -22,7 +22,7 @@ def supported(shortcut: Tensor, branch: Tensor) -> bool:
 def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Tensor]) -> Tensor:
     """``shortcut + gate_of(branch.mean((2, 3))) * branch`` (NFNets, appendix C): (N, C, H, W) twice -> (N, C, H, W).
 
-    Computed by torch's operations; the kernels take the gradient where they support it.
+    Computed by torch's operations; the compiled kernels compute the gradient if they support it.
 
     Args:
         gate_of: from (N, C) means over places to a gate (N, C, 1, 1), differentiable.
@@ -40,18 +40,18 @@ def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Te
 
 
 class _Link:
-    """What a merge's gradient leaves to that of its branch's mean: grad and gate, whose product is never stored."""
+    """Passes grad and gate from the merge's gradient to that of the mean, so that their product is not stored."""
 
     def __init__(self) -> None:
-        self.left: tuple[Tensor, Tensor] | None = None
+        self.pending: tuple[Tensor, Tensor] | None = None
 
     def take(self) -> tuple[Tensor, Tensor] | None:
-        left, self.left = self.left, None
-        return left
+        pending, self.pending = self.pending, None
+        return pending
 
 
 class _Squeeze(torch.autograd.Function):
-    """A branch itself and its mean over places; its gradient ends what :class:`_Merge` began."""
+    """A branch and its mean over places; its gradient completes that of :class:`_Merge`."""
 
     @staticmethod
     def forward(ctx: Any, branch: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
@@ -62,13 +62,13 @@ class _Squeeze(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         grad, grad_mean = grads
-        left = ctx.link.take()
-        if left is None:
+        pending = ctx.link.take()
+        if pending is None:
             if grad_mean is None:
                 return grad, None
             spread = (grad_mean / ctx.places.numel())[:, :, None, None].expand(*grad_mean.shape, *ctx.places)
             return spread if grad is None else grad + spread, None
-        merged, gate = left
+        merged, gate = pending
         plus = torch.zeros_like(gate) if grad_mean is None else _numbers(grad_mean / ctx.places.numel(), merged)
         total = _gated(merged, gate, plus)
         return total if grad is None else total + grad, None
@@ -92,12 +92,12 @@ class _Merge(torch.autograd.Function):
             return grad, of_branch, of_gate, None
         of_gate = _summed(grad, branch).to(gate.dtype).view(gate.shape) if wanted[2] else None
         if wanted[1]:
-            ctx.link.left = grad, _numbers(gate, grad)
+            ctx.link.pending = grad, _numbers(gate, grad)
         return grad, None, of_gate, None
 
 
 def _numbers(x: Tensor, like: Tensor) -> Tensor:
-    """A number per image and channel as the kernels read them: float32, or float64 with it."""
+    """Values per image and channel in the kernels' format: float32, or float64 if ``like`` is."""
     dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
     return x.detach().to(dtype).reshape(like.shape[:2]).contiguous()
 

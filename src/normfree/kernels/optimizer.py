@@ -1,4 +1,4 @@
-"""A training step's tail in one pass over memory: clipping, weight decay, Nesterov momentum, moving average.
+"""The end of a training step in one pass over memory: clipping, weight decay, Nesterov momentum, moving average.
 
 Compiled on the CPU, by Triton on a GPU (triton_step.py), with torch's operations elsewhere (torch_step.py).
 """
@@ -43,7 +43,7 @@ _SETTINGS = np.dtype(
 )
 _NONFINITE, _NO_MEMORY = 1, 2  # as in cpu.cpp
 
-_MAX_COLUMNS = 1 << 20  # columns that one program of a GPU's kernel goes through in turn
+_MAX_COLUMNS = 1 << 20  # of a row, which one program of the GPU's kernel computes serially
 
 Numbers = float | Sequence[float]
 Step = Callable[
@@ -53,12 +53,12 @@ Value = TypeVar("Value", float, float | None, bool)
 
 
 def supported(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> bool:
-    """Whether a fused step takes these: dense float32 on one device, each tensor laid out like its parameter."""
+    """Whether a fused step supports these: dense float32 on one device, each tensor laid out like its parameter."""
     return _path(params, *others) is not portable
 
 
 def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> Step:
-    """What takes these tensors: the compiled step, Triton's, or the portable one."""
+    """The step for these tensors: the compiled one, Triton's, or the portable one."""
     if not (params and eager()):
         return portable
     device = params[0].device
@@ -66,12 +66,12 @@ def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> 
         step = _compiled if available() else None
     else:
         step = _triton(device) if device.type == "cuda" and not torch.cuda.is_current_stream_capturing() else None
-    if step is None or not all(_takes(p, device) and dense(p) for p in params):
+    if step is None or not all(_fits(p, device) and dense(p) for p in params):
         return portable
     if step is not _compiled and any(p.numel() > _MAX_COLUMNS * max(units(p), 1) for p in params):
         return portable
     alike = (
-        x is None or (_takes(x, device) and x.shape == p.shape and same_layout(x, p))
+        x is None or (_fits(x, device) and x.shape == p.shape and same_layout(x, p))
         for column in others
         if column is not None
         for x, p in zip(column, params, strict=True)
@@ -79,13 +79,13 @@ def _path(params: Sequence[Tensor], *others: Sequence[Tensor | None] | None) -> 
     return step if all(alike) else portable
 
 
-def _takes(x: Tensor, device: torch.device) -> bool:
+def _fits(x: Tensor, device: torch.device) -> bool:
     return x.dtype is torch.float32 and x.device == device and ordinary(x)
 
 
 @functools.cache
 def _triton(device: torch.device) -> Step | None:
-    """The step by Triton, tried on this device once; None where there is no Triton, or the trial fails."""
+    """Triton's step, tested once on this device; None without Triton, or if the test fails."""
     if turned_off():
         return None
     try:
@@ -121,32 +121,28 @@ def agc_sgd_ema_(
 ) -> Update | DeviceUpdate:
     """AGC (NFNets, eq. 3), then :class:`torch.optim.SGD`, then the moving average (NF-ResNets, appendix C), in place.
 
-    The equations, as three pure functions that the tests compare with:
-
-        grad = functional.clip_gradient(weight, grad, clipping, eps)
-        weight, buffer = functional.momentum_step(weight, grad, buffer, lr=lr, weight_decay=weight_decay, ...)
-        average = functional.moving_average(average, weight, ema_decay)
+    The equations are :func:`normfree.functional.clip_gradient`, :func:`normfree.functional.momentum_step` and
+    :func:`normfree.functional.moving_average`.
 
     Args:
-        params: each tensor once; several units if it has more than one dimension, see
-            :func:`normfree.functional.unitwise_norm`.
-        grads: like ``params``; where None, a parameter is only averaged.
-        momentum_buffers: like ``params``; None where there is no gradient, or with ``momentum=0``, which uses none.
+        params: each tensor once; for its units see :func:`normfree.functional.unitwise_norm`.
+        grads: like ``params``; a parameter with None is only averaged.
+        momentum_buffers: like ``params``; None without a gradient, or with ``momentum=0``.
         averages: like ``params``; None averages nothing, an entry of None not that parameter.
         lr, weight_decay, clipping: one for all, or one per parameter; a clipping of None clips nothing.
         eps: lower bound of a unit's weight norm in the clipping.
-        ema_decay: of this step, :func:`normfree.optim.ema_decay`'s for a warm-up.
+        ema_decay: of this step, with :func:`normfree.optim.ema_decay` for a warm-up.
         first: the buffer has no value yet and becomes the gradient, without dampening; one for all, or per parameter.
-        write_grads: leave the clipped gradients in ``grads``; else these stay as they are.
-        error_if_nonfinite: read every gradient once before, and raise if a norm is not finite. Without, such a unit's
-            parameters become NaN.
+        write_grads: write the clipped gradients to ``grads``; else these are not changed.
+        error_if_nonfinite: first read every gradient, and raise if a norm is not finite; otherwise the parameters of
+            such a unit become NaN.
 
     Returns:
-        What was clipped.
+        Statistics of the clipping.
 
     Raises:
         UsageError: sequences of different lengths; a clipping that is not above 0; Nesterov's form without momentum or
-            with dampening, as in torch; a momentum buffer that is missing.
+            with dampening, as in torch; a missing momentum buffer.
         NotFinite: see ``error_if_nonfinite``; nothing has changed then.
 
     Example:
@@ -156,9 +152,8 @@ def agc_sgd_ema_(
         >>> weight[0]
         tensor([0.9981, 0.9981, 0.9981, 0.9981])
     """
-    buffers = None if momentum == 0 else momentum_buffers
-    _refuse(len(params), grads, buffers, averages, momentum, nesterov, dampening)
-    count = len(params)
+    buffers, count = None if momentum == 0 else momentum_buffers, len(params)
+    _check(count, grads, buffers, averages, momentum, nesterov, dampening)
     columns = Columns(
         lr=_each("lr", lr, count),
         weight_decay=_each("weight_decay", weight_decay, count),
@@ -179,7 +174,7 @@ def agc_sgd_ema_(
     return _path(params, grads, buffers, averages)(params, grads, buffers, averages, columns, settings)
 
 
-def _refuse(
+def _check(
     count: int,
     grads: Sequence[Tensor | None],
     buffers: Tensors,

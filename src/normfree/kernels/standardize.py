@@ -1,4 +1,4 @@
-"""Scaled Weight Standardization with each row in the cache, and its gradient, written by hand."""
+"""Scaled Weight Standardization with each row in the cache, and its handwritten gradient."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .library import TYPES, available, dense, eager, laid_out, library, plain, t
 
 
 def supported(weight: Tensor, gain: Tensor | None, scale: float | Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether the compiled kernels take these: a dense float32 weight on the CPU, gain and scale like it."""
+    """Whether the compiled kernels support these: a dense float32 weight on the CPU, gain and scale like it."""
     if not (eager() and available() and weight.dtype is torch.float32 and plain(weight) and dense(weight)):
         return False
     if weight.ndim < 2 or not weight.numel() or not (dtype is torch.float32 or dtype is torch.bfloat16):
@@ -40,12 +40,11 @@ def fused_standardize_weight(
     add_eps: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """:func:`normfree.functional.standardize_weight`, by a compiled kernel where one supports it (NFNets, eq. 1).
+    """:func:`normfree.functional.standardize_weight`, by a compiled kernel if it supports this (NFNets, eq. 1).
 
     Args:
         weight, gain, scale, eps, add_eps: as there.
-        dtype: of the result, float32 or bfloat16: what autocast would make of it, without a tensor in between.
-            None: the weight's.
+        dtype: of the result, float32 or bfloat16, for autocast without an intermediate tensor. None: the weight's.
 
     Returns:
         (out, in, ...) in the weight's memory layout.
@@ -104,7 +103,7 @@ def _number(scale: float | Tensor | None) -> float:
 def _forward(
     weight: Tensor, gain: Tensor | None, scale: Any, eps: float, add_eps: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The standardized weight, and (3, out): mean, its rest, 1 / sqrt(var * N), negative where ``eps`` bounds it."""
+    """The standardized weight, and (3, out): mean, its rest, 1 / sqrt(var * N), negative if ``eps`` bounds it."""
     rows, count = weight.shape[0], weight.numel()
     out, statistics = torch.empty_like(weight, dtype=dtype), weight.new_empty(3, rows)
     library().nf_standardize(
@@ -151,7 +150,7 @@ def _backward(
 def _portable_backward(
     grad: Tensor, weight: Tensor, gain: Tensor | None, scale: Any, eps: float, add_eps: bool, wanted: tuple[bool, ...]
 ) -> list[Tensor | None]:
-    """The same by autograd: differentiable once more, and for a gradient that is no plain tensor."""
+    """The same by autograd, for a second derivative, or a gradient that is no plain tensor."""
     again = torch.is_grad_enabled()
     inputs = [x if want else None for x, want in zip((weight, gain, scale), wanted, strict=True)]
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""The optimizer's step with torch's operations, a parameter at a time; and what the ways of stepping share."""
+"""The optimizer's step with torch's operations, parameter by parameter; and what all implementations share."""
 
 import functools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ..functional import clip_coefficient, unitwise_norm
 NOT_FINITE = "a gradient is not finite; parameters are as before the step"
 
 
-Tensors = Sequence[Tensor | None] | None  # one for each parameter, perhaps; None: none at all
+Tensors = Sequence[Tensor | None] | None  # one for each parameter, or None; None: none at all
 
 
 class Columns(TypedDict):
@@ -40,11 +40,11 @@ class Settings(TypedDict):
 
 @dataclass(frozen=True)
 class Update:
-    """What one step did, per parameter in the order given; 0 for one without a gradient.
+    """Statistics of one step, per parameter in the given order; 0 for one without a gradient.
 
     Attributes:
         clipped: units whose gradient was scaled down.
-        units: units of the parameters that are clipped at all.
+        units: units of the clipped parameters.
         ratio: the largest gradient norm over weight norm, ``|G_i| / max(|W_i|, eps)``, before clipping.
     """
 
@@ -58,10 +58,10 @@ class DeviceUpdate:
     """An :class:`Update` on a GPU, where nothing waits for the device until ``clipped`` or ``ratio`` is read.
 
     Attributes:
-        units: as there.
-        counts: units of each parameter that has a gradient, 0 for the others; in this order lie
-        norms, ratios, flags: per unit, (sum of counts,): the gradient's norm, its ratio to the weight's, whether it was
-            scaled down.
+        units: as in :class:`Update`.
+        counts: units of each parameter with a gradient, 0 for the others.
+        norms, ratios, flags: per unit in the order of ``counts``, (sum of counts,): the gradient's norm, its ratio to
+            the weight's, whether it was scaled down.
     """
 
     units: list[int]
@@ -87,18 +87,18 @@ def units(p: Tensor) -> int:
 def clipped_units(
     params: Sequence[Tensor], grads: Sequence[Tensor | None], clipping: Sequence[float | None]
 ) -> list[int]:
-    """Units of each parameter that is clipped; 0 for the others, and without a gradient."""
-    which = zip(params, grads, clipping, strict=True)
-    return [units(p) if g is not None and c is not None else 0 for p, g, c in which]
+    """Units of each clipped parameter; 0 for the others, and without a gradient."""
+    rows = zip(params, grads, clipping, strict=True)
+    return [units(p) if g is not None and c is not None else 0 for p, g, c in rows]
 
 
 def addresses(column: Sequence[Tensor | None] | None, count: int) -> list[int]:
-    """Where tensors begin; 0 for one that is not there."""
+    """Addresses of tensors; 0 for None."""
     return [0] * count if column is None else [0 if x is None else x.data_ptr() for x in column]
 
 
 def written(params: Sequence[Tensor], grads: Tensors, buffers: Tensors, averages: Tensors, settings: Settings) -> None:
-    """Tell autograd what a kernel has changed."""
+    """Tell autograd which tensors a kernel has changed."""
     changed = [*params, *(buffers or ()), *((grads or ()) if settings["write_grads"] else ()), *(averages or ())]
     increment_version([x for x in changed if x is not None])
 
@@ -111,7 +111,7 @@ def portable(
     columns: Columns,
     settings: Settings,
 ) -> Update:
-    """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has brought them into form."""
+    """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has prepared them."""
     norms = [None if g is None else unitwise_norm(g) for g in grads]
     if settings["check"] and not all(bool(n.isfinite().all()) for n in norms if n is not None):
         raise NotFinite(NOT_FINITE)

@@ -1,13 +1,12 @@
 """The optimizer's step on a GPU, by Triton: all parameters in one launch, a program per unit.
 
-A table on the device says where each parameter's tensors are and what its numbers are, so that a step is one small copy
-and two launches, however many parameters there are, and nothing is compiled again when a learning rate changes. What is
-computed is that of ``optimizer.h``. Imported only where Triton is needed.
+A table on the device has the addresses of each parameter's tensors and its numbers. So a step is one small copy and two
+launches for any number of parameters, and nothing is compiled again when a learning rate changes. The computation is
+that of ``optimizer.h``. This module is imported only if Triton is needed.
 """
 
 # pyright: reportArgumentType=false, reportMissingParameterType=false, reportUnknownParameterType=false
-# (what Triton's kernels declare as constexpr takes plain numbers, and its annotations do not say so; what they take
-# beside it has no annotation)
+# (parameters of Triton's kernels that are declared as constexpr take plain numbers, and the others have no annotation)
 
 import contextlib
 import functools
@@ -52,7 +51,7 @@ VALUE, GRAD, BUFFER, AVERAGE, COLUMNS, UNIT, FIRST, ALIGNED, LR, WEIGHT_DECAY, C
 
 @triton.jit
 def _row(address, offset, BYTES: tl.constexpr):
-    """Pointer to the float32 at `offset` behind an address; it is promised to be a multiple of BYTES."""
+    """Pointer to the float32 at `offset` from an address; the caller guarantees that it is a multiple of BYTES."""
     return tl.multiple_of((address + 4 * offset).to(tl.pointer_type(tl.float32)), BYTES)
 
 
@@ -70,7 +69,7 @@ def _norm(address, offset, columns, BYTES: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _norm_of(entry, FIELD: tl.constexpr, row, BLOCK: tl.constexpr):
-    """Norm of a parameter's row; four floats at a time where that is possible."""
+    """Norm of a parameter's row; four floats at a time if they are aligned."""
     columns, address = tl.load(entry + COLUMNS), tl.load(entry + FIELD)
     offset, columns = row * columns, columns.to(tl.int32)
     if tl.load(entry + ALIGNED) != 0:
@@ -176,7 +175,7 @@ def step_all(
 
 @functools.lru_cache(maxsize=8)
 def _plan(sizes: tuple[tuple[int, int, bool], ...], device: torch.device) -> tuple[Tensor, list[int]]:
-    """Who does what, for (rows, columns, whether there is a gradient) of each parameter.
+    """The work of each program, for (rows, columns, whether there is a gradient) of each parameter.
 
     Returns:
         Parameter and row of each program, (programs, 2), and of each parameter the number of units with a gradient.
@@ -213,7 +212,7 @@ def _table(
 
 
 def _upload(table: np.ndarray, device: torch.device) -> Tensor:
-    """The table's words, int64; the host does not wait, and torch keeps the pinned memory until it was read."""
+    """The table's words, int64; the host does not wait, and torch keeps the pinned memory until it has been read."""
     words = torch.from_numpy(table.view(np.int64))
     return words.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else words
 
@@ -226,7 +225,7 @@ def run(
     columns: Columns,
     settings: Settings,
 ) -> DeviceUpdate:
-    """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has brought them into form. Waits only to raise.
+    """One step; arguments as :func:`normfree.kernels.agc_sgd_ema_` has prepared them. Waits only for the check.
 
     Raises:
         NotFinite: with ``settings["check"]``, after waiting for the device; nothing has changed then.
@@ -268,7 +267,7 @@ def check(device: torch.device) -> None:
         momentum=0.9, dampening=0.0, nesterov=True, eps=1e-3, ema_decay=0.9, write_grads=False, check=True
     )
     for step in (run, portable):
-        # not random: the program's random numbers are none of our business
+        # not random, so that the program's random numbers do not change
         params, first, second, buffers, averages = (
             [torch.arange(i, i + math.prod(shape), device=device).sin().view(shape) for shape in shapes]
             for i in range(5)

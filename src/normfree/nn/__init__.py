@@ -1,7 +1,7 @@
 """Modules to build Normalizer-Free networks from: thin layers over :mod:`normfree.functional`.
 
-Every module that owns parameters declares what each one *is* in ``parameter_roles`` (see :class:`Role`);
-:func:`normfree.optim.param_groups` decides from that who gets weight decay and clipping.
+Every module with parameters declares their roles in ``parameter_roles`` (see :class:`Role`), from which
+:func:`normfree.optim.param_groups` derives weight decay and clipping.
 """
 
 from ..kernels import gated_merge

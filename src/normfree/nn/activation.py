@@ -10,20 +10,20 @@ from ..gain import activation_function, model_gain
 
 _FAST = dict(gelu=kernels.gelu_tanh, gelu_tanh=kernels.gelu_tanh, gelu_erf=kernels.gelu)
 _FAST |= dict(silu=kernels.silu, swish=kernels.silu)
-# Their backward pass needs their input; of others (ReLU) the output, which the next layer keeps in any case.
+# Their backward pass needs their input; that of others (ReLU) the output, which the next layer keeps in any case.
 _KEEPING_INPUT = ("gelu", "gelu_tanh", "gelu_erf", "silu", "swish", "mish")
 
 
 class Activation(nn.Module):
-    """Bare nonlinearity that knows its gamma: ``forward(x) = g(x)``, any shape.
+    """Bare nonlinearity with its gamma as an attribute: ``forward(x) = g(x)``, any shape.
 
     The models fold ``gamma`` into the weight of the convolution that follows, since
     ``conv(gamma * g(x), W) = conv(g(x), gamma * W)``.
 
     Args:
         activation: a name (:func:`normfree.gain.activation_names`) or an elementwise callable.
-        gamma: the scale that restores unit variance; None takes the released constant of a name that has one and the
-            exact value of anything else.
+        gamma: the scale that restores unit variance; None: the released constant if the name has one, else the exact
+            value.
 
     Example:
         >>> act = Activation("relu")
@@ -54,7 +54,7 @@ class Activation(nn.Module):
 
 
 class ScaledActivation(Activation):
-    """Variance-preserving nonlinearity, for networks of one's own: ``gamma * g(x)`` (NF-ResNets, section 4.3).
+    """Variance-preserving nonlinearity, for your own networks: ``gamma * g(x)`` (NF-ResNets, section 4.3).
 
     Example:
         >>> ScaledActivation("silu")(torch.randn(100_000)).var() > 0.95

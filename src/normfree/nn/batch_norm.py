@@ -1,4 +1,4 @@
-"""Which networks look at more than one example at a time."""
+"""Layers that normalize over several examples."""
 
 from torch import nn
 

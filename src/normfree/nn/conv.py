@@ -28,14 +28,14 @@ class SameConv2d(nn.Module):
         in_channels, out_channels, stride, dilation, groups: as in :class:`torch.nn.Conv2d`.
         kernel_size: side of the square kernel.
         padding: "same" pads as TensorFlow does (more behind than before where the total is odd, also under strides),
-            "symmetric" by half of the kernel's reach, an int by that many zeros on every side.
-        bias: whether there is one.
+            "symmetric" by half of the dilated kernel, an int by that many zeros on every side.
+        bias: whether to add a bias.
         init_gain: the weight starts normal with variance ``init_gain ** 2 / fan_in``; sqrt(2) behind a ReLU is He
             initialization.
-        input_scale: a constant that stands in front of the layer (1 / beta of the block, gamma of the activation),
-            folded into the weight.
-        atrous: the stride whose place dilation has taken ("same" padding then keeps what that stride would compute
-            among the outputs).
+        input_scale: a constant factor of the input (1 / beta of the block, gamma of the activation), folded into the
+            weight.
+        atrous: the stride that dilation has replaced; "same" padding then keeps that stride's outputs among the
+            outputs.
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite.
@@ -92,7 +92,7 @@ class SameConv2d(nn.Module):
             nn.init.zeros_(self.bias)
 
     def effective_weight(self, scale: Tensor | None = None) -> Tensor:
-        """The weight that is convolved with: ``input_scale`` and an optional output scale (one element) included."""
+        """The weight of the convolution: ``input_scale`` and an optional output scale (one element) included."""
         factor = self._factor(scale)
         return self.weight if factor is None else self.weight * factor
 
@@ -107,27 +107,27 @@ class SameConv2d(nn.Module):
         x, padding = self._pad(x)
         stride = self.stride
         if self._thin:
-            every = lambda x: x[..., :: self.stride, :: self.stride].clone()  # noqa: E731
-            x, stride = derived(x, every(x), every), 1
+            strided = lambda x: x[..., :: self.stride, :: self.stride].clone()  # noqa: E731
+            x, stride = derived(x, strided(x), strided), 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
         return self._apply_weight(lambda w: F.conv2d(x, w, bias, stride, padding, self.dilation, self.groups), scale)
 
     def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
-        """``function`` of the weight that is convolved with, in another form."""
+        """``function(form(weight))`` of the effective weight."""
         return function(form(self.effective_weight(scale)))
 
     @property
     def _thin(self) -> bool:
-        """Whether to take every so many-th place first, the same function: with strides, torch's backward pass (2.11 to
-        2.15, oneDNN, channels last) writes beyond its memory where such a layer has few channels."""
+        """Whether to subsample the input first, which is the same function: torch's backward pass of strided 1x1
+        convolutions with few channels (2.11 to 2.15, oneDNN, channels last) writes beyond its memory."""
         return self.kernel_size == 1 and self.stride > 1 and self.in_channels < 16 and self._symmetric_padding() == 0
 
     @torch.no_grad()
     def folded(self, scale: Tensor | None = None, *, plain_type: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
-        """The same function as a plain convolution, whose weight holds all that is computed from it here.
+        """The same function as a plain convolution of the effective weight, with the same hooks.
 
-        ``scale`` multiplies the output. A :class:`PaddedConv2d` where the padding depends on the size. It has the same
-        hooks. A subclass with a ``forward`` of its own needs a ``folded`` of its own.
+        It is a :class:`PaddedConv2d` if the padding depends on the size. ``scale`` multiplies the output. A subclass
+        that overrides ``forward`` must override ``folded``, too.
         """
         symmetric = self._symmetric_padding()
         weight = self.effective_weight(scale)
@@ -151,7 +151,7 @@ class SameConv2d(nn.Module):
         return in_place_of(self, plain)
 
     def overridden(self) -> str | None:
-        """The method by which a subclass computes something that :meth:`folded` does not know of."""
+        """The method that a subclass overrides without overriding :meth:`folded`; None: there is none."""
         computing = ("forward", "__call__", "_apply_weight", "_pad")
         for kind in (None, *type(self).__mro__):
             own = vars(self if kind is None else kind)
@@ -162,7 +162,7 @@ class SameConv2d(nn.Module):
         return None
 
     def _symmetric_padding(self) -> int | None:
-        """The padding where it is the same on all sides for every image size."""
+        """The padding if it is the same on all sides for every image size; else None."""
         if not isinstance(self.padding, str):
             return self.padding
         reach = (self.kernel_size - 1) * self.dilation
@@ -171,7 +171,7 @@ class SameConv2d(nn.Module):
         return None
 
     def _pad(self, x: Tensor) -> tuple[Tensor, int]:
-        """The input, padded where the padding differs between sides, and the symmetric rest for the convolution."""
+        """The input, padded if the padding differs between sides, and the padding that is left to the convolution."""
         symmetric = self._symmetric_padding()
         if symmetric is not None:
             return x, symmetric
@@ -191,7 +191,7 @@ class SameConv2d(nn.Module):
 
 
 def in_place_of(module: nn.Module, other: Other) -> Other:
-    """``other`` with the mode and the hooks of ``module``, whose handles go on working."""
+    """``other`` with the mode and the hooks of ``module``; the handles of the hooks stay valid."""
     hooks = ("_forward_", "_backward_", "_is_full_backward_hook")
     vars(other).update({name: value for name, value in vars(module).items() if name.startswith(hooks)})
     other.training = module.training
@@ -199,10 +199,10 @@ def in_place_of(module: nn.Module, other: Other) -> Other:
 
 
 class FoldedConv2d(nn.Conv2d):
-    """:class:`torch.nn.Conv2d` that is called as the convolution of ours that it was folded from."""
+    """:class:`torch.nn.Conv2d` with the interface of the :class:`SameConv2d` that it was folded from."""
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
-        """As of :class:`WSConv2d`: the weight holds all that belongs to it already."""
+        """As in :class:`WSConv2d`; the weight is standardized already."""
         return self.weight if scale is None else self.weight * scale
 
     effective_weight = standardized_weight
@@ -217,7 +217,7 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class PaddedConv2d(FoldedConv2d):
-    """:class:`torch.nn.Conv2d` whose padding is TensorFlow's "SAME" at any stride and size; what folding leaves.
+    """:class:`torch.nn.Conv2d` with TensorFlow's "SAME" padding at any stride and size; a result of folding.
 
     Example:
         >>> WSConv2d(3, 8, 3, stride=2).folded()
@@ -228,7 +228,7 @@ class PaddedConv2d(FoldedConv2d):
 
     @property
     def same(self) -> tuple[int, int, int, int]:
-        """What the padding depends on, beside the size: kernel size, stride, dilation, atrous."""
+        """The arguments of the padding beside the size: kernel size, stride, dilation, atrous."""
         return self.kernel_size[0], self.stride[0], self.dilation[0], self.atrous
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -244,11 +244,11 @@ class WSConv2d(SameConv2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`SameConv2d`.
-        gain: whether there is one.
-        input_scale: a constant that stands in front of the layer (gamma / beta of the activation before it), folded
-            into the standardized weight.
+        gain: whether to multiply with a gain.
+        input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
+            standardized weight.
         atrous: as in :class:`SameConv2d`.
-        eps: lower bound of ``var * N`` in the standardization; with ``add_eps``, what is added to ``var`` (timm).
+        eps: lower bound of ``var * N`` in the standardization; with ``add_eps`` it is added to ``var`` (timm).
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
@@ -312,12 +312,12 @@ class WSConv2d(SameConv2d):
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
         super().reset_parameters()
-        gain = getattr(self, "gain", None)  # not there yet in the first call, of the constructor
+        gain = getattr(self, "gain", None)  # missing in the first call, by the constructor
         if gain is not None:
             nn.init.ones_(gain)
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
-        """The weight that is convolved with, ``input_scale`` and an optional output scale (one element) included."""
+        """The weight of the convolution, ``input_scale`` and an optional output scale (one element) included."""
         return self._standardized(self.weight, self.gain, scale, _autocast_type(self.weight))
 
     effective_weight = standardized_weight
@@ -336,10 +336,10 @@ class WSConv2d(SameConv2d):
         weight = form(self.effective_weight(scale))
         dtype = weight.dtype  # the backward pass has no autocast
 
-        def again(weight: Tensor, gain: Tensor | None, scale: Tensor | None) -> Tensor:
+        def recompute(weight: Tensor, gain: Tensor | None, scale: Tensor | None) -> Tensor:
             return form(self._standardized(weight, gain, scale, dtype))
 
-        with not_kept(weight, again, self.weight, self.gain, scale):
+        with not_kept(weight, recompute, self.weight, self.gain, scale):
             return function(weight)
 
     def extra_repr(self) -> str:
@@ -347,9 +347,9 @@ class WSConv2d(SameConv2d):
 
 
 def recompute_weights(model: nn.Module, enable: bool = True) -> None:
-    """Whether the backward pass computes the standardized weights of all :class:`WSConv2d` in a network once more.
+    """Whether the backward pass computes the standardized weights of all :class:`WSConv2d` of a network again.
 
-    Otherwise it keeps them, which takes as much memory as the parameters and a little less time.
+    Keeping them takes as much memory as the parameters, and a little less time.
 
     Example:
         >>> recompute_weights(nn.Sequential(WSConv2d(3, 8, 3)))
@@ -360,7 +360,7 @@ def recompute_weights(model: nn.Module, enable: bool = True) -> None:
 
 
 def _autocast_type(weight: Tensor) -> torch.dtype | None:
-    """What autocast will make of a standardized weight, so that it is written as that at once; None: what it is."""
+    """The type to which autocast will convert a standardized weight, to write it so at once; None: no conversion."""
     device = weight.device.type
     if weight.dtype == torch.float32 and device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)

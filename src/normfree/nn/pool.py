@@ -22,7 +22,7 @@ class MaxPoolSame(nn.Module):
 class AvgPoolSame(nn.Module):
     """2x2 average pooling of stride 2, the padding not counted: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)).
 
-    With ``dilation``, at stride 1 of places that far apart: (N, C, H, W) -> (N, C, H, W).
+    With ``dilation``: stride 1, over places ``dilation`` apart: (N, C, H, W) -> (N, C, H, W).
 
     Example:
         >>> AvgPoolSame()(torch.randn(1, 3, 7, 7)).shape

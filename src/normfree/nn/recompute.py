@@ -1,7 +1,7 @@
-"""Activations, and weights, that the backward pass computes once more instead of keeping them.
+"""Activations and weights that the backward pass computes again instead of keeping them.
 
-A convolution keeps its input for the backward pass, and a smooth activation keeps its own: of ``conv(act(x))`` both
-``x`` and ``act(x)``, though the second follows from the first at little cost.
+A convolution keeps its input for the backward pass, and so does a smooth activation: ``conv(act(x))`` keeps both ``x``
+and ``act(x)``, although the second can be computed from the first at little cost.
 """
 
 import contextvars
@@ -23,15 +23,15 @@ _innermost_hooks = private("torch._C._autograd._top_saved_tensors_default_hooks"
 
 
 class _Watched:
-    """A tensor as it is: an error where it has been changed in place since, as torch's own saved tensors raise it.
+    """A saved tensor; reading it is an error if it has been changed in place since, as with torch's saved tensors.
 
-    What hooks keep has no such check by itself.
+    torch does not check tensors that hooks save.
     """
 
     __slots__ = ("tensor", "version")
 
     def __init__(self, tensor: Tensor):
-        self.tensor = tensor.detach()  # counts its changes together with the tensor, and holds no graph
+        self.tensor = tensor.detach()  # shares the tensor's version counter, and holds no graph
         self.version = None if tensor.is_inference() else tensor._version
 
     def __call__(self) -> Tensor:
@@ -45,10 +45,10 @@ class _Watched:
         return tensor
 
 
-class _Again:
-    """How to compute what lies at a place in memory; all of it is held, so that nothing else comes to lie there.
+class _Recomputations:
+    """How to recompute tensors, by their address; the tensors are held, so that their memory is not used again.
 
-    Views of it, of another shape or layout, are not it, though they may begin at the same place.
+    The key has shape and strides, since a view may have the same address.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _Again:
 
     @staticmethod
     def key(tensor: Tensor) -> tuple[Any, ...]:
-        version = None if tensor.is_inference() else tensor._version  # changed in place, it is another one
+        version = None if tensor.is_inference() else tensor._version  # a change in place makes it another tensor
         return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, version
 
     def add(self, tensor: Tensor, function: Callable[[], Tensor]) -> None:
@@ -72,14 +72,14 @@ class _Again:
         return self.functions.get(self.key(kept)) or _Watched(kept)
 
 
-_again: contextvars.ContextVar[_Again | None] = contextvars.ContextVar("again", default=None)
+_recomputations: contextvars.ContextVar[_Recomputations | None] = contextvars.ContextVar("recomputations", default=None)
 
 
 def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-    """``layer(act(x))`` of each layer; for the backward pass ``x`` is kept, and not ``act(x)``.
+    """``layer(act(x))`` of each layer; for the backward pass ``x`` is kept, but not ``act(x)``.
 
-    Where somebody else decides what is kept (activation checkpointing, ``torch.compile``, hooks of one's own), or where
-    an activation's backward pass needs its output rather than its input (ReLU), it is the plain composition.
+    It is the plain composition if something else decides what is kept (activation checkpointing, ``torch.compile``,
+    other hooks), or if an activation's backward pass needs its output instead of its input (ReLU).
 
     Example:
         >>> x, layer = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 8, 3)
@@ -98,26 +98,26 @@ def activated(act: Activation, x: Tensor, *layers: Callable[[Tensor], Tensor]) -
 def not_kept(tensor: Tensor, function: Callable[..., Tensor], *inputs: Tensor | None) -> Iterator[None]:
     """Operations inside do not keep ``tensor`` for the backward pass; ``function(*inputs)`` computes it again there.
 
-    Where somebody else decides what is kept, nothing changes, as in :func:`activated`. An input that has been changed
-    in place by then is an error.
+    It has no effect if something else decides what is kept, as in :func:`activated`. An input that has been changed in
+    place by then is an error.
     """
-    again = _current()
-    if again is not None:
-        again.add(tensor, _from(function, inputs))
+    active = _current()
+    if active is not None:
+        active.add(tensor, _from(function, inputs))
         yield
         return
     if _decided(tensor) or not (tensor.requires_grad and torch.is_grad_enabled()):
         yield
         return
-    again = _Again()
-    again.add(tensor, _from(function, inputs))
-    token = _again.set(again)
+    active = _Recomputations()
+    active.add(tensor, _from(function, inputs))
+    token = _recomputations.set(active)
     try:
-        with saved_tensors_hooks(again.pack, _unpack):
+        with saved_tensors_hooks(active.pack, _unpack):
             yield
     finally:
-        _again.reset(token)
-        again.clear()  # the graph keeps the hooks
+        _recomputations.reset(token)
+        active.clear()  # the graph keeps the hooks
 
 
 def _from(function: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> Callable[[], Tensor]:
@@ -126,30 +126,30 @@ def _from(function: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> C
 
 
 def derived(x: Tensor, out: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """``out``, which is ``function(x)``: inside :func:`activated` not kept either, but computed again with ``x``."""
-    again = _current()
-    if again is not None and out is not x and (before := again.functions.get(again.key(x))) is not None:
-        again.add(out, lambda: function(before()))
+    """``out``, which is ``function(x)``; inside :func:`activated` it is computed again from ``x`` instead of kept."""
+    active = _current()
+    if active is not None and out is not x and (source := active.functions.get(active.key(x))) is not None:
+        active.add(out, lambda: function(source()))
     return out
 
 
-def _current() -> _Again | None:
-    """Of the innermost :func:`not_kept`. A compiler decides itself, and torch 2.11's cannot read the variable."""
-    return None if torch.compiler.is_compiling() else _again.get()
+def _current() -> _Recomputations | None:
+    """Of the innermost :func:`not_kept`; None under a compiler, which decides itself (torch 2.11's cannot read it)."""
+    return None if torch.compiler.is_compiling() else _recomputations.get()
 
 
 def _decided(out: Tensor) -> bool:
-    """Whether what is kept is somebody else's matter, or lies nowhere."""
+    """Whether something else decides what is kept, or the tensor has no memory."""
     if torch.compiler.is_compiling() or type(out) is not Tensor or out.is_meta:
         return True
     if not (_hooks_are_allowed and _innermost_hooks):
-        _say_once()
+        _warn_once()
         return True
     return not _hooks_are_allowed() or _innermost_hooks(False) is not None
 
 
 @functools.cache
-def _say_once() -> None:
+def _warn_once() -> None:
     missing = _innermost_hooks if _hooks_are_allowed else _hooks_are_allowed
     warnings.warn(f"activations are kept for the backward pass, not computed again: {missing.reason}", stacklevel=2)
 

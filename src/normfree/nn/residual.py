@@ -1,4 +1,4 @@
-"""What stands at the end of a residual branch: SkipInit and stochastic depth."""
+"""The end of a residual branch: SkipInit and stochastic depth."""
 
 import torch
 from torch import Tensor, nn
@@ -7,15 +7,15 @@ from ..errors import UsageError, check_finite
 from ..functional import survival_mask
 from .roles import Role
 
-torch.fx.wrap("survival_mask")  # one node of a symbolic trace: it looks at the number of images
+torch.fx.wrap("survival_mask")  # one node of a symbolic trace, since it depends on the number of images
 
 
 class SkipInit(nn.Module):
     """Learnable scalar at the end of a residual branch, 0 at first: ``forward(x) = alpha * skip_gain * x``.
 
     ``skip_gain`` has shape (1,). The models do not call this: they fold ``scale()`` into the last convolution or into
-    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, but ``alpha``
-    alone.
+    the gate of Squeeze-Excite (De & Smith 2020; NFNets, section 3). ``init=None``: no learnable scalar, only
+    ``alpha``.
 
     Example:
         >>> SkipInit(alpha=0.2)(torch.ones(2)).detach()
@@ -35,7 +35,7 @@ class SkipInit(nn.Module):
             self.parameter_roles = {"skip_gain": Role.SKIP_GAIN}
 
     def scale(self) -> Tensor:
-        """``alpha * skip_gain``, shape (1,), for whoever folds it into another layer.
+        """``alpha * skip_gain``, shape (1,), to be folded into another layer.
 
         Raises:
             UsageError: a backward hook is registered, as by Opacus' GradSampleModule; it would never be called.

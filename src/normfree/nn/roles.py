@@ -1,4 +1,4 @@
-"""What a parameter is, declared by the module that owns it (or by one that contains that module)."""
+"""Roles of parameters, declared by their module (or by one that contains it)."""
 
 import enum
 import inspect
@@ -16,8 +16,8 @@ class Role(enum.Enum):
     """Role of a parameter in the optimizer (table "Who gets what" in ``docs/facts.md``).
 
     A module declares roles in a class or instance attribute ``parameter_roles``: a dict from parameter name, dotted
-    for parameters of its children, to role. The outermost declaration of a parameter wins, so that a head can say
-    that its linear layer is the classifier.
+    for parameters of its children, to role. The outermost declaration of a parameter wins, so that a head can declare
+    its linear layer the classifier.
     """
 
     WEIGHT = "weight"  # of a convolution or linear layer: decayed, clipped per unit
@@ -28,13 +28,13 @@ class Role(enum.Enum):
 
 
 class ParameterRole(NamedTuple):
-    """What a parameter is and why.
+    """A parameter's role and where it comes from.
 
     Attributes:
-        own: the role that the network itself gives it; None where only the caller does.
-        source: who says so: the "caller", a module ("declared"), the type of torch's "layer", "get_classifier", or the
+        own: the role that the network gives it; None if only the caller does.
+        source: of the role: the "caller", a module ("declared"), the type of torch's "layer", "get_classifier", or the
             name of an attribute ("guessed"). "unsure": it is a layer's weight, but may be the classifier.
-        reason: the same in a few words.
+        reason: the source in a few words.
     """
 
     name: str
@@ -44,11 +44,11 @@ class ParameterRole(NamedTuple):
     reason: str
 
 
-# Roles of torch's own layers. A transposed convolution's weight is left out: its units are not its first dimension.
+# Roles of torch's layers. A transposed convolution's weight is left out: its units are not its first dimension.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _NORM = (*BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a gate's unit
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a unit of a gate
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     (*_CONV, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
     (nn.Embedding, nn.EmbeddingBag): {"weight": Role.WEIGHT},
@@ -58,9 +58,9 @@ _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
     (nn.PReLU,): {"weight": Role.GAIN},
 }
-_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear  # what may be a classifier
-_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what networks call theirs
-_SHOWN = 8  # names in an error
+_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear  # possible classifiers
+_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # usual names of attributes
+_MAX_NAMES = 8  # in an error
 
 
 def parameter_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = None) -> dict[str, Role]:
@@ -77,8 +77,8 @@ def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = Non
     """Role of every parameter and where it comes from, in the order of ``model.named_parameters()``.
 
     ``roles`` comes first: from dotted name, or pattern such as ``"*.gain"``, to role; a name outranks patterns. Then
-    ``parameter_roles`` of the modules, the outermost first, then what is known of torch's layers by their type. If
-    that leaves no classifier, it is the last layer of what ``get_classifier()`` returns, or of the attributes
+    ``parameter_roles`` of the modules, the outermost first, then the types of torch's layers. If these give no
+    classifier, it is the last layer of what ``get_classifier()`` returns, or of the attributes
     ``classifier``, ``fc``, ``head`` or ``heads``. A list, tuple or dict of heads has one classifier each. Where a head
     has several branches, as a detector's for classes and boxes, each may be the classifier: they are "unsure".
 
@@ -96,7 +96,7 @@ def explain_roles(model: nn.Module, roles: Mapping[str, Role | str] | None = Non
         raise UsageError(f"a network (torch.nn.Module) is needed, not {type(model).__name__}")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     own = _own_roles(model)
-    overrides = _given_roles(roles or {}, list(parameters))
+    overrides = _overrides(roles or {}, list(parameters))
     entries: dict[int, ParameterRole] = {}
     missing = []
     for name, parameter in parameters.items():
@@ -121,7 +121,7 @@ _Declaration = tuple[Role, str, str]  # role, source, reason
 
 
 def _own_roles(model: nn.Module) -> dict[str, _Declaration]:
-    """What the modules declare, and what is known of torch's layers, by name."""
+    """Roles that the modules declare, and those of torch's layers, by name."""
     own: dict[str, _Declaration] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):  # parents before children
         declared = getattr(module, "parameter_roles", None)
@@ -132,8 +132,8 @@ def _own_roles(model: nn.Module) -> dict[str, _Declaration]:
     return own
 
 
-def _given_roles(roles: Mapping[str, Role | str], parameters: list[str]) -> dict[str, _Declaration]:
-    """What the caller says; a name outranks patterns."""
+def _overrides(roles: Mapping[str, Role | str], parameters: list[str]) -> dict[str, _Declaration]:
+    """The caller's roles; a name outranks patterns."""
     overrides: dict[str, _Declaration] = {}
     unknown = []
     for key, value in roles.items():
@@ -142,9 +142,9 @@ def _given_roles(roles: Mapping[str, Role | str], parameters: list[str]) -> dict
         for name in names:
             if name != key and name in roles:
                 continue
-            before, _, reason = overrides.setdefault(name, (role, "caller", f"roles {key!r}"))
-            if before is not role:
-                raise UsageError(f"{name} is {before.value} by {reason} and {role.value} by roles {key!r}; name it")
+            previous, _, reason = overrides.setdefault(name, (role, "caller", f"roles {key!r}"))
+            if previous is not role:
+                raise UsageError(f"{name} is {previous.value} by {reason} and {role.value} by roles {key!r}; name it")
     if unknown:
         raise UsageError(f"roles names {', '.join(sorted(unknown))}, which the model does not have")
     return overrides
@@ -156,7 +156,7 @@ def matching(pattern: str, names: list[str]) -> list[str]:
 
 
 def _find_classifier(model: nn.Module, entries: dict[int, ParameterRole]) -> None:
-    """Change the role of the classifier of a network that does not declare it; or mark what may be one."""
+    """Change the role of an undeclared classifier; or mark the layers that may be one."""
     layers, source, reason = _classifier_layers(model) or (_last_linear(model), "unsure", "")
     for layer in layers:
         entry = entries.get(id(layer.weight))
@@ -166,25 +166,25 @@ def _find_classifier(model: nn.Module, entries: dict[int, ParameterRole]) -> Non
 
 
 def _classifier_layers(model: nn.Module) -> tuple[list[_Layer], str, str] | None:
-    """Layers that are the classifier, or may be, the source, and the reason; None: nothing tells."""
+    """Layers that are or may be the classifier, the source, and the reason; None: unknown."""
     name, get = type(model).__name__, getattr(model, "get_classifier", None)
     if callable(get) and not any(p.default is p.empty for p in inspect.signature(get).parameters.values()):
         layers, sure = _outputs(get())
         return layers, "get_classifier" if sure else "unsure", f"get_classifier() of {name}"
-    called = {key: child for key, child in model.named_children() if key in _CLASSIFIERS and _linear(child)}
-    if called:
-        last = _last_of_chains(list(called.values()))
+    heads = {key: child for key, child in model.named_children() if key in _CLASSIFIERS and _linear(child)}
+    if heads:
+        last = _last_of_chains(list(heads.values()))
         layers, sure = _outputs(last)
-        attributes = " and ".join(key for key, child in called.items() if child in last)
+        attributes = " and ".join(key for key, child in heads.items() if child in last)
         return layers, "guessed" if sure else "unsure", f"attribute {attributes} of {name}"
     owners = [child for child in model.children() if any(True for _ in child.parameters())]
     if len(owners) == 1 and not any(True for _ in model.parameters(recurse=False)):
-        return _classifier_layers(owners[0])  # of a wrapper: DistributedDataParallel, torch.compile, one's own
+        return _classifier_layers(owners[0])  # of a wrapper, for example DistributedDataParallel or torch.compile
     return None
 
 
 def _last_linear(model: nn.Module) -> list[_Layer]:
-    """The last linear layer and those beside it, as branches of one module; one alone only if no layer comes after."""
+    """The last linear layer and parallel ones in its module; a single one only if no layer follows."""
     owners = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     last = next((module for module in reversed(owners) if isinstance(module, nn.Linear)), model)
     if last is model:
@@ -194,7 +194,7 @@ def _last_linear(model: nn.Module) -> list[_Layer]:
 
 
 def _outputs(heads: object) -> tuple[list[_Layer], bool]:
-    """The last layer of each head, and whether it is clear which those are: not where a module has branches."""
+    """The last layer of each head, and whether these are certain: they are not if a module has branches."""
     if isinstance(heads, Mapping | nn.ModuleDict):
         heads = list(heads.values())
     if isinstance(heads, list | tuple | nn.ModuleList):
@@ -211,7 +211,7 @@ def _outputs(heads: object) -> tuple[list[_Layer], bool]:
 
 
 def _last_of_chains(modules: list[nn.Module]) -> list[nn.Module]:
-    """Without those whose output a later one takes, by their sizes."""
+    """The modules whose output no later one takes, judged by their sizes."""
     firsts = [_linear(module)[0] for module in modules]
     return [
         module
@@ -221,11 +221,11 @@ def _last_of_chains(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def _feeds(layer: _Layer, after: _Layer) -> bool:
-    made = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if not isinstance(after, nn.Linear):
-        return after.in_channels == made
-    flattened = not isinstance(layer, nn.Linear) and after.in_features % made == 0
-    return after.in_features == made or flattened
+        return after.in_channels == outputs
+    flattened = not isinstance(layer, nn.Linear) and after.in_features % outputs == 0
+    return after.in_features == outputs or flattened
 
 
 def _linear(module: nn.Module) -> list[_Layer]:
@@ -233,14 +233,16 @@ def _linear(module: nn.Module) -> list[_Layer]:
 
 
 def _without_role(missing: list[str], parameters: list[str]) -> str:
-    """The first names, and patterns that match them and nothing else."""
+    """The message: the first names, and patterns that match only such names."""
     patterns = {}
     for name in missing:
         pattern = f"*.{name.rpartition('.')[2]}"
         fits = "." in name and set(matching(pattern, parameters)) <= set(missing)
         patterns[pattern if fits else name] = None
-    shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
-    example = ", ".join(f'"{pattern}": ...' for pattern in list(patterns)[:_SHOWN])
+    shown = ", ".join(missing[:_MAX_NAMES]) + (
+        f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
+    )
+    example = ", ".join(f'"{pattern}": ...' for pattern in list(patterns)[:_MAX_NAMES])
     return (
         f"no role is known for {shown}; pass roles={{{example}}} or declare it in the module's parameter_roles; "
         f"a role is one of {', '.join(role.value for role in Role)}"

@@ -12,7 +12,7 @@ from .roles import Role
 
 @torch.no_grad()
 def lecun_normal_(weight: Tensor) -> Tensor:
-    """Normal of standard deviation fan_in ** -0.5 cut at two of them: Haiku's default for linear layers."""
+    """Normal with standard deviation fan_in ** -0.5, truncated at two of them: Haiku's default for linear layers."""
     std, cut = weight[0].numel() ** -0.5, math.erf(2**0.5)
     # through the inverse of the distribution, in place: nn.init.trunc_normal_ leaves temporaries of the weight's size
     return weight.uniform_(-cut, cut).erfinv_().mul_(std * 2**0.5).clamp_(-2 * std, 2 * std)
@@ -25,8 +25,8 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: C.
-        ratio: width of the hidden layer over C, rounded down, at least 1.
-        hidden: that width itself, instead.
+        ratio: width of the hidden layer over C; the width is rounded down and at least 1.
+        hidden: the width itself, instead of ``ratio``.
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
 
     Raises:

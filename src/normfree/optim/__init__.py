@@ -1,4 +1,4 @@
-"""Optimization of Normalizer-Free networks: who gets what, clipping, sharpness, schedule, averaging."""
+"""Optimization of Normalizer-Free networks: parameter groups, clipping, sharpness, schedule, averaging."""
 
 from .agc import AGC, agc_
 from .clip_statistics import ClipStatistics, TensorClipping

@@ -16,9 +16,9 @@ from ..errors import NotFinite, UsageError
 from ..functional import clip_coefficient, unitwise_norm
 from .clip_statistics import ClippedGroup, ClipStatistics
 from .foreach import foreach_mul_
-from .sharded import FLAT, add_parts, counted_here, is_flat, is_sharded, local, sum_over_parts
+from .sharded import FLAT, add_parts, counts_units, is_flat, is_sharded, local, sum_over_parts
 
-_KEPT = ("name", "clipping", "one_unit")  # of a group: AGC's, not the optimizer's
+_OWN_KEYS = ("name", "clipping", "one_unit")  # entries of a group that only AGC uses
 
 
 @torch.no_grad()
@@ -33,15 +33,15 @@ def agc_(
 
     Args:
         groups_or_params: groups with a ``clipping`` each (:func:`param_groups`, or an optimizer's ``param_groups``), or
-            parameters, all clipped with ``clipping``. Parameters without a gradient are passed over. In a group with
+            parameters, all clipped with ``clipping``. Parameters without a gradient are skipped. In a group with
             ``one_unit=True`` each tensor is one unit, whatever its shape.
-        clipping: threshold lambda; for groups, the value of those that do not name one.
+        clipping: threshold lambda; for groups, the default of those without one.
         eps: lower bound of a unit's weight norm, so that parameters that start at zero can move.
-        error_if_nonfinite: look at every gradient norm first and raise, gradients untouched, if one is not finite
-            (waits for the device).
+        error_if_nonfinite: first check every gradient norm; raise and change nothing if one is not finite (waits for
+            the device).
 
     Returns:
-        What was clipped.
+        Statistics of the clipping.
 
     Raises:
         UsageError: parameters without a ``clipping``, or one that is not above 0; a sparse gradient; parameters of
@@ -59,13 +59,13 @@ def agc_(
     measured = [_measure(group, clipping, eps) for group in as_groups(groups_or_params, clipping)]
     measured = [group for group in measured if group is not None]
     if error_if_nonfinite:
-        _refuse_nonfinite(measured)
+        _check_finite(measured)
     return _clip(measured)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A group's gradients and the norms of its units, in one row; weights' norms only where it is clipped."""
+    """A group's gradients and the norms of its units, flat; the weights' norms only if it is clipped."""
 
     name: str
     clipping: float | None
@@ -73,17 +73,18 @@ class _Measured:
     one_unit: bool
     params: list[Tensor]
     grads: list[Tensor]
-    shapes: list[torch.Size]  # of the norms of each tensor, broadcastable to it
+    shapes: list[torch.Size]  # of each tensor's norms, broadcastable to it
     grad_norm: Tensor
     param_norm: Tensor | None
 
     @property
     def counts(self) -> list[int]:
-        """Units of each parameter that are counted here: one that several processes have is counted by the first."""
+        """Units of each parameter that this process counts: the first one counts a unit that several processes have."""
         pairs = zip(self.params, self.shapes, strict=True)
-        return [shape.numel() if counted_here(p, self.one_unit) else 0 for p, shape in pairs]
+        return [shape.numel() if counts_units(p, self.one_unit) else 0 for p, shape in pairs]
 
     def counted(self, flat: Tensor) -> Tensor:
+        """The values of the units that this process counts."""
         if not any(is_sharded(p) for p in self.params):
             return flat
         pieces = flat.split([shape.numel() for shape in self.shapes])
@@ -91,7 +92,7 @@ class _Measured:
 
 
 def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Measured | None:
-    """None where nothing has a gradient."""
+    """None if no parameter has a gradient."""
     threshold, name = group.get("clipping", clipping), group.get("name", "params")
     pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
     if not pairs:
@@ -111,11 +112,11 @@ def _measure(group: dict[str, Any], clipping: float | None, eps: float) -> _Meas
 
 
 def _clip(groups: list[_Measured]) -> ClipStatistics:
-    """Scale the gradients; the formula itself runs once over all units of a group."""
+    """Scale the gradients; the coefficients are computed at once for all units of a group."""
     if not groups:
         return ClipStatistics()
-    every = torch.cat([group.counted(group.grad_norm).float() for group in groups])
-    statistics = ClipStatistics(torch.linalg.vector_norm(every))
+    norms = torch.cat([group.counted(group.grad_norm).float() for group in groups])
+    statistics = ClipStatistics(torch.linalg.vector_norm(norms))
     for group in groups:
         if group.clipping is None or group.param_norm is None:
             continue
@@ -124,20 +125,20 @@ def _clip(groups: list[_Measured]) -> ClipStatistics:
         pieces = [piece.view(shape) for piece, shape in zip(pieces, group.shapes, strict=True)]
         foreach_mul_([local(g) for g in group.grads], pieces)
         ratios = group.grad_norm / group.param_norm.clamp(min=group.eps)
-        flats = group.counted(ratios), group.counted(coefficients < 1)
-        statistics.groups.append(ClippedGroup(group.name, group.params, group.counts, *flats))
+        units = group.counted(ratios), group.counted(coefficients < 1)
+        statistics.groups.append(ClippedGroup(group.name, group.params, group.counts, *units))
     return statistics
 
 
 def _norms(tensors: list[Tensor], one_unit: bool) -> list[Tensor]:
-    """Norm of each unit of which a part is here, over all of its parts."""
+    """Norm of each unit of which this process has a part, over all parts."""
     norms = [unitwise_norm(local(t)) for t in tensors]
     if one_unit:
         norms = [torch.linalg.vector_norm(n).view((1,) * n.ndim) for n in norms]
     return add_parts(norms, tensors, one_unit)
 
 
-def _refuse_nonfinite(measured: list[_Measured]) -> None:
+def _check_finite(measured: list[_Measured]) -> None:
     if not measured:
         return
     bad = torch.stack([(~group.grad_norm.isfinite()).sum() for group in measured]).sum()
@@ -155,13 +156,13 @@ def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, A
     items: list[Any] = [groups_or_params] if isinstance(groups_or_params, Tensor) else list(groups_or_params)
     groups: list[dict[str, Any]]
     if items and isinstance(items[0], dict):
-        without = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
-        if clipping is None and without:
+        missing = [group.get("name", number) for number, group in enumerate(items) if "clipping" not in group]
+        if clipping is None and missing:
             raise UsageError(
-                f"group {without[0]} has no 'clipping' (None: not clipped); "
+                f"group {missing[0]} has no 'clipping' (None: not clipped); "
                 "take groups from normfree.optim.param_groups or pass clipping="
             )
-        groups = [group | dict(params=_listed(group["params"])) for group in items]
+        groups = [group | dict(params=_as_list(group["params"])) for group in items]
     elif clipping is None:
         raise UsageError("parameters were given without clipping=; 0.01 is the papers' value for batch 4096")
     else:
@@ -172,33 +173,33 @@ def as_groups(groups_or_params: Any, clipping: float | None) -> list[dict[str, A
             f"parameters are needed, not {type(other).__name__}; model.parameters() has them without names"
         )
     for number, group in enumerate(groups):
-        _refuse(group.get("name", number), group.get("clipping", clipping), group["params"])
+        _check_group(group.get("name", number), group.get("clipping", clipping), group["params"])
     return groups
 
 
-def _listed(params: Any) -> list[Any]:
-    """As torch's optimizers take them: one parameter, a list, or what can be gone through once."""
+def _as_list(params: Any) -> list[Any]:
+    """A list, as torch's optimizers accept it: from one parameter or any iterable."""
     return [params] if isinstance(params, Tensor) else list(params)
 
 
-def refuse_clipping(clipping: Any, of: str = "") -> None:
-    """A threshold is a number above 0, or None; a tensor's value is not looked at, which would wait for the device."""
+def check_clipping(clipping: Any, of: str = "") -> None:
+    """A threshold must be a number above 0 or None; a tensor's value is not read, which would wait for the device."""
     if clipping is None or isinstance(clipping, Tensor):
         return
     number = _is_number(clipping)
     if not number or not clipping > 0:
-        needed = "above 0" if number else "a number above 0"
-        raise UsageError(f"clipping (={clipping!r}){of} must be {needed}, or None for no clipping")
+        expected = "above 0" if number else "a number above 0"
+        raise UsageError(f"clipping (={clipping!r}){of} must be {expected}, or None for no clipping")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _refuse(name: str | int, clipping: float | None, params: list[Tensor]) -> None:
+def _check_group(name: str | int, clipping: float | None, params: list[Tensor]) -> None:
     if clipping is None:
         return
-    refuse_clipping(clipping, f" of group {name}")
+    check_clipping(clipping, f" of group {name}")
     if any(is_flat(p) for p in params):
         raise UsageError(f"group {name} has {FLAT}")
 
@@ -214,12 +215,12 @@ class AGC:
     >>> statistics.fraction
     {'weight': 1.0, 'bias': 1.0}
 
-    A hook in front of the optimizer's own step: weight decay and momentum see clipped gradients, as released. A closure
-    is followed: its gradients are clipped, too.
+    A hook before the optimizer's own step: weight decay and momentum see clipped gradients, as in the released code.
+    The gradients of a closure are clipped, too.
 
-    The threshold of a step is ``group["clipping"]``, which may be changed at any time. Only a deliberate change counts:
-    once this object exists, ``optimizer.load_state_dict`` leaves the threshold and the group's name as they are here.
-    Before, torch takes both from the state, as it takes ``lr``: make this object first, then load.
+    The threshold of a step is ``group["clipping"]``, which may be changed at any time. Once this object exists,
+    ``optimizer.load_state_dict`` does not change the thresholds and names of the groups. Without it, torch takes both
+    from the state, like ``lr``. So create this object first, then load.
 
     An optimizer has one AGC. A second one replaces the first, with a warning.
 
@@ -227,16 +228,16 @@ class AGC:
     An optimizer that is pickled alone comes back without its hooks; wrap it again.
 
     Args:
-        optimizer: its groups name their ``clipping``, see :func:`param_groups`. It may be wrapped by something that has
-            it as ``optimizer``, as Accelerate's.
-        clipping: threshold of the groups that do not name one.
+        optimizer: its groups have a ``clipping``, see :func:`param_groups`. It may be a wrapper with the attribute
+            ``optimizer``, as Accelerate's.
+        clipping: threshold of the groups without one.
         eps: see :func:`agc_`.
         scaler: the GradScaler in use, if any; gradients that it has not unscaled are refused.
-        error_if_nonfinite: look at every gradient norm first and raise, parameters untouched, if one is not finite
-            (waits for the device once per step).
+        error_if_nonfinite: first check every gradient norm; raise and change nothing if one is not finite (waits for
+            the device once per step).
 
     Attributes:
-        statistics: of the last step that was taken; a step that the GradScaler skips leaves them as they were.
+        statistics: of the last step; a step that the GradScaler skips does not change them.
 
     Raises:
         UsageError: not an optimizer; parameters that :func:`agc_` refuses; in ``step``, gradients still multiplied by
@@ -260,7 +261,7 @@ class AGC:
         self._attach()
 
     def step(self, closure: Callable[[], Any] | None = None) -> ClipStatistics:
-        """The optimizer's step, gradients clipped first; returns what was clipped."""
+        """Clip the gradients, then step; returns statistics of the clipping."""
         self.optimizer.step(closure) if closure is not None else self.optimizer.step()
         return self.statistics
 
@@ -272,7 +273,7 @@ class AGC:
         return self.optimizer.param_groups
 
     def remove(self) -> None:
-        """Take the hooks off: the optimizer steps without clipping again."""
+        """Remove the hooks; the optimizer then steps without clipping."""
         for hook in self._hooks:
             hook.remove()
         if self._hooks:
@@ -280,8 +281,8 @@ class AGC:
         self._hooks, self.statistics = [], ClipStatistics()
 
     def clip(self) -> ClipStatistics:
-        """Clip the gradients as they are, without a step."""
-        self._refuse_scaled()
+        """Clip the gradients without a step."""
+        self._check_unscaled()
         groups, nonfinite = self.optimizer.param_groups, self.error_if_nonfinite
         self.statistics = agc_(groups, self.clipping, self.eps, error_if_nonfinite=nonfinite)
         return self.statistics
@@ -289,7 +290,7 @@ class AGC:
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        stepped, *others = args  # the optimizer, and perhaps the closure
+        target, *others = args  # the optimizer, and perhaps the closure
         closure = others[0] if others else kwargs.get("closure")
         if closure is None:
             self.clip()
@@ -301,9 +302,9 @@ class AGC:
             self.clip()
             return loss
 
-        return (stepped, clipped), {k: v for k, v in kwargs.items() if k != "closure"}
+        return (target, clipped), {k: v for k, v in kwargs.items() if k != "closure"}
 
-    def _refuse_scaled(self) -> None:
+    def _check_unscaled(self) -> None:
         optimizer = own_optimizer(self.optimizer)
         scaled = getattr(optimizer, "grad_scale", None) is not None  # a fused optimizer would unscale later
         if self.scaler is not None and self.scaler.is_enabled():
@@ -313,13 +314,13 @@ class AGC:
 
     def _attach(self) -> None:
         optimizer = own_optimizer(self.optimizer)
-        before = getattr(optimizer.__dict__.get("__deepcopy__"), "__self__", None)
-        if isinstance(before, AGC):
+        previous = getattr(optimizer.__dict__.get("__deepcopy__"), "__self__", None)
+        if isinstance(previous, AGC):
             warnings.warn(
                 "the optimizer had an AGC already; the new one replaces it, and the old one no longer clips",
                 stacklevel=3,
             )
-            before.remove()
+            previous.remove()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), *keep_clipping(optimizer)]
         optimizer.__dict__["__deepcopy__"] = self._copy_optimizer  # torch's copy of an optimizer has no hooks
 
@@ -356,7 +357,7 @@ class AGC:
 def _unscaled(scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
     """Whether the scaler has divided the optimizer's gradients by the loss scale since its last step."""
     states = getattr(scaler, "_per_optimizer_states", None)
-    if states is None:  # renamed: better refused than clipped by a norm that may be 65536 times too large
+    if states is None:  # without this check, norms might be 65536 times too large
         raise UsageError(
             f"torch {torch.__version__} does not say whether gradients are still multiplied by the loss scale "
             "(GradScaler._per_optimizer_states is gone): leave out scaler= and call scaler.unscale_(optimizer) before"
@@ -365,7 +366,7 @@ def _unscaled(scaler: GradScaler, optimizer: torch.optim.Optimizer) -> bool:
 
 
 def own_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """torch's optimizer inside of one that is wrapped, by Accelerate or Lightning for example.
+    """torch's optimizer inside a wrapper, for example of Accelerate or Lightning.
 
     Raises:
         UsageError: there is none.
@@ -382,15 +383,15 @@ def own_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def keep_clipping(optimizer: torch.optim.Optimizer) -> list[RemovableHandle]:
-    """From now on, what a group says of its clipping and its name is not replaced by ``load_state_dict``."""
+    """From now on, ``load_state_dict`` does not change the name, clipping and one_unit of a group."""
     kept: list[dict[str, Any]] = []
 
     def before(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        kept[:] = [{key: group[key] for key in _KEPT if key in group} for group in optimizer.param_groups]
+        kept[:] = [{key: group[key] for key in _OWN_KEYS if key in group} for group in optimizer.param_groups]
 
     def after(optimizer: torch.optim.Optimizer) -> None:
         for group, own in zip(optimizer.param_groups, kept, strict=True):
-            for key in _KEPT:
+            for key in _OWN_KEYS:
                 group.pop(key, None)
             group.update(own)
 

@@ -1,4 +1,4 @@
-"""What Adaptive Gradient Clipping did in a step."""
+"""Statistics of Adaptive Gradient Clipping in a step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class TensorClipping(NamedTuple):
 
 
 class ClippedGroup(NamedTuple):
-    """Units of a group in one row: ``counts`` of each parameter, and per unit the ratio and whether it was clipped."""
+    """Units of a group, flat: ``counts`` of each parameter, and per unit the ratio and whether it was clipped."""
 
     name: str
     params: Sequence[Tensor]
@@ -33,14 +33,14 @@ class ClippedGroup(NamedTuple):
 
 @dataclass(repr=False)
 class ClipStatistics:
-    """What one clipping did. Nothing waits for the device until a number is read or printed.
+    """Statistics of one clipping. Nothing waits for the device until a number is read or printed.
 
-    Of parameters that are split over processes, all numbers are those of the units that are counted here; a process may
-    have none of a group.
+    With parameters that are split over processes, all numbers are over the units that this process counts; it may have
+    none of a group.
 
     Attributes:
-        gradient_norm: over all parameters before clipping, a tensor without dimensions; of sharded ones the part that
-            is here. None: there were no gradients.
+        gradient_norm: over all parameters before clipping, a tensor without dimensions; of sharded ones only the
+            local part. None: there were no gradients.
     """
 
     gradient_norm: Tensor | None = None
@@ -48,7 +48,7 @@ class ClipStatistics:
 
     @property
     def units(self) -> dict[str, int]:
-        """Units per group that is clipped at all."""
+        """Units per clipped group."""
         return self._per_group([sum(group.counts) for group in self.groups])
 
     @property
@@ -58,7 +58,7 @@ class ClipStatistics:
 
     @property
     def fraction(self) -> dict[str, float]:
-        """Fraction of units clipped, per group; 0.0 where it has no unit here."""
+        """Fraction of units clipped, per group; 0.0 if this process counts none of its units."""
         counts = torch.stack(list(self.clipped_units.values())).tolist() if self.groups else []
         return {name: count / (units or 1) for (name, units), count in zip(self.units.items(), counts, strict=True)}
 
@@ -69,14 +69,14 @@ class ClipStatistics:
         return torch.cat(flags).sum().item() / (sum(self.units.values()) or 1) if flags else 0.0
 
     def by_tensor(self) -> list[tuple[Tensor, TensorClipping]]:
-        """Each clipped parameter and what was done to it; waits for the device once per group."""
+        """Each parameter of the clipped groups and its statistics; waits for the device once per group."""
         results = []
         for group in self.groups:
-            counted = [(p, count) for p, count in zip(group.params, group.counts, strict=True) if count]
-            pieces = zip(*(flat.split([n for _, n in counted]) for flat in (group.clipped, group.ratios)), strict=True)
+            present = [(p, count) for p, count in zip(group.params, group.counts, strict=True) if count]
+            pieces = zip(*(flat.split([n for _, n in present]) for flat in (group.clipped, group.ratios)), strict=True)
             rows = [torch.stack((flags.sum().to(ratios.dtype), ratios.max())) for flags, ratios in pieces]
             values = torch.stack(rows).tolist() if rows else []
-            results += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(counted, values, strict=True)]
+            results += [(p, TensorClipping(n, int(c), r)) for (p, n), (c, r) in zip(present, values, strict=True)]
         return results
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ class OptimConfig:
     """SGD with momentum, Adaptive Gradient Clipping, warm-up and cosine or drops, weight averaging.
 
     Args:
-        lr: peak learning rate, or if lr_reference_batch is given the one for that batch size.
+        lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_end: learning rate at the end of the cosine.
         lr_drops: instead of the cosine, the learning rate falls tenfold at each of these fractions of the run; [0.7,
@@ -85,15 +85,15 @@ class OptimConfig:
     def lr_at(self, step: int, *, batch_size: int, total_steps: int, steps_per_epoch: float) -> float:
         """Learning rate of a step; a warm-up longer than the run is cut to it, or to the first restart."""
         warmup = self.warmup_steps if self.warmup_steps is not None else self.warmup_epochs * steps_per_epoch
-        begun = max((start for start in self.restarts if start <= step), default=0)
-        ends = min((start for start in self.restarts if start > step), default=total_steps)
-        step, total_steps = step - begun, min(ends, total_steps) - begun
-        if begun:
+        start = max((restart for restart in self.restarts if restart <= step), default=0)
+        end = min((restart for restart in self.restarts if restart > step), default=total_steps)
+        step, total_steps = step - start, min(end, total_steps) - start
+        if start:
             warmup = 0
-        given = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
+        options = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
         if self.lr_drops:
-            return warmup_drops(step, **given, drops=self.lr_drops)
-        return warmup_cosine(step, **given, end=self.lr_end)
+            return warmup_drops(step, **options, drops=self.lr_drops)
+        return warmup_cosine(step, **options, end=self.lr_end)
 
     def build(self, model: nn.Module) -> torch.optim.SGD:
         """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""

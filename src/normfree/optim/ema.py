@@ -40,10 +40,10 @@ class EMA:
 
     ``update`` after each optimizer step: ``average = d * average + (1 - d) * parameter`` with ``d`` of
     :func:`ema_decay`. In-place, by ``_foreach_lerp_``, without parameter-sized temporaries. Averages of half types are
-    float32, since steps of ``1 - d`` are lost in their rounding. What ``get_extra_state`` returns is not averaged.
+    float32, since steps of ``1 - d`` would be lost in rounding. The result of ``get_extra_state`` is not averaged.
 
     Args:
-        model: averages start at its present values.
+        model: the averages start at its current values.
         decay: 0.99999 for the papers' 360 epochs.
         warmup: False uses ``decay`` from the first step on.
 
@@ -75,9 +75,9 @@ class EMA:
         return {k: v for k, v in state.items() if isinstance(v, Tensor) and k.rpartition(".")[2] != _EXTRA_STATE}
 
     def _pairs(self, without: Collection[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
-        """Average and present value of each tensor, once; of sharded ones the rows that are here."""
-        left_out = {id(average) for average in without}
-        keys = {id(average): key for key, average in self.average.items() if id(average) not in left_out}
+        """Average and current value of each tensor, once; of sharded ones the local rows."""
+        excluded = {id(average) for average in without}
+        keys = {id(average): key for key, average in self.average.items() if id(average) not in excluded}
         if not keys:
             return []  # a state_dict of hundreds of tensors takes as long as a GPU's whole update
         live = self._live()
@@ -85,7 +85,7 @@ class EMA:
         return [(local(average), local(now)) for average, now in pairs.values()]
 
     def next_decay(self) -> float:
-        """What the next update decays by."""
+        """The decay of the next update."""
         return ema_decay(self.steps, self.decay) if self.warmup else self.decay
 
     def by_parameter(self) -> dict[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, updated: Collection[Tensor] = ()) -> None:
-        """Take the model's present values in; call once after each optimizer step.
+        """Update the averages with the model's current values; call once after each optimizer step.
 
         Args:
             updated: averages that already have this step's update, from :class:`FusedStep` for example.
@@ -105,7 +105,7 @@ class EMA:
         if moving:
             foreach_lerp_([average for average, _ in moving], [live for _, live in moving], 1.0 - decay)
         for average, live in pairs:
-            if not _moves(average):  # integer buffers (counters) are taken over
+            if not _moves(average):  # integer buffers (counters) are copied
                 average.copy_(live)
         self.steps += 1
 
@@ -120,7 +120,11 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, narrow: dict[int, Tensor] | None = None) -> dict[int, Tensor]:
-        """Exchange values; averages wider than the model stay, and the model's values are returned, and put back."""
+        """Exchange values. If an average is wider than the model, it stays, and the model's value is returned.
+
+        Args:
+            narrow: values that an earlier call returned, to be restored.
+        """
         narrow_values = {}
         for number, (average, live) in enumerate(self._pairs()):
             before = live.clone()

@@ -19,22 +19,22 @@ class FusedStep:
     >>> groups = param_groups(model, weight_decay=2e-5, clipping=0.01, roles={"weight": "weight"})
     >>> fused = FusedStep(torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True), EMA(model))
     >>> model(torch.ones(3, 4)).sum().backward()
-    >>> statistics = fused.step()  # where fused.possible(): else AGC's step, and the average's update
+    >>> statistics = fused.step()  # if fused.possible(); else AGC's step, and the average's update
     >>> statistics.fraction
     {'weight': 1.0, 'bias': 1.0}
 
-    The optimizer keeps its state (momentum) as torch does, so that both ways of stepping may alternate. Gradients stay
-    as they are: the clipped ones are not written.
+    The optimizer keeps its state (momentum) as torch does, so that both ways of stepping may alternate. Gradients are
+    not changed: the clipped ones are not written.
 
     Args:
-        optimizer: plain SGD; its groups name their ``clipping``, see :func:`param_groups`.
+        optimizer: plain SGD; its groups have a ``clipping``, see :func:`param_groups`.
             ``load_state_dict`` does not change that, see :class:`~normfree.optim.AGC`.
         ema: of the same parameters; updated with the step.
         eps: see :func:`agc_`.
-        clipping: threshold of the groups that do not name one.
+        clipping: threshold of the groups without one.
 
     Raises:
-        UsageError: not an optimizer; a group names no ``clipping``; parameters that :func:`agc_` refuses.
+        UsageError: not an optimizer; a group has no ``clipping``; parameters that :func:`agc_` refuses.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FusedStep:
         keep_clipping(own_optimizer(self.optimizer))
 
     def possible(self) -> bool:
-        """Whether a kernel takes this step: SGD of dense float32 parameters, with gradients, on one device."""
+        """Whether a kernel supports this step: SGD of dense float32 parameters, with gradients, on one device."""
         groups = self.optimizer.param_groups
         if type(self.optimizer) is not torch.optim.SGD or any(
             group.get("maximize")
@@ -69,10 +69,10 @@ class FusedStep:
 
     @torch.no_grad()
     def step(self) -> ClipStatistics:
-        """Clip, update, average. On a GPU it waits once, for whether gradients are finite.
+        """Clip, update, average. On a GPU it waits once, to know whether gradients are finite.
 
         Raises:
-            NotFinite: a gradient is not; nothing has changed then.
+            NotFinite: a gradient is not finite; nothing has changed then.
         """
         groups = self.optimizer.param_groups
         rows = [(group, p) for group in groups for p in group["params"]]
@@ -101,21 +101,21 @@ class FusedStep:
             self.ema.update(updated=[average for average in averages if average is not None])
         if isinstance(update, kernels.DeviceUpdate):
             return _on_device([group | dict(clipping=self._threshold(group)) for group in groups], update)
-        return _counted(rows, update)
+        return _on_cpu(rows, update)
 
     def _threshold(self, group: dict[str, Any]) -> float | None:
         return group.get("clipping", self.clipping)
 
     def _buffer(self, p: Tensor) -> tuple[Tensor | None, bool]:
-        """The momentum of a parameter, and whether it has no value yet."""
+        """The momentum buffer of a parameter, and whether it has no value yet."""
         buffer = self.optimizer.state.get(p, {}).get("momentum_buffer")
         if buffer is not None or p.grad is None:
             return buffer, False
         return torch.empty_like(p, requires_grad=False), True
 
 
-def _counted(rows: list[tuple[dict[str, Any], Tensor]], update: kernels.Update) -> ClipStatistics:
-    """Per parameter: so many units, the first of which stand for the clipped ones."""
+def _on_cpu(rows: list[tuple[dict[str, Any], Tensor]], update: kernels.Update) -> ClipStatistics:
+    """From counts per parameter; its first units stand for the clipped ones."""
     groups: dict[str, list[tuple[Tensor, int, int, float]]] = {}
     for (group, p), clipped, units, ratio in zip(rows, update.clipped, update.units, update.ratio, strict=True):
         if units:
@@ -132,15 +132,15 @@ def _counted(rows: list[tuple[dict[str, Any], Tensor]], update: kernels.Update) 
 
 
 def _on_device(groups: list[dict[str, Any]], update: kernels.DeviceUpdate) -> ClipStatistics:
-    """The units as they lie on the device, a slice for each group that is clipped."""
+    """From values per unit on the device, a slice for each clipped group."""
     if not len(update.norms):
         return ClipStatistics()
     statistics, counts, end = ClipStatistics(torch.linalg.vector_norm(update.norms)), iter(update.counts), 0
     for group in groups:
-        counted = [(p, count) for p, count in zip(group["params"], counts, strict=False) if count]
-        begin, end = end, end + sum(count for _, count in counted)
-        if group["clipping"] is not None and counted:
-            params, numbers = zip(*counted, strict=True)
+        present = [(p, count) for p, count in zip(group["params"], counts, strict=False) if count]
+        begin, end = end, end + sum(count for _, count in present)
+        if group["clipping"] is not None and present:
+            params, group_counts = zip(*present, strict=True)
             units = update.ratios[begin:end], update.flags[begin:end]
-            statistics.groups.append(ClippedGroup(group.get("name", "params"), params, numbers, *units))
+            statistics.groups.append(ClippedGroup(group.get("name", "params"), params, group_counts, *units))
     return statistics

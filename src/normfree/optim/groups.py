@@ -1,4 +1,4 @@
-"""From roles to parameter groups: every parameter in exactly one."""
+"""Parameter groups from roles: every parameter is in exactly one."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import UsageError
 from ..nn import ParameterRole, Role, explain_roles
 from ..nn.roles import matching
-from .agc import refuse_clipping
+from .agc import check_clipping
 from .sharded import FLAT, is_flat
 
 _DECAYED = (Role.WEIGHT, Role.CLASSIFIER)
@@ -36,22 +36,21 @@ def param_groups(
     ``skip_gain``
     ==============================  ============  ===========================
 
-    Roles are what modules declare and what is known of torch's layers; the classifier of other networks is found, see
-    :func:`normfree.nn.explain_roles`. A classifier that is found by the name of an attribute, or a last linear layer
-    that may be one, is said in a warning.
+    Roles come from the modules and from the types of torch's layers, see :func:`normfree.nn.explain_roles`. A warning
+    names a classifier that was only guessed by the name of an attribute, or a last linear layer that may be one.
 
     Args:
         weight_decay: coefficient of the decayed groups.
         clipping: AGC's threshold lambda, 0.01 for batch 4096; None clips nothing.
         roles: overrides by parameter name or pattern, ``{"fc.weight": "classifier", "*.gain": "gain"}``. A gain, bias
-            or skip gain that is called a classifier is not clipped, and not decayed either.
-        unclipped: names or patterns of parameters that are left out of clipping; all else stays.
-        verbose: print each parameter with its role, what it gets, and why.
+            or skip gain with the role of a classifier is neither clipped nor decayed.
+        unclipped: names or patterns of parameters that are not clipped.
+        verbose: print each parameter with its role, its treatment, and the reason.
 
     Returns:
         Groups with ``params``, ``name``, ``weight_decay`` and ``clipping`` (None: not clipped); several of one name
-        where a role's parameters do not all get the same. ``one_unit=True`` marks gains and biases with several rows.
-        Parameters that do not require a gradient are in their group, too.
+        if a role's parameters are not all treated alike. ``one_unit=True`` marks gains and biases with several rows.
+        Parameters that do not require a gradient are included.
 
     Raises:
         UsageError: see :func:`normfree.nn.explain_roles`; a negative weight decay; a clipping that is not above 0;
@@ -69,19 +68,38 @@ def param_groups(
     """
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
-    refuse_clipping(clipping)
+    check_clipping(clipping)
     if isinstance(model, nn.Module):
-        _refuse_parameters(model)
+        _check_parameters(model)
     entries, parameters = explain_roles(model, roles), dict(model.named_parameters())
     excluded = _matched(model, unclipped)
-    treatments = {
-        entry.name: _treatment(entry, parameters[entry.name], parameters[entry.name] in excluded) for entry in entries
-    }
+    rows = [_Row(entry, p := parameters[entry.name], _treatment(entry, p, p in excluded)) for entry in entries]
     if clipping is not None:
-        _warn_of_classifier([entry for entry in entries if parameters[entry.name] not in excluded])
+        _warn_of_classifier([row.entry for row in rows if row.parameter not in excluded])
+    if verbose:
+        print("\n".join(_table(rows)))
+    return _grouped(rows, weight_decay, clipping)
+
+
+class _Treatment(NamedTuple):
+    """How the optimizer treats a parameter."""
+
+    decayed: bool
+    clipped: bool
+    one_unit: bool  # although it has several rows
+
+
+class _Row(NamedTuple):
+    entry: ParameterRole
+    parameter: Tensor
+    treatment: _Treatment
+
+
+def _grouped(rows: Sequence[_Row], weight_decay: float, clipping: float | None) -> list[dict[str, Any]]:
+    """Groups in the order of the roles, clipped ones first."""
     groups: dict[tuple[Role, _Treatment], dict[str, Any]] = {}
-    for entry in sorted(entries, key=lambda entry: (list(Role).index(entry.role), not treatments[entry.name].clipped)):
-        treatment = treatments[entry.name]
+    order = list(Role)
+    for entry, parameter, treatment in sorted(rows, key=lambda r: (order.index(r.entry.role), not r.treatment.clipped)):
         group = groups.setdefault(
             (entry.role, treatment),
             dict(
@@ -93,23 +111,13 @@ def param_groups(
         )
         if treatment.one_unit:
             group["one_unit"] = True
-        group["params"].append(parameters[entry.name])
-    if verbose:
-        print("\n".join(_table(entries, treatments, parameters)))
+        group["params"].append(parameter)
     return list(groups.values())
-
-
-class _Treatment(NamedTuple):
-    """What a parameter gets."""
-
-    decayed: bool
-    clipped: bool
-    one_unit: bool  # though it has several rows
 
 
 def _treatment(entry: ParameterRole, p: Tensor, excluded: bool) -> _Treatment:
     clipped = entry.role is not Role.CLASSIFIER and not excluded
-    # what was never decayed is not because somebody calls it a classifier
+    # a parameter that is not decayed by its own role stays so as a classifier
     decayed = (entry.own if entry.own and entry.role is Role.CLASSIFIER else entry.role) in _DECAYED
     rows = p.ndim > 1 and p.shape[0] > 1
     return _Treatment(decayed, clipped, clipped and rows and entry.role not in _DECAYED)
@@ -126,7 +134,7 @@ def _matched(model: nn.Module, unclipped: Sequence[str]) -> set[Tensor]:
     return matched
 
 
-def _refuse_parameters(model: nn.Module) -> None:
+def _check_parameters(model: nn.Module) -> None:
     for name, p in model.named_parameters():
         if is_flat(p):
             raise UsageError(f"{name} is of the {FLAT}")
@@ -135,7 +143,7 @@ def _refuse_parameters(model: nn.Module) -> None:
 
 
 def _warn_of_classifier(entries: Sequence[ParameterRole]) -> None:
-    """Say which layers are taken for the classifier, or that none is, and which may be."""
+    """Warn about a guessed classifier, and about layers that may be one."""
     messages = [
         f"{entry.name} is taken for the classifier's weight and not clipped ({entry.reason}); to decide it, pass "
         f'roles={{"{entry.name}": "classifier"}}, or "weight" to clip it'
@@ -149,33 +157,33 @@ def _warn_of_classifier(entries: Sequence[ParameterRole]) -> None:
             f'the classifier\'s, pass roles={{"{names[0]}": "classifier"}}, else "weight"'
         )
     elif names:
-        given = ", ".join(f'"{name}": ...' for name in names)
+        example = ", ".join(f'"{name}": ...' for name in names)
         messages.append(
             f"no classifier is declared, and {', '.join(names)} are clipped like any other, though each may be one; "
-            f'pass roles={{{given}}}, each "classifier" or "weight"'
+            f'pass roles={{{example}}}, each "classifier" or "weight"'
         )
     for message in messages:
         warnings.warn(message, stacklevel=3)
 
 
-def _table(
-    entries: Sequence[ParameterRole], treatments: Mapping[str, _Treatment], parameters: Mapping[str, Any]
-) -> list[str]:
-    rows = [("parameter", "shape", "role", "decayed", "clipped", "why")]
-    for entry in entries:
-        treatment, shape = treatments[entry.name], "x".join(map(str, parameters[entry.name].shape)) or "1"
-        per = "as one" if treatment.one_unit or parameters[entry.name].ndim < 2 else "per unit"
-        yes = "yes" if treatment.decayed else "no"
-        rows.append((entry.name, shape, entry.role.value, yes, per if treatment.clipped else "no", entry.reason))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _table(rows: Sequence[_Row]) -> list[str]:
+    lines = [("parameter", "shape", "role", "decayed", "clipped", "why")]
+    for entry, parameter, treatment in rows:
+        shape = "x".join(map(str, parameter.shape)) or "1"
+        clipped = "as one" if treatment.one_unit or parameter.ndim < 2 else "per unit"
+        decayed = "yes" if treatment.decayed else "no"
+        lines.append(
+            (entry.name, shape, entry.role.value, decayed, clipped if treatment.clipped else "no", entry.reason)
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Take parameters out of training: those of the modules named, ``["stem", "stages.0"]`` for example.
+    """Freeze the parameters of modules, for example of ``["stem", "stages.0"]``.
 
     Raises:
-        UsageError: a name that is no module's with parameters, or nothing left to train.
+        UsageError: a name without parameters, or nothing left to train.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))

@@ -30,7 +30,7 @@ class SAM:
         fraction: of the batch that the ascent sees; 0.2 in the paper.
 
     Raises:
-        UsageError: something else than parameters; rho or fraction out of range.
+        UsageError: not parameters; rho or fraction out of range.
     """
 
     def __init__(self, params: Iterable[Tensor], rho: float = 0.05, fraction: float = 0.2):
@@ -38,10 +38,10 @@ class SAM:
             raise UsageError(f"SAM's rho (={rho}) must be above 0")
         if not 0 < fraction <= 1:
             raise UsageError(f"SAM's fraction (={fraction}) must be above 0 and at most 1")
-        listed = [] if isinstance(params, nn.Module | torch.optim.Optimizer) else list(params)
-        if isinstance(params, nn.Module | torch.optim.Optimizer) or not all(isinstance(p, Tensor) for p in listed):
+        tensors = None if isinstance(params, nn.Module | torch.optim.Optimizer) else list(params)
+        if tensors is None or not all(isinstance(p, Tensor) for p in tensors):
             raise UsageError("SAM takes parameters, SAM(model.parameters()), not a network, an optimizer or groups")
-        self.params = [p for p in listed if p.requires_grad]
+        self.params = [p for p in tensors if p.requires_grad]
         self.rho, self.fraction = rho, fraction
 
     def part(self, count: int) -> slice:
@@ -53,9 +53,9 @@ class SAM:
         """Weights moved to ``w + rho * g / |g|`` with the gradient ``g`` of ``loss``, |g| over all parameters.
 
         Args:
-            params: the parameters where they are other tensors now: gathered ones of a sharded network.
+            params: the current parameters if they are other tensors: the gathered ones of a sharded network.
 
-        Yields |g|, a tensor without dimensions. At the end the weights are what they were, bit for bit.
+        Yields |g|, a tensor without dimensions. Afterwards the weights are restored bit for bit.
         """
         params = self.params if params is None else [p for p in params if p.requires_grad]
         grads = torch.autograd.grad(loss, params, allow_unused=True)
@@ -66,11 +66,11 @@ class SAM:
             norms = foreach_norm(steps, 2, torch.float32 if half else None)
             norm = torch.linalg.vector_norm(torch.stack(norms))
             foreach_mul_(steps, self.rho / norm.clamp(min=1e-12))
-            before = [p.clone() for p in params]
+            originals = [p.clone() for p in params]
             foreach_add_(params, steps)
         del grads, steps, pairs
         try:
             yield norm
         finally:
             with torch.no_grad():
-                foreach_copy_(params, before)
+                foreach_copy_(params, originals)

@@ -1,4 +1,4 @@
-"""Tensors that are split over processes (FSDP2, DTensor): the part that is here, sums over all parts."""
+"""Tensors that are split over processes (FSDP2, DTensor): the local part, sums over all parts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ def is_sharded(tensor: Tensor) -> "TypeIs[DTensor]":
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The rows that are here, in the same memory; an unsharded tensor itself."""
+    """The rows of this process, in the same memory; an unsharded tensor itself."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All rows, in every process; all must call it."""
+    """All rows, in every process; all processes must call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -47,17 +47,19 @@ def is_flat(tensor: Tensor) -> bool:
     """Whether FullyShardedDataParallel (FSDP1) has cut it without regard to rows."""
     if not getattr(tensor, "_fsdp_flattened", False):
         return False
-    return getattr(tensor, "_is_flat_param", False) or dist.get_world_size() > 1  # alone, parameters keep their shape
+    return (
+        getattr(tensor, "_is_flat_param", False) or dist.get_world_size() > 1
+    )  # with one process, parameters keep their shape
 
 
 def _splits_units(tensor: Tensor, placement: Any, whole: bool) -> bool:
-    """Whether a placement of a DTensor spreads a unit over processes: rows are units, or the tensor as a whole."""
+    """Whether a placement of a DTensor splits a unit (a row, or the ``whole`` tensor) over processes."""
     dim = getattr(placement, "dim", None)  # None: each process has all of it
     return dim is not None and (whole or tensor.ndim <= 1 or dim != 0)
 
 
-def counted_here(tensor: Tensor, whole: bool = False) -> bool:
-    """Whether the units that lie here are counted by this process: what several have is counted by the first.
+def counts_units(tensor: Tensor, whole: bool = False) -> bool:
+    """Whether this process counts its units; the first process counts units that several processes have.
 
     Args:
         whole: the tensor is one unit.
@@ -67,26 +69,26 @@ def counted_here(tensor: Tensor, whole: bool = False) -> bool:
     coordinate = tensor.device_mesh.get_coordinate()
     if coordinate is None:  # a process outside of the mesh
         return False
-    places = zip(coordinate, tensor.placements, strict=True)
+    positions = zip(coordinate, tensor.placements, strict=True)
     rows = not whole and tensor.ndim > 1
-    return all(at == 0 or (rows and getattr(placement, "dim", None) == 0) for at, placement in places)
+    return all(at == 0 or (rows and getattr(placement, "dim", None) == 0) for at, placement in positions)
 
 
 @torch.no_grad()
 def add_parts(norms: list[Tensor], of: Sequence[Tensor], whole: bool = False) -> list[Tensor]:
-    """Norms of units from those of the parts that are here; one reduction per way in which units are spread.
+    """Norms of whole units from norms of the local parts; one reduction for each way in which units are split.
 
     Args:
         norms: of the tensors ``of``, one entry per unit.
         whole: each tensor is one unit.
     """
-    norms, spread = list(norms), {}
+    norms, split = list(norms), {}
     for number, tensor in enumerate(of):
         if is_sharded(tensor):
             dims = tuple(i for i, at in enumerate(tensor.placements) if _splits_units(tensor, at, whole))
             if dims:
-                spread.setdefault((tensor.device_mesh, dims), []).append(number)
-    for (mesh, dims), numbers in spread.items():
+                split.setdefault((tensor.device_mesh, dims), []).append(number)
+    for (mesh, dims), numbers in split.items():
         squares = torch.cat([norms[i].flatten().square() for i in numbers])
         for dim in dims:
             dist.all_reduce(squares, group=mesh.get_group(dim))
@@ -97,7 +99,7 @@ def add_parts(norms: list[Tensor], of: Sequence[Tensor], whole: bool = False) ->
 
 
 def sum_over_parts(values: Tensor, of: Sequence[Tensor]) -> Tensor:
-    """``values`` summed over the processes that share the tensors ``of``; as they are if those are not sharded."""
+    """``values`` summed over the processes that share the tensors ``of``; unchanged if these are not sharded."""
     sharded = next((tensor for tensor in of if is_sharded(tensor)), None)
     if sharded is not None:
         for dim in range(sharded.device_mesh.ndim):

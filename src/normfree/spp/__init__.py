@@ -1,4 +1,4 @@
-"""Signal Propagation Plots: see a network's signal and know what is wrong with it (NF-ResNets, section 3).
+"""Signal Propagation Plots: a network's signal, and its faults (NF-ResNets, section 3).
 
 ``record(model, (8, 3, 224, 224))`` measures any network in one forward pass; its result is a table, a picture
 (:meth:`SPP.plot`) and sentences (:meth:`SPP.diagnose`).

@@ -1,4 +1,4 @@
-"""Three networks of others, each with one fault, for the signal propagation plot to find.
+"""Three networks of torchvision and timm, each with one fault that the signal propagation plot finds.
 
 ::
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def without_normalization() -> nn.Module:
-    """torchvision's ResNet-50 with its BatchNorm taken out."""
+    """torchvision's ResNet-50 without its BatchNorm."""
     model = torchvision.models.resnet50()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -29,12 +29,12 @@ def bare_squeeze_excite() -> nn.Module:
     for module in model.modules():
         if isinstance(module, NormFreeBlock):
             vars(module)["attn_gain"] = 1.0
-            nn.init.ones_(module.get_parameter("conv3.gain"))  # branches start switched off; look at them switched on
+            nn.init.ones_(module.get_parameter("conv3.gain"))  # branches start at 0; measure them at 1
     return model
 
 
 def dead_branch() -> nn.Module:
-    """torchvision's ResNet-50 with one forgotten zero."""
+    """torchvision's ResNet-50 with one branch set to zero."""
     model = torchvision.models.resnet50()
     nn.init.zeros_(model.get_parameter("layer3.2.bn3.weight"))
     return model

@@ -1,8 +1,7 @@
-"""What is wrong with a signal, in plain sentences (the failures that NF-ResNets names in sections 3, 4, appendix F).
+"""The faults of a signal, in plain sentences (the failures of NF-ResNets, sections 3, 4 and appendix F).
 
-Every rule compares a block with what should have come out of *its* input, so that a fault is found where it is and not
-in all that follows. Thresholds lie between the paper's healthy networks and its broken ones; the margins are measured
-in the tests.
+Every rule compares a block's output with the expected one for *its* input, so that a fault is found in its block and
+not in all later ones. Thresholds lie between the paper's healthy and broken networks; the tests measure the margins.
 """
 
 import itertools
@@ -23,11 +22,11 @@ WEAK_BLOCK, STRONG_BLOCK = 0.34, 3.3  # for one block alone: 0.46 to 2.8 in hund
 WEAK_UNKNOWN, STRONG_UNKNOWN = 0.4, 2.5  # without theory, behind a transition, where beta is 1 (or sqrt(2))
 UNCENTRED = 3.0  # a first block behind max pooling adds more: 2.8 instead of 1
 BARE_GATE = 0.7  # mean of a gate; about 1/2 where the factor 2 is missing
-RESET = 2.0  # beta^2 from which on a missing reset is told from chance
+RESET = 2.0  # beta^2 above which a missing reset is no chance
 HANDED_ON = 2.5  # variance of a shortcut over its branch's, without theory: up to 2 if healthy
-OUTLIER, AGREEING = 5.0, 2.0  # without theory: a branch against the median of others, and these against it
-TINY = 1e-300  # a signal that is not there
-GROWTH, RISE = 1.3, 10.0  # explosion: variance per block, and in all
+OUTLIER, AGREEING = 5.0, 2.0  # without theory: one branch over the median of the others, and each of these over it
+TINY = 1e-300  # variance of no signal
+GROWTH, RISE = 1.3, 10.0  # explosion: factor of the variance per block, and over all blocks
 
 
 def diagnose(
@@ -35,18 +34,18 @@ def diagnose(
 ) -> list[Finding]:
     """Faults of a recorded network, the gravest first; none for a healthy one.
 
-    Nothing in a network says whether it was trained. The rules for untrained networks are about the signal at
-    initialization, which lets training begin; a trained network may break them and be well.
+    A network does not show whether it was trained. The rules for untrained networks are about the signal at
+    initialization, which training needs to start; a healthy trained network may break them.
 
     >>> spp = normfree.spp.record(normfree.create_model("nf_resnet50", num_classes=10, skip_gain=1.0), (4, 3, 64, 64))
     >>> diagnose(spp)
     []
 
     Args:
-        trained: judge by the rules for trained networks instead.
-        first: of a trained one, the first frame of its run's film (:func:`read_film`), to compare with; on the same
-            inputs.
-        spectra: of a trained one, those of its weights now.
+        trained: apply the rules for trained networks instead.
+        first: for a trained network, the first frame of its run's film (:func:`read_film`), on the same inputs, to
+            compare with.
+        spectra: for a trained network, those of its weights now.
 
     Raises:
         UsageError: ``first`` is of other blocks; ``first`` or ``spectra`` for an untrained network.
@@ -73,9 +72,9 @@ def _untrained(spp: Recording) -> list[Finding]:
 
 
 def _explosion(rows: list[Row]) -> list[Finding]:
-    """The branch grows with the signal, so that the variance is multiplied from block to block instead of added to."""
+    """Branches grow with the signal, so that each block multiplies the variance instead of adding to it."""
     if 2 * sum(row.normalized for row in rows) >= len(rows):
-        return []  # their branches do not grow with the signal; also if there are no rows
+        return []  # normalized branches do not grow with the signal; also without any rows
     first, last = rows[0], max(rows, key=lambda row: row.avg_var)
     steps = rows.index(last)
     branches = [row.branch_var for row in rows]
@@ -104,16 +103,16 @@ def _explosion(rows: list[Row]) -> list[Finding]:
 
 
 def _missing_reset(rows: list[Row]) -> list[Finding]:
-    """A transition whose shortcut hands the grown variance on instead of starting at 1."""
+    """A transition whose shortcut passes the grown variance on instead of resetting it to 1."""
     findings, start = [], rows[0]
     usual = statistics.median([row.branch_var for row in rows if row.branch_var] or [0.0])
     for before, row in itertools.pairwise(rows):
         if row.transition and row.shortcut_var is not None and math.prod(row.shape) != math.prod(before.shape):
-            if row.theory is not None:  # between what beta would leave and what came
+            if row.theory is not None:  # the limit is between the expected variance and the one that arrived
                 due, beta = row.theory.shortcut_var or math.inf, row.theory.beta
                 odd = any(size % 2 for size in before.shape[-2:])  # 2x2 pooling keeps up to twice as much of odd maps
                 missing = beta**2 >= RESET and row.shortcut_var > due * beta * (2 if odd else 1)
-            else:  # shortcut and branch take the same thing, normalized or scaled; pooling may leave a quarter
+            else:  # shortcut and branch have the same input, normalized or scaled; pooling may leave a quarter
                 due = max(row.branch_var, usual if row.normalized else 0.0) / (row.gate or 1.0) ** 2
                 grown = row.normalized or before.avg_var > HANDED_ON * start.avg_var
                 missing = grown and 0 < HANDED_ON * due < min(row.shortcut_var, before.avg_var)
@@ -131,7 +130,7 @@ def _missing_reset(rows: list[Row]) -> list[Finding]:
 
 
 def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
-    """Branches that lose (or add) variance in every block: a wrong gain, or a gate without its factor."""
+    """Branches that lose (or gain) variance in every block: a wrong gain, or a gate without its factor."""
     bare = [(row, row.gate) for row in rows if row.gate is not None and row.gate < BARE_GATE and not row.normalized]
     if bare:
         row, gate = bare[0]
@@ -161,9 +160,9 @@ def _attenuation(spp: Recording, rows: list[Row]) -> list[Finding]:
 def _branch_gains(spp: Recording, rows: list[Row]) -> list[tuple[Row, float]]:
     """Branch variance over theory's.
 
-    For networks of others, if they normalize nothing, it is that over the input's where that is about 1, in the first
-    block behind a transition, whose beta is about 1 as well; branches that are meant to start small (layer scale) are
-    left out. So is a first block behind max pooling: its input is not centred.
+    For a network without theory and without normalization, it is the branch variance over the input's, if that is about
+    1, in the first block behind a transition, where beta is about 1, too. Branches that start small on purpose (layer
+    scale) are left out, and so is a first block behind max pooling, whose input is not centred.
     """
     gains, free = [], not any(row.normalized for row in rows)
     for index, row in enumerate(rows):
@@ -189,7 +188,7 @@ def _gamma_hint(row: Row, gain: float) -> str:
 
 
 def _lost_signal(spp: Recording, rows: list[Row]) -> list[Finding]:
-    """Nothing arrives at the end, in a network of which no theory is known."""
+    """No signal at the end of a network without theory."""
     first, last = spp.stem or rows[0], rows[-1]
     if any(row.theory for row in rows) or first.avg_var <= 0 or last.avg_var > 1e-4 * first.avg_var:
         return []
@@ -198,7 +197,7 @@ def _lost_signal(spp: Recording, rows: list[Row]) -> list[Finding]:
 
 
 def _mean_shift(rows: list[Row]) -> list[Finding]:
-    """Channel means that outgrow what varies: inputs become indistinguishable (section 4.1)."""
+    """Channel means that outgrow the variance: inputs become indistinguishable (section 4.1)."""
     shifted = [
         row
         for row in rows
@@ -208,28 +207,28 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
     if not overtaken:
         return []
     worst = max(overtaken, key=lambda row: row.avg_sq_mean / row.avg_var)
-    some = f"{len(shifted)} of {counted(len(rows), 'branch', 'branches')} {'ends' if len(shifted) == 1 else 'end'}"
+    share = f"{len(shifted)} of {counted(len(rows), 'branch', 'branches')} {'ends' if len(shifted) == 1 else 'end'}"
     text = (
         f"the squared channel mean is {worst.avg_sq_mean / worst.avg_var:.2g} times the variance at {worst.block} "
-        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {some} with means that exceed the variance; standardize "
+        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {share} with means that exceed the variance; standardize "
         "the weights, or center the activation"
     )
     return [Finding("mean shift", tuple(row.block for row in [worst, *(r for r in shifted if r is not worst)]), text)]
 
 
 def _dead(spp: Recording, rows: list[Row]) -> list[Finding]:
-    """A branch that gives nothing while most of its kind do; if most do not, it is meant so (FixUp, SkipInit).
+    """A branch without signal among others with one; if most have none, this is intended (FixUp, SkipInit).
 
-    Branches are compared as shares of the signal that they were given.
+    Branches are compared as shares of their input's variance.
     """
-    given = [max(before.avg_var, TINY) if before else 1.0 for before in [spp.stem, *rows[:-1]]]
+    inputs = [max(before.avg_var, TINY) if before else 1.0 for before in [spp.stem, *rows[:-1]]]
     findings: dict[str, Finding] = {}
     for kind in _kinds(rows):
         for field, limit, what in (
             ("res_avg_var", 1e-6, "varies by {:.1e}"),
             ("added_var", 1e-20, "adds a variance of {:.1e}"),  # a layer scale may be 1e-6
         ):
-            shares = {i: (getattr(rows[i], field) or 0.0) / given[i] for i in kind}
+            shares = {i: (getattr(rows[i], field) or 0.0) / inputs[i] for i in kind}
             usual = statistics.median([share for share in shares.values() if share] or [0.0])
             dead = [rows[i] for i in kind if usual and shares[i] <= limit * usual]
             others = f"the median of the others is {usual:.2g} of their input"
@@ -240,7 +239,7 @@ def _dead(spp: Recording, rows: list[Row]) -> list[Finding]:
 
 
 def _kinds(rows: list[Row]) -> list[list[int]]:
-    """Indices of rows by the part of their block that they are: attention apart from MLP."""
+    """Indices of rows, grouped by the part of the block: attention apart from MLP."""
     kinds: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         kinds.setdefault(row.block.removeprefix(row.module), []).append(index)
@@ -248,7 +247,7 @@ def _kinds(rows: list[Row]) -> list[list[int]]:
 
 
 def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
-    """One branch far from theory, or from those of its kind; many of them are one finding."""
+    """One branch far from theory, or from others of its kind; many such branches make one finding."""
     if any(row.theory is not None for row in rows):
         pairs = _apart_from_theory(spp, rows)
     else:
@@ -260,12 +259,12 @@ def _outliers(spp: Recording, rows: list[Row]) -> list[Finding]:
         text = f"the branches of {row.block} and {more} end with {gain:.2g} of the variance that was"
         text += f" expected ({row.branch_var:.3g} instead of {due:.3g} there){_gamma_hint(row, gain)}"
         return [Finding("branch variance", (row.block, *(r.block for r, _ in pairs if r is not row)), text)]
-    said = "the branch of {} ends with variance {:.3g} where {:.3g} was expected"
-    return [Finding("branch variance", (row.block,), said.format(row.block, row.branch_var, due)) for row, due in pairs]
+    text = "the branch of {} ends with variance {:.3g} where {:.3g} was expected"
+    return [Finding("branch variance", (row.block,), text.format(row.block, row.branch_var, due)) for row, due in pairs]
 
 
 def _apart_from_theory(spp: Recording, rows: list[Row]) -> list[tuple[Row, float]]:
-    """Rows whose branch is far from theory, which is given, too."""
+    """Rows whose branch is far from theory, with the expected variance."""
     known, pairs = {row.block for row, _ in _branch_gains(spp, rows)}, []
     for row in rows:
         if row.theory is not None and row.branch_var > 0 < row.theory.res_var:
@@ -276,7 +275,7 @@ def _apart_from_theory(spp: Recording, rows: list[Row]) -> list[tuple[Row, float
 
 
 def _far_apart(rows: list[Row]) -> list[tuple[Row, float]]:
-    """Normalized branches of the first block and of transitions, which see another signal, if they stand out by far."""
+    """Normalized branches of the first block and of transitions, which have another input, if they are far off."""
     pairs = []
     for kind in _kinds(rows):
         alive = [rows[i] for i in kind if rows[i].branch_var > 0]
@@ -288,10 +287,10 @@ def _far_apart(rows: list[Row]) -> list[tuple[Row, float]]:
 
 
 def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
-    """Rows whose branch differs from all others in its stage, which agree; the median of these is given, too.
+    """Rows whose branch differs from all others in its stage, if these agree; with the median of the others.
 
-    A normalized branch is compared with those of all stages where its own has no two others. The first block, which
-    may not have a signal yet (transformers), and transitions, which see another one, are left out.
+    A normalized branch is compared with those of all stages if its own stage has fewer than two others. The first
+    block, which may not have a signal yet (transformers), and transitions, which have another input, are left out.
     """
     pairs = []
     for kind in _kinds(rows):
@@ -311,9 +310,9 @@ def _apart(rows: list[Row]) -> list[tuple[Row, float]]:
 
 
 def _of_equals(row: Row) -> bool:
-    """Whether two normalized branches of one size are added that stand beside each other, neither of them the signal.
+    """Whether the sum is one of two normalized parallel branches of similar size, without the signal itself.
 
-    So MobileOne and RepVGG train what they fuse later; such a sum has no branch that could be too large.
+    MobileOne and RepVGG train such branches and fuse them later; none of them can be too large.
     """
     if not row.normalized or row.transition or not row.shortcut_var:
         return False

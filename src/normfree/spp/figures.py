@@ -18,9 +18,9 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Network:
-    """A curve: a model's name with a placeholder for its layers, its options, and the share of the image size.
+    """A curve: a model's name with a placeholder for its layers, its options, and its share of the image size.
 
-    A network without max pooling sees images of half the size, so that its blocks see maps of the same size.
+    A network without max pooling takes images of half the size, so that its blocks have maps of the same size.
     """
 
     label: str
@@ -32,7 +32,7 @@ class Network:
         """Fresh weights and unit Gaussian inputs from ``seed``.
 
         Raises:
-            UsageError: inputs that leave BatchNorm a single value.
+            UsageError: inputs that give BatchNorm only one value.
         """
         torch.manual_seed(seed)
         model = create_model(self.name.format(layers), num_classes=10, **{**self.options, **overrides})
@@ -48,9 +48,9 @@ class PaperFigure:
     """One figure: the paper's claim and what is measured of it.
 
     Attributes:
-        claim: what the paper says, in our words.
+        claim: of the paper, in our words.
         networks: keys of :data:`NETWORKS`.
-        measure: from the recordings, in the order of ``networks``, the numbers that the claim is about.
+        measure: computes the numbers of the claim from the recordings, in the order of ``networks``.
     """
 
     number: int
@@ -272,7 +272,7 @@ class Drawn:
 
 
 def check_figures(numbers: Sequence[int], layers: int) -> None:
-    """Raise UsageError for a figure or a depth that there is not."""
+    """Raise UsageError for an unknown figure or depth."""
     for number in numbers:
         if number not in FIGURES:
             raise UsageError(f"figure {number} is none of {', '.join(map(str, FIGURES))}")
@@ -294,11 +294,11 @@ def draw_figures(
     """Record the networks of the figures, each network once, and yield figure by figure.
 
     Args:
-        layers: 600 in the paper; any depth that the models have.
-        started: called with each network's label before it is recorded; finished: afterwards.
+        layers: 600 in the paper; any depth of the models.
+        started: called with a network's label before its recording; finished: called afterwards.
 
     Raises:
-        UsageError: a figure or a depth that there is not.
+        UsageError: an unknown figure or depth.
     """
     check_figures(numbers, layers)
     recorded: dict[str, SPP] = {}

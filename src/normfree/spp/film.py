@@ -28,8 +28,8 @@ class Film:
 
     Args:
         model: the network in training; ``record`` leaves it as it is.
-        inputs: what it is shown each time.
-        every: steps between recordings; the one after step ``last`` is recorded in any case.
+        inputs: of every recording.
+        every: steps between recordings; step ``last`` is always recorded.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, every: int, path: str | Path, last: int | None = None):
@@ -38,7 +38,7 @@ class Film:
         self.model, self.inputs, self.every, self.path, self.last = model, inputs, every, Path(path), last
 
     def __call__(self, step: int) -> None:
-        """Record if it is time to."""
+        """Record if ``step`` is due."""
         if step % self.every == 0 or step == self.last:
             frame = Frame(step, record(self.model, self.inputs), spectra(self.model))
             line = dict(step=step, spp=frame.spp.to_dict(), spectra=[dataclasses.asdict(s) for s in frame.spectra])
@@ -49,7 +49,7 @@ def frame_of(line: dict[str, Any]) -> Frame:
     """A line of a film's file.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is no such line.
     """
     try:
         return Frame(line["step"], SPP.from_dict(line["spp"]), [Spectrum(**s) for s in line["spectra"]])
@@ -58,7 +58,7 @@ def frame_of(line: dict[str, Any]) -> Frame:
 
 
 def read_film(path: str | Path) -> list[Frame]:
-    """The frames of a file that :class:`Film` wrote; a line that was cut off is left out.
+    """The frames of a file of :class:`Film`; an incomplete line is left out.
 
     >>> class Residual(nn.Conv2d):
     ...     def forward(self, x):
@@ -70,11 +70,11 @@ def read_film(path: str | Path) -> list[Frame]:
     [0]
 
     Raises:
-        UsageError: not there, or not such a file.
+        UsageError: no such file, or another kind of file.
     """
     try:
-        lines, others = read_lines(path)
-        if others and not lines:
+        lines, unreadable = read_lines(path)
+        if unreadable and not lines:
             raise UsageError("its lines are not JSON")
         return [frame_of(line) for line in lines]
     except OSError as error:
@@ -84,7 +84,7 @@ def read_film(path: str | Path) -> list[Frame]:
 
 
 def read_first(path: str | Path) -> Frame | None:
-    """The first frame of such a file, whatever a kill left behind it; None if there is none.
+    """The first frame of such a file, even if later lines are damaged; None if there is none.
 
     >>> class Residual(nn.Conv2d):
     ...     def forward(self, x):

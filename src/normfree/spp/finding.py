@@ -1,4 +1,4 @@
-"""What is said of a signal, and the faults that are faults at any time."""
+"""Findings about a signal, and the faults that do not depend on training."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Finding:
 
 
 def not_finite(spp: Recording) -> list[Finding]:
-    """The first block, or else the output, with a value that is not finite, and the parameters that have such."""
+    """The first block, or else the output, with values that are not finite, and such parameters."""
     where, texts = _first_not_finite(spp)
     if spp.lost:
         more = f" and {counted(len(spp.lost) - 1, 'more parameter')}" if spp.lost[1:] else ""
@@ -37,7 +37,7 @@ def not_finite(spp: Recording) -> list[Finding]:
 
 
 def _first_not_finite(spp: Recording) -> tuple[list[str], list[str]]:
-    """Its name and what is to be said, or nothing."""
+    """Its name and a sentence, or nothing."""
     before = spp.stem
     for row in spp.rows:
         if not finite(row):
@@ -50,7 +50,7 @@ def _first_not_finite(spp: Recording) -> tuple[list[str], list[str]]:
 
 
 def no_signal(spp: Recording) -> list[Finding]:
-    """Inputs too small to vary, or a block whose output does not."""
+    """Inputs too small to vary, or a block whose output does not vary."""
     if all(row.values == 1 for row in spp.rows):
         text = "every channel has a single value, which cannot vary; record larger inputs, or more of them"
         return [Finding("no signal", (spp.rows[0].block,), text)]

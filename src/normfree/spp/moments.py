@@ -13,7 +13,7 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and (biased) variance of each channel over everything else: (C,) float64 each; of so many ``values``."""
+    """Mean and (biased) variance of each channel over the other dimensions, ``values`` each: (C,) float64."""
 
     mean: Tensor
     var: Tensor
@@ -30,7 +30,7 @@ class Moments:
         return self.var.mean().item()
 
     def times(self, factor: Tensor) -> "Moments":
-        """Of the activations times ``factor``, one number or one per channel."""
+        """The moments of the activations times ``factor``, one number or one per channel."""
         return Moments(self.mean * factor, self.var * factor.square(), self.values)
 
 
@@ -42,7 +42,7 @@ class ImageMoments:
     var: Tensor
 
     def times(self, gate: Tensor) -> "ImageMoments":
-        """Of the activations times a gate of one number per channel and image, per image, per channel, or in all."""
+        """The moments of the activations times a gate: per channel and image, per image, per channel, or one number."""
         gate = gate.double().reshape(gate.shape[:2]) if gate.ndim > 1 else gate.double()
         return ImageMoments(self.mean * gate, self.var * gate.square())
 
@@ -106,16 +106,16 @@ class Products:
 
 
 def _mean_var(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over all but dimension 1, in float64; by float32 where that suffices."""
+    """Mean and biased variance over all but dimension 1, in float64; computed in float32 if that suffices."""
     mean, var = _batch_norm_statistics(x if x.dtype in (torch.float32, torch.float64) else x.float())
     fine = bool(torch.isfinite(var).all()) and float(var.max()) > _TINY
-    if not fine and x.dtype != torch.float64 and bool(x.any()):  # a branch behind a zero is nothing but zeros
+    if not fine and x.dtype != torch.float64 and bool(x.any()):  # a branch behind a zero has only zeros
         mean, var = _batch_norm_statistics(x.double())
     return mean.double(), var.double()
 
 
 def _batch_norm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As BatchNorm takes them, which is 3 times faster than var_mean."""
+    """By BatchNorm's operator, which is 3 times faster than var_mean."""
     try:
         mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
     except NotImplementedError:  # a device without that operator

@@ -1,4 +1,4 @@
-"""What an activation has been through: how deep it is, where its channels are, what constants it was scaled with."""
+"""The origin of activations: their depth, the dimension of their channels, the constants that scaled them."""
 
 import math
 import weakref
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def operations(*names: str) -> frozenset[Any]:
-    """Those of aten that this torch has."""
+    """The operations of aten with these names, if this torch has them."""
     return frozenset(getattr(aten, name) for name in names if hasattr(aten, name))
 
 
@@ -29,15 +29,16 @@ _COPIES = operations("clone", "detach", "alias", "_to_copy")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an activation comes from.
+    """The origin of an activation.
 
     Attributes:
         depth: convolutions and linear layers on its way from the network's input.
         channels: outputs of the last one of them, which are its dimension ``dim``.
-        child: of the modules in the one at work, the last that made it deeper.
+        child: the last submodule of the running module that made it deeper.
         factor: product of the constants that it was multiplied with since it left a layer, (1,) or one per channel.
         number: product of the plain numbers among them (the rest are parameters); None: there are none.
-        before: what it was without them: its moments if one is 0; the tensor itself if it is as small as a gate.
+        before: the activation without them: its moments if a constant is 0; the tensor itself if it is as small as a
+            gate.
         gates: (time, mean) of the gates (Squeeze-Excite) that it was multiplied with.
     """
 
@@ -68,12 +69,12 @@ class Origins:
         self.time = 0  # counts operations
 
     def __getitem__(self, x: Any) -> Origin | None:
-        """None for what does not come from the input: parameters, constants, numbers."""
+        """None for a value that does not come from the input: parameters, constants, numbers."""
         entry = self._entries.get(id(x))
         return entry[1] if entry is not None and entry[0]() is x else None
 
     def known(self, x: Tensor) -> Origin:
-        """Of a tensor that does come from the input."""
+        """The origin of a tensor that comes from the input."""
         origin = self[x]
         assert origin is not None
         return origin
@@ -86,7 +87,7 @@ class Origins:
         self._entries.clear()
 
     def channel_dim(self, *alike: Tensor) -> int:
-        """Where the last layer of one of them put its channels, checked against the shape; else the usual place."""
+        """The dimension of the channels by the last layer of one of them, if the shape fits; else the usual one."""
         for x in alike:
             origin = self[x] or Origin()
             for dim in (origin.dim, 1, -1):
@@ -98,11 +99,11 @@ class Origins:
         return channel_moments(x, self.channel_dim(x))
 
     def of_result(self, func: Any, args: tuple[Any, ...], inputs: list[Tensor]) -> Origin:
-        """Origin of what ``func(*args)`` gives; ``inputs`` are those of its tensors that have one, at least one."""
+        """Origin of the result of ``func(*args)``; ``inputs`` are its tensors with an origin, at least one."""
         self.time += 1
         deepest = max((self.known(x) for x in inputs), key=lambda origin: origin.depth)
         largest = self.known(max(inputs, key=Tensor.numel))
-        if largest.channels is not None:  # a gate or shift may be deeper than what it acts on, but has not its shape
+        if largest.channels is not None:  # a gate or shift may be deeper than its operand, but has another shape
             deepest = replace(deepest, channels=largest.channels, dim=largest.dim)
         kind = func.overloadpacket
         if kind in _CONVOLUTIONS and self[args[1]] is None:
@@ -111,7 +112,9 @@ class Origins:
         if kind in _LINEARS:
             weight = next((a for a in args if isinstance(a, Tensor) and a.ndim > 1 and self[a] is None), None)
             if weight is not None and deepest.dim not in (None, -1) and inputs[0].shape[-1] != deepest.channels:
-                return replace(deepest.plain(), depth=deepest.depth + 1)  # over tokens: the channels are elsewhere
+                return replace(
+                    deepest.plain(), depth=deepest.depth + 1
+                )  # over tokens: the channels are in another dimension
             if weight is not None:
                 outputs = weight.shape[0 if kind is aten.linear else -1]
                 return Origin(deepest.depth + 1, outputs, -1, deepest.child, gates=deepest.gates)
@@ -156,7 +159,7 @@ class Origins:
         return replace(origin, factor=factor, number=(origin.number or 1.0) * number, before=before, gates=gates)
 
     def _is_factor(self, constant: Tensor, x: Tensor) -> bool:
-        """Whether it is real and has one element, or one for each of the channels of ``x``."""
+        """Whether it is real and has one element, or one for each channel of ``x``."""
         if constant.numel() == 1 or constant.is_complex():
             return not constant.is_complex()
         dim = self.channel_dim(x)
@@ -182,7 +185,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _moved(dim: int, kind: Any, args: tuple[Any, ...]) -> int:
-    """Where dimension ``dim`` is after a permutation: -1 if last, as it stays when those before it are joined."""
+    """The place of dimension ``dim`` after a permutation; -1 if it is the last, which joining the others keeps."""
     ndim = args[0].ndim
     order = list(range(ndim))
     if kind is aten.permute:

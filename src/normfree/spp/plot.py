@@ -17,7 +17,7 @@ PANELS = (
     ("res_avg_var", "branch's average channel variance"),
 )
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
-LOG_RANGE, NOTHING = 1e3, 1e-6  # a panel with a curve that spans more is logarithmic; what is below counts as 0
+LOG_RANGE, ZERO = 1e3, 1e-6  # a panel with a curve that spans more is logarithmic; smaller values count as 0
 
 
 def plot(
@@ -27,7 +27,7 @@ def plot(
     title: str = "",
     labels: Sequence[str] | None = None,
 ) -> "Figure":
-    """Three panels over block depth; dots mark the end of a stage, a dashed line the variance that theory expects of a
+    """Three panels over block depth. Dots mark the ends of stages; a dashed line is the expected variance of a
     Normalizer-Free network.
 
     >>> class Residual(nn.Conv2d):
@@ -40,7 +40,7 @@ def plot(
 
     Args:
         plots: recordings, overlaid.
-        log: scale of the value axes; None: logarithmic where a network spans more than three decades.
+        log: logarithmic value axes; None: if a network spans more than three decades.
         theory: draw ``expected_var`` of Normalizer-Free networks.
         labels: of the networks, instead of their names.
 
@@ -48,7 +48,7 @@ def plot(
         A figure with an Agg canvas; ``figure.savefig("spp.png")`` writes it.
 
     Raises:
-        UsageError: nothing to plot; another number of labels than of recordings.
+        UsageError: no recordings; another number of labels than of recordings.
     """
     if not plots:
         raise UsageError("plot needs at least one recorded network")
@@ -57,16 +57,11 @@ def plot(
     names = [_plain(name) for name in ([spp.name for spp in plots] if labels is None else labels)]
     figure = new_figure(15, 4.2)
     for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):
-        shown: list[list[float]] = []
-        for number, (spp, name) in enumerate(zip(plots, names, strict=True)):
-            shown.append(_curve(axes, spp, field, name, COLORS[number % len(COLORS)]))
-            if theory and field == "avg_var":
-                first = not any(line.get_linestyle() == "--" for line in axes.lines)
-                shown.append(_expected(axes, spp, COLORS[number % len(COLORS)], label=first))
+        curves = _panel(axes, plots, names, field, theory=theory and field == "avg_var")
         axes.set(xlabel="block depth", title=text)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
-        _scale(axes, shown, log)
+        _scale(axes, curves, log)
     figure.axes[0].legend(frameon=False, fontsize=9)
     if any(line.get_linestyle() == "--" for line in figure.axes[1].lines):
         figure.axes[1].legend(*_only_theory(figure.axes[1]), frameon=False, fontsize=9)
@@ -86,8 +81,22 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def _plain(text: str) -> str:
-    """As matplotlib shows it literally: no formulas between dollars, no label hidden by its underscore."""
+    """A text that matplotlib shows literally: no formulas between dollars, no label hidden by its underscore."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def _panel(
+    axes: Any, plots: Sequence[Recording], names: Sequence[str], field: str, *, theory: bool
+) -> list[list[float]]:
+    """Draw a statistic of all networks, and its theory; returns the values of each curve."""
+    curves: list[list[float]] = []
+    for number, (spp, name) in enumerate(zip(plots, names, strict=True)):
+        color = COLORS[number % len(COLORS)]
+        curves.append(_curve(axes, spp, field, name, color))
+        if theory:
+            first = not any(line.get_linestyle() == "--" for line in axes.lines)
+            curves.append(_expected(axes, spp, color, label=first))
+    return curves
 
 
 def _curve(axes: Any, spp: Recording, field: str, name: str, color: str) -> list[float]:
@@ -100,7 +109,7 @@ def _curve(axes: Any, spp: Recording, field: str, name: str, color: str) -> list
 
 
 def _expected(axes: Any, spp: Recording, color: str, *, label: bool) -> list[float]:
-    """Theory that knows the network; what else is expected is a sum of what was measured, and lies on it."""
+    """The theory of Normalizer-Free networks; for others the expected values are sums of measured ones."""
     values = [
         math.nan if row.expected_res_var is None or row.expected_var is None else row.expected_var for row in spp.rows
     ]
@@ -120,9 +129,9 @@ def _only_theory(axes: Any) -> tuple[list[Any], list[str]]:
 def _scale(axes: Any, curves: list[list[float]], log: bool | None) -> None:
     values = [value for curve in curves for value in curve]
     if log is None:
-        seen = [[value for value in curve if value > NOTHING] for curve in curves]
-        log = any(max(curve) > LOG_RANGE * min(curve) for curve in seen if curve)
+        positive = [[value for value in curve if value > ZERO] for curve in curves]
+        log = any(max(curve) > LOG_RANGE * min(curve) for curve in positive if curve)
     if log and any(value > 0 for value in values):
         axes.set_yscale("log")
     elif values:
-        axes.set_ylim(bottom=0, top=1.08 * max(values) if max(values) > NOTHING else 1)
+        axes.set_ylim(bottom=0, top=1.08 * max(values) if max(values) > ZERO else 1)

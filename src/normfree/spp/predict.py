@@ -1,4 +1,4 @@
-"""What theory expects of the signal, beside what was measured (NF-ResNets, section 4)."""
+"""The signal that theory expects, beside the measured one (NF-ResNets, section 4)."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ from ..models import NFBlock
 from ..nn import SameConv2d
 from .rows import BlockTheory, Row
 
-_HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): what they lose does not depend on the signal
+_HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): their loss does not depend on the signal
 
 
 def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
@@ -20,7 +20,9 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     before = stem.avg_var if stem is not None else None
     blocks = [module for module in modules if isinstance(module, NFBlock) and module.skip_init is not None]
     if modules and len(blocks) == len(modules):
-        network = [module for module in model.modules() if isinstance(module, NFBlock)]  # of which rows may be a part
+        network = [
+            module for module in model.modules() if isinstance(module, NFBlock)
+        ]  # the rows may be a part of them
         expected = dict(zip(network, normfree_variances(network), strict=True))
         for row, block in zip(rows, blocks, strict=True):
             row.expected_var, row.expected_res_var = expected[block]
@@ -38,10 +40,11 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
 def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     """Variances of each block's output and of its branch's end, from alpha, beta and skip gains alone.
 
-    A signal of variance v leaves the activation behind ``1 / beta`` with ``v / beta^2``, and so the branch; the block
-    adds ``(alpha * skip_gain)^2`` of that to v, or in a transition to ``v / beta^2``, of which 2x2 average pooling
+    A signal of variance v has ``v / beta^2`` behind ``1 / beta`` and the activation, and so has the branch. The block
+    adds ``(alpha * skip_gain)^2`` times this to v, or in a transition to ``v / beta^2``, of which 2x2 average pooling
     leaves a quarter (of noise; NF-ResNets, appendix B.4). With skip gains of 1 and without pooling this is the paper's
-    ``Var + alpha^2``, reset to ``1 + alpha^2``; with the initial 0 the signal stays, while beta does not know.
+    ``Var + alpha^2``, reset to ``1 + alpha^2``. With the initial skip gains of 0 the variance stays constant, which
+    beta does not take into account.
     """
     variance, expected = 1.0, []
     for block in blocks:
@@ -56,7 +59,7 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
 
 
 def _theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
-    """What a block should make of the variance that did arrive."""
+    """The expected variances of a block for the variance of its actual input."""
     first = _behind(block.act, variance / block.beta**2)
     branch = first
     for _ in range(_activations(block) - 1):
@@ -78,7 +81,7 @@ def _activations(block: NFBlock) -> int:
 
 
 def _inside(conv: SameConv2d, size: tuple[int, ...], stride: int) -> float:
-    """Share of a convolution's taps that see the map and not the zeros around it; ``size`` is that of its output."""
+    """Share of a convolution's taps on the map instead of the zeros around it; ``size`` is that of its output."""
     share = 1.0
     for out in size:
         before, _ = same_padding(out * stride, conv.kernel_size, stride)

@@ -22,7 +22,7 @@ from .trace import Frame, Tracer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv2d)
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_ALONE = threading.Lock()  # hooks, modes and buffers of a model are changed meanwhile
+_LOCK = threading.Lock()  # a recording changes hooks, modes and buffers of its model
 
 
 def record(
@@ -37,9 +37,9 @@ def record(
     """The three statistics of a signal propagation plot, for every residual block of any network.
 
     Average channel squared mean and average channel variance of each block's output, and the variance at the end of its
-    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. Blocks are found
-    by what they do: they add a branch to a shortcut. The model, its buffers and its mode are as before afterwards;
-    dropout and stochastic depth are off meanwhile. (NF-ResNets, section 3.)
+    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. A block is found
+    by its addition of a branch to a shortcut. Dropout and stochastic depth are off. Afterwards the model, its buffers
+    and its mode are unchanged. (NF-ResNets, section 3.)
 
     >>> spp = record(normfree.create_model("nf_resnet50", num_classes=10), (4, 3, 64, 64))
     >>> spp.blocks[:3], len(spp.avg_var)
@@ -48,53 +48,53 @@ def record(
     Args:
         model: any module that takes one tensor. One made by ``torch.compile`` is measured uncompiled.
         batch_or_shape: inputs, or their shape (N, ...) for unit Gaussian noise drawn from ``seed``.
-        blocks: names of the modules to take as blocks, where none are found or others are wanted: a shell pattern per
-            part of the dotted name, for example ``"features.*"``.
+        blocks: names of the modules to take as blocks instead of those found: a shell pattern per part of the dotted
+            name, for example ``"features.*"``.
         batch_stats: BatchNorm normalizes by the batch, as in training; False: by its running statistics.
-        name: what plots and sentences call the network.
+        name: of the network, in plots and sentences.
 
     Raises:
         UsageError: not a module, or one without hooks (TorchScript) or values (meta device); not a tensor or shape, or
-            one without a batch dimension; no
-            residual block was found; no module matches ``blocks``; too few inputs for batch statistics.
+            one without a batch dimension; no residual block was found; no module matches ``blocks``; too few inputs for
+            batch statistics.
     """
     model = _recordable(model)
-    timed: list[tuple[int, Row]] = []
-    stems: list[Moments] = []
-
-    def found(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
-        times = [merge.time for merge in frame.merges] or [tracer.origins.time]
-        timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
-
-    tracer = Tracer(found, stems.append, None if blocks is None else _matching(model, blocks))
+    named = None if blocks is None else _matching(model, blocks)
     x = _inputs(model, batch_or_shape, seed)
-    alike = bool((x == x[:1]).all()) if x.ndim else True
-    with (
-        _ALONE,
-        torch.inference_mode(False),
-        torch.no_grad(),
-        _measuring(model, batch_stats),
-        _seeded(model, seed),
-        _enough_values(),
-    ):
-        x = x.clone()  # which the model may change in place
-        with tracer.watching(model, x), _batches_only(model, x.shape):
-            y = model(x)
-        output, lost = _output(y, alike), _lost(model)
-    rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
+    with _LOCK, torch.inference_mode(False), torch.no_grad(), _measuring(model, batch_stats), _seeded(model, seed):
+        rows, stem, output = _forward(model, x, named)
+        lost = _lost(model)
     if not rows:
         raise UsageError(
             f"no residual block was found in {type(model).__name__}; name its blocks, for example "
             f"blocks={_example(model)!r}"
         )
     _count_stages(rows)
-    stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
     predict(model, rows, stem)
     return SPP(str(name) or type(model).__name__, rows, stem, output, lost)
 
 
+def _forward(model: nn.Module, x: Tensor, named: set[str] | None) -> tuple[list[Row], Row | None, Row | None]:
+    """One forward pass: the rows of the blocks, of the first block's input, and of the output."""
+    timed: list[tuple[int, Row]] = []
+    stems: list[Moments] = []
+
+    def on_block(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
+        times = [merge.time for merge in frame.merges] or [tracer.origins.time]
+        timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
+
+    tracer = Tracer(on_block, stems.append, named)
+    alike = bool((x == x[:1]).all()) if x.ndim else True
+    x = x.clone()  # the model may change it in place
+    with _enough_values(), tracer.watching(model, x), _batches_only(model, x.shape):
+        y = model(x)
+    rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
+    stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
+    return rows, stem, _output(y, alike)
+
+
 def _output(y: Any, alike: bool) -> Row | None:
-    """What the network returns, for example logits; of inputs that are all ``alike`` it need not vary."""
+    """The network's output, for example logits; with inputs that are all ``alike`` it does not have to vary."""
     if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
         return None
     moments = channel_moments(y, 1)
@@ -114,7 +114,7 @@ def _lost(model: nn.Module) -> tuple[str, ...]:
 
 
 def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
-    """A row for each merge of a module; for a named module that merges nothing, one of its output."""
+    """A row for each merge of a module; for a named module without merges, one row of its output."""
     if alone is not None:
         row = Row(
             frame.name,
@@ -168,7 +168,7 @@ def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 
 
 def _recordable(model: Any) -> nn.Module:
-    """The module that can be watched."""
+    """The module to record."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         raise UsageError(f"record takes a torch.nn.Module, not {_named(model)}")
@@ -199,7 +199,7 @@ def _enough_values() -> Iterator[None]:
 
 @contextmanager
 def _batches_only(model: nn.Module, shape: torch.Size) -> Iterator[None]:
-    """The first convolution sees a batch: torch's also take a single image, whose channels would pass for images."""
+    """Check that the first convolution gets a batch: torch's also accept one image, whose channels look like images."""
     if len(shape) < 2:
         raise _without_batch(shape)
 
@@ -248,7 +248,7 @@ def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int)
 
 @contextmanager
 def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
-    """Evaluation mode but for batch statistics; modes and buffers restored."""
+    """Evaluation mode, except for batch statistics; modes and buffers are restored."""
     modes = {module: module.training for module in model.modules()}
     buffers = {module: dict(module._buffers) for module in modes}
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -265,14 +265,14 @@ def _measuring(model: nn.Module, batch_stats: bool) -> Iterator[None]:
             module._buffers.clear()
             module._buffers.update(buffers[module])
         with torch.no_grad():
-            for buffer, before in values:
-                if not torch.equal(buffer, before):  # else it may be expanded, and cannot be written
-                    buffer.copy_(before)
+            for buffer, value in values:
+                if not torch.equal(buffer, value):  # an unchanged one may be expanded, which cannot be written
+                    buffer.copy_(value)
 
 
 @contextmanager
 def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """Random numbers that the model may draw come from ``seed``; the generators go on as if there had been none."""
+    """Random numbers of the model come from ``seed``; the state of the generators is restored."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not restored
@@ -287,15 +287,15 @@ def _matching(model: nn.Module, pattern: str) -> set[str]:
     part = r"[^.]*"
     expression = re.escape(pattern).replace(r"\*", part).replace(r"\?", "[^.]")
     names = [name for name, _ in model.named_modules() if name]
-    found = {name for name in names if re.fullmatch(expression, name)}
-    if not found:
+    matches = {name for name in names if re.fullmatch(expression, name)}
+    if not matches:
         near = nearest(pattern, names) or names[:3]
         raise UsageError(f"blocks (={pattern!r}) matches no module of {type(model).__name__}; it has {', '.join(near)}")
-    return found
+    return matches
 
 
 def _example(model: nn.Module) -> str:
-    """A pattern that fits the model: the children of its largest container."""
+    """A pattern for the model: the children of its largest container."""
     sizes = {name: len(list(module.children())) for name, module in model.named_modules() if name}
     largest = max(sizes, key=sizes.__getitem__, default="")
     return f"{largest}.*" if sizes.get(largest) else "*"

@@ -1,4 +1,4 @@
-"""A recorded signal propagation plot: its rows, and what is made of them."""
+"""A recorded signal propagation plot: its rows, with tables, pictures and findings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ class SPP(Recording):
         """Write a table (.csv, .json) or a picture (.png, .svg, .pdf).
 
         Raises:
-            UsageError: another suffix, a folder that does not exist, or one of this name.
+            UsageError: another suffix; the folder does not exist; ``path`` is a folder.
         """
         path = Path(path)
         if not path.parent.is_dir():
@@ -43,7 +43,7 @@ class SPP(Recording):
         return plot(self, *others, **options)
 
     def diagnose(self, **options: Any) -> list[Finding]:
-        """What is wrong with the signal, in sentences; see :func:`normfree.spp.diagnose`."""
+        """The faults of the signal, in sentences; see :func:`normfree.spp.diagnose`."""
         return diagnose(self, **options)
 
     def __str__(self) -> str:

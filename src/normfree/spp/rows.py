@@ -1,4 +1,4 @@
-"""What is recorded: rows of numbers, as a table, CSV, JSON."""
+"""The numbers of a recording: rows, as a table, CSV, JSON."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 @dataclass
 class BlockTheory:
-    """What a Normalizer-Free block should make of the variance that arrived, whatever happened before it.
+    """The expected variances of a Normalizer-Free block for the actual variance of its input.
 
     Attributes:
         beta: the block's; res_var: of its branch's end, losses to zero padding included.
@@ -37,14 +37,14 @@ class Row:
         transition: the shortcut is a projection of the signal.
         avg_sq_mean, avg_var: of the block's output.
         res_avg_var, res_avg_sq_mean: at the residual branch's end, before skip gain, alpha and layer scale.
-        added_var: of what is added to the shortcut, behind them.
-        shortcut_var: of the shortcut; None where it is the row before's output, untouched.
+        added_var: of the tensor that is added to the shortcut, behind them.
+        shortcut_var: of the shortcut; None if it is the unchanged output of the row before.
         expected_var: the theory's ``avg_var``: the branch's and the shortcut's variance add up. Of a Normalizer-Free
             network without any measurement, from alpha, beta and skip gains alone. None behind an activation.
         expected_res_var: the theory's ``res_avg_var``, of Normalizer-Free networks.
         gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
-        activated: the sum was activated (or else changed) before it left the block.
-        normalized: a normalization layer is at work in the block.
+        activated: the sum was activated (or changed otherwise) before it left the block.
+        normalized: the block has a normalization layer.
         shape: of the block's output, without the batch; values: of one channel in it, over the batch.
         module: name of the module that merges.
         theory: of a Normalizer-Free block.
@@ -91,7 +91,7 @@ class Recording:
         name: of the network.
         rows: one per block.
         stem: statistics of the first block's input.
-        output: of what the network returns; None where that is no tensor of numbers with a batch, or not recorded.
+        output: statistics of the network's output; None if it is no float tensor with a batch, or not recorded.
         lost: names of the parameters with values that are not finite.
     """
 
@@ -140,10 +140,10 @@ class Recording:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave.
+        """From the result of :meth:`to_dict`.
 
         Raises:
-            UsageError: it is something else.
+            UsageError: it is no such result.
         """
         try:
             stem, output = (_row(row) if row else None for row in (content["stem"], content.get("output")))
@@ -156,7 +156,7 @@ class Recording:
         return json.dumps(self.to_dict(), indent=1)
 
     def to_csv(self) -> str:
-        """A line per block, the stem first; empty where there is nothing."""
+        """A line per block, the stem first; missing values are empty."""
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
         table.writeheader()

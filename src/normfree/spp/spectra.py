@@ -1,4 +1,4 @@
-"""Singular values of the weights: the collapse that variances do not show (NF-ResNets, appendix A.1)."""
+"""Singular values of the weights, whose collapse variances do not show (NF-ResNets, appendix A.1)."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Spectrum:
     """Singular values of one layer's weight as a matrix of outputs by fan-in; of groups, over all of them.
 
     Attributes:
-        largest, smallest: singular values. A standardized weight sends the constant input to 0, so that one of its
-            singular values is 0 where it has as many outputs as inputs: that one is left out.
-        condition: ``largest / smallest``; all three are nan where a weight is not finite.
+        largest, smallest: singular values. A standardized weight maps the constant input to 0, so that one singular
+            value is 0 if it has as many outputs as inputs; this one is left out.
+        condition: ``largest / smallest``; all three are nan if a weight is not finite.
         shape: outputs per group and fan-in.
     """
 
@@ -42,12 +42,12 @@ def spectra(model: nn.Module) -> list[Spectrum]:
     ((2, 2), True)
     """
     model = getattr(model, "_orig_mod", model)
-    found = []
+    results = []
     for name, layer in model.named_modules():
         weight = _weight(layer)
         if weight is not None:
-            found.append(_spectrum(name, weight, getattr(layer, "groups", 1), isinstance(layer, WSConv2d)))
-    return found
+            results.append(_spectrum(name, weight, getattr(layer, "groups", 1), isinstance(layer, WSConv2d)))
+    return results
 
 
 def _weight(layer: nn.Module) -> Tensor | None:

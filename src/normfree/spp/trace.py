@@ -1,9 +1,8 @@
-"""Finding residual blocks while a network runs: module hooks say where it is, a dispatch mode sees what is added.
+"""Finding residual blocks while a network runs, by module hooks and a dispatch mode that sees additions.
 
 A residual merge is an addition (or subtraction) of two activations of one shape, of which one, the branch, has passed
-more convolutions or linear layers than the other, the shortcut. Nothing is looked up by class or module name, so
-networks that nobody has listed are understood as well, and nothing is changed: the operations run as they would
-without us.
+more convolutions or linear layers than the other, the shortcut. No class or module names are used, so unknown
+networks are understood as well. Nothing is changed: the operations run as they would without the tracer.
 """
 
 import weakref
@@ -34,8 +33,8 @@ class Merge:
 
     Attributes:
         branch: moments of the branch's end, before skip gain, alpha and layer scale; ``added``: behind them.
-        shortcut_var: variance of the shortcut; None where it is what the block before put out, untouched.
-        output: moments of what the sum has become when the block returns it; ``activated``: it is not the sum itself.
+        shortcut_var: variance of the shortcut; None if it is the unchanged output of the block before.
+        output: moments of the sum when the block returns it; ``activated``: it has been changed since the addition.
     """
 
     child: str
@@ -53,7 +52,7 @@ class Merge:
     activated: bool = False
 
     def settle(self) -> Moments:
-        """Take the moments of the sum, and let go of it."""
+        """Take the moments of the sum, and drop its tensor."""
         if self.output is None:
             assert self.result is not None
             self.activated = self.activated or self.result._version != self.version
@@ -63,12 +62,12 @@ class Merge:
 
 @dataclass
 class Frame:
-    """A module at work.
+    """A running module.
 
     Attributes:
-        inputs: activations that it was given, the deepest of depth ``depth``; since: the time it began.
+        inputs: its input activations, the deepest of depth ``depth``; since: the time of its start.
         signal: depth of its last merge, or of its input.
-        normalized: a normalization has been at work in it.
+        normalized: it has run a normalization.
     """
 
     name: str
@@ -81,21 +80,21 @@ class Frame:
 
 
 class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
-    """Calls ``found(frame, output moments)`` for every residual block, or every module of ``named``, when it is done.
+    """Calls ``on_block(frame, output moments, shape)`` at the end of every residual block, or module of ``named``.
 
     Args:
-        stem: called with the moments of the first block's input.
+        on_stem: called with the moments of the first block's input.
         named: names of the modules to take as blocks; None: those that merge.
     """
 
     def __init__(
         self,
-        found: Callable[[Frame, Moments | None, torch.Size], None],
-        stem: Callable[[Moments], None],
+        on_block: Callable[[Frame, Moments | None, torch.Size], None],
+        on_stem: Callable[[Moments], None],
         named: set[str] | None = None,
     ):
         super().__init__()
-        self.found, self.stem, self.named = found, stem, named
+        self.on_block, self.on_stem, self.named = on_block, on_stem, named
         self.frames: list[Frame] = []
         self.origins = Origins()
         self.paused, self.started = False, False
@@ -103,7 +102,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
     @contextmanager
     def watching(self, model: nn.Module, x: Tensor) -> Iterator[None]:
-        """Hooks and mode are on inside and gone afterwards, also after an exception."""
+        """Hooks and mode are active inside the ``with`` block, and removed afterwards, also after an exception."""
         self.origins[x] = Origin()
         hooks = []
         try:
@@ -133,7 +132,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
     def _leaving(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         frame = self.frames.pop()
-        if output is None:  # it raised, which the model may catch
+        if output is None:  # the module raised; the model may catch it
             return
         tensor = next((x for x in tensors_in(output) if self.origins[x] is not None), None)
         with self._pause():
@@ -146,7 +145,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
-        """Our own operations are not watched."""
+        """Do not watch the tracer's own operations."""
         self.paused = True
         try:
             yield
@@ -154,28 +153,28 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
             self.paused = False
 
     def _start(self, frame: Frame) -> None:
-        """Measure what the first block is given, before it may change it in place."""
+        """Measure the first block's input, before the block may change it in place."""
         if not self.started and frame.inputs:
-            self.stem(self.origins.moments(frame.inputs[0]))
+            self.on_stem(self.origins.moments(frame.inputs[0]))
             self._remember(frame.inputs[0])
         self.started = True
 
     def _remember(self, x: Tensor, *, changing: bool = False) -> None:
-        """The signal, which the next row's shortcut is compared with; ``changing``: its version is yet to count."""
+        """Store the signal, to compare the next row's shortcut with; ``changing``: its version will still increase."""
         self.latest = (weakref.ref(x), x._version + changing)
 
     def _take_out_scale(self, layer: SameConv2d, x: Tensor, scale: Tensor, output: Tensor) -> None:
-        """Our convolutions multiply alpha and skip gain into their weight; the branch ends before them."""
+        """Undo alpha and skip gain, which normfree's convolutions have in their weight; the branch ends before them."""
         factor = scale.detach().double().reshape(-1)
         before = None
-        if not factor.all():  # the output is 0: what it would be without the scale
+        if not factor.all():  # the output is 0: measure it without the scale
             pointwise = layer.kernel_size == layer.stride == layer.groups == 1 and x.is_floating_point()
             weight, bias = layer.effective_weight(), layer.bias
             before = projected_moments(x, weight, bias) if pointwise else channel_moments(layer.forward(x), 1)
         self.origins[output] = replace(self.origins.known(output), factor=factor, before=before)
 
     def _report(self, frame: Frame, output: Tensor | None) -> None:
-        """The last merge counts as what the module returns, which may be activated; inner sums of it are dropped."""
+        """The last merge stands for the module's output, which may be activated; inner sums of it are dropped."""
         alike = [merge for merge in frame.merges if output is not None and merge.shape.numel() == output.numel()]
         if output is not None and alike:
             frame.merges, last = alike, alike[-1]
@@ -183,14 +182,14 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
                 last.activated = last.result is None or not _same_memory(output, last.result)
                 last.result, last.dim, last.shape = output, self.origins.channel_dim(output), output.shape
         for merge in frame.merges + [merge for outer in self.frames for merge in outer.merges]:
-            merge.settle()  # those of outer modules stand: what these return has been through this one, too
+            merge.settle()  # of outer modules, too: their output has passed this module
         alone = None if frame.merges or output is None else self.origins.moments(output)
         if output is not None:
             self._remember(output)
-        self.found(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
+        self.on_block(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
 
     def _label(self, frame: Frame, output: Tensor) -> None:
-        """What a module returns is what it is for: plain numbers that it multiplied with belong to its function."""
+        """Plain numbers that a module multiplied its output with belong to its function."""
         origin = self.origins.known(output)
         origin = origin if origin.number is None else origin.plain()
         if origin.depth > frame.depth:
@@ -223,7 +222,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         return output
 
     def _merge(self, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Merge | None:
-        """The residual merge that an operation is about to do, if it is one."""
+        """The residual merge of an operation that is about to run, if it is one."""
         if kind in (aten.add, aten.add_, aten.sub, aten.sub_):  # signs do not matter to squares
             a, b, gate = *args[:2], None
             alpha = kwargs.get("alpha", 1)
@@ -238,7 +237,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         frame = self._owner(a, b)
         if frame is None:
             return None
-        summed = frame.merges[-1].result if frame.merges else None  # a second branch beside the first is as deep
+        summed = frame.merges[-1].result if frame.merges else None  # a second parallel branch has the same depth
         if one.depth == two.depth and not any(x is summed for x in (a, b)):
             return None
         shortcut, branch = (a, b) if two.depth > one.depth or a is summed else (b, a)
@@ -253,7 +252,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         return merge
 
     def _owner(self, a: Tensor, b: Tensor) -> Frame | None:
-        """The module whose merge it is: not one that merely adds what it is given."""
+        """The module of a merge; a module that only adds its inputs is none."""
         for frame in reversed(self.frames):
             if self.named is not None:
                 if frame.name in self.named:

@@ -1,8 +1,8 @@
-"""What is wrong with the signal of a trained network.
+"""The faults of a trained network's signal.
 
-Training moves variances away from what initialization gave them: in healthy runs by a factor of 10 and more, with
-branches a hundred times as large as theory's. What holds at any time is asked here: values are finite, the output
-depends on the input, branches give something. The rest is compared with the same run's first record.
+Training changes variances: in healthy runs by a factor of 10 and more, with branches a hundred times as large as
+theory's. The rules here hold at any time: values are finite, the output depends on the input, branches vary. The rest
+is compared with the first recording of the same run.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from .rows import Recording, Row
 from .spectra import Spectrum
 
 # measured at every recording of five healthy runs, four on digits (97 to 99 %) and one on scenes, and two at chance
-FLAT = 1e8  # the same of the network's output, which may be numbers such as years: 1e-4 of their size is no chance
+FLAT = 1e8  # the same for the network's output, which may be numbers such as years, that vary by 1e-4 of their size
 CONSTANT = 100.0  # squared mean over variance: up to 2, and 28 in a run without clipping; 600 to 30,000 at chance
 STILL = 1e-6  # variance of a branch over its input's: from 0.14 on; 0 behind units that are all off
 DRIFT = 1000.0  # variance against the first record: up to 100-fold; 6,000- and 50,000-fold at chance
@@ -28,7 +28,7 @@ def trained_findings(spp: Recording, first: Frame | None = None, spectra: Sequen
 
     Args:
         first: of the same run, before or early in training, on the same inputs.
-        spectra: of the weights now; looked at for values that are not finite, and compared with those of ``first``.
+        spectra: of the weights now; checked for values that are not finite, and compared with those of ``first``.
 
     Raises:
         UsageError: ``first`` is of other blocks.
@@ -45,22 +45,22 @@ def trained_findings(spp: Recording, first: Frame | None = None, spectra: Sequen
 
 
 def _constant(spp: Recording) -> list[Finding]:
-    """The last block says nearly the same of every input; a normalization would take that mean away."""
+    """The last block's output is nearly the same for every input; a normalization would remove that mean."""
     last = spp.rows[-1]
     if last.normalized or last.values == 1 or last.avg_sq_mean <= CONSTANT * last.avg_var:
         return []
-    from_here = [row for row in spp.rows if row.avg_sq_mean > CONSTANT * row.avg_var]
-    row = from_here[0]
+    constant = [row for row in spp.rows if row.avg_sq_mean > CONSTANT * row.avg_var]
+    row = constant[0]
     text = (
         f"the network says nearly the same of every input: from {row.block} on, the squared channel mean is "
         f"{row.avg_sq_mean / row.avg_var:.2g} times the variance ({row.avg_sq_mean:.3g} to {row.avg_var:.3g}); "
         "go back to an earlier checkpoint, with a smaller learning rate or clipping"
     )
-    return [Finding("constant output", tuple(row.block for row in from_here), text)]
+    return [Finding("constant output", tuple(row.block for row in constant), text)]
 
 
 def _flat(spp: Recording) -> list[Finding]:
-    """What the network returns is the same for every input, although its last block says something."""
+    """The network's output is the same for every input, although that of its last block varies."""
     output = spp.output
     if output is None or output.values == 1 or 0 < output.avg_var >= output.avg_sq_mean / FLAT:
         return []
@@ -77,36 +77,36 @@ def _still(spp: Recording) -> list[Finding]:
     still: list[Row] = []
     before = spp.stem
     for row in spp.rows:
-        given = before.avg_var if before is not None else row.avg_var
-        if row.res_avg_var is not None and row.values != 1 and row.res_avg_var <= STILL * given:
+        input_var = before.avg_var if before is not None else row.avg_var
+        if row.res_avg_var is not None and row.values != 1 and row.res_avg_var <= STILL * input_var:
             still.append(row)
         before = row
     if not still:
         return []
-    some = ", ".join(row.block for row in still[:3]) + (f" and {len(still) - 3} more" if len(still) > 3 else "")
+    names = ", ".join(row.block for row in still[:3]) + (f" and {len(still) - 3} more" if len(still) > 3 else "")
     branches = sum(row.res_avg_var is not None for row in spp.rows)
     one = len(still) == 1
     text = (
         f"{len(still)} of {counted(branches, 'branch', 'branches')} {'does' if one else 'do'} not vary with the input "
-        f"({some}): "
+        f"({names}): "
         f"{'its' if one else 'their'} units are off for every input, or {'its' if one else 'their'} last weights are 0"
     )
     return [Finding("dead branch", tuple(row.block for row in still), text)]
 
 
 def _drift(spp: Recording, first: Frame) -> list[Finding]:
-    """A block's variance is far from what it was."""
-    pairs = [(row, was) for row, was in zip(spp.rows, first.spp.rows, strict=True) if row.avg_var > 0 < was.avg_var]
-    factors = {row.block: max(row.avg_var / was.avg_var, was.avg_var / row.avg_var) for row, was in pairs}
+    """A block's variance is far from its first one."""
+    pairs = [(row, old) for row, old in zip(spp.rows, first.spp.rows, strict=True) if row.avg_var > 0 < old.avg_var]
+    factors = {row.block: max(row.avg_var / old.avg_var, old.avg_var / row.avg_var) for row, old in pairs}
     far = sorted((block for block in factors if factors[block] > DRIFT), key=lambda block: -factors[block])
     if not far:
         return []
-    row, was = next(pair for pair in pairs if pair[0].block == far[0])
-    what = "grew" if row.avg_var > was.avg_var else "fell"
+    row, old = next(pair for pair in pairs if pair[0].block == far[0])
+    what = "grew" if row.avg_var > old.avg_var else "fell"
     more = f"; {len(far)} of {len(spp.rows)} blocks are further than {DRIFT:.0f}-fold away" if len(far) > 1 else ""
     text = (
         f"the variance at {row.block} {what} {factors[far[0]]:.2g}-fold since step {first.step}, from "
-        f"{was.avg_var:.3g} to {row.avg_var:.3g}{more}"
+        f"{old.avg_var:.3g} to {row.avg_var:.3g}{more}"
     )
     return [Finding("drift", tuple(far), text)]
 

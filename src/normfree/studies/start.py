@@ -245,7 +245,7 @@ class _Work:
         return f"{shown}{counted(result.step, 'step')} in {result.seconds or 0:.1f} s"
 
     def _stopped(self) -> bool:
-        return self.stop.asked is not None
+        return self.stop.received is not None
 
     def _count(self, mine: Sequence[Planned]) -> str:
         done = sum(self.results.of(one).done for one in mine)

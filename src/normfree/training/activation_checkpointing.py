@@ -1,4 +1,4 @@
-"""Activation checkpointing: a stage keeps the inputs of its blocks alone and computes the rest again."""
+"""Activation checkpointing: a stage keeps only the inputs of its blocks and computes the rest again."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -10,13 +10,13 @@ from ..errors import UsageError
 
 @runtime_checkable
 class SupportsCheckpointing(Protocol):
-    """A network that can keep the inputs of its blocks alone for the backward pass, in these stages or in all."""
+    """A network that can keep only the inputs of its blocks for the backward pass, in some stages or in all."""
 
     def set_grad_checkpointing(self, enable: bool = True, stages: Sequence[int] | None = None) -> None: ...
 
 
 def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> None:
-    """Keep block inputs alone in these stages, or in "all".
+    """Keep only block inputs in these stages, or in "all".
 
     >>> set_checkpointing(normfree.create_model("nf_resnet50"), "all")
     >>> set_checkpointing(nn.Linear(1, 1), "all")
@@ -24,7 +24,7 @@ def set_checkpointing(model: nn.Module, stages: Sequence[int] | str | None) -> N
     normfree.errors.UsageError: train.activation_checkpointing needs a network with set_grad_checkpointing; it has none
 
     Raises:
-        UsageError: no such stage, or a network that has no stages.
+        UsageError: no such stage, or a network without stages.
     """
     if stages is None:
         return

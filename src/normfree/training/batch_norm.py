@@ -1,4 +1,4 @@
-"""BatchNorm with micro-batches and several processes: it normalizes over what it sees, not over the batch."""
+"""BatchNorm with micro-batches and several processes: it normalizes over a part of the batch."""
 
 from torch import nn
 
@@ -9,10 +9,10 @@ from .config import TrainConfig
 
 
 def seen_by_batch_norm(model: nn.Module, train: TrainConfig, optim: OptimConfig, processes: int) -> str | None:
-    """How many images a network's BatchNorm sees where these are not the whole batch, in a sentence; None otherwise.
+    """A note if a network's BatchNorm does not normalize over the whole batch; else None.
 
     Raises:
-        UsageError: ``train.micro_batch`` is "auto", so that the result would depend on the memory that is free.
+        UsageError: ``train.micro_batch`` is "auto": the result would depend on the free memory.
     """
     names = batch_norms(model)
     if not names:
@@ -28,6 +28,6 @@ def seen_by_batch_norm(model: nn.Module, train: TrainConfig, optim: OptimConfig,
     if seen < train.batch_size:
         notes.append(f"BatchNorm normalizes over {seen} images at a time, not over the batch of {train.batch_size}")
     if optim.sam_rho is not None or train.activation_checkpointing is not None:
-        why = "optim.sam_rho" if optim.sam_rho is not None else "train.activation_checkpointing"
-        notes.append(f"BatchNorm's running statistics are updated twice in each step, because of {why}")
+        cause = "optim.sam_rho" if optim.sam_rho is not None else "train.activation_checkpointing"
+        notes.append(f"BatchNorm's running statistics are updated twice in each step, because of {cause}")
     return "; ".join(notes) or None

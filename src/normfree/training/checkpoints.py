@@ -19,10 +19,10 @@ from ..errors import RunFailed, UsageError
 from ..files import regular, sync
 
 MANIFEST, STATE, WEIGHTS, KEY = "manifest.json", "state.json", "weights.safetensors", "normfree"
-FORMAT = 2  # of a run's JSON files, which say it; those of 1 did not say theirs
-# what systems say that have no symbolic links, or not for everyone (EINVAL: Windows)
+FORMAT = 2  # of a run's JSON files, written as "format"; files of format 1 do not have this entry
+# errors of systems without symbolic links, or without the permission to make them (EINVAL: Windows)
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-OWN = re.compile(r"step-[0-9]{8,}(\.part|\.old)?")  # what is made here, and may be removed; the rest is the user's
+FOLDER_NAME = re.compile(r"step-[0-9]{8,}(\.part|\.old)?")  # only folders of such a name are ever removed
 Tensors = Mapping[str, Tensor]
 
 
@@ -30,8 +30,8 @@ class Checkpoints:
     """Writes ``FOLDER/step-N/`` and the links ``last`` and ``best`` to them.
 
     A folder is written under another name, synchronized with the disk and renamed, so that a kill at any moment leaves
-    the one before; that one is kept, too, in case the disk damages the last. Where there are no symbolic links, the
-    newest is the last one, and its state says which is the best.
+    the previous checkpoint intact. The last two are kept, in case the disk damages the last one. Without symbolic
+    links, the newest is the last one, and its state names the best one.
 
     Args:
         folder: of all checkpoints of a run.
@@ -39,21 +39,21 @@ class Checkpoints:
         keep_every: keep the checkpoints of steps that are multiples of it.
 
     Attributes:
-        saved_step: of the last one; None: there is none.
+        saved_step: of the last checkpoint; None: there is none.
     """
 
     def __init__(self, folder: str | Path, description: Mapping[str, Any], keep_every: int | None = None):
         self.folder, self.description, self.keep_every = Path(folder), dict(description), keep_every
         self.saved_step: int | None = None
-        self._counted: list[int] = []  # the steps that are kept whatever follows, newest first
-        self._source: Path | None = None  # what the run goes on from, if the user has renamed it
+        self._recent: list[int] = []  # steps of the checkpoints that the next save keeps, newest first
+        self._source: Path | None = None  # the checkpoint that the run was resumed from, if the user has renamed it
 
-    def goes_on(self, step: int, *, source: Path | None = None, aside: bool = False) -> None:
-        """A run goes on from one of these, the folder ``source``; ``aside`` as it was saved."""
+    def resume_from(self, step: int, *, source: Path | None = None, provisional: bool = False) -> None:
+        """Continue after the checkpoint of ``step`` in the folder ``source``; ``provisional`` as in :meth:`save`."""
         self.saved_step = step
         self._source = source if source is not None and _order(source)[0] not in (-1, step) else None
-        there = [_order(path)[0] for path in saved(self.folder)]
-        self._counted = [n for n in dict.fromkeys(there) if n < step or (n == step and not aside)][:2]
+        steps = dict.fromkeys(_order(path)[0] for path in saved(self.folder))
+        self._recent = [n for n in steps if n < step or (n == step and not provisional)][:2]
 
     def save(
         self,
@@ -62,65 +62,72 @@ class Checkpoints:
         state: Mapping[str, Any],
         *,
         best: bool = False,
-        aside: bool = False,
+        provisional: bool = False,
     ) -> Path:
         """One checkpoint: ``NAME.safetensors`` of each set of tensors, and ``state`` as JSON.
 
         Args:
-            aside: nothing has been learned since the one before: the next one takes this one's place, and none from
-                before it has to go.
+            best: it is the best one so far.
+            provisional: the weights are those of the previous checkpoint, so this one does not count as one of the last
+                two: no older one is removed for it, and the next save removes it.
 
         Raises:
-            RunFailed: it cannot be written; the ones before are intact.
+            RunFailed: it cannot be written; the previous ones are intact.
         """
         final = self.folder / _name(step)
         part, old = final.with_name(final.name + ".part"), _old(final)
         state = dict(format=FORMAT, **state)
         try:
-            self._put_back()
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            for name, tensors in files.items():
-                description = {**self.description, **state.get("metrics", {}), "step": step, "kind": name}
-                _write_tensors(part / f"{name}.safetensors", tensors, description)
-            _write(part / STATE, json.dumps(state).encode())
-            sums = {path.name: dict(bytes=path.stat().st_size, sha256=_sum(path)) for path in sorted(part.iterdir())}
-            _write(part / MANIFEST, json.dumps(dict(format=FORMAT, step=step, files=sums), indent=1).encode())
-            sync(part)
+            self._restore_old()
+            self._write_folder(part, step, files, state)
             if final.exists():  # a damaged one, or this step a second time
                 os.rename(final, old)
             os.rename(part, final)
             shutil.rmtree(old, ignore_errors=True)
             best_step = step if best else _best_step(state)
-            # first: a kill before the next line does this step again
+            # before "last": after a kill between the two, this step is done again
             if best_step is not None and (best or self._lacks_link(best_step)):
                 _link(self.folder / "best", _name(best_step))
             _link(self.folder / "last", final.name)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            for link in ("last.part", "best.part"):
-                (self.folder / link).unlink(missing_ok=True)
+            self._remove_unfinished_links()
             reason = getattr(error, "strerror", None) or error
             raise RunFailed(f"cannot write checkpoint {final}: {reason}") from error
         self.saved_step = step
-        before = [n for n in self._counted if n < step]
-        self._counted = before if aside else [step, *before][:2]
-        self._remove_others(step, *self._counted, _best_step(state))
+        earlier = [n for n in self._recent if n < step]
+        self._recent = earlier if provisional else [step, *earlier][:2]
+        self._remove_others(step, *self._recent, _best_step(state))
         return final
 
-    def tidy(self, best: int | None) -> None:
-        """Remove what a kill left: half of a checkpoint, and those that were about to go. ``best``: the best one's."""
-        self._put_back()
-        self._remove_others(self.saved_step, *self._counted, best)
-        for link in ("last.part", "best.part"):
-            (self.folder / link).unlink(missing_ok=True)
+    def _write_folder(self, folder: Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+        """All files of a checkpoint, and their checksums."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, tensors in files.items():
+            description = {**self.description, **state.get("metrics", {}), "step": step, "kind": name}
+            _write_tensors(folder / f"{name}.safetensors", tensors, description)
+        _write(folder / STATE, json.dumps(state).encode())
+        sums = {path.name: dict(bytes=path.stat().st_size, sha256=_sha256(path)) for path in sorted(folder.iterdir())}
+        _write(folder / MANIFEST, json.dumps(dict(format=FORMAT, step=step, files=sums), indent=1).encode())
+        sync(folder)
 
-    def saved_in(self, *, elsewhere: bool = False) -> Path | None:
-        """Where the last one is, as a user finds it; None if none has been saved, or it is gone.
+    def tidy(self, best: int | None) -> None:
+        """Remove the leftovers of a killed run: unfinished checkpoints, and those that a save would have removed.
 
         Args:
-            elsewhere: another process has written it, perhaps on a machine whose disk is not seen here.
+            best: step of the best checkpoint.
+        """
+        self._restore_old()
+        self._remove_others(self.saved_step, *self._recent, best)
+        self._remove_unfinished_links()
+
+    def saved_in(self, *, elsewhere: bool = False) -> Path | None:
+        """Path of the last checkpoint, for a message; None if none has been saved, or it is gone.
+
+        Args:
+            elsewhere: another process has written it, perhaps to the disk of another machine.
         """
         if self.saved_step is None:
             return None
@@ -132,12 +139,12 @@ class Checkpoints:
         return next((path for path in (final, _old(final), self._source, link) if path and path.is_dir()), None)
 
     def _lacks_link(self, best: int) -> bool:
-        """Whether the best one is there and nothing says so, as in a copy without links."""
+        """Whether the best checkpoint exists without its link, as in a copy without links."""
         link = self.folder / "best"
         return not link.is_symlink() and not link.is_dir() and (self.folder / _name(best)).is_dir()
 
-    def _put_back(self) -> None:
-        """What a kill left between the two renames of a save."""
+    def _restore_old(self) -> None:
+        """Undo a save that was killed between its two renames."""
         for old in self._own(".old"):
             final = old.with_name(old.name.removesuffix(".old"))
             if damage(old) is None and (not final.exists() or damage(final) is not None):
@@ -147,7 +154,7 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _remove_others(self, *steps: int | None) -> None:
-        """All but the given ones, the best, those to keep, and what the user has put there."""
+        """Remove all checkpoints except those of ``steps``, the linked ones, and those of ``keep_every``."""
         keep = {_name(step) for step in steps if step is not None}
         keep |= {os.readlink(link) for name in ("last", "best") if (link := self.folder / name).is_symlink()}
         if self._source is not None:
@@ -159,16 +166,20 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _own(self, ending: str = "") -> list[Path]:
-        """Folders by names that are made here."""
-        return [path for path in self.folder.glob(f"step-*{ending}") if OWN.fullmatch(path.name)]
+        """Folders with names that this class gives."""
+        return [path for path in self.folder.glob(f"step-*{ending}") if FOLDER_NAME.fullmatch(path.name)]
+
+    def _remove_unfinished_links(self) -> None:
+        for link in ("last.part", "best.part"):
+            (self.folder / link).unlink(missing_ok=True)
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:
-    """Refuse a JSON file of a run of a later format than this version reads.
+    """Refuse a JSON file of a run whose format is newer than this version reads.
 
     Raises:
-        UsageError: it is, by name.
-        ValueError: what it says is no number of a format.
+        UsageError: it is newer, by name.
+        ValueError: its format is not a positive integer.
     """
     number = content.get("format", 1)
     if type(number) is not int or number < 1:
@@ -178,7 +189,7 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
 
 
 def damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint's folder, in words; None if every file is as it was written.
+    """The problem of a checkpoint's folder, in words; None if every file is as it was written.
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> checkpoints = Checkpoints(folder, dict(model="linear"))
@@ -195,7 +206,7 @@ def damage(checkpoint: str | Path) -> str | None:
     checkpoint = Path(checkpoint)
     try:
         manifest = json.loads(regular(checkpoint / MANIFEST).read_bytes())
-        if _says_otherwise(checkpoint, manifest):
+        if _contradicts_state(checkpoint, manifest):
             return f"{MANIFEST} is damaged"
         check_format(manifest, checkpoint / MANIFEST)
         for name in (WEIGHTS, STATE):
@@ -207,7 +218,7 @@ def damage(checkpoint: str | Path) -> str | None:
                 return f"{MANIFEST} names {name!r:.60}, which is no file of a checkpoint"
             if path.stat().st_size != expected["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-            if _sum(path) != expected["sha256"]:
+            if _sha256(path) != expected["sha256"]:
                 return f"{name} is not what was written"
     except UsageError:
         raise
@@ -218,8 +229,8 @@ def damage(checkpoint: str | Path) -> str | None:
     return None
 
 
-def _says_otherwise(checkpoint: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the state, which the manifest has a checksum of, is of another format or step than the manifest."""
+def _contradicts_state(checkpoint: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the manifest has another format or step than the state."""
     try:
         state = read_state(checkpoint)
         return (state.get("format", 1), state.get("step", manifest["step"])) != (
@@ -227,13 +238,13 @@ def _says_otherwise(checkpoint: Path, manifest: Mapping[str, Any]) -> bool:
             manifest["step"],
         )
     except (OSError, ValueError, AttributeError, RecursionError):
-        return False  # its checksum says more
+        return False  # the checksum of the state decides
 
 
 def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list[str]]:
     """The checkpoint ``which`` of a run's checkpoints, or if it is damaged the newest good one.
 
-    It is found without the links, too, and where it was being replaced when the run was killed.
+    It is found even without the links, and if it was being replaced when the run was killed.
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> checkpoints = Checkpoints(folder, dict(model="linear"))
@@ -242,35 +253,35 @@ def find_checkpoint(folder: str | Path, which: str = "last") -> tuple[Path, list
     True
 
     Returns:
-        Its folder, and what to tell the user about damaged ones.
+        Its folder, and messages for the user about damaged checkpoints.
 
     Raises:
         UsageError: there is no good one, or a newer version wrote it.
     """
     folder = Path(folder)
     steps = saved(folder)
-    wanted = _chosen(folder, which, steps)
-    if wanted is None and which == "best" and steps:
+    chosen = _chosen(folder, which, steps)
+    if chosen is None and which == "best" and steps:
         raise UsageError(f"{folder} has no best checkpoint yet; the first evaluation chooses it")
-    paths = [*([] if wanted is None else [wanted]), *steps, *_copied(folder / which)]
+    paths = [*([] if chosen is None else [chosen]), *steps, *_copied(folder / which)]
     candidates: dict[Path, None] = dict.fromkeys(paths)
     notes = []
     for path in candidates:
-        wrong = damage(path)
-        if wrong is None:
+        problem = damage(path)
+        if problem is None:
             return path, [*notes, f"checkpoint {path} is used instead"] if notes else []
-        notes.append(f"checkpoint {path} is damaged ({wrong})")
+        notes.append(f"checkpoint {path} is damaged ({problem})")
     reason = "; ".join(notes) if candidates else "there is none"
     raise UsageError(f"{folder} has no good checkpoint: {reason}; a run folder is what `normfree train` printed")
 
 
 def saved(folder: Path) -> list[Path]:
-    """All checkpoints that were written to their end, newest first; behind each the one that it was replacing."""
+    """All complete checkpoints, newest first; each is followed by the one that it was replacing, if any."""
     return sorted((path for path in folder.glob("step-*") if _order(path)[0] >= 0), key=_order, reverse=True)
 
 
 def _chosen(folder: Path, which: str, steps: list[Path]) -> Path | None:
-    """The folder that a link is to, or in a copy without links would be; None: the newest, or there is no best."""
+    """The target of the link ``which``, or what it would be in a copy without links; None: the newest, or no best."""
     link = folder / which
     if link.is_symlink():
         final = folder / os.readlink(link)
@@ -285,12 +296,12 @@ def _chosen(folder: Path, which: str, steps: list[Path]) -> Path | None:
 
 
 def _copied(link: Path) -> list[Path]:
-    """The folder that a copy has in a link's place."""
+    """The folder in the place of a link, as some copies have it."""
     return [link] if link.is_dir() and not link.is_symlink() else []
 
 
 def _order(path: Path) -> tuple[int, bool]:
-    """The step of a checkpoint's folder, and whether it is not about to be replaced; -1: it is none."""
+    """The step of a checkpoint's folder (-1: it is none), and whether it was not being replaced."""
     number = path.name.removeprefix("step-").removesuffix(".old")
     return (int(number) if number.isdecimal() else -1), not path.name.endswith(".old")
 
@@ -304,7 +315,7 @@ def _old(final: Path) -> Path:
 
 
 def _best_step(state: Mapping[str, Any]) -> int | None:
-    """The step of the best evaluation, as a state says."""
+    """The step of the best evaluation in a state."""
     best = state.get("best")
     step = best.get("step") if isinstance(best, Mapping) else None
     return step if type(step) is int else None
@@ -316,7 +327,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    """The tensors ``NAME.safetensors`` of such a checkpoint; none if it has no such file."""
+    """The tensors in ``NAME.safetensors`` of such a checkpoint; empty without this file."""
     path = checkpoint / f"{name}.safetensors"
     return load_file(path) if path.is_file() else {}
 
@@ -334,15 +345,15 @@ def _write(path: Path, content: bytes) -> None:
     sync(path)
 
 
-def _sum(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _link(link: Path, target: str) -> None:
-    """Point a symbolic link somewhere else in one step; a folder that a copy has in its place is removed.
+    """Set a symbolic link in one step; a folder in its place, from a copy, is removed.
 
-    Where there are no symbolic links there is none afterwards.
+    On systems without symbolic links, the link is missing afterwards.
     """
     part, old = link.with_name(link.name + ".part"), _old(link)
     with contextlib.suppress(FileNotFoundError):

@@ -19,14 +19,14 @@ class TrainConfig:
         across_epochs: cut batches from the epochs one after the other, as the papers' released code: the last batch of
             an epoch is filled up with images of the next, and a run has images * epochs // batch_size steps. false:
             the images that do not fill a batch are left out, other ones each epoch.
-        micro_batch: compute the gradient in pieces of so many images; exact, since no example sees another, but for
-            BatchNorm, which normalizes over each piece. "auto" measures what fits into the memory that is free. null:
+        micro_batch: compute the gradient in pieces of so many images. This is exact, since no example depends on
+            another; BatchNorm, though, normalizes over each piece. "auto" measures what fits into free memory. null:
             whole batches.
-        activation_checkpointing: stages whose blocks keep their input alone for the backward pass and are computed once
+        activation_checkpointing: stages whose blocks keep only their input for the backward pass and are computed once
             more there, [0, 1] for example, or "all". null: none.
         recompute_weights: compute the standardized weights once more in the backward pass instead of keeping them:
-            as much memory as the weights take is spared, for little time.
-        compile: by torch.compile, in training.
+            this saves as much memory as the weights take, for little time.
+        compile: use torch.compile in training.
         eval_every: epochs between evaluations; there is always one at the end.
         patience: stop after so many evaluations in a row that are no better than the best one. null: never.
         save_every: steps between checkpoints beside those at evaluations. null: none.
@@ -36,12 +36,14 @@ class TrainConfig:
         precision: "bfloat16" or "float16" computes activations and their gradients in it (float16 with a loss scale);
             parameters, standardization and loss stay float32.
         channels_last: memory layout of activations. null: channels last for bfloat16 on a CPU, where it is faster,
-            but with fsdp.
-        threads: CPU threads; small networks are as fast with one, and steadier beside other work. null: torch's choice.
+            except with fsdp.
+        threads: CPU threads. Small networks are as fast with one, and less slowed by other programs. null: torch's
+            choice.
         spp_every: steps between recordings of the signal propagation plot and the weights' spectra (spp.jsonl,
             spp.png). null: none.
-        skip_nonfinite: so many steps in a row whose loss or gradient is not finite are left out before the run stops.
-        tensorboard: write the metrics for TensorBoard, too.
+        skip_nonfinite: how many steps in a row may be left out because their loss or gradient is not finite; at one
+            more, the run stops.
+        tensorboard: also write the metrics for TensorBoard.
         parallel: of several processes, "ddp" keeps the whole network in each, "fsdp" splits its parameters, gradients,
             momentum and averages by rows among them.
         device: "auto" takes CUDA where there is one, else the CPU.
@@ -98,7 +100,7 @@ class TrainConfig:
             raise UsageError(f"train.seed (={self.seed}) must be below 2**40")
 
     def total_steps(self, steps_per_epoch: Fraction | int) -> int:
-        """Steps of the run, of which an epoch has so many, perhaps with a fraction."""
+        """Steps of the run; an epoch may have a fractional number of steps."""
         if self.steps is not None:
             return self.steps
         if self.across_epochs:

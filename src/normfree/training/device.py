@@ -1,4 +1,4 @@
-"""Where a network is trained: the device by its name, and how tensors lie in its memory."""
+"""The device of a training run, and the memory layout of its tensors."""
 
 import torch
 
@@ -13,7 +13,7 @@ def pick_device(name: str, float64: bool = False) -> torch.device:
     device(type='cpu')
 
     Args:
-        float64: whether sums are taken in float64 there, as in training.
+        float64: whether the device must have float64, as training needs for its sums.
 
     Raises:
         UsageError: no such device here, or one without float64.
@@ -36,14 +36,14 @@ def pick_device(name: str, float64: bool = False) -> torch.device:
 
 
 def _devices() -> str:
-    """Names of the devices that are here, for an error message."""
+    """Names of the available devices, for an error message."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ["auto", "cpu", *(f"cuda:{index}" for index in range(count))]
     return ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 def memory_format_of(train: TrainConfig, device: torch.device) -> torch.memory_format:
-    """Of activations and weights: what the recipe says, else what was measured to be faster (docs/performance.md)."""
+    """Of activations and weights: the recipe's choice, else the one measured to be faster (docs/performance.md)."""
     last = train.channels_last
     if last is None:
         last = device.type == "cpu" and train.precision == "bfloat16" and train.parallel != "fsdp"

@@ -22,10 +22,10 @@ from ..errors import RunFailed, UsageError
 from ..optim.sharded import is_sharded
 from ..words import counted
 
-PATIENCE = datetime.timedelta(minutes=30)  # a process waits so long for the others, wherever it does
-# what gloo, NCCL and the store say when a process is gone, beside errors that have a type of their own
+TIMEOUT = datetime.timedelta(minutes=30)  # of every wait for other processes
+# messages of gloo, NCCL and the store about a process that has ended, or does not answer
 _GONE = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "gloo/transport")
-_SILENT = ("timed out", "timeout")
+_TIMED_OUT = ("timed out", "timeout")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Replicas:
     def shard(self, model: nn.Module, device: torch.device) -> None:
         """Split the parameters by rows over all processes (FSDP2); in place.
 
-        They are gathered block by block of the ``stages`` of the network and of the networks in it; the rest at once.
+        They are gathered block by block in the ``stages`` of the network and of its subnetworks; the rest at once.
         """
         if self.world == 1:
             return
@@ -123,8 +123,8 @@ def exchange_gradients(model: nn.Module, exchange: bool) -> None:
 def gathered(model: nn.Module) -> Iterator[None]:
     """Whole parameters of a sharded network (FSDP2) in every process, inside, as plain tensors of the modules.
 
-    They are copies: what each process changes in its own is seen by its forward and backward passes and forgotten at
-    the end. Gradients are exchanged as usual.
+    They are copies: changes are seen by the forward and backward passes of their own process, and are lost at the end.
+    Gradients are exchanged as usual.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -142,15 +142,15 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def lost(error: BaseException) -> str | None:
-    """What to say of an error that another process of the run caused by ending or by not answering; None: it did not.
+def peer_failure(error: BaseException) -> str | None:
+    """The message for an error that another process of the run caused by ending or not answering; None: it did not.
 
-    Between processes such errors have no one type: gloo's are RuntimeError, NCCL's DistBackendError.
+    Such errors have no common type: gloo raises RuntimeError, NCCL DistBackendError.
     """
     text = str(error).lower()
     known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
-    if known and any(words in text for words in _SILENT):
-        minutes = counted(round(PATIENCE.total_seconds() / 60), "minute")
+    if known and any(words in text for words in _TIMED_OUT):
+        minutes = counted(round(TIMEOUT.total_seconds() / 60), "minute")
         return f"another process of this run has given no answer for {minutes}"
     if isinstance(error, RuntimeError) and (known or any(words in text for words in _GONE)):
         return "another process of this run has ended before its time; its own lines say why, unless it was killed"
@@ -170,8 +170,8 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
 
     Raises:
         UsageError: torchrun's variables are incomplete; there are fewer GPUs than processes on a machine, or some
-            processes have a GPU and others none. All processes say the last two.
-        RunFailed: another process has ended, or has not answered for ``PATIENCE``.
+            processes have a GPU and others none. All processes raise the last two.
+        RunFailed: another process has ended, or has not answered for ``TIMEOUT``.
     """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield Replicas()
@@ -182,34 +182,34 @@ def replicas(device: str = "auto") -> Iterator[Replicas]:
         raise UsageError(f"WORLD_SIZE is set, but {error} is not; start several processes with torchrun") from error
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     try:
-        # torchrun may restart the processes over one store, in which the addresses of the dead ones still are
-        store, _, _ = next(rendezvous("env://", rank, world, timeout=PATIENCE))
+        # torchrun may restart the processes with the same store, which still has the addresses of the old ones
+        store, _, _ = next(rendezvous("env://", rank, world, timeout=TIMEOUT))
         attempt = PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         _same_backend(attempt, rank, world, _backend(on_gpu, local))
         if on_gpu:
             torch.cuda.set_device(local)
         dist.init_process_group(
-            "nccl" if on_gpu else "gloo", store=attempt, rank=rank, world_size=world, timeout=PATIENCE
+            "nccl" if on_gpu else "gloo", store=attempt, rank=rank, world_size=world, timeout=TIMEOUT
         )
         try:
-            yield Replicas(rank, world, local, dist.new_group(backend="gloo", timeout=PATIENCE))
+            yield Replicas(rank, world, local, dist.new_group(backend="gloo", timeout=TIMEOUT))
         finally:
             dist.destroy_process_group()
     except RuntimeError as error:
-        if isinstance(error, RunFailed) or (reason := lost(error)) is None:
+        if isinstance(error, RunFailed) or (reason := peer_failure(error)) is None:
             raise
         raise RunFailed(reason) from error
 
 
 def _backend(on_gpu: bool, local: int) -> str:
-    """What this process exchanges gradients on, or why it cannot."""
+    """The kind of device on which this process exchanges gradients, or why it cannot."""
     if on_gpu and local >= torch.cuda.device_count():
         return f"LOCAL_RANK (={local}) has no GPU: {torch.cuda.device_count()} are there"
     return "GPU" if on_gpu else "CPU"
 
 
 def _same_backend(store: Store, rank: int, world: int, own: str) -> None:
-    """Refuse processes on GPUs beside others on CPUs, in each of them; they would wait for each other for ever."""
+    """Raise in all processes if some are on GPUs and others on CPUs; they would wait for each other for ever."""
     names = [f"backend of {number}" for number in range(world)]
     store.set(names[rank], own)
     if rank == 0:
@@ -218,7 +218,7 @@ def _same_backend(store: Store, rank: int, world: int, own: str) -> None:
     for number, one in enumerate(backends):
         if one not in ("GPU", "CPU") or one != backends[0]:
             store.set(f"{names[rank]}, read", "")
-            if rank == 0:  # which may be the one that keeps the store
+            if rank == 0:  # this process may host the store
                 store.wait([f"{name}, read" for name in names])
             raise UsageError(
                 f"process {number}: {one}"

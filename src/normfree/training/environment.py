@@ -1,4 +1,4 @@
-"""Where and with what a run was computed."""
+"""The machine, the software and the command of a run."""
 
 import datetime
 import platform
@@ -14,12 +14,12 @@ from ..version import __version__
 
 
 def software() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of normfree, torch and Python."""
     return dict(normfree=__version__, torch=torch.__version__, python=platform.python_version())
 
 
 def basis(device: torch.device) -> dict[str, str]:
-    """What the last bits of a run depend on beside its recipe and images: versions, kind of device, threads."""
+    """What a run's rounding depends on beside its recipe and images: versions, kind of device, threads."""
     if device.type == "cuda":
         kind = torch.cuda.get_device_name(device)
     else:
@@ -28,7 +28,7 @@ def basis(device: torch.device) -> dict[str, str]:
 
 
 def basis_of(environment: Mapping[str, Any]) -> dict[str, str]:
-    """The same of a run whose checkpoints do not say it, from its environment.json."""
+    """The same from environment.json, for a run whose checkpoints do not have it."""
     kind = environment.get("gpu") or environment.get("cpu") or ""
     device = f"{str(environment.get('device')).partition(':')[0]} ({kind})"
     every = {name: environment.get(name) for name in ("normfree", "torch", "python", "threads")} | dict(device=device)

@@ -1,5 +1,6 @@
 """Metrics of a network on a split."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from .distributed import Replicas
 from .step import autocast
 
 
-class GivenUp(Exception):
+class Stopped(Exception):
     """A request to stop ended an evaluation early."""
 
 
@@ -23,7 +24,7 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
     replicas: Replicas | None = None,
-    asked: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Unreadable]]:
     """Run a network over batches in evaluation mode.
 
@@ -32,29 +33,28 @@ def evaluate(
     ...     images = 0
     ...     def update(self, output, batch):
     ...         self.images += len(batch)
-    ...     def compute(self):
-    ...         return dict(images=self.images)
+    ...     def compute(self): return dict(images=self.images)
     >>> evaluate(model, [batch, batch], Count(), torch.device("cpu"))
     ({'images': 8}, [])
 
     Args:
         metrics: has ``update(output, batch)`` and ``compute()``. With several processes it also has ``totals``, a list
             of sums, or both ``parts``, its contents, and ``join(parts)``, which takes the contents of all processes.
-        replicas: the processes that share the batches; the result is that of all of them.
-        asked: says whether this process has been asked to stop; called before each batch.
+        replicas: the processes that share the batches; the result is over all of them.
+        stop_requested: whether this process should stop; called before each batch.
 
     Returns:
         The result of ``metrics.compute()``, and the images that could not be read, each listed once.
 
     Raises:
-        GivenUp: any process is asked to stop; in all of them.
+        Stopped: any process should stop; raised in all of them.
     """
     training, unreadable, replicas = model.training, [], replicas or Replicas()
     model.eval()
     try:
         for batch in loader:
-            if replicas.sum([asked()])[0]:
-                raise GivenUp
+            if replicas.sum([stop_requested()])[0]:
+                raise Stopped
             unreadable += batch.unreadable
             if len(batch) or replicas.world > 1:  # sharded networks run in all processes or in none
                 batch = batch.to(device)
@@ -64,10 +64,16 @@ def evaluate(
                     metrics.update(output, batch)
     finally:
         model.train(training)
-    if replicas.world > 1:
-        if hasattr(metrics, "join"):
-            metrics.join(replicas.gather(metrics.parts))
-        else:
-            metrics.totals = replicas.sum(metrics.totals)
-        unreadable = [one for some in replicas.gather(unreadable) for one in some]
-    return metrics.compute(), list({one.image: one for one in unreadable}.values())
+    _join(metrics, replicas)
+    by_image = {one.image: one for one in itertools.chain(*replicas.gather(unreadable))}
+    return metrics.compute(), list(by_image.values())
+
+
+def _join(metrics: Any, replicas: Replicas) -> None:
+    """Give ``metrics`` the values of all processes."""
+    if replicas.world == 1:
+        return
+    if hasattr(metrics, "join"):
+        metrics.join(replicas.gather(metrics.parts))
+    else:
+        metrics.totals = replicas.sum(metrics.totals)

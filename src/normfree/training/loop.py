@@ -1,6 +1,7 @@
 """The training loop: steps, evaluations, checkpoints. It knows no model and no task by name."""
 
 import contextlib
+import itertools
 import math
 import shlex
 import signal
@@ -21,9 +22,9 @@ from .activation_checkpointing import set_checkpointing
 from .batch_norm import seen_by_batch_norm
 from .config import TrainConfig
 from .device import memory_format_of, pick_device
-from .distributed import Replicas, lost
+from .distributed import Replicas, peer_failure
 from .environment import environment
-from .evaluate import GivenUp, evaluate
+from .evaluate import Stopped, evaluate
 from .run import Run
 from .signals import StopRequests
 from .step import Losses, StepResult, TrainStep
@@ -69,7 +70,7 @@ class Trainer:
         on_step: called with the number of finished steps before the first step and after each one. Its time does not
             count as training time.
         replicas: the processes of the run. Each has a trainer; the main one writes the files.
-        stop: receives requests to stop. A request that came before training is answered before the first step.
+        stop: receives requests to stop. A request before training ends the run before the first step.
     """
 
     def __init__(
@@ -97,19 +98,7 @@ class Trainer:
         recompute_weights(model, train.recompute_weights)
         if train.parallel == "fsdp":
             self.replicas.shard(self.model, self.device)
-        self.step = TrainStep(
-            self.model,
-            task,
-            optim.build(self.model),
-            ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
-            sam=optim.build_sam(self.model),
-            clipping_eps=optim.clipping_eps,
-            micro_batch=train.micro_batch,
-            precision=train.precision,
-            replicas=self.replicas,
-            compiled=train.compile,
-            skip_nonfinite=train.skip_nonfinite,
-        )
+        self.step = self._train_step()
         self.ema = self.step.ema
         self.steps_per_epoch = float(task.train.steps_per_epoch)
         self.total_steps = train.total_steps(task.train.steps_per_epoch)
@@ -129,7 +118,23 @@ class Trainer:
         self.stop, self.state, self.resumed = stop or StopRequests(), TrainState(), False
         self.loaders = [loader for loader in (task.train, task.test) if isinstance(loader, Loader)]
         for loader in self.loaders:
-            loader.asked, loader.say = self._asked, self.log.say
+            loader.asked, loader.say = self._stop_requested, self.log.say
+
+    def _train_step(self) -> TrainStep:
+        train, optim = self.config, self.optim
+        return TrainStep(
+            self.model,
+            self.task,
+            optim.build(self.model),
+            ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
+            sam=optim.build_sam(self.model),
+            clipping_eps=optim.clipping_eps,
+            micro_batch=train.micro_batch,
+            precision=train.precision,
+            replicas=self.replicas,
+            compiled=train.compile,
+            skip_nonfinite=train.skip_nonfinite,
+        )
 
     def resume(self, checkpoint: str | Path) -> list[str]:
         """Continue from a checkpoint of this run; returns notes for the user.
@@ -138,12 +143,12 @@ class Trainer:
             UsageError: it is of another network or recipe.
         """
         self.state, notes = restore(Path(checkpoint), self.step)
-        self.run.checkpoints.goes_on(self.state.step, source=Path(checkpoint), aside=self.step.skipped > 0)
+        self.run.checkpoints.resume_from(self.state.step, source=Path(checkpoint), provisional=self.step.skipped > 0)
         self.resumed = True
         if self.replicas.main:
-            notes += self.run.forget_after(self.state.step)
+            notes += self.run.drop_after(self.state.step)
             self.run.checkpoints.tidy(self.state.best.get("step"))
-            self.run.began()
+            self.run.mark_resumable()
         return notes
 
     def fit(self) -> Summary:
@@ -152,19 +157,19 @@ class Trainer:
         Raises:
             RunFailed: a loss or gradient is not finite, too many images are unreadable, or the disk is full; the
                 message names the step and the last good checkpoint.
-            KeyboardInterrupt: Ctrl-C; the step at work was finished and saved.
+            KeyboardInterrupt: Ctrl-C; the current step was finished and saved.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             if self.replicas.main:
                 self.run.describe(environment(self.device, self.replicas.world))
             if self.batch_norm_note is not None:
                 self.log.say(self.batch_norm_note)
             if not self.resumed:
-                self.on_step(0)  # before the first checkpoint, as at later steps: a run that goes on has it
+                self.on_step(0)  # before the first checkpoint, as at later steps
                 self._save()
                 if self.replicas.main:
-                    self.run.began()
+                    self.run.mark_resumable()
             self._train()
         except KeyboardInterrupt:
             raise self._interrupted() from None
@@ -172,20 +177,20 @@ class Trainer:
             self._ended("failed", str(error))
             raise RunFailed(f"{error}; {self._kept()}") from error
         except RuntimeError as error:  # torch's, where another process has died
-            gone = lost(error) if self.replicas.world > 1 else None
-            self._ended("failed", gone or f"{type(error).__name__}: {error}")
-            if gone is None:
+            failure = peer_failure(error) if self.replicas.world > 1 else None
+            self._ended("failed", failure or f"{type(error).__name__}: {error}")
+            if failure is None:
                 raise
-            raise RunFailed(f"{gone}; {self._kept()}") from error
+            raise RunFailed(f"{failure}; {self._kept()}") from error
         finally:
             for loader in self.loaders:
                 loader.close()
-        at, spent = self.state, time.perf_counter() - begun
-        early = self._waited_enough() and at.step < self.total_steps
-        stopped = (at.step < self.total_steps or at.unevaluated) and not early
-        reason = "it was asked to stop" if stopped else f"no better evaluation in {at.waited}" if early else ""
+        state, seconds = self.state, time.perf_counter() - start
+        early = self._patience_over() and state.step < self.total_steps
+        stopped = (state.step < self.total_steps or state.unevaluated) and not early
+        reason = "it was asked to stop" if stopped else f"no better evaluation in {state.waited}" if early else ""
         self._ended("stopped" if stopped else "finished", reason)
-        return Summary(at.metrics, at.best, at.step, at.seconds, spent, at.unreadable, stopped, early)
+        return Summary(state.metrics, state.best, state.step, state.seconds, seconds, state.unreadable, stopped, early)
 
     def _train(self) -> None:
         self.model.train()
@@ -194,7 +199,7 @@ class Trainer:
                 if self.state.unevaluated:
                     self._evaluate()
                 self._steps()
-            except GivenUp:
+            except Stopped:
                 self.state.unevaluated = True
                 self._stopped()
 
@@ -215,47 +220,48 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         """This process's shares of the batches still to come, on the device, and the images in the whole batches.
 
-        Ends with the last step, or where any process is asked to stop; the state is saved there.
+        Ends with the last step, or when any process is asked to stop, after saving the state.
         """
         while not self._finished():
-            before, whole = self.state.step, self.state.batch == 0
+            first_step, from_start = self.state.step, self.state.batch == 0
             self.task.train.set_epoch(self.state.epoch, self.state.batch)
             for batch in self.task.train:
-                images, unreadable, asked = self._agree(batch)
-                if asked:
+                images, unreadable, stop = self._totals(batch)
+                if stop:
                     return self._stopped()
                 self.state.batch += 1
                 if unreadable:
-                    self._note(one for some in self.replicas.gather(batch.unreadable) for one in some)
+                    self._note(itertools.chain(*self.replicas.gather(batch.unreadable)))
                 if images:
                     yield batch.to(self.device, self.memory_format), images
                 if self._finished():
                     return None
-            if self.state.step == before and whole and self.state.batch:
+            if self.state.step == first_step and from_start and self.state.batch:
                 raise RunFailed(f"no readable image in epoch {self.state.epoch}")
             self.state.epoch, self.state.batch = self.state.epoch + 1, 0
         return None
 
     def _finished(self) -> bool:
-        return self.state.step >= self.total_steps or self._waited_enough()
+        return self.state.step >= self.total_steps or self._patience_over()
 
-    def _waited_enough(self) -> bool:
-        """Whether the last evaluations were no better than the best one, as many as ``train.patience`` says."""
+    def _patience_over(self) -> bool:
+        """Whether the last ``train.patience`` evaluations were no better than the best one."""
         return self.config.patience is not None and self.state.waited >= self.config.patience
 
-    def _agree(self, batch: Batch) -> tuple[int, int, bool]:
-        """Over all processes: images, unreadable ones, and whether any is asked to stop."""
-        totals = self.replicas.sum([len(batch), len(batch.unreadable), self._asked()])
+    def _totals(self, batch: Batch) -> tuple[int, int, bool]:
+        """Over all processes: images, unreadable images, and whether any process is asked to stop."""
+        totals = self.replicas.sum([len(batch), len(batch.unreadable), self._stop_requested()])
         return int(totals[0]), int(totals[1]), totals[2] > 0
 
-    def _asked(self) -> bool:
-        return self.stop.asked is not None
+    def _stop_requested(self) -> bool:
+        return self.stop.received is not None
 
     def _stopped(self) -> None:
-        """Save where the run is; Ctrl-C is an interruption, the scheduler's signal an orderly end."""
+        """Save the state; Ctrl-C is an interruption, the scheduler's signal an orderly end."""
         if self.state.unevaluated or self.run.checkpoints.saved_step != self.state.step:
             self._save()
-        if any(name == "SIGINT" for name in self.replicas.gather(self.stop.asked and self.stop.asked.name)):
+        received = self.stop.received and self.stop.received.name
+        if "SIGINT" in self.replicas.gather(received):
             raise KeyboardInterrupt
 
     def _one_step(self, batch: Batch, images: int) -> StepResult:
@@ -285,8 +291,8 @@ class Trainer:
         """Evaluate raw and averaged weights, write the line and the checkpoint.
 
         Raises:
-            GivenUp: a request to stop came before it was done; nothing has changed.
-            RunFailed: it read no image, or what it measured is not finite.
+            Stopped: a request to stop came before the end; nothing has changed.
+            RunFailed: it read no image, or a metric is not finite.
         """
         measured, unreadable = self._measure()
         if self.ema is not None:
@@ -310,30 +316,30 @@ class Trainer:
 
     def _measure(self) -> tuple[dict[str, float], list[Unreadable]]:
         task, config = self.task, self.config
-        how = config.precision, self.replicas, self._asked
-        return evaluate(self.model, task.test, task.metrics(), self.device, *how)
+        options = config.precision, self.replicas, self._stop_requested
+        return evaluate(self.model, task.test, task.metrics(), self.device, *options)
 
     def _save(self, best: bool = False) -> None:
-        """All processes together; a failure of the main one is everyone's."""
+        """Called in all processes; if the main process cannot save, all of them raise."""
         files, state = capture(self.step, self.state)
-        failed = None
+        failure = None
         if self.replicas.main:
             try:
                 self.run.check()
-                aside = self.step.skipped > 0  # the weights are those of the checkpoint before, perhaps already bad
-                self.run.checkpoints.save(self.state.step, files, state, best=best, aside=aside)
+                skipped = self.step.skipped > 0  # the weights are those of the previous checkpoint, perhaps already bad
+                self.run.checkpoints.save(self.state.step, files, state, best=best, provisional=skipped)
             except RunFailed as error:
-                failed = str(error)
-        failed = self.replicas.from_main(failed)
-        if failed is not None:
-            raise RunFailed(failed)
+                failure = str(error)
+        failure = self.replicas.from_main(failure)
+        if failure is not None:
+            raise RunFailed(failure)
         self.run.checkpoints.saved_step = self.state.step
 
     def _epoch(self) -> float:
         return round(self.state.step / self.steps_per_epoch, 4)
 
     def _note(self, unreadable: Iterable[Unreadable]) -> None:
-        """Name each unreadable image once, whatever the reason is this time; stop beyond the limit."""
+        """Report each unreadable image once, even if the reason changes; fail above the limit."""
         known = {one.image for one in self.state.unreadable}
         messages = [one.image for one in self.state.unreadable if not one.reason]  # of a run of an earlier version
         for one in unreadable:
@@ -348,10 +354,8 @@ class Trainer:
 
     def _interrupted(self) -> KeyboardInterrupt:
         self._ended("stopped", "it was interrupted")
-        goes_on = f"; normfree train --resume {shlex.quote(str(self.run.folder))} goes on"
-        return KeyboardInterrupt(
-            f"stopped at step {self.state.step}; {self._kept()}{goes_on if self._saved_in() else ''}"
-        )
+        hint = f"; normfree train --resume {shlex.quote(str(self.run.folder))} goes on" if self._saved_in() else ""
+        return KeyboardInterrupt(f"stopped at step {self.state.step}; {self._kept()}{hint}")
 
     def _ended(self, state: str, reason: str) -> None:
         """The last line of metrics.jsonl; a full disk must not hide why the run ended."""

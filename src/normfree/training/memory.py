@@ -1,4 +1,4 @@
-"""How many images fit (``micro_batch: auto``), and memory that is kept from one step to the next."""
+"""The largest micro-batch that fits (``micro_batch: auto``), and memory that is kept between steps."""
 
 import contextlib
 import ctypes
@@ -16,14 +16,14 @@ from ..internals import private
 from .distributed import Replicas
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # mallopt's, as in malloc.h
-_MOST_KEPT = 32 << 20  # bytes: the largest threshold that glibc takes
-# what a RuntimeError says where memory ends, which has no type of its own on a CPU: torch there (Linux, Windows), C++
+_MAX_THRESHOLD = 32 << 20  # bytes: the largest threshold that glibc takes
+# messages of RuntimeError if the CPU's memory is too small, which has no type of its own: torch (Linux, Windows), C++
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")
-_MARGIN = 0.85  # of the free memory that is planned with: fragmentation, convolutions' workspaces
+_MARGIN = 0.85  # fraction of the free memory to use: the rest is for fragmentation and convolutions' workspaces
 
 
 def no_memory(error: Exception) -> bool:
-    """Whether it says that memory was too small, of a GPU or of this machine."""
+    """Whether an error says that the memory of a GPU or of this machine was too small."""
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
         return True
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -32,14 +32,14 @@ def no_memory(error: Exception) -> bool:
 def largest_micro_batch(
     count: int, run: Callable[[int], None], device: torch.device, replicas: Replicas, *, reserved: int = 0
 ) -> int:
-    """The size of equal pieces of ``count`` images that fit into free memory, as few as can be.
+    """The largest equal pieces of ``count`` images that fit into free memory.
 
     Memory grows linearly with the images: it is measured for one and for two.
 
     Args:
         count: images of this process's share of a batch.
-        run: forward and backward pass of so many images.
-        reserved: bytes that something else will take.
+        run: forward and backward pass of a number of images.
+        reserved: bytes to leave free.
 
     Returns:
         The same for all processes: the smallest of theirs.
@@ -47,22 +47,22 @@ def largest_micro_batch(
     Raises:
         RunFailed: not even two images fit into a GPU.
     """
-    here = 0
+    fitting = 0
     if min(replicas.gather(count)) >= 2:  # all run the same: a sharded network runs in all processes or in none
         one, two = (_bytes(run, size, device) for size in (1, 2))
         slope = max(two - one, 1)
-        here = int((_free(device) * _MARGIN - reserved - max(one - slope, 0)) // slope)
-    fits = min(replicas.gather(max(1, here)))
+        fitting = int((_free(device) * _MARGIN - reserved - max(one - slope, 0)) // slope)
+    fits = min(replicas.gather(max(1, fitting)))
     largest = max(1, *replicas.gather(count))
     pieces = -(-largest // min(fits, largest))
     return -(-largest // pieces)
 
 
 def keep_freed_memory() -> bool:
-    """Make the C library keep what this process frees, where it is glibc; whether it does.
+    """Make glibc keep the memory that this process frees; returns whether it does.
 
-    Otherwise tensors of some megabytes go back to the system when they are freed, and every step pays for their pages
-    again: a twentieth of a training step on a CPU. The process then stays as large as it once was.
+    Otherwise tensors of some megabytes go back to the system when they are freed, and every step allocates their pages
+    again: a twentieth of a training step on a CPU. In return, the process stays as large as its peak.
 
     >>> keep_freed_memory() in (True, False)
     True
@@ -72,14 +72,14 @@ def keep_freed_memory() -> bool:
         libc.gnu_get_libc_version  # noqa: B018 - others have a mallopt with other numbers
         return all(
             libc.mallopt(name, value)
-            for name, value in ((_MMAP_THRESHOLD, _MOST_KEPT), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 0))
+            for name, value in ((_MMAP_THRESHOLD, _MAX_THRESHOLD), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 0))
         )
     except (OSError, AttributeError):
         return False
 
 
 def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
-    """What a pass of ``size`` images takes at its most."""
+    """Peak memory of a pass of ``size`` images, in bytes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -97,18 +97,18 @@ def _bytes(run: Callable[[int], None], size: int, device: torch.device) -> int:
 
 
 class Allocated(private("torch.utils._python_dispatch.TorchDispatchMode")):
-    """Counts the bytes of the tensors that operations make inside, while they live; for devices that do not count.
+    """Counts the bytes of the tensors that operations create inside, while they live; for devices without a counter.
 
-    Views of what was there before are not counted.
+    Views of earlier tensors are not counted.
 
     Attributes:
-        now, most: bytes that live, and their maximum so far.
+        now, most: bytes at present, and their maximum so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.most = 0
-        self.living: set[int] = set()
+        self._storages: set[int] = set()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -117,24 +117,24 @@ class Allocated(private("torch.utils._python_dispatch.TorchDispatchMode")):
         given = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in given:
-                self._note(storage)
+                self._count(storage)
         return out
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         place, size = storage._cdata, storage.nbytes()
-        if place not in self.living:
-            self.living.add(place)
+        if place not in self._storages:
+            self._storages.add(place)
             self.now += size
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._gone, place, size)
+            weakref.finalize(storage, self._discard, place, size)
 
-    def _gone(self, place: int, size: int) -> None:
-        self.living.discard(place)
+    def _discard(self, place: int, size: int) -> None:
+        self._storages.discard(place)
         self.now -= size
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Those among an operation's arguments, in lists, tuples and dictionaries too."""
+    """The tensors in an operation's arguments, also in lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):

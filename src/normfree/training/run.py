@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and writing it."""
+"""A run's folder: its files, and writing them."""
 
 import json
 import warnings
@@ -16,23 +16,23 @@ from .weights_file import read_weights
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
 CLIPPING, FILM, ENVIRONMENT, BOARD = "clipping.jsonl", "spp.jsonl", "environment.json", "tensorboard"
-LINES = METRICS, CLIPPING, FILM  # which a run appends to; other files are the user's
-STARTED, LOCK = "started.json", "lock"  # what the run was started with; who writes it now
-STARTING = "starting"  # there from the start of a run to its first checkpoint
+LINES = METRICS, CLIPPING, FILM  # files that a run appends to
+STARTED, LOCK = "started.json", "lock"  # the settings of the start; the process that writes the run now
+STARTING = "starting"  # exists from the start of a run to its first checkpoint
 
 
 def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda folder: None) -> Path:
-    """The folder of a new run: ``out``, or the first of runs/NAME, runs/NAME-2, ... that is not there.
+    """The folder of a new run: ``out``, or the first of runs/NAME, runs/NAME-2, ... that does not exist.
 
-    ``out`` may be the folder of a run that was killed before its first checkpoint: a file in it says so, and what the
-    run had written is written anew.
+    ``out`` may be the folder of a run that was killed before its first checkpoint, which the file ``starting`` in it
+    shows; its files are then written anew.
 
     >>> folder = new_folder("digits", str(Path(tempfile.mkdtemp()) / "run"))
     >>> sorted(path.name for path in folder.iterdir())
     ['metrics.jsonl', 'starting']
 
     Args:
-        take: locks the folder once it is there.
+        take: called with the folder once it exists, to lock it.
 
     Raises:
         UsageError: ``out`` is a file or a folder with something in it; it cannot be made.
@@ -50,9 +50,9 @@ def new_folder(name: str, out: str | None, take: Callable[[Path], None] = lambda
         take(folder)
         _must_be_empty(folder)  # another process may have been here first
         (folder / STARTING).touch()
-        for lines in (folder / name for name in LINES):
-            if lines.name == METRICS or lines.exists():
-                lines.write_bytes(b"")
+        for path in (folder / name for name in LINES):
+            if path.name == METRICS or path.exists():
+                path.write_bytes(b"")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be made: {error.strerror or error}") from error
     return folder
@@ -67,7 +67,7 @@ def _made(folder: Path) -> bool:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has come to its first checkpoint, damaged or not."""
+    """Whether a run has written a checkpoint, damaged or not."""
     return any(
         path.name.removeprefix("step-").split(".")[0].isdigit() and not path.name.endswith(".part")
         for path in (folder / CHECKPOINTS).glob("step-*")
@@ -89,7 +89,7 @@ class Run:
         description: what a checkpoint needs to be used alone (model, classes, preprocessing); JSON.
         keep_every: see :class:`Checkpoints`.
         tensorboard: write the metrics for TensorBoard, too.
-        check: called before anything is written; raises RunFailed where the folder is another process's by now.
+        check: called before every write; raises RunFailed if another process has taken the folder.
 
     Raises:
         UsageError: ``tensorboard`` without the package.
@@ -121,37 +121,37 @@ class Run:
         self._append(CLIPPING, dict(step=step, layers=layers))
 
     def describe(self, environment: Mapping[str, str]) -> None:
-        """Write environment.json; of a run that goes on, the first start stays."""
+        """Write environment.json; a resumed run keeps the time of its first start."""
         path = self.folder / ENVIRONMENT
-        before = read_object(path)
-        if "started" in before:
-            environment = {**environment, "started": before["started"], "resumed": environment["started"]}
+        earlier = read_object(path)
+        if "started" in earlier:
+            environment = {**environment, "started": earlier["started"], "resumed": environment["started"]}
         write_json(path, environment)
 
-    def began(self) -> None:
-        """The first checkpoint is there: from now on the folder holds a run to go on with."""
+    def mark_resumable(self) -> None:
+        """Note that the first checkpoint exists, so that the run can be resumed."""
         (self.folder / STARTING).unlink(missing_ok=True)
 
     def _append(self, name: str, fields: Mapping[str, Any]) -> None:
         self.check()
         append_line(self.folder / name, fields)
 
-    def forget_after(self, step: int) -> list[str]:
-        """Drop the lines of later steps, which a resumed run writes again, how it ended, and what cannot be read.
+    def drop_after(self, step: int) -> list[str]:
+        """Drop the lines of later steps, which a resumed run writes again, the line of its end, and unreadable lines.
 
         Returns:
-            What to tell the user of lines that cannot be read.
+            Messages for the user about unreadable lines.
         """
         notes = []
         for path in (self.folder / name for name in sorted(LINES)):
             if not path.exists():
                 continue
-            lines, others = read_lines(path)
+            lines, unreadable = read_lines(path)
             kept = [line for line in lines if _until(line, step)]
             with whole_file(path) as part:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            if others:
-                notes.append(f"{path}: {counted(others, 'unreadable line')} left out")
+            if unreadable:
+                notes.append(f"{path}: {counted(unreadable, 'unreadable line')} left out")
         return notes
 
 
@@ -213,8 +213,8 @@ def read_checkpoint(
             raise UsageError(f"{path} is no run folder; a run folder is what `normfree train` printed at its end")
         if which != "last":
             raise UsageError(f"{path} is a checkpoint; {which!r} is chosen among those of a run folder")
-        if (wrong := damage(path)) is not None:
-            raise UsageError(f"checkpoint {path} is damaged ({wrong})")
+        if (problem := damage(path)) is not None:
+            raise UsageError(f"checkpoint {path} is damaged ({problem})")
         path = _file_of(path, kind)
     elif path.is_dir():
         folder, notes = find_checkpoint(path / CHECKPOINTS, which)
@@ -222,7 +222,7 @@ def read_checkpoint(
             say(message)
         link = path / CHECKPOINTS / which
         if link.exists() and link.samefile(folder):
-            folder = link  # as the user knows it
+            folder = link  # the name that the user knows
         path = _file_of(folder, kind)
     elif not path.is_file():
         raise UsageError(f"{path} does not exist; give a run folder or a .safetensors file")
@@ -230,7 +230,7 @@ def read_checkpoint(
 
 
 def _file_of(folder: Path, kind: str | None) -> Path:
-    """The file of weights of a checkpoint; of no ``kind`` the moving average where there is one."""
+    """The file of weights in a checkpoint; without ``kind`` the moving average if there is one."""
     kinds = [kind] if kind else ["ema", "weights"]
     path = next((file for k in kinds if (file := folder / f"{k}.safetensors").is_file()), None)
     if path is None:

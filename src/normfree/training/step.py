@@ -18,7 +18,7 @@ from .distributed import Replicas, exchange_gradients, gathered
 from .memory import largest_micro_batch
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_MOST_SKIPPED = 20  # steps in a row whose float16 gradients overflow: the loss scale halves each time
+_MAX_SKIPPED = 20  # steps in a row whose float16 gradients overflow; the loss scale halves each time
 
 
 class Losses(Protocol):
@@ -32,9 +32,9 @@ class Losses(Protocol):
 class StepResult:
     """Mean loss, number of right answers, images of all processes, and the fraction of units clipped (None without).
 
-    Where every pixel has an answer, an image counts as the fraction of its pixels that are right.
+    With an answer for every pixel, an image counts as the fraction of its pixels that are right.
 
-    ``left_out`` says why nothing was updated.
+    ``left_out``: why the update was left out.
     """
 
     loss: float
@@ -47,15 +47,15 @@ class StepResult:
 class TrainStep:
     """One optimizer step on a batch.
 
-    The gradient of a batch is the mean of its micro-batches' gradients, exactly, where nothing in the network depends
-    on other examples; BatchNorm, which does, normalizes over each micro-batch. Gradients that are not finite stop the
-    step before parameters, momentum or average change; running statistics of BatchNorm are put back.
+    The gradient of a batch is exactly the mean of its micro-batches' gradients if no example depends on others;
+    BatchNorm normalizes over each micro-batch. If a gradient is not finite, the step stops before parameters, momentum
+    or average change, and BatchNorm's running statistics are restored.
 
     Args:
         model: in training mode.
         optimizer: over groups of :func:`normfree.optim.param_groups`.
         sam: of the model's parameters; each micro-batch of each process moves by its own ascent gradient.
-        micro_batch: images per backward pass; None is all, "auto" as many as fit, see :mod:`.memory`.
+        micro_batch: images per backward pass; None: all; "auto": as many as fit, see :mod:`.memory`.
         precision: "float32", or autocast to "bfloat16" or "float16" (with a loss scale; a step whose gradients
             overflow is left out).
         replicas: the processes that share the batch.
@@ -95,7 +95,7 @@ class TrainStep:
         self.fused = FusedStep(optimizer, ema, clipping_eps)
         norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # a forward pass changes them
-        self.micro_batch, self.precision, self.skipped, self.most_skipped = micro_batch, precision, 0, skip_nonfinite
+        self.micro_batch, self.precision, self.skipped, self.max_skipped = micro_batch, precision, 0, skip_nonfinite
 
     def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
         """Update the model on a batch, or this process's share of one, that is on its device.
@@ -104,7 +104,7 @@ class TrainStep:
             images: number of images in the whole batch, over all processes; None: ``batch`` is the whole batch.
 
         Raises:
-            NotFinite: the loss or a gradient is not; in every process then.
+            NotFinite: the loss or a gradient is not finite; raised in every process.
         """
         images = len(batch) if images is None else images
         if self.micro_batch == "auto":
@@ -114,12 +114,12 @@ class TrainStep:
             result = self._step(batch, lr, images)
         except NotFinite as error:
             self.skipped += 1
-            _put_back(before)
-            if self.skipped > self.most_skipped:
+            _restore(before)
+            if self.skipped > self.max_skipped:
                 raise
             return StepResult(float("nan"), 0, images, None, left_out=str(error))
         if self.skipped:  # float16 gradients have overflowed
-            _put_back(before)
+            _restore(before)
         return result
 
     def _step(self, batch: Batch, lr: float, images: int) -> StepResult:
@@ -137,16 +137,16 @@ class TrainStep:
         return StepResult(value, correct, images, self._fraction(self._update()))
 
     def _pieces(self, batch: Batch) -> list[Batch]:
-        """The micro-batches; of a sharded network, which is gathered for each, as many in every process."""
+        """The micro-batches; with a sharded network, which is gathered for each, every process has as many."""
         size = self.micro_batch if isinstance(self.micro_batch, int) else None
         pieces = list(batch.pieces(size or max(1, len(batch))))
         if self.sharded:
-            most = max(self.replicas.gather(len(pieces)))
-            pieces += [batch.part(slice(0, 0))] * (most - len(pieces))
+            count = max(self.replicas.gather(len(pieces)))
+            pieces += [batch.part(slice(0, 0))] * (count - len(pieces))
         return pieces
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients are exchanged between processes in the backward pass of the last micro-batch only."""
+        """Exchange gradients between processes only in the backward pass of the last micro-batch."""
         if self.sharded:
             exchange_gradients(self.model, last)
         elif not last and self.replicated is not self.model and isinstance(self.replicated, DistributedDataParallel):
@@ -154,7 +154,7 @@ class TrainStep:
         return contextlib.nullcontext()
 
     def _fraction(self, statistics: ClipStatistics) -> float | None:
-        """Of units clipped; of sharded parameters each process knows its own."""
+        """Fraction of units clipped; each process knows only the units of its part of sharded parameters."""
         if not self.sharded:
             return statistics.total_fraction if statistics.units else None
         units = sum(statistics.units.values())
@@ -162,7 +162,7 @@ class TrainStep:
         return round(clipped) / units if units else None
 
     def _largest_micro_batch(self, batch: Batch) -> int:
-        """Measured with images of this batch; random state, buffers and gradients are as before."""
+        """Measured with images of this batch; random state, buffers and gradients are unchanged afterwards."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
 
         def run(size: int) -> None:
@@ -173,11 +173,11 @@ class TrainStep:
         reserved = own * (1 if self.optimizer.state else 2)  # gradients, and momentum before the first step
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             size = largest_micro_batch(len(batch), run, self.device, self.replicas, reserved=reserved)
-        _put_back(buffers)
+        _restore(buffers)
         return size
 
     def _backward(self, piece: Batch, images: int, last: bool) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a micro-batch to the parameters'; its share of the mean loss, and right answers."""
+        """Add a micro-batch's gradients to the parameters'; returns its share of the mean loss, and right answers."""
         weight = len(piece) / images
         with contextlib.ExitStack() as stack:
             if self.sam is not None:
@@ -205,7 +205,7 @@ class TrainStep:
             return model(*piece.inputs)
 
     def _update(self) -> ClipStatistics:
-        """Clip, step, average; with float16, all of it or nothing."""
+        """Clip, step, average; with float16, all of them or none."""
         if not self.scaler.is_enabled() and self.fused.possible():
             self.agc.statistics, self.skipped = self.fused.step(), 0
             return self.agc.statistics
@@ -215,7 +215,7 @@ class TrainStep:
         self.scaler.update()
         if self.scaler.get_scale() < before:
             self.skipped += 1
-            if self.skipped > _MOST_SKIPPED:
+            if self.skipped > _MAX_SKIPPED:
                 raise RunFailed(f"float16 gradients were not finite in {self.skipped} steps in a row")
             return self.agc.statistics
         self.skipped = 0
@@ -224,14 +224,14 @@ class TrainStep:
         return self.agc.statistics
 
     def _culprit(self, batch: Batch) -> str:
-        """Which process's network is not finite, and where first."""
+        """For a message: the first output that is not finite, and its process."""
         culprit = None
         if not self.sharded and len(batch):  # a sharded network runs in all processes or in none
             culprit = first_nonfinite(self.model, batch, self.device, self.precision)
         for rank, name in enumerate(self.replicas.gather(culprit)):
             if name is not None:
-                of = f" in process {rank}" if self.replicas.world > 1 else ""
-                return f"; the first output that is not finite{of} is that of {name}"
+                where = f" in process {rank}" if self.replicas.world > 1 else ""
+                return f"; the first output that is not finite{where} is that of {name}"
         return ""
 
 
@@ -260,8 +260,8 @@ def first_nonfinite(model: nn.Module, batch: Batch, device: torch.device, precis
 
 
 @torch.no_grad()
-def _put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Each buffer as it was."""
+def _restore(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Restore each buffer."""
     for buffer, before in buffers:
         buffer.copy_(before)
 

@@ -65,7 +65,7 @@ class TrainLog:
             tqdm.write(printable(message), file=sys.stderr)
 
     def after(self, at: TrainState, lr: float, result: StepResult, seconds: float) -> None:
-        """Log a finished step, which took so many seconds."""
+        """Log a finished step of ``seconds``."""
         self.bar.update()
         if result.left_out is not None:
             self.say(f"step {at.step} was left out: {result.left_out}")
@@ -85,7 +85,7 @@ class TrainLog:
                 self.run.log_clipping(at.step, shares)
 
     def _means(self, at: TrainState, result: StepResult) -> dict[str, Any]:
-        """Means over the last steps: over an epoch, or over ``log_every`` steps where these are more."""
+        """Means over the last steps: over an epoch, or over ``log_every`` steps if these are more."""
         images, seconds = (sum(step[place] for step in at.recent) for place in (2, 3))
         return dict(
             loss=sum(loss * count for loss, _, count, _ in at.recent) / images,
@@ -112,7 +112,7 @@ Layers = dict[str, tuple[int, int, float]]  # units, clipped ones, largest ratio
 def clipped_layers(statistics: ClipStatistics, names: dict[torch.Tensor, str], replicas: Replicas) -> Layers:
     """Clipping by layer, in the network's order; a layer is a block, or a module outside of the blocks.
 
-    The largest ratio is that of weights: of vectors that start at 0, which eps holds, it would hide them.
+    The largest ratio is over weights only: vectors that start at 0, whose norm is bounded by eps, would hide them.
     """
     local_layers: Layers = {}
     by_parameter = {parameter: clipping for parameter, clipping in statistics.by_tensor()}
@@ -138,7 +138,7 @@ def _add(layers: Layers, name: str, more: tuple[int, int, float]) -> None:
 
 
 def layer_of(name: str) -> str:
-    """``stages.0.1.conv0.weight`` is of ``stages.0.1``: up to the last number; else of its module."""
+    """``stages.0.1`` for ``stages.0.1.conv0.weight``: the name up to the last number; without numbers, the module."""
     parts = name.split(".")[:-1]
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: numbers[-1] + 1] if numbers else parts)

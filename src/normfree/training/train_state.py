@@ -1,4 +1,4 @@
-"""The state of a training run: what a checkpoint stores, so that the run can be resumed exactly."""
+"""The state of a training run, which a checkpoint stores so that the run can be resumed exactly."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,18 +18,18 @@ from .weights_file import load_weights
 
 @dataclass
 class TrainState:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         step: optimizer steps done.
-        epoch, batch: the batch that comes next: its epoch, and its number there.
+        epoch, batch: of the next batch: its epoch, and its number in it.
         metrics: of the last evaluation; best: of the best one.
         unreadable: images that could not be read, each once.
         seconds: of training so far.
         waited: evaluations since the best one.
-        micro_batch: the size that "auto" has chosen.
+        micro_batch: the size chosen by "auto".
         unevaluated: whether the evaluation after this step is still to be done.
-        recent: loss, right answers, images and seconds of each of the last steps, which running means are over.
+        recent: loss, right answers, images and seconds of the last steps, for the running means.
     """
 
     step: int = 0
@@ -91,9 +91,9 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     if unknown:
         raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
     for name, buffer in momentum.items():
-        own_buffer = torch.empty_like(parameters[name], requires_grad=False)
-        fill(own_buffer, buffer)
-        step.optimizer.state[parameters[name]]["momentum_buffer"] = own_buffer
+        target = torch.empty_like(parameters[name], requires_grad=False)
+        fill(target, buffer)
+        step.optimizer.state[parameters[name]]["momentum_buffer"] = target
     if step.ema is not None:
         if "ema_steps" not in state:
             raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")
@@ -103,19 +103,19 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
         step.scaler.load_state_dict(state["scaler"])
     step.skipped = state["skipped"]
     if step.micro_batch == "auto" and state.get("micro_batch") is not None:
-        step.micro_batch = state["micro_batch"]  # as before the stop, bit for bit, whatever is free now
+        step.micro_batch = state["micro_batch"]  # the size before the stop, so that results are the same bit for bit
     replicas = step.replicas
     random = read_tensors(checkpoint, "random")
     own = {k.rpartition(".")[0]: v for k, v in random.items() if k.endswith(f".{replicas.rank}")}
-    others = "the same images in the same order, but other dropout masks"
+    effect = "the same images in the same order, but other dropout masks"
     if state["world"] == replicas.world and "cpu" in own:
         _set_random_state(own, step.device)
     else:
         torch.manual_seed(torch.initial_seed() + 1_000_003 * state["step"] + replicas.rank)
         if state["world"] == replicas.world:
-            notes.append(f"{checkpoint} has no random states: {others}")
+            notes.append(f"{checkpoint} has no random states: {effect}")
         else:
-            notes.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {others}")
+            notes.append(f"the run had {state['world']} processes and goes on with {replicas.world}: {effect}")
     progress = TrainState(**{name: state[name] for name in TrainState.__dataclass_fields__ if name in state})
     progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
     return progress, notes

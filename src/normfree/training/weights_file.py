@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files that say which model they belong to."""
+"""Weights on disk: safetensors files with a description of their model."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], description: Map
     {'model': 'linear'}
 
     Raises:
-        RunFailed: the file cannot be written; what was there before is intact.
+        RunFailed: the file cannot be written; an earlier file is intact.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_file(path) as part:
@@ -44,8 +44,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ({'weight': tensor([1., 1.])}, {'model': 'two ones'})
 
     Raises:
-        UsageError: missing, truncated, not safetensors, written by something else, or no weights but another part of a
-            checkpoint.
+        UsageError: missing, truncated, not safetensors, written by another program, or another part of a checkpoint
+            than weights.
     """
     state, description = _read(path)
     if description is None:
@@ -66,7 +66,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """The description of a file by :func:`save_weights`, without its tensors; empty where there is none.
+    """The description of a file by :func:`save_weights`, without its tensors; empty if there is none.
 
     >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
     >>> save_weights(path, dict(weight=torch.ones(2)), dict(model="two ones"))

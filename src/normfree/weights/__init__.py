@@ -1,4 +1,4 @@
-"""Weights of others: the authors' Haiku files and timm's networks, read and written."""
+"""Reading and writing weights: the authors' Haiku files, timm's networks, checkpoints of other programs."""
 
 from .haiku import haiku_names, load_haiku, to_haiku
 from .pretrained import create_model, load_pretrained

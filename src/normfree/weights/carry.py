@@ -1,4 +1,4 @@
-"""Weights into a network that may have other classes, other channels of its images, or another stem."""
+"""Loading weights into a network with other classes, other image channels, or another stem."""
 
 import re
 import warnings
@@ -25,13 +25,13 @@ _FROM_HAIKU = {0: (), 1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 @torch.no_grad()
 def carry(model: ResidualNet, weights: Weights) -> list[str]:
-    """Fill a network with weights, as far as they are of it.
+    """Fill a network with weights, as far as they fit.
 
-    All but stem and classifier must fit. The classifier stays as it is where the number of classes differs, the stem
-    where it is another one. A first convolution of other channels is adapted (:func:`adapt_channels`).
+    All but stem and classifier must fit. The classifier is left unchanged if the number of classes differs, and another
+    stem, too. A first convolution for other channels is adapted (:func:`adapt_channels`).
 
     Returns:
-        What is not as in the weights, each in a few words.
+        What differs from the weights, each in a few words.
 
     Raises:
         UsageError: weights of another architecture, by the names of tensors; the network is unchanged then.
@@ -44,19 +44,19 @@ def carry(model: ResidualNet, weights: Weights) -> list[str]:
 
 
 def summary(weights: Weights, notes: list[str]) -> str:
-    """What :func:`carry` did, and which weights were chosen, in one sentence."""
+    """The result of :func:`carry`, and the chosen weights, in one sentence."""
     start = weights.origin if weights.origin.startswith(PUBLISHED_OF) else f"weights from {weights.origin}"
     return ", ".join([start, *weights.notes, *notes])
 
 
 def warn(weights: Weights, notes: list[str], stacklevel: int = 2) -> None:
-    """Say in Python what a user should know of weights that were taken; nothing, where there is nothing."""
+    """Warn about the choice of weights, and about differences from them, if there are any."""
     if weights.notes or (notes and notes != [NO_CLASSIFIER]):
         warnings.warn(summary(weights, notes), stacklevel=stacklevel + 1)
 
 
 def fitted(model: ResidualNet, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
-    """What :func:`carry` copies, by our names, and what it says."""
+    """The tensors that :func:`carry` copies, by our names, and its notes."""
     own, given = model.state_dict(), in_our_names(model, weights)
     notes: list[str] = []
     for part, rule in ((_STEM, _stem), (_HEAD, _classifier)):
@@ -64,16 +64,16 @@ def fitted(model: ResidualNet, weights: Weights) -> tuple[dict[str, Tensor], lis
         if {n: v.shape for n, v in ours.items()} != {n: v.shape for n, v in theirs.items()}:
             result = rule(model, theirs)
             if result is not None:
-                taken, note = result
-                given = {n: v for n, v in given.items() if n not in theirs} | taken
-                own = {n: v for n, v in own.items() if n not in ours or n in taken}
+                replaced, note = result
+                given = {n: v for n, v in given.items() if n not in theirs} | replaced
+                own = {n: v for n, v in own.items() if n not in ours or n in replaced}
                 notes += [note] if note else []
     _check(model, own, given, weights)
     return {name: given[name] for name in own if name in given}, notes
 
 
 def in_our_names(model: ResidualNet, weights: Weights) -> dict[str, Tensor]:
-    """The tensors by our names, in our shapes where they have as many numbers; others keep their own name.
+    """The tensors by our names, and in our shapes if they differ only in axes of one element; others keep their name.
 
     Raises:
         UsageError: the form has no counterpart of the model's family.
@@ -98,18 +98,18 @@ def in_our_names(model: ResidualNet, weights: Weights) -> dict[str, Tensor]:
 def _from_haiku(array: Any) -> Tensor:
     array = as_array(array)
     if array.ndim not in _FROM_HAIKU or array.dtype.kind not in "fiu":
-        return torch.empty(0, dtype=torch.bool)  # of no parameter
+        return torch.empty(0, dtype=torch.bool)  # fits no parameter
     return torch.from_numpy(np.array(array.transpose(_FROM_HAIKU[array.ndim]), order="C"))
 
 
 def _as(own: Tensor | None, value: Tensor) -> Tensor:
-    """In the shape of ours, if they differ in axes of one element only."""
+    """``value`` in the shape of ``own``, if they differ only in axes of one element."""
     same = own is not None and [n for n in own.shape if n != 1] == [n for n in value.shape if n != 1]
     return value.reshape(own.shape) if own is not None and same else value
 
 
 def _stem(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
-    """Our stem made of theirs: the first convolution adapted to other channels, or nothing of another stem."""
+    """Our stem from theirs: the first convolution is adapted to other channels; of another stem, nothing is used."""
     first = f"{model.first_conv}.weight"
     own = {name: value for name, value in model.state_dict().items() if _STEM.match(name)}
     kernels, others = ([tuple(v.shape) for v in values.values() if v.ndim == 4] for values in (own, theirs))
@@ -123,15 +123,15 @@ def _stem(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[str, T
         return None
     gain = first.replace("weight", "gain")
     adapted = adapt_channels(conv, weight, theirs.get(gain))
-    taken = dict(theirs) | {first.replace("weight", name): value for name, value in adapted.items()}
-    if {n: v.shape for n, v in taken.items()} != {n: v.shape for n, v in own.items()}:
+    stem = dict(theirs) | {first.replace("weight", name): value for name, value in adapted.items()}
+    if {n: v.shape for n, v in stem.items()} != {n: v.shape for n, v in own.items()}:
         return None
     channels = f"{conv.in_channels} channel{'s' * (conv.in_channels > 1)} instead of {weight.shape[1]}"
-    return taken, f"with the first convolution adapted to {channels}"
+    return stem, f"with the first convolution adapted to {channels}"
 
 
 def _classifier(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str] | None:
-    """Nothing of a classifier of other classes; None where it is one of other features."""
+    """Nothing of a classifier with other classes; None if it has other features."""
     weight = next((value for name, value in theirs.items() if value.ndim == 2), None)
     if not model.num_classes:
         return {}, NO_CLASSIFIER if theirs else ""
@@ -147,8 +147,8 @@ def _classifier(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[
 def adapt_channels(conv: SameConv2d | nn.Conv2d, weight: Tensor, gain: Tensor | None) -> dict[str, Tensor]:
     """Weight and gain for images of other channels, such that images whose channels are all equal give the same output.
 
-    With fewer channels, those that share a place are summed; with more, each kernel is repeated and split evenly among
-    its copies. Standardization would undo such a factor, so the gain of each unit takes it.
+    For fewer channels, kernels are summed; for more, each kernel is repeated and divided evenly among its copies. The
+    standardization would undo such a factor, so it goes into the gain of each unit.
 
     Args:
         conv: of the new channels.
@@ -161,28 +161,28 @@ def adapt_channels(conv: SameConv2d | nn.Conv2d, weight: Tensor, gain: Tensor | 
     def standardized(weight: Tensor) -> Tensor:
         return standardize_weight(weight.double(), eps=conv.eps, add_eps=conv.add_eps)
 
-    weight = weight - weight.mean((1, 2, 3), keepdim=True)  # what the mean adds would not be spread evenly
+    weight = weight - weight.mean((1, 2, 3), keepdim=True)  # the mean could not be divided evenly
     spread = _spread(weight, conv.in_channels)
     if gain is None:
         return dict(weight=spread)
-    wanted, got = _spread(standardized(weight), conv.in_channels), standardized(spread)
-    norm = (got * got).sum((1, 2, 3))
-    ratio = torch.where(norm > 0, (wanted * got).sum((1, 2, 3)) / norm.clamp(min=1e-300), 1.0)
+    target, result = _spread(standardized(weight), conv.in_channels), standardized(spread)
+    norm = (result * result).sum((1, 2, 3))
+    ratio = torch.where(norm > 0, (target * result).sum((1, 2, 3)) / norm.clamp(min=1e-300), 1.0)
     return dict(weight=spread, gain=(gain.double() * ratio).to(gain.dtype))
 
 
 def _spread(weight: Tensor, channels: int) -> Tensor:
-    """The kernels of some channels on ``channels`` others; their sum is the same."""
-    have = weight.shape[1]
-    if channels >= have:
-        source = torch.arange(channels) % have
+    """The kernels for another number of channels; their sum is the same."""
+    count = weight.shape[1]
+    if channels >= count:
+        source = torch.arange(channels) % count
         return weight[:, source] / torch.bincount(source)[source].view(1, -1, 1, 1)
     summed = weight.new_zeros(len(weight), channels, *weight.shape[2:])
-    return summed.index_add_(1, torch.arange(have) % channels, weight)
+    return summed.index_add_(1, torch.arange(count) % channels, weight)
 
 
 def _check(model: ResidualNet, own: Mapping[str, Tensor], given: Mapping[str, Tensor], weights: Weights) -> None:
-    """Every tensor must fit; of the authors' files, BatchNorm's running statistics may be missing."""
+    """Every tensor must fit; the authors' files may lack BatchNorm's running statistics."""
     needed = own.keys() if weights.form != "haiku" else {name for name, _ in model.named_parameters()} & own.keys()
     problems = [
         f"{len(names)} {word} ({', '.join(names[:8])}{', ...' if names[8:] else ''})"

@@ -1,4 +1,4 @@
-"""The same weights in another form: which network they are of, and what each tensor is called on both sides."""
+"""Converting weights between forms: finding their network, and the names of each tensor on both sides."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor on both sides: name and shape, or None where that side has none of it."""
+    """A tensor on both sides: name and shape, or None if this side does not have it."""
 
     source: str | None
     source_shape: tuple[int, ...] | None
@@ -40,7 +40,7 @@ def shapes_of(weights: Mapping[str, Any], form: str) -> Shapes:
 
 
 def tensor_names(model: ResidualNet, form: str) -> dict[str, str]:
-    """The name of each of our tensors, in our order; without those that the form does not have.
+    """The name of each of our tensors in a form, in our order, without tensors that the form does not have.
 
     Raises:
         UsageError: the form has no counterpart of the model's family.
@@ -67,9 +67,9 @@ def empty_model(config: ModelConfig, shapes: Shapes, form: str) -> ResidualNet:
 
 
 def sizes_in(model: ResidualNet, shapes: Shapes, form: str) -> tuple[int, int]:
-    """Classes (0: no classifier) and channels that tensors of such a model have.
+    """Classes (0: no classifier) and image channels of tensors of such a model.
 
-    A size counts only where the rest of the shape is the model's: a file must not ask for more than it holds.
+    A size counts only if the rest of the shape is the model's, so that a file cannot ask for more than it has.
     """
     own, names = model.state_dict(), tensor_names(model, form)
     sizes = []
@@ -104,9 +104,9 @@ def _is_state(name: str) -> bool:
 
 
 def fitting_models(shapes: Shapes, form: str) -> list[str]:
-    """Names of the models whose tensors these are; released functions come before timm's.
+    """Names of the models with these tensors; released functions come before timm's.
 
-    Only variants with as many blocks and of a family with such names are built, on the meta device.
+    Only variants with as many blocks, of a family with such names, are built on the meta device.
     """
     if form != "haiku":
         families = _TIMM_FAMILIES if form == "timm" else None
@@ -126,7 +126,7 @@ def fitting_models(shapes: Shapes, form: str) -> list[str]:
 
 
 def choose_model(shapes: Shapes, form: str, source: str) -> tuple[str, list[str]]:
-    """The one model that the tensors are of, and others that fit as well but compute timm's function.
+    """The model of the tensors, and other models with such tensors that compute timm's function.
 
     Raises:
         UsageError: none fits, or several do.
@@ -156,10 +156,10 @@ def load(config: ModelConfig, weights: Mapping[str, Any], form: str, source: str
     if not fits(model, shapes, form):
         if others := fitting_models(shapes, form):
             raise UsageError(f"{source} has the tensors of {', '.join(others)}, not of {config.name}")
-        _quoting(source, fill, model, weights)  # says what differs; on the meta device nothing is copied
+        _quoting(source, fill, model, weights)  # raises, with the differences; on the meta device nothing is copied
         raise UsageError(f"{source} does not fit {config.name}")
     model = model.to_empty(device="cpu")
-    for buffer, value in model.named_buffers():  # BatchNorm's, where the file has none
+    for buffer, value in model.named_buffers():  # BatchNorm's, if the file has none
         value.fill_(1 if buffer.endswith("running_var") else 0)
     return _quoting(source, fill, model, weights).eval()
 
@@ -193,12 +193,12 @@ def convert(model: ResidualNet, form: str) -> dict[str, Any]:
 
 
 def report(model: ResidualNet, source: Shapes, source_form: str, dest: Shapes, dest_form: str) -> list[Row]:
-    """A row for every tensor of either side, in our order; what only the source has comes last."""
+    """A row for every tensor of either side, in our order; tensors of only the source come last."""
     theirs, new = tensor_names(model, source_form), tensor_names(model, dest_form)
     rows = []
     for ours in model.state_dict():
         before, after = (
-            n if (n := names.get(ours)) in have else None for names, have in ((theirs, source), (new, dest))
+            n if (n := names.get(ours)) in shapes else None for names, shapes in ((theirs, source), (new, dest))
         )
         if before or after:
             rows.append(Row(before, source.get(before) if before else None, after, dest.get(after) if after else None))
@@ -207,7 +207,7 @@ def report(model: ResidualNet, source: Shapes, source_form: str, dest: Shapes, d
 
 
 def same_tensors(a: ResidualNet, b: ResidualNet, names: Iterable[str]) -> list[str]:
-    """Names of tensors that differ in any bit between two models of one kind."""
+    """Names of the tensors that differ in any bit between two models of one kind."""
     first, second = a.state_dict(), b.state_dict()
     return [name for name in names if not _same_bits(first[name], second[name])]
 

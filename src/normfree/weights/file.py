@@ -1,4 +1,4 @@
-"""What a file is, by its content, and the weights in it, whoever wrote them."""
+"""The kind of a file, by its content, and the weights in it, from any program."""
 
 import enum
 import os
@@ -19,11 +19,11 @@ from .state_dict import find_state
 from .torch_file import MAGIC, SUFFIXES, Stored, read_torch
 from .unpickle import read_arrays
 
-DESCRIPTION = "normfree"  # entry of a .safetensors file's metadata by which it describes its network
+DESCRIPTION = "normfree"  # entry of a .safetensors file's metadata with the description of its network
 
 
 class FileKind(enum.StrEnum):
-    """What a file is, in words."""
+    """The kind of a file, in words."""
 
     CHECKPOINT = "a checkpoint of normfree"
     SAFETENSORS = "a .safetensors file of tensors"
@@ -33,13 +33,13 @@ class FileKind(enum.StrEnum):
     ARCHIVE = "an archive of torch.export"
 
 
-WEIGHTS = (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.AUTHORS)  # that do not say which network they are of
+WEIGHTS = (FileKind.SAFETENSORS, FileKind.TORCH, FileKind.AUTHORS)  # without a description of their network
 EXPORTED = (FileKind.ONNX, FileKind.ARCHIVE)
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-PUBLISHED_OF = "published weights of "  # begins where these are from
+PUBLISHED_OF = "published weights of "  # start of the origin of such weights
 ENDINGS = {".safetensors": FileKind.SAFETENSORS, ".npz": FileKind.AUTHORS, ".onnx": FileKind.ONNX}
 ENDINGS |= {".pt2": FileKind.ARCHIVE} | dict.fromkeys(SUFFIXES, FileKind.TORCH)
-_OTHERS = {  # how files begin that are downloaded or named by mistake
+_OTHERS = {  # first bytes of files that users download or name by mistake
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; `git lfs pull` fetches it",
     b"<!doctype html": "a web page, not the file itself; download the raw file",
     b"<html": "a web page, not the file itself; download the raw file",
@@ -48,26 +48,26 @@ _OTHERS = {  # how files begin that are downloaded or named by mistake
 
 
 def file_kind(path: str | Path) -> FileKind:
-    """What a file is: by its first bytes where they tell, else by the ending of its name.
+    """The kind of a file: by its first bytes if they are unique, else by the ending of its name.
 
     Raises:
-        UsageError: none of these, by name; it is not there.
+        UsageError: another kind of file, by name; it does not exist.
     """
     path = Path(path)
     if not os.path.lexists(path):
         raise UsageError(f"{path} does not exist")
     by_ending = ENDINGS.get(path.suffix)
     start = _start(path) if path.is_file() else b""
-    for begin, what in _OTHERS.items():
-        if start.lower().startswith(begin):
-            raise UsageError(f"{path} is {what}")
+    for prefix, description in _OTHERS.items():
+        if start.lower().startswith(prefix):
+            raise UsageError(f"{path} is {description}")
     if start.startswith(b"PK\x03\x04") and by_ending is not FileKind.ARCHIVE:
         return _archive(path)
     if start.startswith(MAGIC):
         return FileKind.TORCH
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**30:
         by_ending = FileKind.SAFETENSORS
-    # a pipe is not opened, which would wait for its writer; the reader says what it is
+    # a pipe is not opened, since this would wait for its writer; its reader raises the error
     if by_ending is FileKind.SAFETENSORS and path.is_file() and _describes(path):
         return FileKind.CHECKPOINT
     if by_ending is not None:
@@ -86,12 +86,12 @@ def _start(path: Path) -> bytes:
 
 
 def _archive(path: Path) -> FileKind:
-    """Which of the kinds that are zip files."""
+    """The kind of a zip file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return FileKind.TORCH  # whose reader says what is wrong
+        return FileKind.TORCH  # its reader raises the error
     if any(name.endswith("archive_format") for name in names):
         return FileKind.ARCHIVE
     if names and all(name.endswith(".npy") for name in names):
@@ -106,18 +106,18 @@ def _describes(path: Path) -> bool:
         with safe_open(path, framework="pt") as file:
             return DESCRIPTION in (file.metadata() or {})
     except (OSError, SafetensorError):
-        return False  # whose reader says what is wrong
+        return False  # its reader raises the error
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of one network as their file has them.
+    """Weights of one network, as in their file.
 
     Attributes:
-        tensors: by name; of the authors' form ``{module: {name: array}}``.
-        form: "haiku", "timm" or "normfree": whose names and shapes they are.
-        origin: where they are from, for messages.
-        notes: what is to be said about the choice of them.
+        tensors: by name; in the authors' form ``{module: {name: array}}``.
+        form: "haiku", "timm" or "normfree": of their names and shapes.
+        origin: of the weights, for messages.
+        notes: for the user, about their choice.
     """
 
     tensors: Mapping[str, Any]
@@ -127,10 +127,10 @@ class Weights:
 
 
 def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
-    """The weights in a file of anyone's; nothing in it is run.
+    """The weights in a file of any program; no code in it is run.
 
     Args:
-        weights: "ema" or "raw" where the file has both; None takes the average.
+        weights: "ema" or "raw" if the file has both; None takes the average.
 
     Raises:
         UsageError: unreadable; an exported file; no weights, or several sets of them.
@@ -149,23 +149,23 @@ def read_weights_file(path: str | Path, weights: str | None = None) -> Weights:
         state = file.tensors(stored)
     else:
         state, notes = find_state(read_safetensors(path), Tensor, path, weights)
-    return Weights(state, form_of(state), origin, (*notes, *_lost(state)))
+    return Weights(state, form_of(state), origin, (*notes, *_not_finite(state)))
 
 
 def weights_of(state: Mapping[str, Any], origin: str, weights: str | None = None) -> Weights:
-    """The weights in what a file would hold: a state dict, or a checkpoint with one inside.
+    """The weights in the content of a file: a state dict, or a checkpoint with one inside.
 
     Raises:
         UsageError: no weights, or several sets of them.
     """
     state, notes = find_state(state, Tensor, origin, weights)
-    return Weights(state, form_of(state), origin, (*notes, *_lost(state)))
+    return Weights(state, form_of(state), origin, (*notes, *_not_finite(state)))
 
 
-def _lost(state: Mapping[str, Tensor]) -> list[str]:
-    """A note where training has failed."""
-    usual = {name: value for name, value in state.items() if value.dtype in FLOATS and value.ndim < 8}
-    names = [name for name, value in usual.items() if not bool(value.isfinite().all())]
+def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """A note about values that are not finite, from a failed training."""
+    floats = {name: value for name, value in state.items() if value.dtype in FLOATS and value.ndim < 8}
+    names = [name for name, value in floats.items() if not bool(value.isfinite().all())]
     if not names:
         return []
     shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
@@ -187,16 +187,15 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
 
 
-_TIMMS = (".conv3.", ".downsample.", ".attn", "skipinit_gain")
+_TIMM_PARTS = (".conv3.", ".downsample.", ".attn", "skipinit_gain")  # only in timm's names
 
 
 def form_of(state: Mapping[str, Any]) -> str:
-    """Whose names a state dict has: "timm" or "normfree"."""
-    return (
-        "timm" if any(part in name for name in state if name.startswith("stages.") for part in _TIMMS) else "normfree"
-    )
+    """The form of a state dict's names: "timm" or "normfree"."""
+    names = [name for name in state if name.startswith("stages.")]
+    return "timm" if any(part in name for name in names for part in _TIMM_PARTS) else "normfree"
 
 
 def known_endings() -> str:
-    """For messages."""
+    """The endings of files of weights, for messages."""
     return listed(list(ENDINGS))

@@ -60,10 +60,10 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
     for index, (name, layers) in enumerate(model.named_blocks()):
         inside = f"{root}/~/{block}" + (f"_{index}" if index else "")
         for child, layer in layers.named_children():
-            # the authors make the shortcut's normalization where it is called, not in the constructor
+            # the authors' code creates the shortcut's normalization in the call, not in the constructor
             module = f"{inside}/shortcut_bn" if child == "shortcut_bn" else f"{inside}/~/{child}"
             add(f"{name}.{child}", layer, module, inside)
-        add(name, layers, inside, inside)  # what the block itself owns: FixUp's scale
+        add(name, layers, inside, inside)  # the block's own parameters: FixUp's scale
         squeeze_excite = getattr(layers, "squeeze_excite", None)
         if isinstance(squeeze_excite, nn.Module):
             for child, linear in (("fc0", "linear"), ("fc1", "linear_1")):
@@ -77,7 +77,7 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
 
 
 def haiku_state_names(model: ResidualNet, names: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Haiku's (module, name) of BatchNorm's running statistics, which it keeps apart from the parameters."""
+    """Haiku's (module, name) of BatchNorm's running statistics, which Haiku separates from the parameters."""
     buffers = [name.rpartition(".") for name, _ in model.named_buffers()]
     return {
         f"{layer}.{name}": (f"{names[f'{layer}.weight'][0]}/~/{_STATE[name]}", "average")
@@ -178,13 +178,13 @@ def _haiku_shape(name: str, parameter: Tensor) -> tuple[int, ...]:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """An array in the machine's byte order; lists of unequal length become an array of objects, which is refused."""
+    """An array in the machine's byte order; lists of unequal length become an array of objects, refused later."""
     try:
         array = np.asarray(value)
     except ValueError:
         return np.asarray(None)
     if array.dtype == np.longdouble:
-        return array.astype(np.float64)  # torch knows nothing longer
+        return array.astype(np.float64)  # torch has no longer type
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

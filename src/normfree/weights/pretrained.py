@@ -1,4 +1,4 @@
-"""Published weights: how they reach a model."""
+"""Models with published weights."""
 
 import socket
 import urllib.parse
@@ -33,24 +33,23 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
-        pretrained: False or None: none. True fetches the weights that timm publishes on the Hugging Face hub (into
-            huggingface_hub's cache, which checks their hash) and converts them; a path takes them from a file of
-            anyone's instead: ``.safetensors``, ``torch.save`` (.pth, .pth.tar, .pt, .bin, .ckpt), the authors'
-            ``.npz``. A state dict is taken as such a file would be. A warning says what was left out.
-        weights: "ema" or "raw" where the file has both; None takes the average, and a warning says so.
-        num_classes: None takes the number of the pretrained weights, or 1000 without any. 0 gives pooled features
-            instead of logits. Where pretrained weights have another number, the classifier is new, and a warning says
-            so.
-        in_chans: channels of the images; None takes the number of the pretrained weights, or 3 without any. Where
+        pretrained: False or None: none. True downloads the weights that timm publishes on the Hugging Face hub (into
+            huggingface_hub's cache, which checks their hash) and converts them. A path reads them from a file of any
+            program: ``.safetensors``, ``torch.save`` (.pth, .pth.tar, .pt, .bin, .ckpt), the authors' ``.npz``. A
+            state dict is used like such a file. A warning names what was left out.
+        weights: "ema" or "raw" if the file has both; None takes the average, with a warning.
+        num_classes: None takes the number of the pretrained weights, or 1000 without them. 0 gives pooled features
+            instead of logits. If pretrained weights have another number, the classifier is new, with a warning.
+        in_chans: channels of the images; None takes the number of the pretrained weights, or 3 without them. If
             pretrained weights have another number, the first convolution is adapted such that images whose channels
-            are equal give the same output, and a warning says so.
+            are equal give the same output, with a warning.
         drop_rate, stochdepth_rate: None takes the variant's.
         overrides: further arguments of the family's class, for example ``activation="silu"``, ``depths=(1, 1, 1, 1)``,
             ``output_stride=8``.
 
     Raises:
         UsageError: unknown name or override (the nearest ones are suggested), a value out of range, no published
-            weights of this name, or none to be had (it says what to download and where to put it).
+            weights of this name, or a failed download (the message says how to do it by hand).
 
     Example:
         >>> model = create_model("nf_resnet26_small", num_classes=10)
@@ -58,25 +57,30 @@ def create_model(
         torch.Size([1, 10])
     """
     rates = dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
-    taken, classes, channels = None, 1000, 3
+    loaded, classes, channels = _pretrained(name, pretrained, weights, overrides)
+    classes = classes if num_classes is None else num_classes
+    channels = channels if in_chans is None else in_chans
+    model = registry.build_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
+    return model if loaded is None else _carried(model, loaded)
+
+
+def _pretrained(
+    name: str, pretrained: Any, weights: str | None, overrides: Mapping[str, Any]
+) -> tuple[Weights | None, int, int]:
+    """The weights of ``pretrained=``, if any, and their classes and channels."""
     if weights not in (None, "ema", "raw"):
         raise UsageError(f'weights (={weights!r}) must be "ema" or "raw"')
-    if pretrained is not None and pretrained is not False:
-        with torch.device("meta"):
-            plain = registry.build_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
-        taken = _given(name, pretrained, weights)
-        classes, channels = sizes_of(plain, taken)
-    elif weights:
-        raise UsageError(f"weights (={weights!r}) chooses among those of a file; pass pretrained=FILE")
-    classes, channels = (
-        given if asked is None else asked for asked, given in ((num_classes, classes), (in_chans, channels))
-    )
-    model = registry.build_model(name, num_classes=classes, in_chans=channels, **rates, **overrides)
-    return model if taken is None else _carried(model, taken)
+    if pretrained is None or pretrained is False:
+        if weights:
+            raise UsageError(f"weights (={weights!r}) chooses among those of a file; pass pretrained=FILE")
+        return None, 1000, 3
+    with torch.device("meta"):
+        plain = registry.build_model(name, **{k: v for k, v in overrides.items() if k != "global_pool"})
+    loaded = _load(name, pretrained, weights)
+    return loaded, *sizes_of(plain, loaded)
 
 
-def _given(name: str, pretrained: Any, weights: str | None) -> Weights:
-    """What ``pretrained=`` stands for."""
+def _load(name: str, pretrained: Any, weights: str | None) -> Weights:
     if isinstance(pretrained, Mapping):
         return weights_of(pretrained, "pretrained", weights)
     if pretrained is True and weights:
@@ -89,10 +93,10 @@ def _given(name: str, pretrained: Any, weights: str | None) -> Weights:
 
 
 def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
-    """Fill a model with the published weights of ``name``; a warning says where classifier or stem are not theirs.
+    """Fill a model with the published weights of ``name``; a warning says if classifier or stem are not theirs.
 
     Raises:
-        UsageError: none are published or to be had, or they are of another architecture.
+        UsageError: none are published, the download fails, or they are of another architecture.
 
     Example:
         >>> load_pretrained(create_model("nfnet_f0"), "nfnet_f0")  # doctest: +SKIP
@@ -101,10 +105,10 @@ def load_pretrained(model: ResidualNet, name: str) -> ResidualNet:
 
 
 def published_weights(name: str) -> Weights:
-    """The published weights of a model by name, downloaded if they are not there.
+    """The published weights of a model by name, downloaded if necessary.
 
     Raises:
-        UsageError: none are published or to be had.
+        UsageError: none are published, or the download fails.
     """
     weights = read_weights_file(_fetched(_published(name)))
     return replace(weights, origin=f"{PUBLISHED_OF}{name}")
@@ -122,14 +126,14 @@ def _carried(model: ResidualNet, weights: Weights) -> ResidualNet:
 
 def _published(name: str) -> Published:
     if name not in PUBLISHED:
-        some = f"there are some of {', '.join(PUBLISHED)}"
-        hint = some if name in registry.list_models() else did_you_mean(name, PUBLISHED, some)
+        available = f"there are some of {', '.join(PUBLISHED)}"
+        hint = available if name in registry.list_models() else did_you_mean(name, PUBLISHED, available)
         raise UsageError(f"no weights of {name} are published; {hint}")
     return PUBLISHED[name]
 
 
 def _fetched(published: Published) -> Path:
-    """The file in huggingface_hub's cache, downloaded if it is not there."""
+    """The file in huggingface_hub's cache, downloaded if necessary."""
     import huggingface_hub  # on demand: it takes half a second
 
     cached = huggingface_hub.try_to_load_from_cache(published.hub, "model.safetensors")
@@ -140,7 +144,7 @@ def _fetched(published: Published) -> Path:
     try:
         _reach(huggingface_hub.constants.ENDPOINT)
         return Path(huggingface_hub.hf_hub_download(published.hub, "model.safetensors", library_name="normfree"))
-    except Exception as error:  # no network, a proxy, no such file, a full disk: each in an exception of its own
+    except Exception as error:  # no network, a proxy, no such file, a full disk: all of different types
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"weights {published.hub} cannot be fetched ({reason[:160]}); download {published.url} where there is a "
@@ -152,7 +156,7 @@ def _fetched(published: Published) -> Path:
 
 
 def _reach(endpoint: str) -> None:
-    """Fail at once where there is no network: the hub's client tries for half a minute."""
+    """Fail at once without a network; the hub's client would try for half a minute."""
     address = urllib.parse.urlsplit(endpoint)
     if not urllib.request.getproxies() and address.hostname:
         port = address.port or (443 if address.scheme == "https" else 80)

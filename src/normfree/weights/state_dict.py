@@ -1,13 +1,13 @@
-"""Which tensors of a checkpoint are the network's: those of everyone's training scripts, under their names.
+"""Finding the network's tensors in a checkpoint of any training script.
 
 The rules, in this order:
 
-1. Of all dicts of tensors in the file, those count that have at least half as many as the largest.
-2. The moving average is taken where there is one, as by ``normfree eval``; ``weights="raw"`` takes the others.
-3. Among several, the one under a usual name (``state_dict``, ``model``, ...) is taken; else the file is ambiguous.
-4. What wrappers write into names (``_orig_mod``, ...) is taken out, and what stands before ``stages.`` in the names of
-   a network's layers (``module.``, ``model.``, ``backbone.``, ...) is taken off. Tensors elsewhere are left out, but a
-   classifier ``head.fc`` beside the backbone is taken.
+1. Of all dicts of tensors in the file, only those with at least half as many tensors as the largest count.
+2. The moving average is chosen if there is one, as by ``normfree eval``; ``weights="raw"`` chooses the others.
+3. Among several, the one under a usual name (``state_dict``, ``model``, ...) is chosen; else the file is ambiguous.
+4. Parts of names from wrappers (``_orig_mod``, ...) are removed, and so are prefixes of ``stages.`` in the names of a
+   network's layers (``module.``, ``model.``, ``backbone.``, ...). Tensors elsewhere are left out, except a classifier
+   ``head.fc`` beside the backbone.
 """
 
 import re
@@ -32,13 +32,13 @@ StateDicts = dict[str, dict[str, Any]]
 
 
 def find_state(content: Any, kind: type, path: Any, weights: str | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The state dict of a network in what a file holds, without prefixes, and what is to be said about it.
+    """The state dict of a network in the content of a file, without prefixes, and notes about the choice.
 
     Args:
         content: nested mappings of a file.
         kind: the type of a tensor in them.
         path: of the file, for messages.
-        weights: "ema" or "raw"; None takes the average where there is one.
+        weights: "ema" or "raw"; None takes the average if there is one.
 
     Raises:
         UsageError: there is none, or there are several and none has a usual name.
@@ -68,7 +68,7 @@ def find_state(content: Any, kind: type, path: Any, weights: str | None = None) 
 
 
 def _classifier_beside(prefix: str, state: Mapping[str, Any]) -> dict[str, str]:
-    """The classifier that stands outside the backbone, nearest to it: names without what is before ``head.fc.``."""
+    """The nearest classifier outside the backbone: its names, and these without the prefix of ``head.fc.``."""
     parts = prefix.split(".")
     for depth in reversed(range(len(parts))):
         begin = "".join(f"{part}." for part in parts[:depth])
@@ -91,32 +91,32 @@ def _left(names: list[str], begin: str) -> list[str]:
 
 
 def _dicts(content: Mapping[Any, Any], kind: type, path: Any) -> StateDicts:
-    """Every mapping that holds tensors by name, with its own place as a dotted name.
+    """Every mapping that holds tensors by name, by its dotted place.
 
     Raises:
         UsageError: mappings that hold one another many times.
     """
     state_dicts: StateDicts = {}
-    rest: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
-    left = MAX_CHECKPOINT_ENTRIES
-    while rest:
-        place, mapping = rest.pop()
-        left -= len(mapping)
-        if left < 0:
+    pending: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    entries = 0
+    while pending:
+        place, mapping = pending.pop()
+        entries += len(mapping)
+        if entries > MAX_CHECKPOINT_ENTRIES:
             raise UsageError(f"{path} holds more than {MAX_CHECKPOINT_ENTRIES:,} entries in its mappings")
         named = {name: value for name, value in mapping.items() if isinstance(name, str)}
         tensors = {name: value for name, value in named.items() if isinstance(value, kind)}
         if tensors:
             state_dicts[".".join(place)] = tensors
         inner = [((*place, name), value) for name, value in named.items() if isinstance(value, Mapping)]
-        rest += reversed(inner) if len(place) < _MAX_NESTING else []
+        pending += reversed(inner) if len(place) < _MAX_NESTING else []
     return state_dicts
 
 
 def _chosen(state_dicts: StateDicts, path: Any, weights: str | None) -> tuple[str, list[str]]:
-    """The name of the one to take, and what is to be said about it."""
-    most = max(map(len, state_dicts.values()))
-    large = [name for name, tensors in state_dicts.items() if 2 * len(tensors) >= most]
+    """The name of the chosen state dict, and a note if there are others."""
+    largest = max(map(len, state_dicts.values()))
+    large = [name for name, tensors in state_dicts.items() if 2 * len(tensors) >= largest]
     average = [name for name in large if AVERAGES & set(name.split("."))]
     raw = [name for name in large if name not in average]
     names = raw if raw and (weights == "raw" or not average) else average

@@ -68,7 +68,7 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
     """Fill a model with weights of timm's network of the same shape; the model is returned.
 
     Args:
-        source: a state dict of timm's, or the path of a file with it, as everyone writes them.
+        source: a state dict of timm, or the path of a file with it, from any program.
 
     Raises:
         UsageError: an unreadable file; parameters missing, extra or misshapen or not numbers, by name. The model is
@@ -81,10 +81,10 @@ def load_timm(model: ResidualNet, source: str | Path | Mapping[str, Tensor]) -> 
         True
     """
     if isinstance(source, str | Path):
-        read = read_weights_file(source)
-        if read.notes:
-            warnings.warn(", ".join([f"weights from {read.origin}", *read.notes]), stacklevel=2)
-        given = read.tensors
+        weights = read_weights_file(source)
+        if weights.notes:
+            warnings.warn(", ".join([f"weights from {weights.origin}", *weights.notes]), stacklevel=2)
+        given = weights.tensors
     else:
         given = source
     names, parameters = timm_names(model), dict(model.named_parameters())

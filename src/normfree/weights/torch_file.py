@@ -1,9 +1,9 @@
-"""Files of ``torch.save``: their tensors, and nothing else.
+"""The tensors in files of ``torch.save``.
 
-A checkpoint is a pickle that may name any callable of any module: beside the tensors there are options
-(``argparse.Namespace``), optimizers, schedulers, numbers of numpy. torch reads such a file by running it, or with
-``weights_only=True`` refuses it. Here every name but those that tensors consist of stands for a placeholder; nothing is
-imported or run. Tensors are described while the pickle is read, and mapped from the file when they are asked for.
+A checkpoint is a pickle that may name any callable of any module: beside the tensors it may have options
+(``argparse.Namespace``), optimizers, schedulers, numbers of numpy. torch runs such a file to read it, or refuses it
+with ``weights_only=True``. Here every name is replaced by a placeholder, except those of tensors; nothing is imported
+or run. Reading the pickle only describes the tensors; they are mapped from the file on demand.
 """
 
 import functools
@@ -29,9 +29,9 @@ SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # .tar: .pth.tar
 
 _TYPES = dict(Double=torch.float64, Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16)
 _TYPES |= dict(Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool)
-_BESIDE = dict(QInt8=torch.qint8, QUInt8=torch.quint8, QInt32=torch.qint32)  # known, but not what weights are made of
-_BESIDE |= dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
-# the largest network with average and momentum takes about 5 MB and 300,000
+_UNSUPPORTED = dict(QInt8=torch.qint8, QUInt8=torch.quint8, QInt32=torch.qint32)  # known types that weights do not have
+_UNSUPPORTED |= dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
+# the largest network with average and momentum takes about 5 MB and 300,000 opcodes
 _MAX_PICKLE_BYTES, _MAX_OPCODES = 2**26, 800_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file by torch before 1.6
 MAGIC = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little")
@@ -39,7 +39,7 @@ MAGIC = b"\x80\x02\x8a\n" + _MAGIC.to_bytes(10, "little")
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """Numbers in the file: their type (None: one that weights do not have), name, and how many."""
+    """A storage in the file: its type (None: one that weights do not have), name, and number of elements."""
 
     dtype: torch.dtype | None
     key: str
@@ -48,23 +48,23 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor that is in the file: what the pickle says about it.
+    """The description of a tensor by the pickle; the numbers are not read yet.
 
-    Nothing is looked up in the file yet. What no tensor can have is None, so that two of them are compared in no time.
+    Values that no tensor can have are None, so that comparing two descriptions is fast.
     """
 
     storage: _Storage | None
     offset: int | None
     size: tuple[int, ...] | None
     stride: tuple[int, ...] | None
-    usual: bool  # the rest is what tensors have
+    usual: bool  # whether the other arguments are those of a tensor
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError("a tensor is changed after it was made")
 
 
 class _Name:
-    """A type of storage, or a function that makes tensors; a pickle can call it, and cannot change it."""
+    """A storage type, or a function that makes tensors; a pickle can call it, but not change it."""
 
     __slots__ = ("_function", "dtype")
 
@@ -81,19 +81,19 @@ class _Name:
 
 
 class _Mapping(dict[Any, Any]):
-    """An OrderedDict without attributes of its own."""
+    """An OrderedDict without attributes."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names that tensors consist of; all others are placeholders."""
+    """Resolves the names of which tensors consist; all others become placeholders."""
 
     def __init__(self, file: Any):
         super().__init__(file)
         self._names: dict[str, _Name] = {
-            f"torch.{kind}Storage": _Name(dtype=dtype) for kind, dtype in (_TYPES | _BESIDE).items()
+            f"torch.{kind}Storage": _Name(dtype=dtype) for kind, dtype in (_TYPES | _UNSUPPORTED).items()
         }
         self._names["collections.OrderedDict"] = _Name(self._mapping)
         self._names["torch._utils._rebuild_tensor_v2"] = _Name(_tensor)
@@ -128,7 +128,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_pair(value: Any) -> bool:
-    """Whether a value is a pair with a plain name: what else is hashed was measured where it stands in the pickle."""
+    """Whether a value is a pair with a plain name; ``check_opcodes`` does not see that this one will be hashed."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and is_plain(value[0])
 
 
@@ -149,10 +149,10 @@ def _parameter(data: Any, *flags: Any) -> Stored:
 
 
 class TorchFile:
-    """A file of ``torch.save`` that was read.
+    """A file of ``torch.save``.
 
     Attributes:
-        content: what was saved: dicts, lists, numbers and texts as they were, tensors as :class:`Stored`, all else as
+        content: the saved object: dicts, lists, numbers and texts unchanged, tensors as :class:`Stored`, all else as
             :class:`Placeholder`.
     """
 
@@ -160,36 +160,36 @@ class TorchFile:
         self.path, self.content, self._places = path, content, places
         self._flat: dict[str, Tensor] = {}
 
-    def tensors(self, found: Mapping[str, Stored]) -> dict[str, Tensor]:
-        """Tensors by name, on the CPU, mapped from the file where they are aligned there.
+    def tensors(self, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU, mapped from the file if they are aligned there.
 
         Raises:
-            UsageError: one is none that the file can hold, or many share the same numbers.
+            UsageError: the file cannot have one of them, or too many share the same numbers.
         """
-        state, left = {}, MAX_SHARING * self.path.stat().st_size
-        for name, stored in found.items():
-            state[name] = self.tensor(stored, name)
-            left -= state[name].nbytes
-            if left < 0:
+        state, total, limit = {}, 0, MAX_SHARING * self.path.stat().st_size
+        for name, description in stored.items():
+            state[name] = self.tensor(description, name)
+            total += state[name].nbytes
+            if total > limit:
                 raise UsageError(f"{self.path}: its tensors hold more than {MAX_SHARING} times the bytes of the file")
         return state
 
     def tensor(self, stored: Stored, name: str) -> Tensor:
-        """One of them.
+        """One tensor.
 
         Raises:
-            UsageError: it is none that the file can hold.
+            UsageError: the file cannot have it.
         """
         storage, size, stride = stored.storage, stored.size, stored.stride
-        wrong = self._wrong(stored)
-        if wrong is not None or storage is None or storage.dtype is None or size is None or stride is None:
-            raise UsageError(f"{self.path} is damaged, or no state dict: {name!r:.60} {wrong}")
+        problem = self._problem(stored)
+        if problem is not None or storage is None or storage.dtype is None or size is None or stride is None:
+            raise UsageError(f"{self.path} is damaged, or no state dict: {name!r:.60} {problem}")
         if 0 in size:
             return torch.empty(size, dtype=storage.dtype)
         return self._numbers(storage, storage.dtype).as_strided(size, stride, stored.offset)
 
     def _numbers(self, storage: _Storage, dtype: torch.dtype) -> Tensor:
-        """All of a storage, flat; copied once where it does not lie as numbers in memory must."""
+        """All elements of a storage; copied once if they are not aligned in the file."""
         if storage.key not in self._flat:
             memory, (start, _) = self._mapped, self._places[storage.key]
             if start % dtype.itemsize:
@@ -202,8 +202,8 @@ class TorchFile:
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
-    def _wrong(self, stored: Stored) -> str | None:
-        """Why a tensor cannot be had; None if it can."""
+    def _problem(self, stored: Stored) -> str | None:
+        """Why the file cannot have a tensor; None if it can."""
         storage, offset, size, stride = stored.storage, stored.offset, stored.size, stored.stride
         if storage is None or storage.dtype is None or storage.dtype not in _TYPES.values():
             return "is of numbers that weights are not made of"
@@ -226,7 +226,7 @@ class TorchFile:
 
 
 def read_torch(path: str | Path) -> TorchFile:
-    """Look through a file of ``torch.save``, of any version of torch since 0.2; nothing in it is run.
+    """Read the description of a file of ``torch.save``, of any version of torch since 0.2; no code in it is run.
 
     Raises:
         UsageError: no such file; truncated; an archive of another kind, by name.
@@ -243,7 +243,7 @@ def read_torch(path: str | Path) -> TorchFile:
         raise UsageError(f"{path} is truncated, or was not written by torch.save") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # a hostile or broken file can fail in any way; none of it has run
+    except Exception as error:  # a hostile or broken file can fail in any way; no code of it has run
         raise UsageError(f"{path} is damaged, or no file of torch.save: {one_line(error)}") from error
 
 
@@ -280,7 +280,7 @@ def _start(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
 
 
 def _read_legacy(path: Path, file: BinaryIO) -> TorchFile:
-    """Of torch before 1.6: five pickles, then the numbers of each storage behind their count."""
+    """A file of torch before 1.6: five pickles, then the elements of each storage after their count."""
     parts: list[Any] = []
     storages: dict[str, _Storage] = {}
     for _ in ("magic number", "protocol", "machine", "content", "keys of the storages"):

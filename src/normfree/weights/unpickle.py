@@ -1,8 +1,8 @@
-"""Reading pickles of numpy arrays without running anything they say.
+"""Reading pickles of numpy arrays without running any code in them.
 
 The authors' ``.npz`` files are pickles, not archives: ``{module: {name: array}}``, written by dill. A pickle may name
-any callable of any module; here the few that numpy's arrays consist of are replaced by stand-ins that only check and
-keep their arguments, and every other name is refused.
+any callable of any module; here the few names of which numpy's arrays consist are replaced by stand-ins that only check
+and keep their arguments, and every other name is refused.
 """
 
 import math
@@ -38,7 +38,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array that is being read: empty, then its state."""
+    """An array in the course of reading: first empty, then with its state."""
 
     def __init__(self) -> None:
         self.value: np.ndarray | None = None
@@ -60,12 +60,12 @@ class _Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the names below and no other. The stand-ins are made per file, so that no file can change the next one."""
+    """Resolves only the names below. The stand-ins are made per file, so that no file can change the next one."""
 
-    def __init__(self, file: Any, most: int):
-        """``most``: bytes that texts of the file may become."""
+    def __init__(self, file: Any, max_bytes: int):
+        """``max_bytes``: limit of the bytes that the file's texts are converted to."""
         super().__init__(file)
-        left = most
+        encoded = 0
 
         def reconstruct(*args: Any) -> _Array:
             return _Array()
@@ -89,9 +89,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         def encode(text: Any, encoding: Any) -> bytes:  # how protocols 0 to 2 write bytes
             if not isinstance(text, str) or encoding != "latin1":
                 raise pickle.UnpicklingError("text stands where an array's bytes should")
-            nonlocal left
-            left -= len(text)
-            if left < 0:  # each text stands in the file as often as it is used
+            nonlocal encoded
+            encoded += len(text)
+            if encoded > max_bytes:  # in a valid file, each text is used as often as it is written
                 raise pickle.UnpicklingError("its arrays hold more bytes than the file")
             return text.encode("latin1")
 
@@ -148,12 +148,12 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         raise UsageError(f"{path} is truncated: the pickle in it does not end") from error
     except MemoryError as error:
         raise UsageError(f"{path} asks for more memory than there is; it is not a file of weights") from error
-    except Exception as error:  # a hostile or broken stream can fail in any way; none of it has run
+    except Exception as error:  # a hostile or broken stream can fail in any way; no code of it has run
         raise UsageError(f"{path} is truncated or not a pickle of numpy arrays: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds {type(content).__name__}, not a mapping of modules")
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    left = MAX_SHARING * size
+    total = 0
     for module, parameters in content.items():
         if not isinstance(module, str) or not isinstance(parameters, dict):
             raise UsageError(f"{path}: entry {shown(module)} is not a module with a mapping of parameters")
@@ -162,8 +162,8 @@ def read_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
             if not isinstance(name, str) or not isinstance(array, _Array) or array.value is None:
                 raise UsageError(f"{path}: {module}/{shown(name)} is not a numpy array")
             arrays[module][name] = array.value
-            left -= array.value.nbytes
-            if left < 0:
+            total += array.value.nbytes
+            if total > MAX_SHARING * size:
                 raise UsageError(f"{path}: its arrays hold more than {MAX_SHARING} times the bytes of the file")
         check_names(parameters, path)
     return check_names(arrays, path)
