@@ -12,7 +12,7 @@ from ..data.walk import Walk
 from ..errors import UsageError
 from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
-from ..runs.outputs import check_output
+from ..runs.outputs import check_output, try_to_write
 from ..runs.signals import first_record, record_and_diagnose, with_unique_names, write, write_spectra, writing
 from ..training import pick_device
 from ..words import tell
@@ -146,8 +146,5 @@ def _prefix(options: argparse.Namespace, name: str) -> str:
             inputs += find_images([options.data], Walk())
         check_output("--out", path, (path.suffix,), inputs)
         with writing(path):
-            existed = path.exists()
-            path.open("ab").close()
-            if not existed:
-                path.unlink()
+            try_to_write(path)
     return prefix

@@ -12,6 +12,14 @@ from ..training.run import CHECKPOINTS, ENVIRONMENT, FILM, METRICS, RECIPE, STAR
 RUN_FILES = (FILM, ENVIRONMENT, STARTED, HELD_OUT)  # of a run, with the same endings as outputs of commands
 
 
+def try_to_write(path: str | Path) -> None:
+    """Open a file for writing and leave everything as it was; raises OSError where that cannot be done."""
+    existed = Path(path).exists()
+    Path(path).open("ab").close()
+    if not existed:
+        Path(path).unlink()
+
+
 def check_output(flag: str, path: str | Path, endings: Iterable[str], inputs: Iterable[str | Path] = ()) -> None:
     """Refuse an output that would overwrite a file of a run or an input; other files, pipes and devices are allowed.
 

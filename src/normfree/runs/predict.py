@@ -21,7 +21,7 @@ from ..tasks.trained import InferenceTask
 from ..words import as_json, counted, tell
 from .deployable import open_ready
 from .images import given_images
-from .outputs import check_output
+from .outputs import check_output, try_to_write
 
 TABLES = (".csv", ".tsv", ".txt")
 # options that only some tasks have, in the order in which they are checked
@@ -144,13 +144,10 @@ def check_csv(path: str, inputs: Iterable[str | Path] = ()) -> None:
         UsageError: it cannot be written.
     """
     check_output("--csv", path, TABLES, inputs)
-    existed = Path(path).exists()
     try:
-        Path(path).open("a").close()
+        try_to_write(path)
     except OSError as error:
         raise UsageError(f"--csv {path} cannot be written: {error.strerror or error}") from error
-    if not existed:
-        Path(path).unlink()
 
 
 def _check_outputs(answers: Answers, options: PredictOptions, names: Mapping[Path, str]) -> None:
