@@ -106,12 +106,12 @@ def test_a_stop_in_a_run_saves_it_and_the_same_command_goes_on(write, tmp_path):
         asks = 0
 
         @property
-        def asked(self):
+        def received(self):
             self.asks += 1
             return signal.SIGTERM if self.asks > 12 else None
 
-        @asked.setter
-        def asked(self, value):
+        @received.setter
+        def received(self, value):
             pass
 
     path = write(axes=ONE, set=SET | {"train.steps": 8})

@@ -1,4 +1,5 @@
-"""The faults of a signal, in plain sentences (the failures of NF-ResNets, sections 3, 4 and appendix F).
+"""The faults of a signal, in plain sentences: failures that signal propagation plots show (NF-ResNets, sections 3, 4
+and appendix F).
 
 Every rule compares a block's output with the expected one for *its* input, so that a fault is found in its block and
 not in all later ones. Thresholds lie between the paper's healthy and broken networks; the tests measure the margins.
