@@ -19,7 +19,7 @@ from normfree.data import (
 )
 
 PLAIN = EvalTransform(1, 0, (0.0,), (1 / 255,))  # leaves values as they are
-RANDOM = TrainTransform(9, "distorted", True, (0.5,), (0.5,))
+RANDOM = TrainTransform(9, "distorted", True, (0.5,), (0.5,), cutout=3)
 
 
 @dataclass

@@ -1,12 +1,29 @@
 """Random crops, shifts and flips: their reach, their statistics, and that a generator decides them."""
 
 import collections
+import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from normfree.data import EvalTransform, TrainTransform, centre_view, evaluation_view, normalize, resize_bicubic
-from normfree.data.transforms import distorted_crop_window, padded_centre_window, random_shift, training_window
+from normfree.data import (
+    EvalTransform,
+    RandAugment,
+    TrainTransform,
+    centre_view,
+    evaluation_view,
+    normalize,
+    resize_bicubic,
+)
+from normfree.data.transforms import (
+    cutout_window,
+    distorted_crop_window,
+    padded_centre_window,
+    random_shift,
+    training_window,
+)
+from normfree.errors import UsageError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -198,10 +215,87 @@ def test_shift_is_an_eighth_of_the_side():
     assert offsets == {-2, -1, 0, 1, 2}
 
 
+@pytest.mark.parametrize(("shape", "reach"), [((6, 5), 2), ((8, 8), 1), ((4, 5), 2)])
+def test_padding_by_reflection_mirrors_the_border(shape, reach):
+    """As numpy's "reflect": the border itself is not repeated."""
+    pixels = image(*shape)
+    padded = np.pad(pixels.numpy(), ((0, 0), (reach, reach), (reach, reach)), "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, shape, axis=(1, 2))
+    every = [
+        torch.from_numpy(windows[:, y, x].copy()).float()
+        for y in range(windows.shape[1])
+        for x in range(windows.shape[2])
+    ]
+    assert len(every) == (2 * reach + 1) ** 2
+    seen = set()
+    for seed in range(400):
+        shifted = random_shift(pixels, reach, generator(seed), "reflect")
+        (match,) = [i for i, view in enumerate(every) if torch.equal(view, shifted)]
+        seen.add(match)
+    assert seen == set(range(len(every)))
+
+
+def test_the_padding_is_in_pixels():
+    row, offsets = torch.arange(16.0).expand(3, 16, 16), set()
+    for seed in range(200):
+        view = dataclasses.replace(train_transform(16, "shift"), padding=3)(row, generator(seed))
+        offsets.add(round(((view[0, 8, 8] * STD[0] + MEAN[0]) * 255).item()) - 8)
+    assert offsets == set(range(-3, 4))
+
+
+def test_where_windows_of_cutout_are():
+    """Around every pixel equally often, cut off at the border."""
+    size, side = 6, 4
+    centres = [(max(0, c - 2), min(size, c + 2) - max(0, c - 2)) for c in range(size)]
+    expected = {(top, left, height, width) for top, height in centres for left, width in centres}
+    draws = generator()
+    found = collections.Counter(cutout_window(size, size, side, draws) for _ in range(3600))
+    assert found.keys() == expected
+    assert len(found) == 36
+    assert sum((n - 100) ** 2 / 100 for n in found.values()) < 66.6  # chi-square, 35 degrees of freedom, one in 1000
+
+
+@pytest.mark.parametrize(("side", "of"), [(1, 1), (3, 9), (8, 8), (2, 32)])
+def test_windows_of_cutout_lie_in_the_image(side, of):
+    for seed in range(300):
+        top, left, height, width = cutout_window(of, 2 * of, side, generator(seed))
+        assert 0 <= top < top + height <= of
+        assert 0 <= left < left + width <= 2 * of
+        assert max(height, width) <= side
+        assert min(height, width) >= side // 2  # the centre is in the image
+
+
+@pytest.mark.parametrize("randaugment", [None, RandAugment(2, 5.0)])
+def test_cutout_is_the_last_step_and_leaves_the_mean(randaugment):
+    pixels = torch.randint(1, 256, (3, 12, 12), dtype=torch.uint8)
+    plain = dataclasses.replace(train_transform(12, "shift", flip=True), randaugment=randaugment)
+    for seed in range(20):
+        draws, again = generator(seed), generator(seed)
+        view, cut = plain(pixels, draws), dataclasses.replace(plain, cutout=5)(pixels, again)
+        top, left, height, width = cutout_window(12, 12, 5, draws)  # drawn behind everything else
+        inside = torch.zeros(12, 12, dtype=torch.bool)
+        inside[top : top + height, left : left + width] = True
+        assert not cut[:, inside].any()
+        assert torch.equal(cut[:, ~inside], view[:, ~inside])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(crop="shift", padding=8), r"data.padding \(=8\) must be below the side of the images \(=8\)"),
+        (dict(cutout=9), r"data.cutout \(=9\) must be at most the side of the images \(=8\)"),
+        (dict(size=1, padding_mode="reflect"), r"data.padding_mode \(='reflect'\) needs images of 2 pixels at least"),
+    ],
+)
+def test_padding_and_cutout_must_fit_the_size(options, message):
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(train_transform(8), **options)
+
+
 @pytest.mark.parametrize("crop", ["distorted", "shift", "none"])
 def test_the_generator_decides(crop):
     pixels = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
-    transform = train_transform(8, crop, flip=True)
+    transform = dataclasses.replace(train_transform(8, crop, flip=True), padding_mode="reflect", cutout=3)
     views = []
     for seed in range(20):
         state = torch.get_rng_state()
@@ -216,7 +310,7 @@ def test_the_generator_decides(crop):
 def test_the_image_itself_is_left_alone(crop):
     pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     before = pixels.clone()
-    train_transform(8, crop, flip=True)(pixels, generator())
+    dataclasses.replace(train_transform(8, crop, flip=True), cutout=3)(pixels, generator())
     EvalTransform(8, 0, MEAN, STD)(pixels)
     assert torch.equal(pixels, before)
 

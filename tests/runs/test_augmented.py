@@ -86,6 +86,28 @@ def test_without_layers_there_is_one_row_less(normfree, photo, tmp_path):
     assert heights[0] - heights[1] > 96
 
 
+def test_cutout_is_a_row_of_its_own_and_shows_the_mean(normfree, photo, tmp_path):
+    """A square of the mean in an image that is otherwise as the row above has it."""
+    out, small = tmp_path / "cut.png", ["--recipe", "digits", "--size", 96, "--count", 1]
+    result = normfree("augment", *small, "--cutout", 40, "--out", out, photo)
+    assert result.code == 0, result.err
+    assert "crop shift (12 px, constant); cutout (40 px)" in result.out
+    sheet, side = pixels(out)[:, 16 : 16 + 96], 96
+    tops = [y for y in range(len(sheet)) if (sheet[y] != 255).any(axis=1).all()]  # rows of images, which noise is
+    first = [y for y in tops if y - 1 not in tops]
+    assert len(first) == 3
+    cropped, cut = (sheet[y : y + side] for y in first[1:])
+    changed = (cropped != cut).any(axis=2)
+    assert (cut[changed] == int(0.305 * 255)).all()  # the recipe's mean
+    rows, columns = changed.any(axis=1).nonzero()[0], changed.any(axis=0).nonzero()[0]
+    for places in (rows, columns):
+        assert places[-1] - places[0] < 40
+        assert places[-1] - places[0] >= 40 - 2 or places[0] == 0 or places[-1] == side - 1
+    plain = tmp_path / "plain.png"
+    assert normfree("augment", *small, "--out", plain, photo).code == 0
+    assert np.array_equal(pixels(plain), pixels(out)[: len(pixels(plain))][:, : pixels(plain).shape[1]])
+
+
 @pytest.mark.parametrize(("size", "shown"), [(300, 192), (192, 192), (120, 120), (8, 96), (1, 96)])
 def test_tiles_have_a_size_to_look_at(normfree, photo, tmp_path, size, shown):
     out = tmp_path / "size.png"
@@ -120,6 +142,8 @@ def test_unreadable_images_are_skipped(normfree, photo, tmp_path):
         (["--count", 0], "--count (=0) must be 1..64"),
         (["--size", 5000], "--size (=5000) must be 1..2048"),
         (["--layers", -1], "layers of RandAugment (=-1) must be at least 0"),
+        (["--cutout", -1], "--cutout (=-1) must be 0..2048"),
+        (["--cutout", 9, "--size", 8], "cutout (=9) must be at most the side of the images (=8)"),
         (["--magnitude", 99], "magnitude of RandAugment (=99.0) must be 0..30"),
         (["--out", "a.txt"], "--out a.txt must end like an image file, for example in .png"),
         (["--out", "nowhere/a.png"], "--out nowhere/a.png: folder nowhere does not exist"),

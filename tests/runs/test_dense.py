@@ -365,6 +365,7 @@ def test_an_exported_file_sees_too_little_for_a_label_image(normfree, run, tmp_p
         (["--recipe", "digits", "--data", "scenes:20"], r"\(='scenes:20'\) is for segmentation or depth"),
         (["--recipe", "demo_depth", "--data", "digits"], r"must be \"scenes:N\", \"nyu:FILE.mat\" or \"depth:PATH\""),
         (["--recipe", "demo_depth", "--data.crop", "shift"], r"data\.crop \(='shift'\)"),
+        (["--recipe", "demo_depth", "--data.cutout", "8"], r"data\.cutout \(=8\) must be 0 for segmentation and depth"),
         (["--recipe", "digits", "--data.crop", "random"], r"data\.crop \(='random'\) is for segmentation and depth"),
         (["--recipe", "digits", "--data.color", "true"], r"data\.color \(=True\) is for segmentation and depth"),
     ],

@@ -407,6 +407,7 @@ def test_other_verbs_work_or_say_why(normfree, run, verb, tmp_path):
         (["--recipe", "demo_detection", "--data", "digits"], r"must be \"scenes:N\" or \"coco:PATH\" for detection"),
         (["--recipe", "demo_detection", "--data", "scenes:0"], r"must be scenes:N"),
         (["--recipe", "demo_detection", "--data.crop", "shift"], r"data\.crop \(='shift'\) must be 'none'"),
+        (["--recipe", "demo_detection", "--data.cutout", "8"], r"data\.cutout \(=8\) must be 0 for detection"),
         (["--recipe", "demo_detection", "--data.cutmix", "1"], r"data\.cutmix \(=1\.0\) must be 0 for detection"),
         (["--recipe", "demo_detection", "--task.proposals", "0"], r"task\.proposals \(=0\) must be at least 1"),
         (["--recipe", "demo_detection", "--task.anchor_ratios", "[]"], r"task\.anchor_ratios \(=\[\]\)"),

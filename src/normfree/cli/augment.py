@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +17,7 @@ from ..runs.augmented import Augmentation, in_turns, operations, pipeline, read,
 from ..runs.images import given_images
 from ..runs.outputs import check_output
 from ..tasks import task_of
+from ..tasks.statistics import image_statistics
 from ..words import tell
 from .parser import Parser
 
@@ -23,7 +25,7 @@ from .parser import Parser
 def run(argv: Sequence[str]) -> int:
     """Draw images before, between and after the steps of augmentation."""
     options = _parser().parse_args(list(argv))
-    for name, least, most in (("count", 1, 64), ("size", 1, 2048)):
+    for name, least, most in (("count", 1, 64), ("size", 1, 2048), ("cutout", 0, 2048)):
         value = getattr(options, name)
         if value is not None and not least <= value <= most:
             raise UsageError(f"--{name} (={value}) must be {least}..{most}")
@@ -45,8 +47,8 @@ def run(argv: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "augment",
-        description="Draw what augmentation makes of images: as they are, cropped and flipped, mixed, and after "
-        "RandAugment; or, with --ops, each operation of RandAugment by itself.",
+        description="Draw what augmentation makes of images: as they are, cropped and flipped, mixed, after "
+        "RandAugment and cutout; or, with --ops, each operation of RandAugment by itself.",
         epilog="examples:\n"
         "  normfree augment photos\n"
         "  normfree augment --recipe nfnet_f3 --count 6 photos\n"
@@ -57,6 +59,7 @@ def _parser() -> Parser:
     parser.add_argument("--recipe", default="nfnet_f0", metavar="NAME", help="name or YAML file; default: nfnet_f0")
     parser.add_argument("--layers", type=int, metavar="N", help="operations per image, instead of the recipe's")
     parser.add_argument("--magnitude", type=float, metavar="M", help="of every operation, instead of the recipe's")
+    parser.add_argument("--cutout", type=int, metavar="PX", help="side of the square cut out, instead of the recipe's")
     parser.add_argument("--sane", action="store_true", help="operations that grow with the magnitude, not as released")
     parser.add_argument("--size", type=int, metavar="PX", help="side of the images, instead of the recipe's")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="images side by side; default: 8")
@@ -75,13 +78,20 @@ def _augmentation(options: argparse.Namespace) -> Augmentation:
     data, name = recipe.data, recipe.model.name
     size = options.size or data.image_size or (default_cfg(name)["input_size"][-1] if name else 224)
     layers = data.randaugment_layers if options.layers is None else options.layers
+    cutout = data.cutout if options.cutout is None else options.cutout
     magnitude = data.randaugment_magnitude if options.magnitude is None else options.magnitude
     # this mean and standard deviation leave values on the 0..255 scale
-    crop = TrainTransform(size, data.crop, data.flip, (0.0,) * data.channels, (1 / 255,) * data.channels)
+    scale = (0.0,) * data.channels, (1 / 255,) * data.channels
+    how: dict[str, Any] = dict(padding=data.padding, padding_mode=data.padding_mode)
+    crop = TrainTransform(size, data.crop, data.flip, *scale, **how)
     if (layers or options.ops) and data.channels not in (1, 3):
         raise UsageError(f"RandAugment is for 1 or 3 channels; images of {options.recipe} have {data.channels}")
-    how = RandAugment(layers, magnitude, "sane" if options.sane else "released")
-    return Augmentation(crop, Mixing(data.mixup, data.cutmix), how, data.channels, data.value_range)
+    if cutout > size:
+        raise UsageError(f"cutout (={cutout}) must be at most the side of the images (={size})")
+    randaugment = RandAugment(layers, magnitude, "sane" if options.sane else "released")
+    mean, _ = image_statistics(data)
+    mixing = Mixing(data.mixup, data.cutmix)
+    return Augmentation(crop, mixing, randaugment, cutout, mean, data.channels, data.value_range)
 
 
 def _writable(path: Path) -> Path:

@@ -33,9 +33,12 @@ class DataConfig:
             takes the model's.
         resize_margin: see test_crop; 32 pixels in the papers.
         crop: how training images are cropped. For classification and regression: "distorted" (8..100 % of the area,
-            aspect 3/4..4/3, as in the papers), "shift" (by up to an eighth of the side, for small images) or "none".
+            aspect 3/4..4/3, as in the papers), "shift" (pad and crop: the image is padded by data.padding, and a square
+            of its own size is cut anywhere from that; for small images) or "none".
             For segmentation and depth: "random" (any position; smaller images are padded) or "none" (the centre). For
             detection: "none" (images are resized to fit, and padded).
+        padding: pixels on each side of an image for "shift"; null: an eighth of the side, which is 4 at 32 pixels.
+        padding_mode: what the padding of "shift" shows: "constant", black, or "reflect", mirrored at the border.
         short_side: pixels that the shorter side of images is resized to first (segmentation, depth, detection); null:
             not resized.
         scale: range of a random factor by which training images are then resized (segmentation, depth, detection);
@@ -51,6 +54,8 @@ class DataConfig:
         randaugment_magnitude: their strength, 0 to 30; in the second paper 5 to 15.
         randaugment_ops: "released": the operations exactly as in the released training code; "sane": the same without
             its oddities.
+        cutout: side in pixels of a square that is set to the mean (data.mean) in every training image, as the last step
+            (DeVries & Taylor, arXiv:1708.04552). Its centre is any pixel, so the border may cut it off; 0: off.
         channels: 3 (RGB), 1 (grey), or as many as the images have: bands of a TIFF file, channels of a NumPy array
             (.npy) or of a PNG file with transparency.
         value_range: the values that become black and white in images that do not have 8 bits: [a, b] maps a to 0 and b
@@ -89,6 +94,8 @@ class DataConfig:
     image_width: int | None = None
     test_width: int | None = None
     crop: Literal["distorted", "shift", "random", "none"] = "distorted"
+    padding: int | None = None
+    padding_mode: Literal["constant", "reflect"] = "constant"
     short_side: int | None = None
     scale: tuple[float, ...] = (1.0, 1.0)
     color: bool = False
@@ -98,6 +105,7 @@ class DataConfig:
     randaugment_layers: int = 0
     randaugment_magnitude: float = 5.0
     randaugment_ops: Literal["released", "sane"] = "released"
+    cutout: int = 0
     channels: int = 3
     value_range: Literal["auto"] | tuple[float, ...] | None = "auto"
     mean: tuple[float, ...] | None = None
@@ -115,19 +123,23 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         sides = ("image_size", "test_size", "image_width", "test_width", "short_side")
-        minima = dict.fromkeys(sides, 1) | dict(resize_margin=0, workers=0, timeout=0, max_unreadable=0)
-        minima |= dict(mixup=0, cutmix=0, randaugment_layers=0, randaugment_magnitude=0)
+        minima = dict.fromkeys((*sides, "padding"), 1) | dict(resize_margin=0, workers=0, timeout=0, max_unreadable=0)
+        minima |= dict(mixup=0, cutmix=0, randaugment_layers=0, randaugment_magnitude=0, cutout=0)
         for name, minimum in minima.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise UsageError(f"data.{name} (={value}) must be at least {minimum}")
         maxima = dict(mixup=1e3, cutmix=1e3, randaugment_layers=100, randaugment_magnitude=30)
         maxima |= dict(workers=MAX_WORKERS, timeout=MAX_TIMEOUT)
-        maxima |= dict.fromkeys((*sides, "resize_margin"), MAX_INPUT_SIDE)
+        maxima |= dict.fromkeys((*sides, "resize_margin", "padding", "cutout"), MAX_INPUT_SIDE)
         for name, maximum in maxima.items():
             value = getattr(self, name)
             if value is not None and not value <= maximum:
                 raise UsageError(f"data.{name} (={value}) must be at most {maximum:g}")
+        if self.crop != "shift":
+            for name, default in dict(padding=None, padding_mode="constant").items():
+                if (value := getattr(self, name)) != default:
+                    raise UsageError(f"data.{name} (={value}) is for data.crop shift; data.crop is {self.crop}")
         if not 1 <= self.channels <= MAX_INPUT_CHANNELS:
             raise UsageError(f"data.channels (={self.channels}) must be from 1 to {MAX_INPUT_CHANNELS}")
         for name in ("randaugment_layers", "color"):

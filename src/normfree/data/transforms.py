@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UsageError
 from .mixing import Window, to_uint8
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, padded_centre_window, resize_bicubic
 
+PaddingMode = Literal["constant", "reflect"]
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
@@ -76,11 +78,30 @@ def _window_size(height: int, width: int, aspect: float, tall: float) -> tuple[i
     return (h, w) if smallest <= h * w <= largest else (0, 0)
 
 
-def random_shift(image: Tensor, reach: int, generator: torch.Generator | None) -> Tensor:
-    """Move a (C, H, W) image by up to ``reach`` pixels along each axis; black fills the gap."""
+def random_shift(
+    image: Tensor, reach: int, generator: torch.Generator | None, mode: PaddingMode = "constant"
+) -> Tensor:
+    """Move a (C, H, W) image by up to ``reach`` pixels along each axis: pad it, and crop it at random.
+
+    Args:
+        mode: what fills the gap: "constant", black, or "reflect", the image mirrored at its border, whose pixels are
+            not repeated; ``reach`` must be below both sides then.
+    """
     y, x = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
-    padded = F.pad(image[None].float(), (reach,) * 4)[0]
+    padded = F.pad(image[None].float(), (reach,) * 4, mode)[0]
     return padded[:, y : y + image.shape[1], x : x + image.shape[2]]
+
+
+def cutout_window(height: int, width: int, side: int, generator: torch.Generator | None) -> Window:
+    """A square around a random pixel, as far as it lies in the image (DeVries & Taylor, arXiv:1708.04552).
+
+    >>> cutout_window(32, 32, 8, torch.Generator().manual_seed(0))
+    (11, 20, 8, 8)
+    """
+    y, x = torch.rand(2, generator=generator).tolist()
+    y, x = int(y * height) - side // 2, int(x * width) - side // 2
+    top, left = max(0, y), max(0, x)
+    return top, left, min(height, y + side) - top, min(width, x + side) - left
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,12 @@ class TrainTransform:
     """(C, H, W) uint8 -> (C, size, size) normalized float32, random by the given generator.
 
     Args:
-        crop: "distorted", "shift" or "none", see :class:`.DataConfig`.
+        crop: "distorted", "shift" or "none"; as ``padding``, ``padding_mode`` and ``cutout`` it is explained by
+            :class:`.DataConfig`.
         margin: of the centre crop where no random window fits: it is ``size / (size + margin)`` of the shorter side.
+
+    Raises:
+        UsageError: a padding or a cutout that is too large for the size.
     """
 
     size: int
@@ -99,6 +124,22 @@ class TrainTransform:
     std: tuple[float, ...]
     randaugment: RandAugment | None = None
     margin: int = 32
+    padding: int | None = None
+    padding_mode: PaddingMode = "constant"
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.padding is not None and self.padding >= self.size:
+            raise UsageError(f"data.padding (={self.padding}) must be below the side of the images (={self.size})")
+        if self.padding_mode == "reflect" and self.size < 2:
+            raise UsageError("data.padding_mode (='reflect') needs images of 2 pixels at least")
+        if self.cutout > self.size:
+            raise UsageError(f"data.cutout (={self.cutout}) must be at most the side of the images (={self.size})")
+
+    @property
+    def reach(self) -> int:
+        """Pixels by which "shift" pads."""
+        return self.padding or max(1, self.size // 8)
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.finish(self.view(image, generator), generator)
@@ -112,16 +153,20 @@ class TrainTransform:
         if window is not None or (height, width) != (self.size, self.size):
             image = resize_bicubic(image, self.size, self.size, window)
         if self.crop == "shift":
-            image = random_shift(image, max(1, self.size // 8), generator)
+            image = random_shift(image, self.reach, generator, self.padding_mode)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             image = image.flip(-1)
         return image
 
     def finish(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """RandAugment, on uint8, and normalization."""
+        """RandAugment, on uint8, normalization, and cutout: after normalization the mean is 0."""
         if self.randaugment is not None:
             image = self.randaugment(to_uint8(image), generator)
-        return normalize(image, self.mean, self.std)
+        image = normalize(image, self.mean, self.std)
+        if self.cutout:
+            top, left, height, width = cutout_window(self.size, self.size, self.cutout, generator)
+            image[:, top : top + height, left : left + width] = 0
+        return image
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..data import Source, TrainTransform, UnreadableImage
 from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
 from ..data.sources import FolderSplit
+from ..data.transforms import cutout_window
 from ..data.values import ValueRange, resolve_value_range
 from ..errors import UsageError
 from ..pictures.drawing import rgb_picture
@@ -28,11 +29,17 @@ Group = tuple[str, list[Tile]]  # a title, and images side by side
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The steps of a recipe's augmentation, in order."""
+    """The steps of a recipe's augmentation, in order.
+
+    Attributes:
+        cutout: side of the square that is cut out; 0: none. ``mean``: what it shows, on the 0..1 scale.
+    """
 
     crop: TrainTransform
     mixing: Mixing
     randaugment: RandAugment
+    cutout: int
+    mean: tuple[float, ...]
     channels: int
     value_range: ValueRange
 
@@ -40,7 +47,8 @@ class Augmentation:
 def steps_in_words(augmentation: Augmentation) -> str:
     """The steps in words, in order."""
     crop, mixing, randaugment = augmentation.crop, augmentation.mixing, augmentation.randaugment
-    parts = [f"crop {crop.crop}" + (" and flip" if crop.flip else "")]
+    how = f" ({crop.reach} px, {crop.padding_mode})" if crop.crop == "shift" else ""
+    parts = [f"crop {crop.crop}{how}" + (" and flip" if crop.flip else "")]
     parts += [
         f"{name} (alpha {value:g})" for name, value in (("MixUp", mixing.mixup), ("CutMix", mixing.cutmix)) if value
     ]
@@ -48,6 +56,8 @@ def steps_in_words(augmentation: Augmentation) -> str:
         parts.append(
             f"RandAugment ({randaugment.layers} layers, magnitude {randaugment.magnitude:g}, {randaugment.ops})"
         )
+    if augmentation.cutout:
+        parts.append(f"cutout ({augmentation.cutout} px)")
     return "; ".join(parts)
 
 
@@ -78,7 +88,7 @@ def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], i
 def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmentation) -> list[list[Group]]:
     """A row for each step; each column is an image of a batch."""
     crop, randaugment = augmentation.crop, augmentation.randaugment
-    whole, cropped, mixed, augmented = [], [], [], []
+    whole, cropped, mixed, augmented, cut = [], [], [], [], []
     for i in range(count):
         generator = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
         first, second = images[i % len(images)], images[(i + 1) % len(images)]
@@ -89,13 +99,25 @@ def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmenta
         whole.append((_fitted(first, crop.size), ""))
         cropped.append((to_uint8(view), ""))
         mixed.append((to_uint8(mix), f"{kind}: {100 * ratio:.0f} % from above"))
-        augmented.append((apply(to_uint8(mix), steps), ", ".join(name for name, _ in steps)))
+        changed = apply(to_uint8(mix), steps)
+        augmented.append((changed, ", ".join(name for name, _ in steps)))
+        cut.append((_cut_out(changed, augmentation, generator), ""))
     rows = [("images, cut square", whole), ("cropped and flipped" if crop.flip else "cropped", cropped)]
     if augmentation.mixing.kind(0, count):
         rows.append(("mixed with another crop, of the next image", mixed))
     if randaugment.layers:
         rows.append((f"RandAugment: {randaugment.layers} layers of magnitude {randaugment.magnitude:g}", augmented))
+    if augmentation.cutout:
+        rows.append((f"cutout: a square of {augmentation.cutout} px", cut))
     return [[row] for row in rows]
+
+
+def _cut_out(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """A copy in which a square shows the mean, as in training."""
+    top, left, height, width = cutout_window(image.shape[-2], image.shape[-1], augmentation.cutout, generator)
+    cut, grey = image.clone(), torch.tensor(augmentation.mean) * 255
+    cut[:, top : top + height, left : left + width] = to_uint8(grey)[:, None, None]
+    return cut
 
 
 def operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:

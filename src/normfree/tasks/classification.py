@@ -94,7 +94,7 @@ class VectorTask(Task):
     def train_transform(cls, data: DataConfig) -> TrainTransform:
         how = data.crop, data.flip, *image_statistics(data), randaugment(data), data.resize_margin
         _, size, _ = shape_of(data, data.image_size, None)
-        return TrainTransform(size, *how)
+        return TrainTransform(size, *how, data.padding, data.padding_mode, data.cutout)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> EvalTransform:

@@ -97,6 +97,6 @@ def refuse_mixing(data: DataConfig, tasks: str) -> None:
     Raises:
         UsageError: one of them is set.
     """
-    for name in ("mixup", "cutmix", "randaugment_layers"):
+    for name in ("mixup", "cutmix", "randaugment_layers", "cutout"):
         if getattr(data, name):
             raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for {tasks}")
