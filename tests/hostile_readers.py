@@ -186,7 +186,7 @@ def import_all() -> None:
     ):
         with contextlib.suppress(ImportError):  # an extra
             importlib.import_module(name)
-    decode._known_formats()
+    decode.known_formats()
 
 
 if __name__ == "__main__":

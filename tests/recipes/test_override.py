@@ -6,14 +6,22 @@ from normfree import UsageError
 from normfree.recipes import load_recipe
 
 
+@pytest.fixture
+def small(tmp_path) -> str:
+    """A recipe whose options are for its network."""
+    path = tmp_path / "small.yaml"
+    path.write_text("model: {name: nf_resnet26_small, options: {stem: 7x7}}\ndata: {source: digits}\n")
+    return str(path)
+
+
 def loaded(*arguments, **options):
     said = []
     return load_recipe(*arguments, say=said.append, **options), said
 
 
 @pytest.mark.parametrize("model", ["nfnet_f0", "nf_regnet_b0", "timm_nf_resnet50", "nf_resnet50", "bn_resnet50"])
-def test_options_are_for_the_recipes_own_model(model):
-    recipe, said = loaded("folder", {"model.name": model})
+def test_options_are_for_the_recipes_own_model(model, small):
+    recipe, said = loaded(small, {"model.name": model})
     assert recipe.model.options == {}
     assert said == [
         f"model.options of the recipe (stem: '7x7') are for nf_resnet26_small; {model} is built without them"
@@ -27,16 +35,16 @@ def test_numbers_of_another_variant_are_left_out_and_what_the_task_needs_is_kept
     assert loaded("nf_resnet50_segmentation", {"model.name": "nfnet_f0"})[0].model.options == dict(output_stride=16)
 
 
-def test_typed_options_stay_and_are_checked():
-    recipe, _ = loaded("folder", {"model.name": "nf_resnet50", "model.options": dict(stem="3x3")})
+def test_typed_options_stay_and_are_checked(small):
+    recipe, _ = loaded(small, {"model.name": "nf_resnet50", "model.options": dict(stem="3x3")})
     assert recipe.model.options == dict(stem="3x3")
-    recipe, _ = loaded("folder", {"model.options.stem": "3x3", "model.name": "nfnet_f0"})
+    recipe, _ = loaded(small, {"model.options.stem": "3x3", "model.name": "nfnet_f0"})
     with pytest.raises(UsageError, match="option 'stem' is unknown for nfnet_f0"):
         recipe.model.build(num_classes=2, in_chans=3)
 
 
-def test_the_same_model_keeps_them():
-    assert loaded("folder", {"model.name": "nf_resnet26_small"}) == (load_recipe("folder"), [])
+def test_the_same_model_keeps_them(small):
+    assert loaded(small, {"model.name": "nf_resnet26_small"}) == (load_recipe(small), [])
 
 
 def test_an_unknown_model_is_said_where_it_is_built():

@@ -153,7 +153,7 @@ def test_own_images(normfree, tmp_path, monkeypatch):
     assert result.code == 0, result.err
     run = tmp_path / "runs" / "folder"
     recipe = load_recipe(str(run / "recipe.yaml"))
-    assert (recipe.data.source, recipe.model.name) == (f"imagefolder:{root}", "nf_resnet26_small")
+    assert (recipe.data.source, recipe.model.name) == (f"imagefolder:{root}", "nf_resnet23_small")
     assert "17 training and 4 test images of 2 classes" in result.err
     assert "skipped unreadable image" in result.out + result.err
     assert "cat/bad.png: " in result.out + result.err

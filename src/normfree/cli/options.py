@@ -50,8 +50,11 @@ GROUPS: dict[str, tuple[str | None, tuple[str, ...]]] = {
 }
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(arguments: Sequence[str], words: list[str] | None = None) -> dict[str, Any]:
     """Dotted path to value; values are YAML (numbers, true, null, [1, 2], text). A list may be without brackets.
+
+    Args:
+        words: collects arguments that are neither options nor values; None: there must be none.
 
     Raises:
         UsageError: not an option, an option without a value, or unknown (the nearest one is suggested).
@@ -60,6 +63,9 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     rest = list(arguments)
     while rest:
         option = rest.pop(0)
+        if not option.startswith("--") and words is not None:
+            words.append(option)
+            continue
         if not option.startswith("--"):
             raise UsageError(f"argument {option!r} is unexpected; options look like --optim.lr 0.2")
         name, equals, text = option[2:].partition("=")

@@ -8,7 +8,8 @@ from pathlib import Path
 from ..runs import start
 from ..runs.pictures import STRIP
 from ..training import StopRequests, Summary, Trainer, find_checkpoint
-from ..training.run import CURVES, FILM
+from ..training.longer import would_help
+from ..training.run import CURVES, FILM, read_metrics
 from ..words import counted, tell
 from .train_options import SAME, parse
 
@@ -53,6 +54,9 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     ]
     if remark := trainer.task.score_note(last[key]):
         lines.insert(1, remark)
+    if not summary.early and would_help(read_metrics(folder), summary.steps):
+        longer = f"more steps would probably help (--train.steps {2 * summary.steps})"
+        lines.append(f"the losses were still falling at the end: {longer}")
     if summary.unreadable:
         skipped = "was skipped" if len(summary.unreadable) == 1 else "were skipped"
         lines.append(f"{counted(len(summary.unreadable), 'unreadable image')} {skipped}")

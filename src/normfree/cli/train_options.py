@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..data.layouts import with_kind
 from ..errors import UsageError
-from ..recipes import DEFAULT
+from ..recipes import DEFAULT, list_recipes
 from ..runs.start import FOLDER_RECIPE
+from ..words import shown
 from .options import fields_help, parse_overrides, parse_value
 from .parser import Parser
 
@@ -31,7 +33,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         UsageError: an unknown option, or options that do not go together.
     """
     options, rest = _parser().parse_known_args(list(argv))
-    overrides = parse_overrides(rest)
+    words = list[str]()
+    overrides = parse_overrides(rest, words)
+    if words:
+        options.data = _images(words, options.data)
     if options.data is not None:
         overrides["data.source"] = options.data
     if isinstance(overrides.get("data.source"), str):
@@ -55,10 +60,34 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     return options, overrides
 
 
+def _images(words: Sequence[str], data: str | None) -> str:
+    """The images that are given without ``--data``: one folder, or one source such as "csv:labels.csv".
+
+    Raises:
+        UsageError: there are several, ``--data`` is given too, or it does not exist.
+    """
+    first = words[0]
+    if first.startswith("-"):
+        raise UsageError(f"argument {first!r} is unexpected; options look like --optim.lr 0.2")
+    if len(words) > 1:
+        raise UsageError(f"{shown(words[1])} is unexpected: the images are {shown(first)}; give one folder of them")
+    if data is not None:
+        raise UsageError(f"{shown(first)} and --data {shown(data)} both say which images; give one of them")
+    if first in list_recipes() and first != DEFAULT and not Path(first).exists():
+        raise UsageError(f"{first} is a recipe, not a folder of images; --recipe {first} takes it")
+    if ":" not in first and first != DEFAULT and not Path(first).expanduser().exists():
+        raise UsageError(
+            f"{shown(first)} does not exist; normfree train takes a folder of images, or what --data takes"
+        )
+    return first
+
+
 def _parser() -> Parser:
     parser = Parser(
         "train",
-        description=f"Train a network by a recipe. Without options: recipe {DEFAULT}.",
+        usage="normfree train [IMAGES] [options]",
+        description="Train a network. IMAGES is a folder with a folder of images for each class, or what --data takes; "
+        f"length, batch,\nlearning rate and size follow from it. Without arguments: recipe {DEFAULT}.",
         epilog="Every field of the recipe is an option. Values are YAML; in brackets: the type, and the value where "
         f"the recipe says\nnothing.\n{fields_help()}\n\nnormfree recipes lists the recipes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -5,7 +5,7 @@ from .config import DataConfig
 from .decode import Unreadable, UnreadableImage, decode_image
 from .detection import ObjectList, Objects
 from .folders import image_folder, open_source, open_test
-from .held_out import HeldOut
+from .held_out import HeldOut, NoTestImages
 from .loader import Loader
 from .mixing import Mixing, soft_labels
 from .randaugment import RandAugment
@@ -22,6 +22,7 @@ __all__ = [
     "HeldOut",
     "Loader",
     "Mixing",
+    "NoTestImages",
     "ObjectList",
     "ObjectSplit",
     "Objects",

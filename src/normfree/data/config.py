@@ -75,6 +75,8 @@ class DataConfig:
         mask_ignored: the value of pixels that are ignored in the loss and the metrics; null: 255 if no class has this
             value; with colours, none.
         allow_missing_classes: train even if a class is in no training mask, or the test masks have one class only.
+        decides: fields that follow from the training images (how many, how large) where neither the recipe nor the
+            command line gives them: see docs/training.md. A run stores the values, and an empty list.
         cache: keep all decoded images in memory. null: in training for more than one epoch, if they take 1 GiB at most;
             true: always in training; false: never. It changes the speed only, not the results.
         workers: number of processes that decode images; 0 decodes in the main process. null: one per core, up to 8; 0
@@ -116,6 +118,7 @@ class DataConfig:
     mask_values: tuple[int | tuple[int, ...], ...] | None = None
     mask_ignored: int | tuple[int, ...] | None = None
     allow_missing_classes: bool = False
+    decides: tuple[str, ...] = ()
     cache: bool | None = None
     workers: int | None = None
     timeout: float | None = 600.0

@@ -201,7 +201,7 @@ def _opened(
         pixels = arrays.read_numpy(file)
     else:
         try:
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_known_formats()) as image:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=known_formats()) as image:
                 check_sides(*image.size)
                 if image.format == "TIFF" and channels not in (1, 3):  # PIL knows only some numbers of bands
                     pixels = arrays.read_tiff(file)
@@ -322,7 +322,7 @@ def _beginning(path: str | Path) -> bytes:
 
 
 @functools.cache
-def _known_formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Those of FORMATS that can be decoded here."""
     Image.init()
     if _available("HEIF"):

@@ -9,7 +9,7 @@ from ..errors import UsageError
 from ..files import regular
 from . import shards, tables
 from .decode import EXTENSIONS
-from .held_out import HeldOut, hold_out
+from .held_out import HeldOut, NoTestImages, hold_out
 from .hub_sets import hub_set
 from .layouts import targets_beside_images
 from .npz import array_file
@@ -113,12 +113,11 @@ def image_folder(
             "and a row per image"
         )
     if not folder.is_dir() or (test is None and held_out is None):
-        missing, hint = "train", ""
-        if folder.is_dir():
-            missing, hint = "val", "; --data.val_fraction 0.1 holds a tenth of the images out instead"
-        raise UsageError(
-            f"data.source: {root} has no folder {missing!r}; it must hold train/CLASS/*.jpg and val/CLASS/*.jpg{hint}"
-        )
+        needed = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
+        if not folder.is_dir():
+            raise UsageError(f"data.source: {root} has no folder 'train'; {needed}")
+        hint = "--data.val_fraction 0.1 holds a tenth of the images out instead"
+        raise NoTestImages(f"data.source: {root} has no folder 'val'; {needed}; {hint}")
     return _class_folders(root, folder, test, channels, held_out)
 
 
@@ -180,7 +179,7 @@ def csv_files(
         raise UsageError(f"{files[0]} has one class ({train.classes[0]}); a classifier needs two or more classes")
     if len(parts) == 1:
         if held_out is None:
-            raise UsageError(
+            raise NoTestImages(
                 f"data.source: {files[0]} has no test images; --data.val_fraction 0.1 holds a tenth of the images out, "
                 "or a column split assigns each image to train or val"
             )

@@ -18,6 +18,10 @@ DAMAGED = "{} is damaged: it should hold a fraction, a seed and the names of the
 BLOCK = 2**15  # bytes of a large file that are hashed at each of three positions
 
 
+class NoTestImages(UsageError):
+    """A source has no test images, and none of its images are to be held out for testing."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Some images of a split, in the order of ``indices``."""

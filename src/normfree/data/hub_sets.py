@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..limits import MAX_TARGETS
 from .decode import UnreadableImage, decode_image
-from .held_out import HeldOut, hold_out
+from .held_out import HeldOut, NoTestImages, hold_out
 from .sources import VALIDATION_NAMES, ArraySplit, Source, TargetSplit
 from .tables import without_images
 
@@ -95,7 +95,7 @@ def hub_set(
     split, classes, several = _split(tables[first], f"{root}/{first}", channels, answers)
     if not tested:
         if held_out is None:
-            raise UsageError(
+            raise NoTestImages(
                 f"data.source: hf:{text} has no test images; --data.val_fraction 0.1 holds a tenth of the images out"
             )
         groups = None if several else [classes[split.label(index)] for index in range(len(split))]

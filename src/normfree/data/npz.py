@@ -13,7 +13,7 @@ from ..errors import UsageError, did_you_mean
 from ..files import regular
 from ..limits import MAX_ARRAY_BYTES, MAX_NAME_LENGTH
 from .array_splits import Labels, array_split, check_count, check_images, labels_of
-from .held_out import HeldOut, hold_out
+from .held_out import HeldOut, NoTestImages, hold_out
 from .machine import memory
 from .shards import MAX_LABEL
 from .sources import VALIDATION_NAMES, ArraySplit, Source, array_parts
@@ -186,7 +186,7 @@ def _counted(said: Labels, answers: str) -> list[str]:
 
 def _held_out(arrays: Arrays, split: Any, said: Labels, classes: list[str], held_out: HeldOut | None) -> Source[Split]:
     if held_out is None:
-        raise UsageError(
+        raise NoTestImages(
             f"data.source: {arrays.path} has no test images; --data.val_fraction 0.1 holds a tenth of the images out"
         )
     groups = None if said.targets is not None else [classes[label] for label in said.labels.tolist()]

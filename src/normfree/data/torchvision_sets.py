@@ -9,7 +9,7 @@ import torch
 
 from ..errors import UsageError
 from .array_splits import Labels, array_split, labels_of
-from .held_out import HeldOut, hold_out
+from .held_out import HeldOut, NoTestImages, hold_out
 from .idx import find_idx, read_idx
 from .sources import ArraySplit, FolderSplit, Source
 from .tables import without_images
@@ -31,7 +31,7 @@ def torchvision_set(
     name, root = placed(text, SETS, "classification")
     about = SETS[name]
     if about.test is None and held_out is None and known is None:
-        raise UsageError(
+        raise NoTestImages(
             f"data.source: torchvision's {name} has no test images; --data.val_fraction 0.1 holds a tenth of the "
             "images out"
         )

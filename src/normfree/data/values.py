@@ -72,7 +72,7 @@ def sample_values(split: Any) -> Sample:
         UsageError: no image can be read.
     """
     sample, unreadable = Sample(), []
-    split, indices = _files(split)
+    split, indices = files_of(split)
     for place in sorted(random.Random(0).sample(range(len(indices)), min(MAX_IMAGES, len(indices)))):
         index = indices[place]
         try:
@@ -91,13 +91,13 @@ def sample_values(split: Any) -> Sample:
     return sample
 
 
-def _files(split: Any) -> tuple[Any, Sequence[int]]:
+def files_of(split: Any) -> tuple[Any, Sequence[int]]:
     """The split of files inside a split, and the indices of its images there; no indices if there are no files."""
     if isinstance(split, Part):
-        inner, places = _files(split.split)
+        inner, places = files_of(split.split)
         return inner, [places[index] for index in split.indices] if places else []
     if isinstance(split, TargetSplit):
-        return _files(split.images)
+        return files_of(split.images)
     return split, range(len(split)) if hasattr(split, "value_range") else []
 
 

@@ -16,6 +16,18 @@ VARIANTS = (
     | resnet_variants("nf_seresnet{}", squeeze_excite=True)
     # Small images (8 to 64 px): 0.7 M parameters, trains on a laptop's CPU in a minute.
     | {"nf_resnet26_small": dict(widths=(64, 128, 256), depths=(2, 3, 3), stem="3x3", train_size=32, test_size=32)}
+    # Few images of 64 to 128 px: 0.9 M parameters; branches that are open from the start learn in fewer steps.
+    | {
+        "nf_resnet23_small": dict(
+            widths=(64, 128, 256, 512),
+            depths=(1, 2, 2, 2),
+            stem="7x7-nopool",
+            alpha=1.0,
+            skip_gain=1.0,
+            train_size=64,
+            test_size=64,
+        )
+    }
 )
 
 

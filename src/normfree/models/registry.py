@@ -19,6 +19,7 @@ from .options import check_options
 from .published import PUBLISHED
 
 ORIGIN = "https://github.com/google-deepmind/deepmind-research/tree/master/nfnets"
+STEM_STRIDES = {"3x3": 1, "7x7-nopool": 2}  # of NF-ResNets for small images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
@@ -191,8 +192,8 @@ def default_cfg(name: str) -> dict[str, Any]:
     """
     cls, variant = lookup(name)
     train, test = variant["train_size"], variant["test_size"]
-    small = cls is nf_resnet.NFResNet and variant.get("stem") == "3x3"  # of stride 1
-    reduction = 2 ** (len(variant["widths"]) - 1) if small else 32
+    small = cls is nf_resnet.NFResNet and STEM_STRIDES.get(variant.get("stem", ""))
+    reduction = small * 2 ** (len(variant["widths"]) - 1) if small else 32
     deep = cls in (nfnet.NFNet, bn_nfnet.BNNFNet) or variant.get("stem") == "4x 3x3"
     cfg = dict(
         architecture=name,

@@ -23,6 +23,7 @@ from ..models.config import ModelConfig
 from ..optim import OptimConfig
 from ..training import TrainConfig
 from ..words import shown
+from .decide import CLOSED_BY, open_fields, without_sizes
 from .duplicate_keys import refuse_repeated
 from .earlier import is_run_recipe, with_earlier_defaults
 from .override import check_exact, resolve_overrides
@@ -83,6 +84,7 @@ class Recipe:
         except RecursionError as error:
             raise UsageError(f"{source}: a value is nested too deeply") from error
         recipe.model.options = options
+        recipe.data.decides = open_fields(recipe.data.decides, content)
         return recipe
 
 
@@ -157,6 +159,8 @@ def load_recipe(
     for path, value in resolved.items():
         set_field(content, path, value)
     recipe = Recipe.from_dict(content, source)
+    if recipe.model.name != (original.get("model") or {}).get("name"):  # the size of images is that network's
+        recipe.data.decides = without_sizes(recipe.data.decides)
     check_exact(recipe, original, overrides or {})
     for message in messages:
         say(message)
@@ -189,8 +193,12 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML; :func:`load_recipe` reads it back to an equal one."""
+    """The whole recipe as YAML, without fields that are open; :func:`load_recipe` reads it back to an equal one."""
     content = dataclasses.asdict(recipe)
+    for path in recipe.data.decides:
+        for name in (path, *CLOSED_BY.get(path, ())):
+            section, _, field_name = name.partition(".")
+            content[section].pop(field_name, None)
     for section in content.values():
         section.update({k: list(v) for k, v in section.items() if isinstance(v, tuple)})
     return yaml.safe_dump(content, sort_keys=False)

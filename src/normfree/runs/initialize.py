@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..limits import MAX_INPUT_SIDE
 from ..models import ResidualNet
 from ..models.backbone import OnBackbone
 from ..models.config import ModelConfig
 from ..models.registry import lookup
 from ..recipes import Recipe
+from ..recipes.decide import without_sizes
 from ..training import load_weights, read_checkpoint
 from ..weights import convert
 from ..weights.carry import carry, fitted, summary
@@ -60,6 +62,9 @@ def initialize(model: nn.Module, path: str | Path) -> str:
 def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxyType({})) -> str | None:
     """Set a recipe's network to that of the weights; its regularization, stem and output stride stay.
 
+    Where the recipe leaves the size of images open (``data.decides``), it becomes the one that the weights were trained
+    at, or the network's.
+
     Args:
         overrides: fields that the user gave; options of the network among them replace those of the weights.
 
@@ -71,6 +76,7 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
     """
     weights, described = _read(path)
     before = recipe.model
+    _adopt_sizes(recipe, described)
     if described is None:
         if before.name and _fits(before, weights):
             return None
@@ -102,8 +108,11 @@ def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:
     if kind in (Kind.RUN, Kind.CHECKPOINT):
         state, description, file = read_checkpoint(path, say=lambda line: tell(line, file=sys.stderr))
         recipe = description.get("recipe") if isinstance(description, dict) else None
-        model = recipe.get("model") if isinstance(recipe, dict) else None
-        return Weights(state, "normfree", str(file)), _checked(model)
+        model, data = (recipe.get(part) if isinstance(recipe, dict) else None for part in ("model", "data"))
+        described = _checked(model)
+        if described is not None and isinstance(data, dict):
+            described["sizes"] = {name: data.get(name) for name in ("image_size", "test_size", "resize_margin")}
+        return Weights(state, "normfree", str(file)), described
     named = dict(name=path.removeprefix(PREFIX), options={}) if kind is Kind.PUBLISHED else None
     return read_named(path), named
 
@@ -114,6 +123,17 @@ def _checked(model: Any) -> dict[str, Any] | None:
         return None
     options = model.get("options", {})
     return dict(name=model["name"], options=options if isinstance(options, dict) else {})
+
+
+def _adopt_sizes(recipe: Recipe, described: Mapping[str, Any] | None) -> None:
+    """Take the sizes of images in a description, which may hold anything; without one they are left to the network."""
+    if "data.image_size" not in recipe.data.decides:
+        return
+    sizes = (described or {}).get("sizes", {})
+    sizes = {name: value for name, value in sizes.items() if type(value) is int and 0 <= value <= MAX_INPUT_SIDE}
+    sizes = {name: value for name, value in sizes.items() if value or name == "resize_margin"}
+    taken = {name: value for name, value in sizes.items() if f"data.{name}" in recipe.data.decides}
+    recipe.data = replace(recipe.data, **taken, decides=without_sizes(recipe.data.decides))
 
 
 def _of_backbone(weights: Weights) -> Weights:

@@ -22,7 +22,7 @@ from ..files import whole_file
 from ..optim import freeze
 from ..recipes import Recipe, describe, dump_recipe
 from ..spp import Film
-from ..tasks import Task, open_images, task_of
+from ..tasks import Task, task_of
 from ..training import (
     Replicas,
     Run,
@@ -40,6 +40,7 @@ from ..training.run import CHECKPOINTS, FILM, RECIPE
 from ..words import counted, tell
 from .agreement import compare_processes, contents, on_all, settings
 from .cost import Cost, count_network, sam_part
+from .decided import open_and_decide
 from .lock import RunLock
 from .resume import LENGTH, describe_changes, recipe_changes, rounding_changes, write_lengths
 from .started import as_asked, compare_images, describe_images, read_started, write_started
@@ -132,10 +133,10 @@ def _open_inputs(
     checkpoint, notes, changes = None, [], {}
     if resume is not None:
         checkpoint, notes = on_main(replicas, lambda: find_checkpoint(resume / CHECKPOINTS))
-    source = on_all(replicas, lambda: open_source(recipe, resume, checkpoint))
+    source, decided = on_all(replicas, lambda: open_source(recipe, resume, checkpoint, init is not None))
     images = describe_images(source)
     compare_processes(replicas, settings(recipe) | contents(images))
-    messages = [*source.notes, *notes]
+    messages = [*source.notes, *notes, *decided]
     if checkpoint is None or resume is None:
         messages += fit_batch(recipe, len(source.train))
     else:
@@ -154,8 +155,13 @@ def _open_inputs(
     return Inputs(source, images, model, task, description, checkpoint, changes, messages)
 
 
-def open_source(recipe: Recipe, resume: Path | None, checkpoint: Path | None) -> Source[Any]:
-    """The images of a recipe; its ``data.source`` becomes an absolute path.
+def open_source(
+    recipe: Recipe, resume: Path | None, checkpoint: Path | None, pretrained: bool = False
+) -> tuple[Source[Any], list[str]]:
+    """The images of a recipe, and messages for the user; its ``data.source`` becomes an absolute path.
+
+    Args:
+        pretrained: whether training starts from other weights, for the fields that follow from the images.
 
     Raises:
         UsageError: the device or the images do not exist; a process does not see the run's folder; the list of the
@@ -165,9 +171,9 @@ def open_source(recipe: Recipe, resume: Path | None, checkpoint: Path | None) ->
     if checkpoint is not None and not (checkpoint / STATE).is_file():
         raise UsageError(f"{checkpoint} is not there; all machines must see the folder of a run that goes on")
     held_out = None if resume is None or checkpoint is None else held_out_before(resume, checkpoint)
-    source = open_images(recipe, held_out=held_out)
+    source, decided = open_and_decide(recipe, held_out, pretrained)
     recipe.data.source = absolute(with_kind(recipe.data.source))  # the run must find its images from any folder
-    return source
+    return source, decided
 
 
 def held_out_before(folder: Path, checkpoint: Path) -> HeldOut | None:

@@ -1,5 +1,6 @@
 """What a study costs: steps, images, parameters and operations of each cell, before anything is trained."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -12,6 +13,7 @@ from typing import Any
 from ..errors import UsageError
 from ..recipes import Recipe
 from ..runs.cost import Cost, count_network, sam_part
+from ..runs.decided import open_and_decide
 from ..runs.prepare import fit_batch
 from ..tasks import open_images
 from .cells import Cell, cells
@@ -91,6 +93,10 @@ class _Meter:
 
     def _images(self, recipe: Recipe) -> tuple[int, Sequence[str], str]:
         """The number of training images, and the classes; where they are not there what the study states, and why."""
+        if recipe.data.decides:
+            with contextlib.suppress(UsageError):  # below, the study's number of images may take their place
+                source, _ = open_and_decide(recipe)
+                return len(source.train), source.classes, ""
         data, task = dataclasses.asdict(recipe.data), recipe.task
         key = json.dumps([task.name, task.labels, *(data[name] for name in IMAGES)])
         if key not in self.opened:

@@ -3,7 +3,11 @@
 import torch
 
 from ..errors import UsageError
+from ..internals import private
 from .config import TrainConfig
+
+_has_bfloat16 = private("torch.cpu._is_avx512_bf16_supported")
+_has_amx = private("torch.cpu._is_amx_tile_supported")
 
 
 def pick_device(name: str, float64: bool = False) -> torch.device:
@@ -33,6 +37,11 @@ def pick_device(name: str, float64: bool = False) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())  # one of several processes has chosen its own
     return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a CPU multiplies in bfloat16 itself, which makes training about twice as fast (docs/performance.md)."""
+    return device.type == "cpu" and bool((_has_bfloat16 and _has_bfloat16()) or (_has_amx and _has_amx()))
 
 
 def _devices() -> str:
