@@ -11,10 +11,10 @@ import torch
 
 from ..errors import UsageError, did_you_mean
 from ..words import shown
-from . import nf_regnet, nf_resnet, nfnet, timm_nfnet
+from . import cifarnet, nf_regnet, nf_resnet, nfnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
-from .controls import bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
+from .controls import bn_cifarnet, bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
 from .options import check_options
 from .published import PUBLISHED
 
@@ -29,6 +29,7 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (nf_regnet.NFRegNet, nf_regnet.VARIANTS),
         (nf_resnet.NFResNet, nf_resnet.VARIANTS),
         (timm_nfnet.TimmNFNet, timm_nfnet.VARIANTS),
+        (cifarnet.NFCifarNet, cifarnet.VARIANTS),
         # controls
         (bn_resnet.BNResNet, bn_resnet.VARIANTS),
         (bn_resnet.BNResNetV1, bn_resnet.V1_VARIANTS),
@@ -37,6 +38,8 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (fixup_resnet.FixupResNet, fixup_resnet.VARIANTS),
         (skipinit_resnet.SkipInitResNet, skipinit_resnet.VARIANTS),
         (bn_nfnet.BNNFNet, bn_nfnet.VARIANTS),
+        (bn_cifarnet.BNCifarNet, bn_cifarnet.VARIANTS),
+        (bn_cifarnet.GNCifarNet, bn_cifarnet.GN_VARIANTS),
     )
     for name, variant in variants.items()
 }
@@ -162,7 +165,7 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
     options = dict(structure)
     with torch.device("meta"):
         short = cls(depths=(2,) * len(options["widths"]), **options)
-    return Complexity(short, 3, short.feature_info[-1]["reduction"])
+    return Complexity(short, 3, getattr(cls, "counted_at", None) or short.feature_info[-1]["reduction"])
 
 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:

@@ -13,6 +13,7 @@ from .recompute import Activated, activated
 from .residual import SkipInit, StochasticDepth
 from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
+from .whitening import PatchWhitening2d, fit_whitening
 
 __all__ = [
     "BATCH_NORM",
@@ -23,6 +24,7 @@ __all__ = [
     "MaxPoolSame",
     "PaddedConv2d",
     "ParameterRole",
+    "PatchWhitening2d",
     "Role",
     "SameConv2d",
     "ScaledActivation",
@@ -33,6 +35,7 @@ __all__ = [
     "activated",
     "batch_norms",
     "explain_roles",
+    "fit_whitening",
     "gated_merge",
     "parameter_roles",
     "recompute_weights",

@@ -1,11 +1,12 @@
 """The ``optim`` section of a recipe, and the optimizer it describes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..nn import Role
 from .groups import param_groups
 from .sam import SAM
 from .schedule import warmup_cosine, warmup_drops
@@ -20,6 +21,8 @@ class OptimConfig:
     Args:
         lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
+        lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
+            {gain: 0.3, bias: 0.3}, for example. Roles that are not named have the factor 1.
         lr_end: learning rate at the end of the cosine.
         lr_drops: instead of the cosine, the learning rate falls tenfold at each of these fractions of the run; [0.7,
             0.9] in the papers' segmentation.
@@ -31,6 +34,7 @@ class OptimConfig:
         nesterov: Nesterov's form of momentum.
         weight_decay: of weights; gains, biases and skip gains are not decayed.
         clipping: threshold lambda of Adaptive Gradient Clipping, 0.01 for batch 4096; null clips nothing.
+        unclipped: parameters that are not clipped, by name or pattern: ["*.bias", "*.gain"], for example.
         clipping_eps: lower bound of a unit's weight norm in the clipping.
         ema_decay: decay of the moving average of the weights; null keeps none.
         sam_rho: length of the ascent of Sharpness-Aware Minimization, 0.05 in the paper; null: none.
@@ -40,6 +44,7 @@ class OptimConfig:
 
     lr: float = 0.1
     lr_reference_batch: int | None = None
+    lr_factors: dict[str, float] = field(default_factory=dict)
     lr_end: float = 0.0
     lr_drops: tuple[float, ...] = ()
     warmup_epochs: float = 5.0
@@ -49,6 +54,7 @@ class OptimConfig:
     nesterov: bool = True
     weight_decay: float = 2e-5
     clipping: float | None = 0.01
+    unclipped: tuple[str, ...] = ()
     clipping_eps: float = 1e-3
     ema_decay: float | None = 0.99999
     sam_rho: float | None = None
@@ -70,6 +76,12 @@ class OptimConfig:
             raise UsageError(f"optim.lr_end (={self.lr_end}) is the end of the cosine, which optim.lr_drops replaces")
         if not all(step > 0 for step in self.restarts) or list(self.restarts) != sorted(set(self.restarts)):
             raise UsageError(f"optim.restarts (={list(self.restarts)!s:.80}) must be rising steps from 1 on")
+        roles = [role.value for role in Role]
+        for role, factor in self.lr_factors.items():
+            if role not in roles:
+                raise UsageError(f"optim.lr_factors names {role!r}, which is not a role; roles are {', '.join(roles)}")
+            if not 0 <= factor <= MAX_NUMBER:
+                raise UsageError(f"optim.lr_factors.{role} (={factor}) must be at least 0 and at most {MAX_NUMBER:g}")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -97,7 +109,14 @@ class OptimConfig:
 
     def build(self, model: nn.Module) -> torch.optim.SGD:
         """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""
-        groups = param_groups(model, weight_decay=self.weight_decay, clipping=self.clipping)
+        try:
+            groups = param_groups(
+                model, weight_decay=self.weight_decay, clipping=self.clipping, unclipped=self.unclipped
+            )
+        except UsageError as error:
+            raise UsageError(f"optim.{error}" if str(error).startswith("unclipped") else str(error)) from error
+        for group in groups:
+            group["lr_factor"] = self.lr_factors.get(group["name"], 1.0)
         return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
 
     def build_sam(self, model: nn.Module) -> SAM | None:

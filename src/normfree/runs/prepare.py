@@ -41,6 +41,7 @@ from ..words import counted, tell
 from .agreement import compare_processes, contents, on_all, settings
 from .cost import Cost, count_network, sam_part
 from .decided import open_and_decide
+from .fitted import fit_to_images
 from .lock import RunLock
 from .resume import LENGTH, describe_changes, recipe_changes, rounding_changes, write_lengths
 from .started import as_asked, compare_images, describe_images, read_started, write_started
@@ -148,6 +149,9 @@ def _open_inputs(
     task_of(recipe).set_sizes(recipe, model)
     task = on_all(replicas, lambda: task_of(recipe).from_recipe(recipe, source, replicas.share))
     messages += [*notes, *task.notes]
+    if checkpoint is None and init is None:
+        messages += on_all(replicas, lambda: fit_to_images(model, task))
+        replicas.share_weights(model)
     description = describe(recipe, source.classes, source.numbers)
     if source.held_out is not None:
         description["held_out"] = source.held_out.fingerprint

@@ -124,7 +124,7 @@ class TrainStep:
 
     def _step(self, batch: Batch, lr: float, images: int) -> StepResult:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss = correct = torch.zeros((), device=self.device)
         for piece, last in _with_last(self._pieces(batch)):

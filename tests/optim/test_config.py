@@ -1,0 +1,74 @@
+"""The ``optim`` section of a recipe: who gets which learning rate, and who is not clipped."""
+
+import pytest
+import torch
+from torch import nn
+
+import normfree
+from normfree.data import Batch
+from normfree.errors import UsageError
+from normfree.optim import OptimConfig
+from normfree.training.step import TrainStep
+
+
+def network():
+    torch.manual_seed(0)
+    return normfree.create_model("nf_cifarnet", num_classes=4, widths=(8, 8, 8))
+
+
+def step(optim):
+    """Change of each parameter by the first step at learning rate 1, over its gradient's."""
+
+    class Task:
+        def loss(self, output, batch):
+            return nn.functional.cross_entropy(output, batch.labels)
+
+        def correct(self, output, batch):
+            return torch.zeros(())
+
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.manual_seed(1)
+    batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8) % 4, torch.arange(8))
+    plain = network()
+    nn.functional.cross_entropy(plain(batch.images), batch.labels).backward()
+    TrainStep(model, Task(), optim.build(model))(batch, 1.0)
+    gradients = {name: p.grad for name, p in plain.named_parameters()}
+    return {
+        name: (p.detach() - before[name], gradients[name])
+        for name, p in model.named_parameters()
+        if gradients[name] is not None
+    }
+
+
+def test_each_role_has_its_factor_of_the_learning_rate():
+    factors = dict(gain=0.25, bias=2.0, classifier=0.5, skip_gain=0.0)
+    changes = step(OptimConfig(momentum=0.0, nesterov=False, weight_decay=0.0, clipping=None, lr_factors=factors))
+    by_name = {"conv.weight": 1.0, "gain": 0.25, "bias": 2.0, "fc.weight": 0.5, "skip_gain": 0.0}
+    seen = set()
+    for name, (change, gradient) in changes.items():
+        suffix = next(s for s in ("skip_gain", "fc.weight", "conv.weight", "gain", "bias") if name.endswith(s))
+        seen.add(suffix)
+        # one float32 update of values of order 1
+        torch.testing.assert_close(change, -by_name[suffix] * gradient, rtol=1e-4, atol=1e-6)
+    assert seen == set(by_name)
+
+
+def test_without_factors_all_have_one_learning_rate():
+    groups = OptimConfig().build(network()).param_groups
+    assert {group["lr_factor"] for group in groups} == {1.0}
+
+
+def test_unclipped_parameters_are_in_groups_without_a_threshold():
+    groups = OptimConfig(clipping=0.05, unclipped=("*.gain", "*.bias", "*skip_gain")).build(network()).param_groups
+    clipping = {group["name"]: group["clipping"] for group in groups}
+    assert clipping == dict(weight=0.05, classifier=None, gain=None, bias=None, skip_gain=None)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match="optim.lr_factors names 'gains', which is not a role; roles are weight, "):
+        OptimConfig(lr_factors=dict(gains=1.0))
+    with pytest.raises(UsageError, match=r"optim.lr_factors.gain \(=-1\) must be at least 0"):
+        OptimConfig(lr_factors=dict(gain=-1))
+    with pytest.raises(UsageError, match="optim.unclipped names stages.7, which the model does not have"):
+        OptimConfig(unclipped=("stages.7",)).build(network())
