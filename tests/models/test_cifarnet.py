@@ -65,7 +65,8 @@ def test_a_convolution_keeps_the_variance_of_a_normal_signal(identity_init):
 
 def test_the_first_layer_whitens_or_is_trained():
     model = network()
-    assert isinstance(model.stem.conv, PatchWhitening2d) and model.stem.conv.out_channels == 24
+    assert isinstance(model.stem.conv, PatchWhitening2d)
+    assert model.stem.conv.out_channels == 24
     assert not model.stem.conv.weight.requires_grad
     assert isinstance(network(stem="3x3").stem.conv, WSConv2d)
     with pytest.raises(UsageError, match="must be one of whiten, 3x3"):
@@ -93,7 +94,8 @@ def test_shapes_and_maps(name):
     maps = model.forward_intermediates(x, intermediates_only=True)
     assert [m.shape[-1] for m in maps] == [31, 15, 7, 3]
     assert [entry["num_chs"] for entry in model.feature_info] == [m.shape[1] for m in maps]
-    assert model.first_conv == "stem.conv" and model.in_chans == 3
+    assert model.first_conv == "stem.conv"
+    assert model.in_chans == 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,3 +136,21 @@ def test_stochastic_depth_drops_branches():
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64).expand(16, -1, -1, -1)
     assert model(x).std(0).max() > 1e-3
     assert model.eval()(x).std(0).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_views_are_averaged_in_evaluation_alone(name):
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    one, two, six = (network(name, views=views).eval() for views in (1, 2, 6))
+    mean = (one(x) + one(x.flip(-1))) / 2
+    torch.testing.assert_close(two(x), mean)
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    shifted = [one(view) for place in (padded[..., :32, :32], padded[..., 2:, 2:]) for view in (place, place.flip(-1))]
+    torch.testing.assert_close(six(x), mean / 2 + sum(shifted) / 8)
+    assert not torch.allclose(six(x), one(x))
+    torch.testing.assert_close(six.train()(x), network(name).train()(x))
+
+
+def test_views_must_be_one_of_three():
+    with pytest.raises(UsageError, match=r"views \(=3\) must be one of 1, 2, 6"):
+        network(views=3)

@@ -18,7 +18,7 @@ def images(count=64, channels=3, size=12):
     return torch.einsum("oc,nchw->nohw", mix, smooth) + 0.2 * torch.arange(channels).view(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("channels, size", [(3, 2), (1, 3), (5, 1)])
+@pytest.mark.parametrize(("channels", "size"), [(3, 2), (1, 3), (5, 1)])
 def test_outputs_are_uncorrelated_with_second_moment_one_but_for_the_negatives(channels, size):
     x = images(channels=channels)
     layer = PatchWhitening2d(channels, size, eps=0.0)
@@ -56,7 +56,8 @@ def test_a_direction_without_variance_is_not_blown_up():
 
 def test_the_weight_is_not_trained_and_random_before():
     layer = PatchWhitening2d(3, 2)
-    assert not layer.weight.requires_grad and layer.bias is None
+    assert not layer.weight.requires_grad
+    assert layer.bias is None
     rows = layer.weight[:12].flatten(1)
     torch.testing.assert_close(rows @ rows.T, torch.eye(12), rtol=0, atol=1e-5)
 

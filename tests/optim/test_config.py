@@ -66,9 +66,9 @@ def test_unclipped_parameters_are_in_groups_without_a_threshold():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(UsageError, match="optim.lr_factors names 'gains', which is not a role; roles are weight, "):
+    with pytest.raises(UsageError, match=r"optim\.lr_factors names 'gains', which is not a role; roles are weight, "):
         OptimConfig(lr_factors=dict(gains=1.0))
     with pytest.raises(UsageError, match=r"optim.lr_factors.gain \(=-1\) must be at least 0"):
         OptimConfig(lr_factors=dict(gain=-1))
-    with pytest.raises(UsageError, match="optim.unclipped names stages.7, which the model does not have"):
+    with pytest.raises(UsageError, match=r"optim\.unclipped names stages.7, which the model does not have"):
         OptimConfig(unclipped=("stages.7",)).build(network())

@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Unpack
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import residual_merge
 from ..nn import Activation, PatchWhitening2d, SameConv2d, SkipInit, StochasticDepth, WSConv2d, activated
-from .body import RegularizedOptions, Place, ResidualNet
+from .body import Place, RegularizedOptions, ResidualNet
 
 CifarStem = Literal["whiten", "3x3"]
+Views = Literal[1, 2, 6]
 VARIANTS: dict[str, dict[str, Any]] = {
     "nf_cifarnet": dict(widths=(64, 256, 256), depths=(2, 2, 2), train_size=32, test_size=32)
 }
@@ -83,7 +85,45 @@ def start_as_identity(conv: SameConv2d) -> SameConv2d:
     return conv
 
 
-class NFCifarNet(ResidualNet):
+class ViewedNet(ResidualNet):
+    """A network that answers, in evaluation mode, with the mean logits of several views of each image.
+
+    ``views`` is 1, the image alone; 2, the image and its mirror image; or 6, also both of these shifted by one pixel to
+    the upper left and to the lower right, at half the weight in the sum (Jordan 2024, arXiv:2404.00498). Training sees
+    images as they are.
+    """
+
+    views: Views = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.views == 1:
+            return super().forward(x)
+        views, weights = image_views(x, self.views)
+        logits = super().forward(torch.cat(views)).unflatten(0, (len(views), -1))
+        return torch.einsum("v,vnk->nk", logits.new_tensor(weights), logits)
+
+
+def image_views(x: Tensor, count: Views) -> tuple[list[Tensor], list[float]]:
+    """The views of images (N, C, H, W), each of their shape, and their weights, whose sum is 1.
+
+    Example:
+        >>> views, weights = image_views(torch.randn(2, 3, 8, 8), 6)
+        >>> len(views), views[5].shape, weights
+        (6, torch.Size([2, 3, 8, 8]), [0.25, 0.25, 0.125, 0.125, 0.125, 0.125])
+    """
+    views, weights = [x], [1.0]
+    if count == 6:
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        views += [padded[..., :height, :width], padded[..., 2:, 2:]]
+        weights = [0.5, 0.25, 0.25]
+    if count > 1:
+        views = [view for one in views for view in (one, one.flip(-1))]
+        weights = [weight / 2 for weight in weights for _ in range(2)]
+    return views, weights
+
+
+class NFCifarNet(ViewedNet):
     """Three stages of two 3x3 convolutions: (N, in_chans, H, W) -> (N, num_classes), without normalization.
 
     The shape is that of a network tuned for the speed of training on CIFAR-10 (Jordan 2024, arXiv:2404.00498): whitened
@@ -93,10 +133,11 @@ class NFCifarNet(ResidualNet):
 
     Args:
         widths, depths: channels and convolutions of each stage.
-        stem: "whiten", a :class:`.PatchWhitening2d` that :func:`.fit_whitening` fits to the training images, or "3x3", a
-            trained convolution.
+        stem: "whiten", a :class:`.PatchWhitening2d` that :func:`.fit_whitening` fits to the training images, or
+            "3x3", a trained convolution.
         identity_init: the first outputs of each convolution start by passing on its inputs.
         logit_scale: factor of the pooled features in front of the classifier.
+        views: of each image in evaluation, see :class:`ViewedNet`.
     """
 
     family = "nf_cifarnet"
@@ -115,6 +156,7 @@ class NFCifarNet(ResidualNet):
         skip_gain: float | None = 0.0,
         identity_init: bool = True,
         logit_scale: float = LOGIT_SCALE,
+        views: Views = 1,
         **options: Unpack[RegularizedOptions],
     ):
         act = Activation(activation, gamma)
@@ -141,7 +183,7 @@ class NFCifarNet(ResidualNet):
             final=dict(act=act),
             **{"global_pool": "max", **options},
         )
-        self.alpha = alpha
+        self.alpha, self.views = alpha, views
         self.feature_scale = act.gamma / deviation(depths[-1] - 1) * logit_scale
 
     def forward_final(self, x: Tensor) -> Tensor:

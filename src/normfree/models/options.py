@@ -43,8 +43,8 @@ def _type_mismatch(hint: Any, value: Any) -> str | None:
         expected = _type_mismatch(typing.Union[tuple(a for a in args if a is not type(None))], value)  # noqa: UP007
         return expected and f"{expected}, or null"
     if origin is typing.Literal:
-        fits = isinstance(value, str) and value in args
-        return None if fits else f"one of {', '.join(args)}"
+        fits = any(type(value) is type(choice) and value == choice for choice in args)
+        return None if fits else f"one of {', '.join(map(str, args))}"
     if hint is bool:
         return None if isinstance(value, bool) else "true or false"
     if hint is int:

@@ -15,11 +15,12 @@ EPS = 5e-4  # added to each variance, so that directions of hardly any variance 
 class PatchWhitening2d(SameConv2d):
     """Convolution whose outputs are the whitened patches of its input, each once as it is and once negated.
 
-    ``(N, in_channels, H, W) -> (N, 2 * in_channels * k * k, H - k + 1, W - k + 1)``. On the images it was fitted to, its
-    outputs have variance 1 and are uncorrelated, but for each with its negative: a network that cannot normalize gets a
-    normalized input. The weight is not trained. Until :meth:`fit_`, the directions are random.
+    ``(N, in_channels, H, W) -> (N, 2 * in_channels * k * k, H - k + 1, W - k + 1)``. On the images it was fitted to,
+    its outputs have variance 1 and are uncorrelated, but for each with its negative: a network that cannot normalize
+    gets a normalized input. The weight is not trained. Until :meth:`fit_`, the directions are random.
 
-    The trick is of Page (2019, "How to train your ResNet", part 8); Jordan (2024, arXiv:2404.00498) added the negatives.
+    The trick is of Page (2019, "How to train your ResNet", part 8); Jordan (2024, arXiv:2404.00498) added the
+    negatives.
 
     Args:
         in_channels: of the images.

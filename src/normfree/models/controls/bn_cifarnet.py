@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...nn import SameConv2d, StochasticDepth
-from ..body import RegularizedOptions, Place, ResidualNet
-from ..cifarnet import LOGIT_SCALE, CifarStem, cifar_stem, start_as_identity
+from ..body import Place, RegularizedOptions
+from ..cifarnet import LOGIT_SCALE, CifarStem, ViewedNet, Views, cifar_stem, start_as_identity
 from ..cifarnet import VARIANTS as NF_VARIANTS
 from .preact import Preactivation
 
@@ -41,7 +41,7 @@ class NormBlock(nn.Module):
         return F.max_pool2d(out, 2) if self.pooled else out
 
 
-class BNCifarNet(ResidualNet):
+class BNCifarNet(ViewedNet):
     """The shape of :class:`.NFCifarNet` with BatchNorm: (N, in_chans, H, W) -> (N, num_classes).
 
     ``norm(x)``, then the activation, then the convolution; no standardized weights, alpha, beta, gamma, gains or skip
@@ -62,6 +62,7 @@ class BNCifarNet(ResidualNet):
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         identity_init: bool = True,
         logit_scale: float = LOGIT_SCALE,
+        views: Views = 1,
         **options: Unpack[RegularizedOptions],
     ):
         pre = Preactivation(activation=activation, groups=self.norm_groups)
@@ -75,7 +76,7 @@ class BNCifarNet(ResidualNet):
             final=dict(final_bn=final_bn, act=act),
             **{"global_pool": "max", **options},
         )
-        self.feature_scale = logit_scale
+        self.feature_scale, self.views = logit_scale, views
 
     def forward_final(self, x: Tensor) -> Tensor:
         """Normalization, activation and the scale of the logits."""
