@@ -128,8 +128,8 @@ class NFCifarNet(ViewedNet):
 
     The shape is that of a network tuned for the speed of training on CIFAR-10 (Jordan 2024, arXiv:2404.00498): whitened
     patches, then stages of a convolution, 2x2 max pooling and a second convolution, then the maximum over all places.
-    What replaces its BatchNorm is from the papers: standardized weights, scaled activations, and a residual branch
-    around the second convolution, with SkipInit and beta (NF-ResNets, section 4). Max pooling is not rescaled.
+    What replaces its BatchNorm is from the papers: standardized weights, scaled activations, SkipInit, and the second
+    convolution as a residual block with alpha and beta (NF-ResNets, section 4). Max pooling is not rescaled.
 
     Args:
         widths, depths: channels and convolutions of each stage.

@@ -32,7 +32,7 @@ class PatchWhitening2d(SameConv2d):
 
     Example:
         >>> layer = PatchWhitening2d(3, 2)
-        >>> images = torch.rand(100, 3, 32, 32)
+        >>> images = torch.randn(100, 3, 32, 32)
         >>> layer.fit_([images])
         >>> layer(images).shape, bool((layer(images).var((0, 2, 3)) - 1).abs().max() < 0.02)
         (torch.Size([100, 24, 31, 31]), True)
