@@ -48,7 +48,8 @@ class ConvBlock(nn.Module):
 
     def __init__(self, conv: SameConv2d, act: Activation, skip_init: SkipInit | None, stochdepth_rate: float = 0.0):
         super().__init__()
-        self.act, self.conv = act, conv
+        self.act = act
+        self.conv: nn.Module = conv  # plain once it is folded
         self.skip_init = skip_init
         self.stochdepth = StochasticDepth(stochdepth_rate)
 
@@ -60,8 +61,8 @@ class ConvBlock(nn.Module):
 
     def fold_(self) -> None:
         """Fold ``alpha * skip_gain`` into the convolution, which becomes a plain one."""
-        if self.skip_init is not None:
-            self.conv, self.skip_init = self.conv.folded(self.skip_init.scale().detach()), None  # pyright: ignore[reportAttributeAccessIssue]
+        if self.skip_init is not None and isinstance(self.conv, SameConv2d):
+            self.conv, self.skip_init = self.conv.folded(self.skip_init.scale().detach()), None
 
 
 def cifar_stem(kind: CifarStem, conv: Callable[..., SameConv2d], in_chans: int) -> nn.Sequential:
@@ -140,6 +141,7 @@ class NFCifarNet(ViewedNet):
         views: of each image in evaluation, see :class:`ViewedNet`.
     """
 
+    act: nn.Module
     family = "nf_cifarnet"
     counted_at = 32  # px: the patches need no padding, so that multiply-adds are not proportional to the area
 

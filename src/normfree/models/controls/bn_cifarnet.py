@@ -48,6 +48,8 @@ class BNCifarNet(ViewedNet):
     gains. The options are those of :class:`.NFCifarNet`.
     """
 
+    final_bn: nn.Module
+    act: nn.Module
     family = "bn_cifarnet"
     counted_at = 32
     norm_groups: int | None = None  # see Preactivation
