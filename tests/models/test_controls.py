@@ -11,7 +11,7 @@ import normfree
 from normfree import UsageError
 from normfree.gain import RELEASED_GAINS, he_gain
 from normfree.models import Branch, NFBlock, PostactBlock, PreactBlock, Preactivation
-from normfree.nn import Activation, MaxPoolSame, SameConv2d, SqueezeExcite, WSConv2d
+from normfree.nn import Activation, SameConv2d, SqueezeExcite, WSConv2d
 
 DOUBLE = torch.float64
 WITH_NORM = [name for name in CONTROLS if name not in WITHOUT_NORM]
@@ -118,16 +118,6 @@ def test_the_activation_reaches_every_place(name):
     assert {module.name for module in model.modules() if isinstance(module, Activation)} == {"tanh"}
 
 
-@pytest.mark.parametrize("name", ["bn_resnet50", "plain_resnet50", "nf_resnet50"])
-@pytest.mark.parametrize(("stem", "reduction"), [("7x7", 4), ("7x7-nopool", 2), ("3x3", 1)])
-def test_stems(name, stem, reduction):
-    model = normfree.create_model(name, widths=(32, 48), depths=(1, 1), stem=stem)
-    assert any(isinstance(module, MaxPoolSame) for module in model.modules()) == (stem == "7x7")
-    assert [info["reduction"] for info in model.feature_info] == [min(reduction, 2), reduction, 2 * reduction]
-    assert model.stem.conv.kernel_size == int(stem[0])
-    assert model.forward_features(torch.randn(1, 3, 64, 64)).shape[2:] == (32 // reduction,) * 2
-
-
 def test_identity_activation_without_pooling_is_a_linear_network():
     model = small("bn_resnet50", activation="identity", stem="7x7-nopool", squeeze_excite=False).double()
     x, y = torch.randn(2, 1, 3, 32, 32, dtype=DOUBLE)
@@ -208,13 +198,3 @@ def test_stochastic_depth_grows_with_depth(name):
     assert rates == pytest.approx([0.6 * i / n for i in range(n)], rel=1e-12)
     info = normfree.model_info(name)
     assert (info.drop_rate, info.stochdepth_rate) == ((0.2, 0.25) if "nfnet" in name else (0.0, 0.0))
-
-
-@pytest.mark.parametrize("name", [name for name in CONTROLS if "resnet" in name])
-def test_stems_for_small_images(name):
-    """A 3x3 convolution of stride 1: the first stage sees the full resolution."""
-    model, x = small(name, stem="3x3").eval(), torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert (model.stem.conv.kernel_size, model.stem.conv.stride) in {(3, 1), ((3, 3), (1, 1))}
-    with torch.no_grad():
-        assert model.stages[0](model.stem(x)).shape[-2:] == (32, 32)
-        assert model(x).isfinite().all()

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..nn import Activation, WSConv2d
 from .block import Branch
 from .body import NormFreeNet, NormFreeOptions
+from .stem import RegNetStem, conv_stem
 
 TABLE = {  # width pattern, depths, train and test size, dropout
     "b0": ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
@@ -37,7 +38,8 @@ VARIANTS = {
 class NFRegNet(NormFreeNet):
     """NF-RegNet: inverted bottlenecks of group width 8 with Squeeze-Excite in their middle.
 
-    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32. The classifier starts at weight 0.
+    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32; for small images, ``stem="3x3"`` is a
+    convolution of stride 1 (strides 2, 4, 8, 16). The classifier starts at weight 0.
     """
 
     family = "nf_regnet"
@@ -47,6 +49,7 @@ class NFRegNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        stem: RegNetStem = "3x3-stride2",
         in_chans: int = 3,
         drop_rate: float = 0.2,
         stochdepth_rate: float = 0.1,
@@ -58,10 +61,8 @@ class NFRegNet(NormFreeNet):
         se_factor: float = 2.0,
         **options: Unpack[NormFreeOptions],
     ):
-        stem = nn.Sequential()
-        stem.add_module("conv", WSConv2d(in_chans, widths[0], 3, 2))
         super().__init__(
-            stem=stem,
+            stem=conv_stem(stem, WSConv2d, in_chans, widths[0]),
             widths=widths,
             depths=depths,
             strides=(2, 2, 2, 2),

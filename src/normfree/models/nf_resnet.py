@@ -9,7 +9,8 @@ from ..gain import he_gain
 from ..nn import Activation, SameConv2d, WSConv2d
 from .block import Branch
 from .body import NormFreeNet, NormFreeOptions
-from .resnet import Stem, resnet_stem, resnet_variants
+from .resnet import resnet_variants
+from .stem import ResNetStem, conv_stem
 
 VARIANTS = (
     resnet_variants("nf_resnet{}", squeeze_excite=False)
@@ -35,9 +36,9 @@ class NFResNet(NormFreeNet):
     """NF-ResNet: the pre-activation bottleneck ResNet without normalization.
 
     ``(N, in_chans, H, W) -> (N, num_classes)``. ``stem="7x7"`` is the papers' (7x7 of stride 2 and 3x3 max pooling;
-    strides 4, 8, 16, 32), ``"7x7-nopool"`` the same without pooling (strides 2, 4, 8, 16; figure 7); ``stem="3x3"``,
-    for small images, is one 3x3 convolution of stride 1 (strides 1, 2, 4, ...). Dropout and stochastic depth are off
-    by default, as in the paper's plain runs.
+    strides 4, 8, 16, 32), ``"7x7-nopool"`` the same without pooling (strides 2, 4, 8, 16; figure 7). For small images,
+    ``"3x3"`` is one 3x3 convolution of stride 1 (strides 1, 2, 4, ...; 32 px), ``"3x3-stride2"`` one of stride 2 (64
+    px). Dropout and stochastic depth are off by default, as in the paper's plain runs.
 
     Three options are the paper's controls: ``standardize=False`` convolves with the raw weights, by default with the
     ``gamma`` of He initialization (figure 2); ``gamma=sqrt(2)`` is the gain of He for ReLU (figure 8); ``se_factor=1``
@@ -53,7 +54,7 @@ class NFResNet(NormFreeNet):
         depths: Sequence[int],
         squeeze_excite: bool = False,
         standardize: bool = True,
-        stem: Stem = "7x7",
+        stem: ResNetStem = "7x7",
         in_chans: int = 3,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
@@ -74,7 +75,7 @@ class NFResNet(NormFreeNet):
         if not standardize and gamma is None:
             gamma = he_gain(activation)
         super().__init__(
-            stem=resnet_stem(stem, branch.conv, in_chans, widths[0] // 4),
+            stem=conv_stem(stem, branch.conv, in_chans, widths[0] // 4),
             widths=widths,
             depths=depths,
             strides=(1,) + (2,) * (len(widths) - 1),

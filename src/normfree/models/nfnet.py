@@ -5,9 +5,10 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ..nn import Activated, Activation, SameConv2d, WSConv2d
+from ..nn import Activation, WSConv2d
 from .block import Branch
 from .body import NormFreeNet, NormFreeOptions
+from .stem import DEEP, NFNetStem, conv_stem, deep_stem
 
 _TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
 _TEST = (256, 320, 352, 416, 512, 544, 576, 608)
@@ -26,36 +27,19 @@ VARIANTS = {
     for k in range(8)
 }
 
-STRIDES, STEM_STRIDES = (1, 2, 2, 2), (2, 1, 1, 2)
+STRIDES = (1, 2, 2, 2)
 
 
 def stem_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Output channels of the stem's four convolutions."""
+    """Output channels of the deep stem's four convolutions; another stem has the last number."""
     return 16, 32, 64, widths[0] // 2
-
-
-def deep_stem(
-    in_chans: int, widths: Sequence[int], conv: Callable[..., SameConv2d], act: Activation, input_scale: float = 1.0
-) -> Activated:
-    """Four 3x3 convolutions with activations between them, whose gamma is folded into the next convolution.
-
-    Args:
-        widths: output channels of the convolutions.
-        input_scale: of the first convolution.
-    """
-    stem, channels = Activated(), in_chans
-    for i, (width, stride) in enumerate(zip(widths, STEM_STRIDES, strict=True)):
-        if i:
-            stem.add_module(f"act{i - 1}", act.clone())
-        stem.add_module(f"conv{i}", conv(channels, width, 3, stride, input_scale=act.gamma if i else input_scale))
-        channels = width
-    return stem
 
 
 class NFNet(NormFreeNet):
     """NFNet: SE-ResNeXt-D with two 3x3 convolutions of group width 128 and a four-convolution stem.
 
-    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32.
+    ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32. For small images, ``stem="3x3"`` is one 3x3
+    convolution of stride 1 (strides 1, 2, 4, 8; 32 px), ``"3x3-stride2"`` one of stride 2 (2, 4, 8, 16; 64 px).
     """
 
     family = "nfnet"
@@ -65,6 +49,7 @@ class NFNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        stem: NFNetStem = "4x 3x3",
         in_chans: int = 3,
         drop_rate: float = 0.2,
         stochdepth_rate: float = 0.25,
@@ -77,9 +62,11 @@ class NFNet(NormFreeNet):
         final_factor: int = 2,
         **options: Unpack[NormFreeOptions],
     ):
-        act = Activation(activation, gamma)
+        act, widths_of_stem = Activation(activation, gamma), stem_widths(widths)
         super().__init__(
-            stem=deep_stem(in_chans, stem_widths(widths), WSConv2d, act),
+            stem=deep_stem(in_chans, widths_of_stem, WSConv2d, act)
+            if stem == DEEP
+            else conv_stem(stem, WSConv2d, in_chans, widths_of_stem[-1]),
             widths=widths,
             depths=depths,
             strides=STRIDES,

@@ -120,7 +120,10 @@ def build_model(
     check_options(cls, overrides)
     structure = {k: v for k, v in variant.items() if k not in ("train_size", "test_size")}
     model = cls(**{**structure, **options, **overrides})
-    cfg: dict[str, Any] = default_cfg(name) | dict(num_classes=num_classes)
+    cfg: dict[str, Any] = default_cfg(name) | dict(num_classes=num_classes, first_conv=model.first_conv)
+    reduction = model.feature_info[-1]["reduction"]
+    for pool, input_size in (("pool_size", "input_size"), ("test_pool_size", "test_input_size")):
+        cfg[pool] = (-(-cfg[input_size][-1] // reduction),) * 2
     if in_chans != 3:
         cfg |= {key: (in_chans, *cfg[key][1:]) for key in ("input_size", "test_input_size")}
         cfg |= dict(mean=(0.5,) * in_chans, std=(0.5,) * in_chans)

@@ -14,11 +14,11 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from ..gain import model_gain
-from ..nn import Activated, Activation, MaxPoolSame, WSConv2d
+from ..nn import Activation, MaxPoolSame, WSConv2d
 from .block import Branch, divisible
 from .body import NormFreeNet, RegularizedOptions
 from .nf_regnet import TABLE as _REGNETS
-from .nfnet import deep_stem
+from .stem import DEEP, AnyStem, conv_stem, deep_stem
 
 _EPS = 1e-5
 
@@ -41,7 +41,7 @@ def _resnet(depths: Sequence[int], **options: Any) -> dict[str, Any]:
 def _regnet(pattern: Sequence[int], depths: Sequence[int]) -> dict[str, Any]:
     widths = tuple(divisible(0.75 * width, 8) for width in pattern)
     final = divisible(0.75 * (1280 * pattern[-1] // 440), 8)
-    options = dict(stem="3x3", ratio=2.25, group_width=8, se_ratio=0.5, regnet=True, activation="silu")
+    options = dict(stem="3x3-stride2", ratio=2.25, group_width=8, se_ratio=0.5, regnet=True, activation="silu")
     return dict(widths=widths, depths=depths, stem_channels=widths[0], final_channels=final) | options
 
 
@@ -99,7 +99,7 @@ class TimmNFNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        stem: Literal["4x 3x3", "3x3", "7x7"],
+        stem: AnyStem,
         stem_channels: int,
         ratio: float,
         group_width: int | None = None,
@@ -121,7 +121,7 @@ class TimmNFNet(NormFreeNet):
             stem=_stem(stem, conv, act, in_chans, stem_channels, 1.0 if released else act.gamma),
             widths=widths,
             depths=depths,
-            strides=(2 if stem == "3x3" else 1, 2, 2, 2),
+            strides=(2 if regnet else 1, 2, 2, 2),
             branch=Branch(
                 ratio=ratio,
                 expand_input=regnet,
@@ -157,11 +157,8 @@ class TimmNFNet(NormFreeNet):
 def _stem(
     kind: str, conv: functools.partial[WSConv2d], act: Activation, in_chans: int, channels: int, scale: float
 ) -> nn.Sequential:
-    if kind == "4x 3x3":
+    if kind == DEEP:
         return deep_stem(in_chans, (channels // 8, channels // 4, channels // 2, channels), conv, act, scale)
-    layers = Activated()
-    layers.add_module("conv", conv(in_chans, channels, {"3x3": 3, "7x7": 7}[kind], 2, input_scale=scale))
-    if kind == "7x7":
-        same = conv.keywords["padding"] == "same"
-        layers.add_module("pool", MaxPoolSame() if same else nn.MaxPool2d(3, 2, padding=1))
-    return layers
+    same = conv.keywords["padding"] == "same"
+    pool = MaxPoolSame if same else functools.partial(nn.MaxPool2d, 3, 2, padding=1)
+    return conv_stem(kind, functools.partial(conv, input_scale=scale), in_chans, channels, pool=pool)

@@ -8,8 +8,9 @@ from torch import Tensor
 from ...nn import Activated, SameConv2d
 from ..block import Branch
 from ..body import NetOptions
-from ..nfnet import STEM_STRIDES, STRIDES, stem_widths
+from ..nfnet import STRIDES, stem_widths
 from ..nfnet import VARIANTS as NFNET_VARIANTS
+from ..stem import DEEP, DEEP_STRIDES, NFNetStem, conv_stem
 from .preact import Preactivation, PreactNet
 
 VARIANTS = {f"bn_{name}": variant for name, variant in NFNET_VARIANTS.items()}
@@ -28,6 +29,7 @@ class BNNFNet(PreactNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        stem: NFNetStem = "4x 3x3",
         in_chans: int = 3,
         drop_rate: float = 0.2,
         stochdepth_rate: float = 0.25,
@@ -38,18 +40,11 @@ class BNNFNet(PreactNet):
         final_factor: int = 2,
         **options: Unpack[NetOptions],
     ):
-        pre = Preactivation(activation=activation)
-        stem, channels = Activated(), in_chans
-        for i, (width, stride) in enumerate(zip(stem_widths(widths), STEM_STRIDES, strict=True)):
-            if i:
-                norm, act = pre.layers(channels)
-                stem.add_module(f"bn{i - 1}", norm)
-                stem.add_module(f"act{i - 1}", act)
-            gain = pre.gain if i else 1.0
-            stem.add_module(f"conv{i}", SameConv2d(channels, width, 3, stride, bias=False, init_gain=gain))
-            channels = width
+        pre, widths_of_stem = Preactivation(activation=activation), stem_widths(widths)
         super().__init__(
-            stem=stem,
+            stem=_deep_stem(in_chans, widths_of_stem, pre)
+            if stem == DEEP
+            else conv_stem(stem, pre.conv(1.0, bias=False), in_chans, widths_of_stem[-1]),
             widths=widths,
             depths=depths,
             strides=STRIDES,
@@ -69,3 +64,17 @@ class BNNFNet(PreactNet):
             stochdepth_rate=stochdepth_rate,
             **options,
         )
+
+
+def _deep_stem(in_chans: int, widths: Sequence[int], pre: Preactivation) -> Activated:
+    """Four 3x3 convolutions, with BatchNorm and activation between them."""
+    stem, channels = Activated(), in_chans
+    for i, (width, stride) in enumerate(zip(widths, DEEP_STRIDES, strict=True)):
+        if i:
+            norm, act = pre.layers(channels)
+            stem.add_module(f"bn{i - 1}", norm)
+            stem.add_module(f"act{i - 1}", act)
+        gain = pre.gain if i else 1.0
+        stem.add_module(f"conv{i}", SameConv2d(channels, width, 3, stride, bias=False, init_gain=gain))
+        channels = width
+    return stem

@@ -10,7 +10,8 @@ from ...gain import he_gain
 from ...nn import Activation, SameConv2d, SqueezeExcite, StochasticDepth
 from ..block import Branch, Sampling
 from ..body import Place, RegularizedOptions, ResidualNet
-from ..resnet import STRIDES, Stem, resnet_stem, resnet_variants
+from ..resnet import STRIDES, resnet_variants
+from ..stem import ResNetStem, conv_stem
 from .preact import BN_EPS, BN_MOMENTUM, Order, Preactivation, PreactNet
 
 VARIANTS = resnet_variants("bn_resnet{}")
@@ -44,7 +45,7 @@ class BNResNet(PreactNet):
         squeeze_excite: bool = False,
         se_ratio: float = 0.25,
         se_factor: float = 1.0,
-        stem: Stem = "7x7",
+        stem: ResNetStem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         init_gain: float | None = None,
@@ -56,7 +57,7 @@ class BNResNet(PreactNet):
         end = "end" if squeeze_excite else None
         conv = pre.conv(1.0, bias=False)  # it sees images, not activations
         super().__init__(
-            stem=resnet_stem(stem, conv, in_chans, widths[0] // 4),
+            stem=conv_stem(stem, conv, in_chans, widths[0] // 4),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],
@@ -142,7 +143,7 @@ class BNResNetV1(ResidualNet):
         depths: Sequence[int],
         squeeze_excite: bool = False,
         se_ratio: float = 0.25,
-        stem: Stem = "7x7",
+        stem: ResNetStem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
@@ -166,7 +167,7 @@ class BNResNetV1(ResidualNet):
             )
 
         super().__init__(
-            stem=resnet_stem(stem, conv, in_chans, channels, bn=norm, act=act),
+            stem=conv_stem(stem, conv, in_chans, channels, bn=norm, act=act),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],

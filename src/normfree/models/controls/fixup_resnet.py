@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ...nn import Activation, Role, SameConv2d, StochasticDepth
 from ..block import Sampling
 from ..body import Place, RegularizedOptions, ResidualNet
-from ..resnet import STRIDES, Stem, resnet_stem, resnet_variants
+from ..resnet import STRIDES, resnet_variants
+from ..stem import ResNetStem, conv_stem
 
 VARIANTS = resnet_variants("fixup_resnet{}")
 
@@ -87,7 +88,7 @@ class FixupResNet(ResidualNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        stem: Stem = "7x7",
+        stem: ResNetStem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
@@ -108,7 +109,7 @@ class FixupResNet(ResidualNet):
             )
 
         super().__init__(
-            stem=resnet_stem(stem, conv, in_chans, widths[0] // 4, bias1=bias, act=act),
+            stem=conv_stem(stem, conv, in_chans, widths[0] // 4, bias1=bias, act=act),
             widths=widths,
             depths=depths,
             strides=STRIDES[: len(widths)],

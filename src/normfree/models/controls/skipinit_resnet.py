@@ -6,7 +6,8 @@ from typing import Unpack
 from torch import Tensor
 
 from ..body import RegularizedOptions
-from ..resnet import Stem, resnet_variants
+from ..resnet import resnet_variants
+from ..stem import ResNetStem
 from .bn_resnet import BNResNet
 
 VARIANTS = resnet_variants("skipinit_resnet{}")
@@ -22,7 +23,7 @@ class SkipInitResNet(BNResNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        stem: Stem = "7x7",
+        stem: ResNetStem = "7x7",
         in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "relu",
         ratio: float = 0.25,
