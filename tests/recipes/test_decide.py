@@ -6,7 +6,7 @@ import pytest
 
 from normfree import UsageError
 from normfree.recipes import Recipe, dump_recipe, list_recipes, load_recipe
-from normfree.recipes.decide import CLOSED_BY, FIELDS, Facts, decide, open_fields
+from normfree.recipes.decide import CLOSED_BY, FIELDS, Facts, decide, in_words, open_fields
 
 COUNTS, SIDES = (1, 10, 50, 300, 4_000, 20_000, 1_000_000), (8, 28, 64, 96, 224, 4_000)
 
@@ -87,3 +87,26 @@ def test_a_field_without_a_rule_is_refused():
         open_fields(["train.step"], {})
     with pytest.raises(UsageError, match=r"data.decides: 'model.name'"):
         load_recipe("folder", {"data.decides": ["model.name"]})
+
+
+def test_images_that_are_seen_often_are_mixed():
+    often, seldom = decide(Facts(300, 64), {}), decide(Facts(300, 64), {"train.steps": 200})
+    assert (often["data.mixup"], often["data.cutmix"]) == (0.2, 1.0)
+    assert (seldom["data.mixup"], seldom["data.cutmix"]) == (0.0, 0.0)
+
+
+def test_photos_are_cropped_as_in_the_papers_and_small_images_are_shifted():
+    assert decide(Facts(300, 500), {})["data.crop"] == "distorted"
+    assert decide(Facts(300, 64), {})["data.crop"] == "shift"
+
+
+def test_images_without_one_class_each_are_not_mixed():
+    fields = decide(Facts(300, 64, classes=False), {})
+    assert fields["data.mixup"] == fields["data.cutmix"] == 0.0
+
+
+def test_the_user_is_told_of_images_that_take_long_to_decode():
+    for side, lines in ((640, 1), (3_000, 2)):
+        facts = Facts(300, side)
+        values = decide(facts, {})
+        assert len(in_words(facts, values, list(values))) == lines

@@ -11,6 +11,8 @@ from ..words import counted, shown
 HELD_OUT, MANY, HELD_OUT_OF_MANY = 0.2, 5_000, 0.1  # part of the images that is for testing; of how many less is
 SMALL = 160  # pixels of a side; larger images are photos
 MIN_STEPS, MIN_TUNING_STEPS = 2_000, 600  # from scratch, and from trained weights
+OFTEN = 60  # passes over the images
+HUGE = 1_000  # pixels of a side, which takes long to decode
 PASSES = 800  # over a single image; fewer over more images
 SIZES = ("data.image_size", "data.test_size", "data.resize_margin")
 # a field, and those of which giving one closes it, too
@@ -31,6 +33,7 @@ class Facts:
         side: median of the shorter sides of the images, in pixels.
         grey: whether all images are grey.
         pretrained: whether training starts from other weights.
+        classes: whether each image has one class: others are not mixed.
         bfloat16: whether the device is a CPU that computes bfloat16 itself.
     """
 
@@ -38,6 +41,7 @@ class Facts:
     side: int
     grey: bool = False
     pretrained: bool = False
+    classes: bool = True
     bfloat16: bool = False
 
 
@@ -94,7 +98,7 @@ def in_words(facts: Facts, values: Values, decides: Collection[str]) -> list[str
         values: of all fields in :data:`FIELDS`; decides: those that were left open.
     """
     steps, batch = _length(facts, values), values["train.batch_size"]
-    passes = counted(max(1, round(steps * batch / facts.images)), "pass", "passes")
+    passes = counted(max(1, round(_passes(facts, values))), "pass", "passes")
     what = "fine-tuning" if facts.pretrained else "training"
     size = "" if values["data.image_size"] is None else f" at {values['data.image_size']} px"
     start = f"{counted(facts.images, 'training image')}, median side {facts.side} px: {what} takes "
@@ -104,7 +108,10 @@ def in_words(facts: Facts, values: Values, decides: Collection[str]) -> list[str
         start += f" after {counted(values['optim.warmup_steps'], 'step')} of warm-up"
     given = [path for path in FIELDS if path not in decides]
     how = "; any of it can be given, for example --train.steps N" if not given else f"; given: {', '.join(given)}"
-    return [start + how]
+    if facts.side < HUGE or values["data.image_size"] is None:
+        return [start + how]
+    size = 2 * values["data.image_size"]
+    return [start + how, f"decoding such large images takes most of the time; copies of about {size} px train faster"]
 
 
 def _image_size(facts: Facts, values: Values) -> int:
@@ -123,6 +130,15 @@ def _margin(facts: Facts, values: Values) -> int:
 
 def _crop(facts: Facts, values: Values) -> str:
     return "shift" if facts.side <= SMALL else "distorted"
+
+
+def _cutmix(facts: Facts, values: Values) -> float:
+    """Images that are seen often are mixed, or they are learned by heart."""
+    return 1.0 if facts.classes and _passes(facts, values) > OFTEN else 0.0
+
+
+def _mixup(facts: Facts, values: Values) -> float:
+    return 0.2 if facts.classes and _passes(facts, values) > OFTEN else 0.0
 
 
 def _flip(facts: Facts, values: Values) -> bool:
@@ -156,7 +172,11 @@ def _average(facts: Facts, values: Values) -> float:
 
 def _eval_every(facts: Facts, values: Values) -> float:
     """Twenty evaluations in a run, at most one for each pass."""
-    return max(1.0, round(_length(facts, values) * values["train.batch_size"] / facts.images / 20, 2))
+    return max(1.0, round(_passes(facts, values) / 20, 2))
+
+
+def _passes(facts: Facts, values: Values) -> float:
+    return _length(facts, values) * values["train.batch_size"] / facts.images
 
 
 def _length(facts: Facts, values: Values) -> int:
@@ -170,10 +190,12 @@ FIELDS: dict[str, Callable[[Facts, Values], Any]] = {
     "data.image_size": _image_size,
     "data.test_size": _test_size,
     "data.resize_margin": _margin,
-    "data.crop": _crop,
     "data.flip": _flip,
     "train.batch_size": _batch,
     "train.steps": _steps,
+    "data.crop": _crop,
+    "data.mixup": _mixup,
+    "data.cutmix": _cutmix,
     "train.eval_every": _eval_every,
     "optim.lr": _lr,
     "optim.warmup_steps": _warmup,
