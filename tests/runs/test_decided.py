@@ -68,7 +68,7 @@ def test_a_resumed_run_has_the_same_numbers(normfree, photos, tmp_path):
     flags = [*TINY, photos, "--train.save_every", "2"]
     assert normfree("train", *flags, "--out", whole).code == 0
     assert normfree("train", *flags, "--out", cut).code == 0
-    shutil.rmtree(cut / "checkpoints" / "step-00000004")
+    shutil.rmtree(sorted((cut / "checkpoints").glob("step-*"))[-1])
     for name in ("last", "best"):
         (cut / "checkpoints" / name).unlink(missing_ok=True)
     resumed = normfree("train", *flags, "--out", cut, "--resume")

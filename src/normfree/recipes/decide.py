@@ -158,7 +158,7 @@ def _steps(facts: Facts, values: Values) -> int:
 
 
 def _lr(facts: Facts, values: Values) -> float:
-    return round((0.03 if facts.pretrained else 0.1) * math.sqrt(values["train.batch_size"] / 16), 3)
+    return round((0.01 if facts.pretrained else 0.1) * math.sqrt(values["train.batch_size"] / 16), 3)
 
 
 def _warmup(facts: Facts, values: Values) -> int:
