@@ -68,6 +68,9 @@ class DataConfig:
         val_fraction: fraction of the images of each class that is held out for testing if the source has no test split
             (imagefolder:, csv:, arrays:, some of torchvision: and hf:). The run lists these images in held_out.json.
         val_seed: seed of the choice of the images that are held out.
+        train_fraction: fraction of the training images of each class that is used, to see what fewer labels give
+            (classification and regression); null: all of them.
+        train_seed: seed of the choice of these images.
         sampler: "shuffled": an epoch has every training image once; "balanced": an epoch has as many images, but all
             classes equally often (classification).
         mask_values: the value of each class in the masks of "masks:PATH", in the order of the classes: [0, 255], or
@@ -114,6 +117,8 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
     val_seed: int = 0
+    train_fraction: float | None = None
+    train_seed: int = 0
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     mask_values: tuple[int | tuple[int, ...], ...] | None = None
     mask_ignored: int | tuple[int, ...] | None = None
@@ -153,8 +158,10 @@ class DataConfig:
         if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
         check_values(self.mask_values, self.mask_ignored)
-        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
-            raise UsageError(f"data.val_fraction (={self.val_fraction}) must be above 0 and below 1")
+        for name in ("val_fraction", "train_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise UsageError(f"data.{name} (={value}) must be above 0 and below 1")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and len(value) != self.channels:

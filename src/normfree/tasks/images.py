@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data import HeldOut, Source
+from ..data.fewer import fewer_images
 from ..data.layouts import with_kind
 from ..data.sources import absolute
 from ..data.values import resolve_value_range
@@ -21,7 +22,14 @@ def open_images(recipe: Recipe, held_out: HeldOut | None = None) -> Source[Any]:
     Raises:
         UsageError: the source cannot be opened, or is for another task.
     """
-    return _fitted(recipe, task_of(recipe).open(recipe, with_kind(recipe.data.source), held_out=held_out), "train")
+    data, task = recipe.data, task_of(recipe)
+    source = _fitted(recipe, task.open(recipe, with_kind(data.source), held_out=held_out), "train")
+    if data.train_fraction is None:
+        return source
+    if task.targets == "pairs":
+        what = "classification and regression"
+        raise UsageError(f"data.train_fraction (={data.train_fraction}) is for {what}; task.name is {recipe.task.name}")
+    return fewer_images(source, data.train_fraction, data.train_seed)
 
 
 def open_test_images(
