@@ -6,6 +6,7 @@ import pytest
 from tiny_studies import SET
 
 from normfree import UsageError, studies
+from normfree.recipes import load_recipe
 from normfree.studies.axes import parse_axis
 from normfree.studies.cells import folder_name, share
 
@@ -173,9 +174,9 @@ def test_a_base_beside_the_study(write, tmp_path, monkeypatch):
 def test_images_of_ones_own_are_not_read_as_digits(write, tmp_path):
     study = studies.load_study(write(), {"data.source": f"imagefolder:{tmp_path}"})
     recipe = studies.cells(study)[0].recipe()
-    assert (recipe.data.channels, recipe.data.image_size, recipe.data.mean) == (3, 96, None)
+    assert (recipe.data.channels, recipe.data.image_size, recipe.data.mean) == (3, None, None)
     assert recipe.data.source == f"imagefolder:{tmp_path}"
-    assert recipe.model.options["stem"] == "7x7"
+    assert recipe.model.name == load_recipe("folder").model.name
 
 
 def test_the_cost_by_hand(write):
@@ -213,7 +214,7 @@ def test_studies_that_come_along(name):
 @pytest.mark.parametrize("name", studies.list_studies())
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_every_cell_of_them_can_be_run(name, scale, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # ImageNet is not there
+    monkeypatch.chdir(tmp_path)  # neither ImageNet nor CIFAR-10 is there
     planned = studies.plan(studies.load_study(name, scale=scale, seeds=1))
     assert [one.refused for one in planned if one.refused] == []
-    assert all(bool(one.missing) == (scale == "paper") for one in planned)
+    assert all(bool(one.missing) == (one.asked.data.source != "digits") for one in planned)
