@@ -6,7 +6,6 @@ import pytest
 from tiny_studies import SET
 
 from normfree import UsageError, studies
-from normfree.recipes import load_recipe
 from normfree.studies.axes import parse_axis
 from normfree.studies.cells import folder_name, share
 
@@ -174,9 +173,9 @@ def test_a_base_beside_the_study(write, tmp_path, monkeypatch):
 def test_images_of_ones_own_are_not_read_as_digits(write, tmp_path):
     study = studies.load_study(write(), {"data.source": f"imagefolder:{tmp_path}"})
     recipe = studies.cells(study)[0].recipe()
-    assert (recipe.data.channels, recipe.data.image_size, recipe.data.mean) == (3, None, None)
+    assert (recipe.data.channels, recipe.data.image_size, recipe.data.mean) == (3, 64, None)
     assert recipe.data.source == f"imagefolder:{tmp_path}"
-    assert recipe.model.name == load_recipe("folder").model.name
+    assert (recipe.data.test_size, recipe.data.flip) == (64, True)
 
 
 def test_the_cost_by_hand(write):

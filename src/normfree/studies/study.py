@@ -26,6 +26,7 @@ MERGED = ("set", "axes")  # of which a scale adds to what both scales share
 SCALES = ("small", "paper")
 MOST_SEEDS = 1000
 EMBEDDED, PHOTOS = "digits", "folder"  # a source that needs no files, and the recipe for images of one's own
+PHOTO_SIDE = 64  # px
 SEED = "train.seed"
 
 
@@ -226,6 +227,7 @@ def _with_photos(settings: dict[str, Any], base: str, given: Mapping[str, Any]) 
         return settings
     photos = load_recipe(PHOTOS)
     theirs = {f"data.{key}": value for key, value in dataclasses.asdict(photos.data).items() if key != "source"}
+    theirs |= {"data.image_size": PHOTO_SIDE, "data.test_size": PHOTO_SIDE}  # one size for all networks of the study
     return theirs | settings | {f"model.options.{key}": value for key, value in photos.model.options.items()}
 
 
