@@ -89,20 +89,9 @@ def test_a_field_without_a_rule_is_refused():
         load_recipe("folder", {"data.decides": ["model.name"]})
 
 
-def test_images_that_are_seen_often_are_mixed():
-    often, seldom = decide(Facts(300, 64), {}), decide(Facts(300, 64), {"train.steps": 200})
-    assert (often["data.mixup"], often["data.cutmix"]) == (0.2, 1.0)
-    assert (seldom["data.mixup"], seldom["data.cutmix"]) == (0.0, 0.0)
-
-
 def test_photos_are_cropped_as_in_the_papers_and_small_images_are_shifted():
     assert decide(Facts(300, 500), {})["data.crop"] == "distorted"
     assert decide(Facts(300, 64), {})["data.crop"] == "shift"
-
-
-def test_images_without_one_class_each_are_not_mixed():
-    fields = decide(Facts(300, 64, classes=False), {})
-    assert fields["data.mixup"] == fields["data.cutmix"] == 0.0
 
 
 def test_the_user_is_told_of_images_that_take_long_to_decode():

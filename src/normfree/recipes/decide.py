@@ -11,7 +11,6 @@ from ..words import counted, shown
 HELD_OUT, MANY, HELD_OUT_OF_MANY = 0.2, 5_000, 0.1  # part of the images that is for testing; of how many less is
 SMALL = 160  # pixels of a side; larger images are photos
 MIN_STEPS, MIN_TUNING_STEPS = 2_000, 600  # from scratch, and from trained weights
-OFTEN = 60  # passes over the images
 HUGE = 1_000  # pixels of a side, which takes long to decode
 PASSES = 800  # over a single image; fewer over more images
 SIZES = ("data.image_size", "data.test_size", "data.resize_margin")
@@ -33,7 +32,6 @@ class Facts:
         side: median of the shorter sides of the images, in pixels.
         grey: whether all images are grey.
         pretrained: whether training starts from other weights.
-        classes: whether each image has one class: others are not mixed.
         bfloat16: whether the device is a CPU that computes bfloat16 itself.
     """
 
@@ -41,7 +39,6 @@ class Facts:
     side: int
     grey: bool = False
     pretrained: bool = False
-    classes: bool = True
     bfloat16: bool = False
 
 
@@ -132,15 +129,6 @@ def _crop(facts: Facts, values: Values) -> str:
     return "shift" if facts.side <= SMALL else "distorted"
 
 
-def _cutmix(facts: Facts, values: Values) -> float:
-    """Images that are seen often are mixed, or they are learned by heart."""
-    return 1.0 if facts.classes and _passes(facts, values) > OFTEN else 0.0
-
-
-def _mixup(facts: Facts, values: Values) -> float:
-    return 0.2 if facts.classes and _passes(facts, values) > OFTEN else 0.0
-
-
 def _flip(facts: Facts, values: Values) -> bool:
     """Small grey images are mostly characters, which are others when mirrored."""
     return not (facts.grey and facts.side <= 40)
@@ -194,8 +182,6 @@ FIELDS: dict[str, Callable[[Facts, Values], Any]] = {
     "train.batch_size": _batch,
     "train.steps": _steps,
     "data.crop": _crop,
-    "data.mixup": _mixup,
-    "data.cutmix": _cutmix,
     "train.eval_every": _eval_every,
     "optim.lr": _lr,
     "optim.warmup_steps": _warmup,

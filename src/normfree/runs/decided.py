@@ -32,8 +32,7 @@ def open_and_decide(
         return source, []
     found = sides(source.train) or Sides(median=64, grey=False)
     native = computes_bfloat16(pick_device(recipe.train.device))
-    classes = recipe.task.name == "classification" and recipe.task.labels == "single"
-    facts = Facts(len(source.train), found.median, found.grey, pretrained, classes, native)
+    facts = Facts(len(source.train), found.median, found.grey, pretrained, native)
     fixed = {path: value_at(recipe, path) for path in FIELDS if path not in decides}
     if "train.steps" not in decides:
         fixed["train.epochs"] = recipe.train.epochs
