@@ -21,7 +21,7 @@ from normfree.kernels import library
 from normfree.nn import Activation, recompute
 from normfree.optim import AGC, foreach
 from normfree.spp import trace
-from normfree.training import memory
+from normfree.training import device, memory
 
 ROOT = Path(normfree.__file__).parent
 TREES = {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
@@ -94,13 +94,25 @@ print(normfree.kernels.why_off())
     assert done.stdout.startswith(f"torch {torch.__version__} has no torch.")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not re.search("saved_tensors|Mode|worker|foreach", name)])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not re.search("saved_tensors|Mode|worker|foreach|_supported", name)]
+)
 def test_kernels_are_off_and_say_why(name, monkeypatch):
     monkeypatch.setenv("NORMFREE_KERNELS", "1")
     without = again(library, name, monkeypatch)
     assert without.why_off() == f"torch {torch.__version__} has no {name}"
     assert not without.available()
     assert not without.eager()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "_supported" in name])
+def test_a_processor_that_is_not_known_computes_in_float32(name, monkeypatch):
+    without = again(device, name, monkeypatch)
+    other = "_has_amx" if "bf16" in name else "_has_bfloat16"
+    monkeypatch.setattr(without, other, lambda: False)
+    assert without.computes_bfloat16(torch.device("cpu")) is False
+    monkeypatch.setattr(without, other, lambda: True)
+    assert without.computes_bfloat16(torch.device("cpu")) is True
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "foreach" in name])

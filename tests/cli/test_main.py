@@ -69,7 +69,7 @@ def test_help_of_train_explains_every_field(capsys):
         (["train", "--data.image_size", "100000"], "data.image_size (=100000) must be at most 4096"),
         (["eval", "run", "--checkpoint", "first"], "invalid choice: 'first'"),
         (["predict", "run", "a.png", "--top", "0"], "--top (=0) must be at least 1"),
-        (["train", "digits"], "argument 'digits' is unexpected; options look like --optim.lr 0.2"),
+        (["train", "digts"], "'digts' does not exist; normfree train takes a folder of images"),
         (["train", "--optim.lrr", "1"], "option --optim.lrr is unknown; did you mean --optim.lr"),
         (["train", "--momentum", "1"], "option --momentum is unknown; did you mean --optim.momentum?"),
         (["train", "--qqq", "1"], "option --qqq is unknown; see normfree train --help"),

@@ -24,12 +24,13 @@ def test_a_rate_that_does_not_scale_by_itself_follows_too():
 
 
 def test_a_batch_that_fits_stays():
-    recipe = load_recipe("folder")
-    assert fit_batch(recipe, 32) == []
-    assert (recipe.train.batch_size, recipe.optim.peak_lr(32)) == (32, 0.5)
+    recipe = load_recipe("demo_segmentation")
+    batch, rate = recipe.train.batch_size, recipe.optim.lr
+    assert fit_batch(recipe, batch) == []
+    assert (recipe.train.batch_size, recipe.optim.peak_lr(batch)) == (batch, rate)
 
 
-@pytest.mark.parametrize("name", ["folder", "demo_segmentation", "demo_depth", "demo_detection"])
+@pytest.mark.parametrize("name", ["demo_segmentation", "demo_depth", "demo_detection", "cifar10_fast", "fashion_mnist"])
 def test_recipes_for_own_images_scale_their_rate_with_the_batch(name):
     recipe = load_recipe(name)
     batch = recipe.train.batch_size

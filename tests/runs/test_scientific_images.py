@@ -13,6 +13,8 @@ from normfree.runs.load import load_trained
 
 TINY = ["--model", "nf_resnet50", "--model.options", "{depths: [1, 1, 1, 1], widths: [8, 8, 8, 8]}", "--quiet"]
 TINY += ["--data.image_size", "16", "--data.test_size", "16", "--data.crop", "none", "--train.batch_size", "4"]
+TINY += ["--train.precision", "float32", "--optim.lr", "0.0625", "--optim.warmup_epochs", "2"]
+TINY += ["--optim.ema_decay", "0.999", "--data.flip", "true", "--data.resize_margin", "16"]
 
 
 def photographs(root, channels: int = 1, top: float = 1.0):

@@ -27,6 +27,8 @@ SMALL = [
     "none",
 ]
 SMALL += [
+    "--train.precision",
+    "float32",
     "--train.batch_size",
     "8",
     "--train.steps",

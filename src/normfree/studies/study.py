@@ -107,9 +107,9 @@ def load_study(
 ) -> Study:
     """A study by name or YAML file.
 
-    >>> study = load_study("batch_size", {"train.epochs": 1}, seeds=[0, 1])
+    >>> study = load_study("batch_size", {"train.log_every": 1}, seeds=[0, 1])
     >>> study.scale, study.seeds, [axis.name for axis in study.axes]
-    ('small', (0, 1), ['network', 'train.batch_size', 'optim.lr'])
+    ('small', (0, 1), ['network', 'batch', 'optim.lr'])
 
     Args:
         overrides: fields of every cell by dotted path, such as ``{"train.epochs": 3}``.
