@@ -1,5 +1,6 @@
 """SameConv2d, the control beside WSConv2d: the raw weight, padded as TensorFlow does."""
 
+import copy
 import math
 
 import pytest
@@ -138,3 +139,24 @@ def test_repr_tells_what_differs_from_the_default():
     assert repr(SameConv2d(4, 6, 3, 2)) == "SameConv2d(4, 6, kernel_size=3, stride=2, padding='same')"
     text = repr(SameConv2d(4, 6, 3, padding=1, groups=2, bias=False, input_scale=1.5))
     assert all(part in text for part in ("padding=1", "groups=2", "input_scale=1.5", "bias=False"))
+
+
+@pytest.mark.parametrize("kind", [SameConv2d, WSConv2d])
+@pytest.mark.parametrize(("channels", "outputs"), [(2, 2), (16, 16), (24, 32), (32, 64)])
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_gradients_in_bfloat16_on_a_map_of_one_pixel(kind, channels, outputs, kernel_size):
+    """oneDNN's own is what lay in memory before, in some of the calls."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        conv, x = kind(channels, outputs, kernel_size, stride=2), torch.randn(2, channels, 1, 1)
+        exact = copy.deepcopy(conv).double()
+        exact(x.double()).sum().backward()
+        for layout in (torch.contiguous_format, torch.channels_last):
+            conv.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                out = conv(x.contiguous(memory_format=layout))
+            out.float().sum().backward()
+            assert out.shape == (2, outputs, 1, 1)
+            expected = exact.weight.grad
+            # bfloat16 has 8 bits: products of rounded factors differ by some 2**-7
+            assert (conv.weight.grad - expected).norm() <= 0.03 * expected.norm()

@@ -109,6 +109,8 @@ class SameConv2d(nn.Module):
         if self._thin:
             strided = lambda x: x[..., :: self.stride, :: self.stride].clone()  # noqa: E731
             x, stride = derived(x, strided(x), strided), 1
+        elif stride > 1 and self._single_place(x, padding):
+            stride = 1
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
         return self._apply_weight(lambda w: F.conv2d(x, w, bias, stride, padding, self.dilation, self.groups), scale)
 
@@ -121,6 +123,16 @@ class SameConv2d(nn.Module):
         """Whether to subsample the input first, which is the same function: torch's backward pass of strided 1x1
         convolutions with few channels (2.11 to 2.15, oneDNN, channels last) writes beyond its memory."""
         return self.kernel_size == 1 and self.stride > 1 and self.in_channels < 16 and self._symmetric_padding() == 0
+
+    def _single_place(self, x: Tensor, padding: int) -> bool:
+        """Whether training in bfloat16 on a CPU meets a map on which the kernel has one place, where any stride is the
+        same function: torch's weight gradient of the strided convolution (seen with 2.15, oneDNN with AVX512-BF16)
+        holds what lay in memory before."""
+        if not torch.is_grad_enabled() or x.device.type != "cpu":
+            return False
+        bfloat16 = x.dtype == torch.bfloat16 or _autocast_type(x) == torch.bfloat16
+        extent = (self.kernel_size - 1) * self.dilation + 1
+        return bfloat16 and all(side + 2 * padding == extent for side in x.shape[-2:])
 
     @torch.no_grad()
     def folded(self, scale: Tensor | None = None, *, plain_type: type[nn.Conv2d] = nn.Conv2d) -> nn.Conv2d:
