@@ -20,10 +20,10 @@ from PIL import Image
 
 from normfree.cli import main
 from normfree.data import UnreadableImage, decode, decode_image
-from normfree.data.coco import open_objects
 from normfree.data.decode import raw_values
 from normfree.data.exif import header
 from normfree.data.masks import read_values
+from normfree.data.objects import open_objects
 from normfree.data.pairs import open_pairs, read_depth
 from normfree.data.pixels import PixelTransform
 from normfree.data.shards import shards

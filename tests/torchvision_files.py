@@ -72,6 +72,39 @@ def pets(root: Path, each: int = 3) -> Path:
     return root
 
 
+def voc_objects(root: Path, each: int = 3) -> Path:
+    """Pascal VOC 2012 for detection: a cat, and a difficult dog at the right border, in images of 40 x 30."""
+    base = root / "VOCdevkit" / "VOC2012"
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (base / folder).mkdir(parents=True)
+    found = "<object><name>{}</name>{}<bndbox><xmax>{}</xmax><xmin>{}</xmin><ymin>{}</ymin><ymax>{}</ymax></bndbox>"
+    for part, first in (("train", 0), ("val", each)):
+        stems = [f"2008_{i:06}" for i in range(first, first + each)]
+        (base / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+        for i, stem in enumerate(stems):
+            image_files.write(base / "JPEGImages" / f"{stem}.jpg", image_files.pixels(30, 40, seed=i))
+            objects = found.format("cat", "", 11 + i, 1, 3, 22) + "</object>"
+            objects += found.format("dog", "<difficult>1</difficult>", 40, 21, 1, 30) + "</object>"
+            size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+            text = f"<annotation><filename>{stem}.jpg</filename>{size}{objects}</annotation>"
+            (base / "Annotations" / f"{stem}.xml").write_text(text)
+    return root
+
+
+def pcam(root: Path, each: int = 6) -> Path:
+    """PatchCamelyon's HDF5 files; every other image is of class 1."""
+    import h5py
+
+    (root / "pcam").mkdir(parents=True)
+    for seed, part in enumerate(("train", "valid", "test")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (each, 96, 96, 3), dtype=np.uint8)
+        labels = (np.arange(each, dtype=np.uint8) % 2).reshape(-1, 1, 1, 1)
+        for kind, array in (("x", pixels), ("y", labels)):
+            with h5py.File(root / "pcam" / f"camelyonpatch_level_2_split_{part}_{kind}.h5", "w") as file:
+                file[kind] = array
+    return root
+
+
 def imagenette(root: Path, each: int = 3) -> Path:
     """Imagenette with two of its classes."""
     for part in ("train", "val"):

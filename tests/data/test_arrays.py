@@ -142,7 +142,7 @@ def test_augmentation_of_colours_is_refused_by_name(field, value):
 
 @pytest.mark.parametrize("source", ["digits", "scenes:4"])
 def test_embedded_images_are_grey_or_rgb(source):
-    from normfree.data.coco import open_objects
+    from normfree.data.objects import open_objects
     from normfree.data.pairs import open_pairs
 
     openers = [open_source] if source == "digits" else [open_objects, lambda s, c: open_pairs(s, "depth", c)]

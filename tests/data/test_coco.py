@@ -12,9 +12,10 @@ from selection import share
 
 from normfree import UsageError
 from normfree.data import UnreadableImage, coco_ids
-from normfree.data.coco import coco, open_objects
+from normfree.data.coco import coco
 from normfree.data.coco_ids import CocoIds
 from normfree.data.coco_masks import unpacked
+from normfree.data.objects import open_objects
 from normfree.data.sources import absolute
 
 
@@ -181,7 +182,9 @@ def test_what_lies_in_no_place(folder, tmp_path):
     (folder / "train.json").write_text("[1]")
     with pytest.raises(UsageError, match=r"train\.json has no list 'images'"):
         coco(str(folder))
-    with pytest.raises(UsageError, match=r"\(='voc:x'\) must be \"scenes:N\" or \"coco:PATH\" for detection"):
+    with pytest.raises(
+        UsageError, match=r"\(='voc:x'\) must be \"scenes:N\", \"coco:PATH\" or \"torchvision:NAME\" for"
+    ):
         open_objects("voc:x")
 
 

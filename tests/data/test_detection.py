@@ -7,9 +7,10 @@ import torch
 from coco_files import coco_folder
 
 from normfree.data import Loader, ObjectList, Objects
-from normfree.data.coco import coco, open_objects
+from normfree.data.coco import coco
 from normfree.data.detection import ObjectTransform, flipped, moved
 from normfree.data.loader import Batch
+from normfree.data.objects import open_objects
 
 PLAIN = dict(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # leaves values on the 0..255 scale
 

@@ -17,8 +17,8 @@ import torch
 from normfree import RunFailed
 from normfree.data import EvalTransform, Loader, Mixing, TrainTransform, UnreadableImage, processes
 from normfree.data import loader as loaders
-from normfree.data.coco import open_objects
 from normfree.data.detection import ObjectList, ObjectTransform
+from normfree.data.objects import open_objects
 from normfree.data.processes import Places, shortage
 from normfree.data.sources import synthetic
 

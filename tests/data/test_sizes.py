@@ -16,10 +16,10 @@ from PIL import Image
 from normfree import UsageError
 from normfree.data import Loader, UnreadableImage, coco_masks, decode_image
 from normfree.data import coco as coco_module
-from normfree.data.coco import open_objects
 from normfree.data.coco_masks import rasterized
 from normfree.data.detection import ObjectTransform
 from normfree.data.matlab import matlab
+from normfree.data.objects import open_objects
 from normfree.data.pairs import open_pairs, read_depth
 from normfree.data.pixels import PixelTransform
 from normfree.data.shards import shards

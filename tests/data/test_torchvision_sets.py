@@ -1,5 +1,6 @@
 """torchvision's data sets by name: where they are found, what they hold, and what is said where they are not."""
 
+import coco_files
 import numpy as np
 import pair_files
 import pytest
@@ -10,10 +11,11 @@ from torchvision import datasets
 from normfree import UsageError
 from normfree.data import UnreadableImage, open_source, open_test
 from normfree.data.held_out import HeldOut
+from normfree.data.objects import open_objects
 from normfree.data.pairs import open_pairs
 from normfree.data.pixels import IGNORE
 from normfree.data.sources import ArraySplit, absolute
-from normfree.data.torchvision_places import FOLDER, PAIRS, SETS
+from normfree.data.torchvision_places import FOLDER, OBJECTS, PAIRS, SETS
 from normfree.data.workers import workers_for
 
 
@@ -31,7 +33,7 @@ def alone(tmp_path, monkeypatch):
 
 
 def test_all_are_torchvisions():
-    for name in (*SETS, *PAIRS):
+    for name in (*SETS, *PAIRS, *OBJECTS):
         assert hasattr(datasets, name)
 
 
@@ -183,3 +185,112 @@ def test_damaged_sets(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(UsageError, match=r"torchvision cannot open CIFAR10 in .*: Dataset not found or corrupted"):
         open_source(f"torchvision:CIFAR10:{tmp_path}")
+
+
+def test_boxes_of_voc(tmp_path):
+    """They are counted from 1 with both ends inside, as torchvision's texts are; difficult objects are crowds."""
+    torchvision_files.voc_objects(tmp_path)
+    source = open_objects(f"torchvision:VOCDetection:{tmp_path}", masks=False)
+    assert (len(source.train), len(source.test), len(source.classes)) == (3, 3, 20)
+    image, objects = source.test.pair(1)
+    theirs, told = datasets.VOCDetection(str(tmp_path), image_set="val")[1]
+    assert torch.equal(image, torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    names = [source.classes[label] for label in objects.labels]
+    assert names == [one["name"] for one in told["annotation"]["object"]] == ["cat", "dog"]
+    assert objects.boxes.tolist() == [[0, 2, 12, 22], [20, 0, 40, 30]]
+    assert objects.crowd.tolist() == [False, True]
+    assert source.test.counts() == {source.classes.index("cat"): 3}
+    only = open_objects(f"torchvision:VOCDetection:{tmp_path}", masks=False, test_only=True)
+    assert (len(only.train), len(only.test), only.classes) == (0, 3, source.classes)
+    with pytest.raises(UsageError, match=r"VOCDetection has boxes and no masks; --task\.masks false"):
+        open_objects(f"torchvision:VOCDetection:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("<name>cat", "<name>yeti", r"class 'yeti' is none of Pascal VOC's"),
+        ("<xmin>1<", "<xmin>one<", "does not describe objects as Pascal VOC does: could not convert"),
+        ("<ymax>22</ymax>", "", "does not describe objects as Pascal VOC does: no ymax"),
+        ("<xmin>1<", "<xmin>99<", r"must be left, top, width, height in pixels"),
+        ("<width>40<", "<width>0<", r"width \(=0\) of image 0 must be pixels"),
+        ("<annotation>", "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>", "or with declarations"),
+        ("</annotation>", "", "does not describe objects as Pascal VOC does: "),
+    ],
+)
+def test_damaged_boxes_of_voc(tmp_path, before, after, message):
+    torchvision_files.voc_objects(tmp_path)
+    path = tmp_path / "VOCdevkit" / "VOC2012" / "Annotations" / "2008_000000.xml"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    with pytest.raises(UsageError, match=message) as caught:
+        open_objects(f"torchvision:VOCDetection:{tmp_path}", masks=False)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    with pytest.raises(UsageError, match=r"2008_000000\.xml cannot be read: No such file"):
+        open_objects(f"torchvision:VOCDetection:{tmp_path}", masks=False)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_objects_of_coco(tmp_path, monkeypatch, official):
+    coco_files.coco_folder(tmp_path / "data" / "coco", official=official)
+    found, named, same = (
+        open_objects(source)
+        for source in ("torchvision:CocoDetection", "torchvision:cocodetection:data/coco", "coco:data/coco")
+    )
+    assert found.classes == named.classes == same.classes
+    for source in (found, named):
+        assert torch.equal(source.train.pair(2)[1].boxes, same.train.pair(2)[1].boxes)
+    assert absolute("torchvision:CocoDetection") == f"torchvision:CocoDetection:{tmp_path / 'data' / 'coco'}"
+    with pytest.raises(
+        UsageError, match=r"CocoDetection is not in nowhere, and torchvision does not download it; name"
+    ):
+        open_objects("torchvision:CocoDetection:nowhere")
+    with pytest.raises(UsageError, match="is not for detection; VOCDetection, CocoDetection are"):
+        open_objects("torchvision:CIFAR10")
+
+
+def test_pcam(tmp_path):
+    pytest.importorskip("h5py")
+    torchvision_files.pcam(tmp_path)
+    source = open_source(f"torchvision:PCAM:{tmp_path}")
+    assert (len(source.train), len(source.test), source.classes) == (6, 6, ["normal", "tumor"])
+    assert source.notes[0] == "val of PCAM not used; test is what is tested on"
+    theirs = datasets.PCAM(str(tmp_path), split="test")
+    for index in (0, 5):
+        image, label = theirs[index]
+        assert torch.equal(source.test.image(index), torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        assert source.test.label(index) == label
+    grey = open_source(f"torchvision:PCAM:{tmp_path}", 1).train.image(0)
+    assert (grey.shape, grey.dtype) == ((1, 96, 96), torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "array", "message"),
+    [
+        ("x", np.zeros((6, 64, 64, 3), np.uint8), r"images of shape \(6, 64, 64, 3\) of uint8"),
+        ("x", np.zeros((6, 96, 96, 3), np.float32), "of float32"),
+        ("y", np.zeros((5, 1, 1, 1), np.uint8), r"labels of shape \(5, 1, 1, 1\)"),
+        ("y", np.full((6, 1, 1, 1), 7, np.uint8), "they must be 0 or 1"),
+    ],
+)
+def test_damaged_pcam(tmp_path, kind, array, message):
+    h5py = pytest.importorskip("h5py")
+    torchvision_files.pcam(tmp_path)
+    path = tmp_path / "pcam" / f"camelyonpatch_level_2_split_train_{kind}.h5"
+    with h5py.File(path, "w") as file:
+        file[kind] = array
+    with pytest.raises(UsageError, match=message):
+        open_source(f"torchvision:PCAM:{tmp_path}")
+
+
+def test_pcam_without_its_files(tmp_path):
+    pytest.importorskip("h5py")
+    torchvision_files.pcam(tmp_path)
+    path = tmp_path / "pcam" / "camelyonpatch_level_2_split_train_y.h5"
+    path.write_bytes(b"no HDF5")
+    with pytest.raises(UsageError, match="holds no PCAM: "):
+        open_source(f"torchvision:PCAM:{tmp_path}")
+    path.unlink()
+    with pytest.raises(UsageError, match=rf"{path.name} is missing"):
+        open_source(f"torchvision:PCAM:{tmp_path}")

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 import normfree
 from normfree import UsageError
 from normfree.data import ObjectList, Objects
-from normfree.data.coco import open_objects
+from normfree.data.objects import open_objects
 from normfree.models import Detections, detector
 from normfree.models.backbone import level_scales
 from normfree.models.detection import MaskHead

@@ -404,7 +404,7 @@ def test_other_verbs_work_or_say_why(normfree, run, verb, tmp_path):
     [
         (["--recipe", "digits", "--data", "coco:x"], r"\(='coco:x'\) is for detection; task\.name is classification"),
         (["--recipe", "demo_segmentation", "--data", "coco:x"], r"\(='coco:x'\) must be \"scenes:N\""),
-        (["--recipe", "demo_detection", "--data", "digits"], r"must be \"scenes:N\" or \"coco:PATH\" for detection"),
+        (["--recipe", "demo_detection", "--data", "digits"], r"must be \"scenes:N\", \"coco:PATH\" or"),
         (["--recipe", "demo_detection", "--data", "scenes:0"], r"must be scenes:N"),
         (["--recipe", "demo_detection", "--data.crop", "shift"], r"data\.crop \(='shift'\) must be 'none'"),
         (["--recipe", "demo_detection", "--data.cutout", "8"], r"data\.cutout \(=8\) must be 0 for detection"),

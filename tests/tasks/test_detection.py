@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normfree import UsageError
 from normfree.data import Batch, DataConfig, ObjectList, Objects
-from normfree.data.coco import open_objects
+from normfree.data.objects import open_objects
 from normfree.models import Detections
 from normfree.tasks import Detection, TaskConfig
 from normfree.tasks.detection import AveragePrecision, share_found

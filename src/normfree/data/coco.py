@@ -1,4 +1,4 @@
-"""Sources of images with objects: COCO's layout (a JSON file and a folder of images for each split), and scenes."""
+"""Images with objects in COCO's layout: a JSON file and a folder of images for each split."""
 
 import json
 import os
@@ -16,15 +16,13 @@ from ..limits import MAX_COCO_ID, MAX_IMAGE_SIDE, MAX_MASK_PIXELS, MAX_NAME_LENG
 from ..words import shown
 from .coco_masks import is_number, mask_tools, rasterized
 from .decode import UnreadableImage, decode_image
-from .detection import Objects, SceneObjects
+from .detection import Objects
 from .exif import Size, as_annotated, convention
 from .held_out import content_hash
-from .scenes import CLASSES, scenes
-from .sources import VALIDATION_NAMES, Source, check_channels, unknown_source
-from .splits import CountedSplit, ObjectSplit
+from .sources import VALIDATION_NAMES, Source
+from .splits import CountedSplit
 from .values import ValueRange
 
-KINDS = '"scenes:N" or "coco:PATH"'
 Annotation = dict[str, Any]
 
 
@@ -112,28 +110,6 @@ class CocoSplit:
         )
 
 
-def open_objects(
-    source: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
-) -> Source[ObjectSplit]:
-    """Open a source of images with objects; ``classes`` are without a background.
-
-    Args:
-        masks: whether masks are needed.
-        test_only: open only the test images of a folder; ``train`` is empty then.
-
-    Raises:
-        UsageError: unknown kind, or what :func:`coco` refuses.
-    """
-    kind, _, rest = source.partition(":")
-    check_channels(kind, channels)
-    if kind == "scenes":
-        train, test = scenes(rest, "masks" if masks else "boxes", channels, SceneObjects)
-        return Source(train, test, list(CLASSES[1:]))
-    if kind != "coco":
-        raise unknown_source(source, ("scenes", "coco"), f"must be {KINDS} for detection")
-    return coco(rest, channels, masks=masks, test_only=test_only, value_range=value_range)
-
-
 def coco(
     path: str, channels: int = 3, *, masks: bool = True, test_only: bool = False, value_range: ValueRange = None
 ) -> Source[CountedSplit]:
@@ -213,10 +189,10 @@ def _read(file: Path, folder: Path, channels: int, masks: bool) -> tuple[CocoSpl
     categories = {number: text_field(item, "name", "category", file) for number, item in sorted(entries.items())}
     if not images or not categories:
         raise UsageError(f"data.source: {file} holds {len(images)} images and {len(categories)} categories")
-    sized = {number: _image(item, number, file, folder) for number, item in images.items()}
+    sized = {number: checked_image(item, number, file, folder) for number, item in images.items()}
     by_image: dict[int, list[Annotation]] = {number: [] for number in images}
     for item in annotations.values():
-        annotation = _annotation(item, sized, categories, file, masks)
+        annotation = checked_annotation(item, sized, categories, file, masks)
         by_image[item["image_id"]].append(annotation)
     labels = {number: label for label, number in enumerate(categories)}
     split = CocoSplit(str(file), list(sized.values()), list(by_image.values()), labels, channels, masks)
@@ -265,7 +241,8 @@ def text_field(item: Annotation, key: str, kind: str, file: Path) -> str:
     return text
 
 
-def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str, int, int]:
+def checked_image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str, int, int]:
+    """File, height and width of an image of an annotation file, which must be there."""
     sides = []
     for key in ("height", "width"):
         side = item.get(key)
@@ -278,7 +255,7 @@ def _image(item: Annotation, number: int, file: Path, folder: Path) -> tuple[str
     return str(place), *sides
 
 
-def _annotation(
+def checked_annotation(
     item: Annotation, images: dict[int, tuple[str, int, int]], categories: dict[int, str], file: Path, masks: bool
 ) -> Annotation:
     """The fields of an annotation that are used, checked."""

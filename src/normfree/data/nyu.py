@@ -1,25 +1,21 @@
 """The labelled set of NYU Depth v2."""
 
-import functools
-import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..limits import MAX_HDF5_CHUNK_BYTES
 from ..words import counted
 from .decode import UnreadableImage
+from .hdf5 import check_chunks, one_line, opened
 from .matlab import matlab
 from .pixels import valid_depth
 from .sources import Source
 
-KEYS = ("images", "depths")
+NAME, KEYS = "NYU Depth v2", ("images", "depths")
 MAX_IMAGE_SIDE = 2**13  # pixels; the official ones have 640
 
 
@@ -49,9 +45,9 @@ class NYUSplit:
 
     def _read(self, key: str, index: int) -> np.ndarray:
         try:
-            return _opened(self.path, os.getpid())[key][self.places[index]]
+            return opened(self.path, NAME)[key][self.places[index]]
         except Exception as error:  # HDF5 fails in many ways on a damaged file
-            raise UnreadableImage(f"{self.name(index)}: {_one_line(error)}") from error
+            raise UnreadableImage(f"{self.name(index)}: {one_line(error)}") from error
 
 
 def nyu(path: str, channels: int = 3) -> Source[NYUSplit]:
@@ -86,14 +82,14 @@ def _checked(file: Path) -> int:
         UsageError: not of the shapes and types of the labelled set.
     """
     try:
-        opened = _opened(str(file), os.getpid())
-        images: tuple[int, ...] = tuple(opened["images"].shape or ())
-        depths: tuple[int, ...] = tuple(opened["depths"].shape or ())
-        colours, metres = (opened[key].dtype for key in KEYS)
+        found = opened(str(file), NAME)
+        images: tuple[int, ...] = tuple(found["images"].shape or ())
+        depths: tuple[int, ...] = tuple(found["depths"].shape or ())
+        colours, metres = (found[key].dtype for key in KEYS)
     except UsageError:
         raise
     except Exception as error:  # HDF5 fails in many ways on other files; a group has no shape
-        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {_one_line(error)}") from error
+        raise UsageError(f"data.source: {file} is no labelled set of NYU Depth v2: {one_line(error)}") from error
     if len(images) != 4 or images[1] != 3 or depths != images[:1] + images[2:] or not np.prod(images, dtype=object):
         what = f"images of shape {images}, depths of shape {depths}"
         raise UsageError(f"data.source: {file}: {what}; they must be (N, 3, W, H) and (N, W, H)")
@@ -101,29 +97,12 @@ def _checked(file: Path) -> int:
         what = f"images of {colours!s:.40}, depths of {metres!s:.40}"
         raise UsageError(f"data.source: {file}: {what}; they must be uint8 and floating-point numbers in metres")
     for key in KEYS:
-        if math.prod(opened[key].chunks or (1,)) * opened[key].dtype.itemsize > MAX_HDF5_CHUNK_BYTES:
-            raise UsageError(
-                f"data.source: {file}: {key} are stored in parts of more than {MAX_HDF5_CHUNK_BYTES:,} bytes"
-            )
+        check_chunks(found[key], file, key)
     if max(images[2:]) > MAX_IMAGE_SIDE:
         raise UsageError(
             f"data.source: {file}: images of {images[2]} x {images[3]}; at most {MAX_IMAGE_SIDE} pixels a side"
         )
     return images[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(path: str, process: int) -> Any:
-    """An HDF5 file; its handle does not survive into another process."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise UsageError('data.source: NYU Depth v2 needs h5py; pip install "normfree[depth]"') from error
-    return h5py.File(path, "r")
 
 
 def _splits(file: Path) -> tuple[list[int], list[int]]:
@@ -135,7 +114,7 @@ def _splits(file: Path) -> tuple[list[int], list[int]]:
     except UsageError:
         raise
     except Exception as error:  # whatever the file holds
-        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {_one_line(error)}") from error
+        raise UsageError(f"data.source: {file} is no list of NYU Depth v2: {one_line(error)}") from error
 
 
 def _numbers(indices: np.ndarray, key: str) -> list[int]:

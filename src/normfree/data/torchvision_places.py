@@ -21,9 +21,10 @@ class Named:
 
     Attributes:
         test: None: it has no test split.
-        images: "arrays" (``data``), "idx" (MNIST's files), or "files".
+        images: "arrays" (``data``), "idx" (MNIST's files), "hdf5" (of PCAM), or "files".
         files: a file's beginning, of MNIST's.
         unused: a further split.
+        downloads: whether torchvision can download it; a set that it cannot has no folder of its own in the given one.
     """
 
     there: str
@@ -32,6 +33,7 @@ class Named:
     images: str = "arrays"
     files: tuple[str, str] = ("train", "t10k")
     unused: str = ""
+    downloads: bool = True
 
 
 def _split(there: str, train: str = "train", test: str = "test", images: str = "files", **more: Any) -> Named:
@@ -67,6 +69,7 @@ SETS = {
     "GTSRB": _split("gtsrb/GTSRB"),
     "Imagenette": _split("imagenette2", test="val", size="full"),
     "OxfordIIITPet": _split("oxford-iiit-pet", "trainval"),
+    "PCAM": _split("pcam", images="hdf5", unused="val"),
     "Places365": _split("data_256_standard", "train-standard", "val", small=True),
     "RenderedSST2": _split("rendered-sst2", unused="val"),
     "StanfordCars": _split("stanford_cars"),
@@ -76,13 +79,17 @@ PAIRS = {
     "VOCSegmentation": Named("VOCdevkit/VOC2012", dict(image_set="train"), dict(image_set="val")),
     "OxfordIIITPet": SETS["OxfordIIITPet"],
 }
+OBJECTS = {
+    "VOCDetection": PAIRS["VOCSegmentation"],
+    "CocoDetection": Named("coco", downloads=False),
+}
 
 
 def absolute(text: str) -> str:
     """ "NAME:FOLDER", by which a set that is there is found from any folder."""
     name, _, path = text.partition(":")
     name = _known(name) or name
-    about = SETS.get(name) or PAIRS.get(name)
+    about = {**OBJECTS, **PAIRS, **SETS}.get(name)
     root = None if about is None else _root(name, about, path)
     return f"{name}:{root.resolve()}" if root is not None else text
 
@@ -109,7 +116,7 @@ def placed(text: str, sets: dict[str, Named], task: str) -> tuple[str, Path]:
 
 def _known(name: str, sets: dict[str, Named] | None = None) -> str | None:
     """A name as it is written, whatever its case."""
-    return next((one for one in sets or {**SETS, **PAIRS} if one.lower() == name.lower()), None)
+    return next((one for one in sets or {**SETS, **PAIRS, **OBJECTS} if one.lower() == name.lower()), None)
 
 
 def _places(path: str) -> list[Path]:
@@ -123,6 +130,9 @@ def _places(path: str) -> list[Path]:
 
 def _root(name: str, about: Named, path: str) -> Path | None:
     """The folder that a set is in; None: it is in none."""
+    if not about.downloads:
+        folders = [Path(path).expanduser()] if path else [place / about.there for place in _places(path)]
+        return next((folder for folder in folders if folder.is_dir()), None)
     for place in _places(path):
         if (place / about.there).exists() or (about.images == "idx" and idx_folder(place, about) is not None):
             return place
@@ -142,6 +152,12 @@ def _downloaded(name: str, about: Named, path: str) -> Path:
     """Where torchvision has put a set that was not there."""
     places = _places(path)
     root = places[0] if path or os.environ.get(FOLDER) else places[-1]
+    if not about.downloads:
+        looked = path or ", ".join(str(place / about.there) for place in places)
+        raise UsageError(
+            f"data.source: {name} is not in {looked}, and torchvision does not download it; name its folder: "
+            f"torchvision:{name}:FOLDER"
+        )
     try:
         with _alone(root), _patience():
             if _root(name, about, str(root)) is None:  # another process may have been quicker

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from .array_splits import Labels, array_split, labels_of
 from .held_out import HeldOut, NoTestImages, hold_out
 from .idx import find_idx, read_idx
+from .pcam import CLASSES, patches
 from .sources import ArraySplit, FolderSplit, Source
 from .tables import without_images
 from .torchvision_places import SETS, Named, idx_folder, placed, torchvision_class
@@ -91,6 +92,8 @@ def _opened(name: str, about: Named, root: Path, arguments: dict[str, Any], chan
         said = labels_of(np.asarray(labels).astype(np.int64), prefix, "class")
         split = array_split(np.ascontiguousarray(found.data), said, prefix, channels)
         return split, _names(getattr(found, "classes", None), said)
+    if about.images == "hdf5":
+        return patches(root, arguments["split"], channels), CLASSES
     samples, named = _files(name, root, arguments)
     if not samples:
         raise UsageError(f"data.source: {name} in {root} holds no images")

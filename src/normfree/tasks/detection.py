@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch, DataConfig, HeldOut, Share, Source, UnreadableImage
-from ..data.coco import open_objects
 from ..data.detection import ObjectTransform
+from ..data.objects import open_objects
 from ..data.target_checks import check_objects
 from ..errors import UsageError
 from ..models import Detections, detector
