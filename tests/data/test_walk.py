@@ -277,7 +277,6 @@ def test_every_verb_says_what_it_skipped(tmp_path, capsys):
     (root / "val" / "cat" / "notes.txt").write_text("")
     small = ["--model", "nf_resnet50", "--model.options", "{depths: [1, 1, 1, 1], widths: [8, 8, 8, 8]}"]
     small += ["--data.image_size", "16", "--data.test_size", "16", "--train.epochs", "1", "--train.batch_size", "2"]
-    small += ["--train.precision", "float32"]
     run = str(tmp_path / "run")
     assert main(["train", "--data", f"imagefolder:{root}", *small, "--out", run, "--quiet"]) == 0
     told = [

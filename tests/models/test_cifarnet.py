@@ -1,5 +1,6 @@
 """The network for small images: its formula, its variance, its controls."""
 
+import inspect
 import math
 
 import pytest
@@ -154,3 +155,11 @@ def test_views_are_averaged_in_evaluation_alone(name):
 def test_views_must_be_one_of_three():
     with pytest.raises(UsageError, match=r"views \(=3\) must be one of 1, 2, 6"):
         network(views=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_that_the_signature_lists_is_the_one_that_holds(name):
+    model = network(name)
+    defaults = inspect.signature(type(model).__init__).parameters
+    assert model.head.global_pool == defaults["global_pool"].default == "max"
+    assert model.views == defaults["views"].default == 1

@@ -69,8 +69,12 @@ def test_stems_of_resnets(name):
         model = network(name, stem=stem)
         pools = [m for m in model.modules() if isinstance(m, MaxPoolSame | torch.nn.MaxPool2d)]
         assert bool(pools) == (stem == "7x7")
-        assert [entry["reduction"] for entry in model.feature_info[:2]] == [2, reduction]
+        reductions = [2, *(reduction * factor for factor in (1, 2, 4, 8))]
+        assert [entry["reduction"] for entry in model.feature_info] == reductions
         assert model.stem.conv.kernel_size == 7
+        assert model.stem.conv.stride == 2
+        _, maps = model.forward_intermediates(images(64))
+        assert [map.shape[2:] for map in maps] == [(64 // reduction,) * 2 for reduction in reductions]
 
 
 @torch.no_grad()

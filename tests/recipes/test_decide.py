@@ -55,7 +55,7 @@ def test_the_rest_follows_from_what_is_given():
     assert of_epochs["optim.warmup_steps"] < free["optim.warmup_steps"]
     assert of_epochs["optim.ema_decay"] < free["optim.ema_decay"]
     large = decide(Facts(1_000, 64), {"train.batch_size": 64})
-    assert large["optim.lr"] > free["optim.lr"]
+    assert large["optim.lr"] == 2 * free["optim.lr"]  # by the square root of the batch, which is four times as large
     assert decide(Facts(1_000, 64), {"data.image_size": 80})["data.test_size"] == 80
 
 

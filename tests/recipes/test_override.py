@@ -45,6 +45,7 @@ def test_typed_options_stay_and_are_checked(small):
 
 def test_the_same_model_keeps_them(small):
     assert loaded(small, {"model.name": "nf_resnet26_small"}) == (load_recipe(small), [])
+    assert loaded("folder", {"model.name": load_recipe("folder").model.name}) == (load_recipe("folder"), [])
 
 
 def test_an_unknown_model_is_said_where_it_is_built():

@@ -27,7 +27,7 @@ def test_a_batch_that_fits_stays():
     recipe = load_recipe("demo_segmentation")
     batch, rate = recipe.train.batch_size, recipe.optim.lr
     assert fit_batch(recipe, batch) == []
-    assert (recipe.train.batch_size, recipe.optim.peak_lr(batch)) == (batch, rate)
+    assert (recipe.train.batch_size, recipe.optim.peak_lr(batch)) == (batch, rate) == (8, 0.1)
 
 
 @pytest.mark.parametrize("name", ["demo_segmentation", "demo_depth", "demo_detection", "cifar10_fast", "fashion_mnist"])

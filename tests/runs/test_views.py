@@ -28,7 +28,6 @@ SIZES = ["--data.image_size", "16", "--data.test_size", "16", "--train.epochs", 
 def train(folder, model: str, *flags: str) -> str:
     root, run = image_files.folder(folder / "photos", train=2, val=1), str(folder / f"run-{model}{len(flags)}")
     flags = ("--model", model, "--model.options", TINY[model], *SIZES, "--out", run, "--quiet", *flags)
-    flags += ("--train.precision", "float32")
     assert main(["train", "--data", f"imagefolder:{root}", *flags]) == 0
     return run
 

@@ -214,6 +214,29 @@ def test_studies_that_come_along(name):
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_every_cell_of_them_can_be_run(name, scale, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # neither ImageNet nor CIFAR-10 is there
-    planned = studies.plan(studies.load_study(name, scale=scale, seeds=1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NORMFREE_DATA", raising=False)
+    planned = studies.plan(studies.load_study(name, scale=scale, seeds=1), download=False)
     assert [one.refused for one in planned if one.refused] == []
-    assert all(bool(one.missing) == (one.asked.data.source != "digits") for one in planned)
+    assert all(bool(one.missing) == (scale == "paper" or name == "batch_size") for one in planned)
+
+
+def test_a_plan_downloads_nothing_that_is_only_to_be_counted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NORMFREE_DATA", raising=False)
+
+    def refused(*arguments, **options):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", refused)
+    (first, *_) = studies.plan(studies.load_study("batch_size", seeds=1), download=False)
+    assert "it is downloaded when a run needs it" in first.missing
+    assert (first.cost.steps, first.cost.batch) == (20_000, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_the_images_costs_a_part(write):
+    axes = {"data.train_fraction": [0.25, 0.5]}
+    planned = studies.plan(studies.load_study(write(axes=axes, set=SET | {"train.steps": None}), {"train.epochs": 8}))
+    assert [one.cost.steps for one in planned] == [8 * (358 // 8), 8 * (718 // 8)]

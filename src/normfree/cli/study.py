@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
         overrides["data.source"] = with_kind(options.data)
     study = studies.load_study(name, overrides, scale=options.scale, seeds=_seeds(options.seeds))
     part = None if options.shard is None else studies.parse_part(options.shard)
-    planned = studies.plan(study)
+    planned = studies.plan(study, download=not options.dry_run)
     out = options.out or studies.default_folder(study)
     tell(*studies.described(study, planned, whole=options.dry_run), flush=True)
     if options.dry_run:

@@ -22,7 +22,7 @@ class DataConfig:
             "torchvision:NAME:FOLDER", a data set of torchvision; "hf:NAME", "hf:NAME:CONFIG" or "hf:PATH", one of the
             Hugging Face hub; "synthetic:N", noise to measure speed with. For segmentation "scenes:N" (embedded),
             "voc:PATH", "masks:PATH", "torchvision:NAME"; for depth "scenes:N", "nyu:FILE.mat", "depth:PATH"; for
-            detection "scenes:N", "coco:PATH".
+            detection "scenes:N", "coco:PATH", "torchvision:NAME".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
         image_width: width of the training images where it is not the height (segmentation, depth, detection).

@@ -1,6 +1,7 @@
 """Where the data sets lie that torchvision knows, and how they come there: on disk already, or downloaded by it."""
 
 import contextlib
+import contextvars
 import os
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from .idx import find_idx
 
 FOLDER = "NORMFREE_DATA"  # environment variable: where data sets lie
 WAIT = 30.0  # seconds for an answer of a server
+_may_download = contextvars.ContextVar("may_download", default=True)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,25 @@ def idx_folder(root: Path, about: Named) -> Path | None:
     return next((place for place in (root / about.there, root) if find_idx(place, first) is not None), None)
 
 
+@contextlib.contextmanager
+def without_downloads() -> Iterator[None]:
+    """Within it, a set that is not on disk is an error, as where there is no network.
+
+    Example:
+        >>> from normfree.data import open_source
+        >>> with without_downloads():
+        ...     open_source("torchvision:CIFAR10:nowhere", 3)
+        Traceback (most recent call last):
+        ...
+        normfree.errors.UsageError: data.source: CIFAR10 is not in nowhere; it is downloaded when a run needs it
+    """
+    token = _may_download.set(False)
+    try:
+        yield
+    finally:
+        _may_download.reset(token)
+
+
 def _downloaded(name: str, about: Named, path: str) -> Path:
     """Where torchvision has put a set that was not there."""
     places = _places(path)
@@ -158,6 +179,9 @@ def _downloaded(name: str, about: Named, path: str) -> Path:
             f"data.source: {name} is not in {looked}, and torchvision does not download it; name its folder: "
             f"torchvision:{name}:FOLDER"
         )
+    if not _may_download.get():
+        looked = ", ".join(map(str, places))
+        raise UsageError(f"data.source: {name} is not in {looked}; it is downloaded when a run needs it")
     try:
         with _alone(root), _patience():
             if _root(name, about, str(root)) is None:  # another process may have been quicker

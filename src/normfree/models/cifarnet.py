@@ -1,8 +1,8 @@
 """NF-CifarNet: a fast network for small images (of about 32 px), without normalization."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..functional import residual_merge
 from ..nn import Activation, PatchWhitening2d, SameConv2d, SkipInit, StochasticDepth, WSConv2d, activated
-from .body import Place, RegularizedOptions, ResidualNet
+from .body import Place, ResidualNet
 
 CifarStem = Literal["whiten", "3x3"]
 Views = Literal[1, 2, 6]
@@ -86,15 +86,65 @@ def start_as_identity(conv: SameConv2d) -> SameConv2d:
     return conv
 
 
-class ViewedNet(ResidualNet):
-    """A network that answers, in evaluation mode, with the mean logits of several views of each image.
+class _BodyOptions(TypedDict, total=False):
+    """Those of :class:`.RegularizedOptions` without ``global_pool``, which has another default here."""
 
-    ``views`` is 1, the image alone; 2, the image and its mirror image; or 6, also both of these shifted by one pixel to
-    the upper left and to the lower right, at half the weight in the sum (Jordan 2024, arXiv:2404.00498). Training sees
-    images as they are.
+    num_classes: int
+    output_stride: int
+    drop_rate: float
+    stochdepth_rate: float
+
+
+class CifarOptions(_BodyOptions, total=False):
+    """Keyword arguments that the networks for small images take and pass on to :class:`CifarNet`."""
+
+    global_pool: str
+    stem: CifarStem
+    in_chans: int
+    views: Views
+
+
+class CifarNet(ResidualNet):
+    """The body of the networks for small images, with and without normalization.
+
+    In evaluation mode it answers with the mean logits of several views of each image: ``views`` is 1, the image alone;
+    2, the image and its mirror image; or 6, also both of these shifted by one pixel to the upper left and to the lower
+    right, at half the weight in the sum (Jordan 2024, arXiv:2404.00498). Training sees images as they are.
+
+    Args:
+        conv: makes the first convolution where the stem is "3x3".
+        stem: "whiten", a :class:`.PatchWhitening2d` that :func:`.fit_whitening` fits to the training images, or
+            "3x3", a trained convolution.
+        widths, depths, make_block, final, options: as :class:`.ResidualNet`; each stage halves the map.
     """
 
-    views: Views = 1
+    counted_at = 32  # px: the patches need no padding, so that multiply-adds are not proportional to the area
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        conv: Callable[..., SameConv2d],
+        make_block: Callable[[Place], nn.Module],
+        final: Mapping[str, nn.Module],
+        stem: CifarStem = "whiten",
+        in_chans: int = 3,
+        views: Views = 1,
+        global_pool: str = "max",
+        **options: Unpack[_BodyOptions],
+    ):
+        super().__init__(
+            stem=cifar_stem(stem, conv, in_chans),
+            widths=widths,
+            depths=depths,
+            strides=(2,) * len(widths),
+            make_block=make_block,
+            final=final,
+            global_pool=global_pool,
+            **options,
+        )
+        self.views: Views = views
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.views == 1:
@@ -124,7 +174,7 @@ def image_views(x: Tensor, count: Views) -> tuple[list[Tensor], list[float]]:
     return views, weights
 
 
-class NFCifarNet(ViewedNet):
+class NFCifarNet(CifarNet):
     """Three stages of two 3x3 convolutions: (N, in_chans, H, W) -> (N, num_classes), without normalization.
 
     The shape is that of a network tuned for the speed of training on CIFAR-10 (Jordan 2024, arXiv:2404.00498): whitened
@@ -134,32 +184,26 @@ class NFCifarNet(ViewedNet):
 
     Args:
         widths, depths: channels and convolutions of each stage.
-        stem: "whiten", a :class:`.PatchWhitening2d` that :func:`.fit_whitening` fits to the training images, or
-            "3x3", a trained convolution.
         identity_init: the first outputs of each convolution start by passing on its inputs.
         logit_scale: factor of the pooled features in front of the classifier.
-        views: of each image in evaluation, see :class:`ViewedNet`.
+        options: as :class:`CifarNet`.
     """
 
     act: nn.Module
     family = "nf_cifarnet"
-    counted_at = 32  # px: the patches need no padding, so that multiply-adds are not proportional to the area
 
     def __init__(
         self,
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        stem: CifarStem = "whiten",
-        in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
         alpha: float = 0.2,
         skip_gain: float | None = 0.0,
         identity_init: bool = True,
         logit_scale: float = LOGIT_SCALE,
-        views: Views = 1,
-        **options: Unpack[RegularizedOptions],
+        **options: Unpack[CifarOptions],
     ):
         act = Activation(activation, gamma)
 
@@ -177,15 +221,9 @@ class NFCifarNet(ViewedNet):
             return ConvBlock(conv, act.clone(), SkipInit(alpha, skip_gain), place.stochdepth_rate)
 
         super().__init__(
-            stem=cifar_stem(stem, WSConv2d, in_chans),
-            widths=widths,
-            depths=depths,
-            strides=(2,) * len(widths),
-            make_block=make_block,
-            final=dict(act=act),
-            **{"global_pool": "max", **options},
+            widths=widths, depths=depths, conv=WSConv2d, make_block=make_block, final=dict(act=act), **options
         )
-        self.alpha, self.views = alpha, views
+        self.alpha = alpha
         self.feature_scale = act.gamma / deviation(depths[-1] - 1) * logit_scale
 
     def forward_final(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ..data.torchvision_places import without_downloads
 from ..errors import UsageError
 from ..recipes import Recipe
 from ..runs.cost import Cost, count_network, sam_part
@@ -20,7 +21,8 @@ from .cells import Cell, cells
 from .study import Study
 
 # fields of the recipe that say how many images there are, and of how many classes
-IMAGES = ("source", "val_fraction", "val_seed", "allow_missing_classes", "channels", "mask_values", "mask_ignored")
+IMAGES = ("source", "val_fraction", "val_seed", "train_fraction", "train_seed", "allow_missing_classes", "channels")
+IMAGES += ("mask_values", "mask_ignored")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ class Planned:
     missing: str = ""
 
 
-def plan(study: Study) -> list[Planned]:
+def plan(study: Study, *, download: bool = True) -> list[Planned]:
     """All cells of a study with their cost.
+
+    Args:
+        download: whether a data set of torchvision that is not there is downloaded.
 
     Raises:
         UsageError: no cell can be run; the message is the first one's.
     """
     meter = _Meter(study)
-    found = [meter.planned(cell) for cell in cells(study)]
+    with contextlib.nullcontext() if download else without_downloads():
+        found = [meter.planned(cell) for cell in cells(study)]
     if all(one.refused for one in found):
         raise UsageError(found[0].refused)
     return found

@@ -74,7 +74,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was trained is saved.
 
     Example:
-        >>> study = normfree.studies.load_study("batch_size", {"train.epochs": 5})  # doctest: +SKIP
+        >>> study = normfree.studies.load_study("depth", {"train.epochs": 5})  # doctest: +SKIP
         >>> outcome = normfree.studies.run(study, "studies/five")  # doctest: +SKIP
         >>> print((outcome.folder / "table.md").read_text())  # doctest: +SKIP
     """

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...nn import SameConv2d, StochasticDepth
-from ..body import Place, RegularizedOptions
-from ..cifarnet import LOGIT_SCALE, CifarStem, ViewedNet, Views, cifar_stem, start_as_identity
+from ..body import Place
+from ..cifarnet import LOGIT_SCALE, CifarNet, CifarOptions, start_as_identity
 from ..cifarnet import VARIANTS as NF_VARIANTS
 from .preact import Preactivation
 
@@ -41,7 +41,7 @@ class NormBlock(nn.Module):
         return F.max_pool2d(out, 2) if self.pooled else out
 
 
-class BNCifarNet(ViewedNet):
+class BNCifarNet(CifarNet):
     """The shape of :class:`.NFCifarNet` with BatchNorm: (N, in_chans, H, W) -> (N, num_classes).
 
     ``norm(x)``, then the activation, then the convolution; no standardized weights, alpha, beta, gamma, gains or skip
@@ -51,7 +51,6 @@ class BNCifarNet(ViewedNet):
     final_bn: nn.Module
     act: nn.Module
     family = "bn_cifarnet"
-    counted_at = 32
     norm_groups: int | None = None  # see Preactivation
 
     def __init__(
@@ -59,26 +58,22 @@ class BNCifarNet(ViewedNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
-        stem: CifarStem = "whiten",
-        in_chans: int = 3,
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         identity_init: bool = True,
         logit_scale: float = LOGIT_SCALE,
-        views: Views = 1,
-        **options: Unpack[RegularizedOptions],
+        **options: Unpack[CifarOptions],
     ):
         pre = Preactivation(activation=activation, groups=self.norm_groups)
         final_bn, act = pre.layers(widths[-1])
         super().__init__(
-            stem=cifar_stem(stem, SameConv2d, in_chans),
             widths=widths,
             depths=depths,
-            strides=(2,) * len(widths),
+            conv=SameConv2d,
             make_block=lambda place: NormBlock(pre, place, identity_init),
             final=dict(final_bn=final_bn, act=act),
-            **{"global_pool": "max", **options},
+            **options,
         )
-        self.feature_scale, self.views = logit_scale, views
+        self.feature_scale = logit_scale
 
     def forward_final(self, x: Tensor) -> Tensor:
         """Normalization, activation and the scale of the logits."""
