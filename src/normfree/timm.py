@@ -73,7 +73,8 @@ def _source(cfg: Any) -> dict[str, Any]:
 
 
 def _register(name: str) -> None:
-    levels = len(registry.lookup(name)[1]["widths"]) + 1
+    cls, variant = registry.lookup(name)
+    levels = cls.map_count(len(variant["widths"]))
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})

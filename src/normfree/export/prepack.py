@@ -240,7 +240,7 @@ def _pack(
 ) -> nn.Module:
     """Replace the layers of a module by packed ones, in place."""
     if isinstance(module, FeatureMaps):  # its outputs are taken before the activations
-        apart = apart | {module.get_submodule(info["module"]) for info in module.feature_info[: len(module.stages) + 1]}
+        apart = apart | {module.get_submodule(info["module"]) for info in module.present_maps}
     for name, child in module.named_children():
         if isinstance(child, NFBlock) and _packable_block(child):
             child = in_place_of(child, _pack(PackedBlock(child, shapes), shapes))

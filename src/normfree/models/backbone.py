@@ -5,9 +5,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import UsageError
-from ..functional import expected_variances
 from ..nn import Activation
-from .body import NormFreeNet, ResidualNet
+from .body import ResidualNet
 
 MAX_WIDTH = 16384  # channels of a head
 
@@ -56,14 +55,7 @@ def level_scales(backbone: ResidualNet) -> list[float]:
 
     1 for networks without a theory, and behind a final convolution, whose output has variance 1.
     """
-    count = len(backbone.feature_info)
-    if not isinstance(backbone, NormFreeNet):
-        return [1.0] * count
-    depths = [len(list(stage.children())) + 1 for stage in backbone.stages]  # the last entry: the block that follows
-    scales = [1.0, *(stage[-1] ** -0.5 for stage in expected_variances(depths, backbone.alpha))]
-    if not isinstance(backbone.final_conv, nn.Identity):
-        scales[-1] = 1.0
-    return scales
+    return [variance**-0.5 for variance in backbone.map_variances()]
 
 
 def check_width(width: int | None) -> None:

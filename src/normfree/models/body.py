@@ -102,6 +102,7 @@ class ResidualNet(FeatureMaps):
         stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
         classifier_std: standard deviation of the classifier's initial weight.
         output_stride: 8, 16 or 32; beyond it, stages are dilated instead of strided.
+        mapped: numbers of the stages, the last one among them, whose maps ``feature_info`` lists; None: all.
     """
 
     family: str  # names the architecture in checkpoints and in the maps of ``normfree.weights``
@@ -130,6 +131,7 @@ class ResidualNet(FeatureMaps):
         classifier_std: float = 0.01,
         global_pool: str = "avg",
         output_stride: int = 32,
+        mapped: Sequence[int] | None = None,
     ):
         super().__init__()
         _check_stages(widths, depths, strides)
@@ -137,7 +139,7 @@ class ResidualNet(FeatureMaps):
             raise UsageError(f"output_stride (={output_stride}) must be 8, 16 or 32")
         self.num_classes = num_classes
         self.stem = stem
-        self.feature_info: list[dict[str, Any]] = [stem_feature(stem)]
+        self.feature_info, self.map_stages = [stem_feature(stem)], [0]
         last = stem_maps(stem)[-1]
         stages, channels, reduction, dilation, index = [], last["num_chs"], last["reduction"], 1, 0
         for number, (width, depth, stride) in enumerate(zip(widths, depths, strides, strict=True)):
@@ -150,7 +152,9 @@ class ResidualNet(FeatureMaps):
                 blocks.append(make_block(Place(number, position, index, channels, width, sampling, rate)))
                 channels, sampling, index = width, Sampling(dilation=dilation), index + 1
             stages.append(Stage(*blocks))
-            self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
+            if mapped is None or number in mapped:
+                self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=f"stages.{number}"))
+                self.map_stages.append(number + 1)
         self.stages = nn.Sequential(*stages)
         self.final_conv = nn.Identity() if final_conv is None else final_conv
         if final_conv is not None:
@@ -161,6 +165,15 @@ class ResidualNet(FeatureMaps):
             self.add_module(name, module)
         self.num_features = self.head_hidden_size = channels
         self.head = ClassifierHead(channels, num_classes, drop_rate, classifier_std, global_pool)
+
+    @classmethod
+    def map_count(cls, stages: int) -> int:
+        """Number of maps in ``feature_info`` of a network of so many stages."""
+        return stages + 1
+
+    def map_variances(self) -> list[float]:
+        """The variance that theory gives each map of ``feature_info`` at initialization; 1 without a theory."""
+        return [1.0] * len(self.feature_info)
 
     @property
     def in_chans(self) -> int:
@@ -289,6 +302,14 @@ class NormFreeNet(ResidualNet):
         )
         self.alpha = alpha
         self.feature_gamma = act.gamma
+
+    def map_variances(self) -> list[float]:
+        """As in :class:`ResidualNet`; behind a final convolution it is 1."""
+        depths = [len(list(stage.children())) + 1 for stage in self.stages]  # the last entry: the block that follows
+        variances = [1.0, *(stage[-1] for stage in expected_variances(depths, self.alpha))]
+        if not isinstance(self.final_conv, nn.Identity):
+            variances[-1] = 1.0
+        return variances
 
     def forward_final(self, x: Tensor) -> Tensor:
         """Activation and its gamma."""

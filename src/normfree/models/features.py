@@ -14,10 +14,12 @@ class FeatureMaps(nn.Module):
     """Five levels: the stem's map at stride 2 and the stages', the last behind the final convolution.
 
     A network of ``stem``, ``stages``, ``final_conv``, the modules ``final_names`` and ``head`` describes them in
-    ``feature_info``, as timm does: dicts of ``num_chs``, ``reduction`` and ``module``.
+    ``feature_info``, as timm does: dicts of ``num_chs``, ``reduction`` and ``module``. ``map_stages`` says how many
+    stages each of them has passed.
     """
 
     feature_info: list[dict[str, Any]]
+    map_stages: list[int]
     final_names: tuple[str, ...]
     stem: nn.Sequential
     stages: nn.Sequential
@@ -56,7 +58,8 @@ class FeatureMaps(nn.Module):
         """
         if output_fmt != "NCHW":
             raise UsageError(f'output_fmt (={output_fmt!r}) must be "NCHW"')
-        wanted, maps = self._map_indices(indices), []
+        wanted = {self.map_stages[index] for index in self._map_indices(indices)}
+        maps: list[Tensor] = []
         tap = self.feature_info[0]["module"]
         for name, layer in self.stem.named_children():
             x = layer(x)
@@ -84,12 +87,13 @@ class FeatureMaps(nn.Module):
             The indices, counted from 0.
         """
         wanted = self._map_indices(indices)
-        last = max(wanted)
+        last = self.map_stages[max(wanted)]
         if last < len(self.stages):
             for name in ("final_conv", *self.final_names):
                 setattr(self, name, nn.Identity())
             self.feature_gamma = 1.0  # of NormFreeNet's activation
-            self.num_features = self.head_hidden_size = self.head.in_features = self.feature_info[last]["num_chs"]
+            channels = self.feature_info[max(wanted)]["num_chs"]
+            self.num_features = self.head_hidden_size = self.head.in_features = channels
         if last == 0:
             names = [f"stem.{name}" for name, _ in self.stem.named_children()]
             self.stem = self.stem[: names.index(self.feature_info[0]["module"]) + 1]
@@ -98,9 +102,15 @@ class FeatureMaps(nn.Module):
         self.stages = self.stages[:last]
         return wanted
 
+    @property
+    def present_maps(self) -> list[dict[str, Any]]:
+        """The entries of ``feature_info`` whose stages have not been pruned."""
+        pairs = zip(self.feature_info, self.map_stages, strict=True)
+        return [info for info, passed in pairs if passed <= len(self.stages)]
+
     def _map_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Indices of ``feature_info``, counted from 0."""
-        count = len(self.stages) + 1
+        count = len(self.present_maps)
         if indices is None or isinstance(indices, int):
             number = count if indices is None else indices
             wanted = list(range(count - number, count))
