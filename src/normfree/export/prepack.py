@@ -41,7 +41,8 @@ def _hooked(layer: nn.Module) -> bool:
 
 def _packable_block(block: nn.Module) -> bool:
     """Whether a block is an unchanged :class:`NFBlock` without hooks inside."""
-    own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in ("forward", "_downscale", "_gate"))
+    methods = ("forward", "_downscale", "_merged", "_gate")
+    own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in methods)
     return own and "forward" not in vars(block) and not any(_hooked(m) for m in block.modules() if m is not block)
 
 

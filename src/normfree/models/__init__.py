@@ -8,6 +8,7 @@ block of all three, ``body`` the network around the blocks, ``head`` the classif
 from .block import Branch, NFBlock
 from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
+from .constant_variance import ConstantVarianceBlock
 from .controls import (
     BNNFNet,
     BNResNet,
@@ -36,6 +37,7 @@ __all__ = [
     "BNResNetV1",
     "Branch",
     "ClassifierHead",
+    "ConstantVarianceBlock",
     "DenseNet",
     "DetectionNet",
     "Detections",

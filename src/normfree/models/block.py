@@ -187,13 +187,26 @@ class NFBlock(nn.Module):
             (out,) = activated(self.act, out, self.conv1b)
         if self.squeeze_excite is not None and self.se_position == "middle":
             out = self.squeeze_excite(out)
-        keep = self.stochdepth.mask(x)
-        scale = self.skip_init.scale() if self.skip_init is not None else None
+        return self._merged(shortcut, out, self.stochdepth.mask(x))
+
+    def _merged(self, shortcut: Tensor, out: Tensor, keep: Tensor | None) -> Tensor:
+        """The sum of shortcut and branch; ``out`` is what the branch's last activation takes."""
+        scale = self._scale()
         if self.se_position == "end":
             (out,) = activated(self.act, out, self.conv2)
             return gated_merge(shortcut, out, lambda mean: self._gate(mean, scale, keep))
         (out,) = activated(self.act, out, self.conv2 if scale is None else lambda x: self.conv2(x, scale))
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
+
+    def _scale(self) -> Tensor | None:
+        """The factor of the branch, ``alpha * skip_gain``; None once it is folded."""
+        return None if self.skip_init is None else self.skip_init.scale()
+
+    def shares(self) -> tuple[float, float]:
+        """The factors with which the variances of shortcut and branch enter the variance of their sum; not folded."""
+        scale = self._scale()
+        assert scale is not None
+        return 1.0, scale.item() ** 2
 
     def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:
         """The factor of the branch: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
@@ -212,9 +225,10 @@ class NFBlock(nn.Module):
 
         ``alpha * skip_gain`` goes into the last convolution or, with Squeeze-Excite at the end, into its factor.
         """
-        if self.skip_init is None:  # folded already
+        scale = self._scale()
+        if scale is None:  # folded already
             return
-        scale = self.skip_init.scale().detach()
+        scale = scale.detach()
         for name in ("conv_shortcut", "conv0", "conv1", "conv1b", "conv2"):
             conv = getattr(self, name)
             if conv is not None:

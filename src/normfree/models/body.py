@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
-from ..functional import expected_variances
 from ..nn import Activation, Role, SameConv2d, parameter_roles
 from .block import Branch, NFBlock, Sampling
+from .constant_variance import Residual, block_of, block_variances
 from .features import FeatureMaps, stem_feature, stem_maps
 from .head import ClassifierHead
 
@@ -253,9 +253,12 @@ class NormFreeNet(ResidualNet):
         first_ratio: the branch ratio of the network's first block, if it differs.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
         skip_gain: initial value of the skip gains; None: there are none.
+        residual: the sum of shortcut and branch, "growing-variance" or "constant-variance", see
+            :class:`.ConstantVarianceBlock`.
     """
 
     act: nn.Module
+    residual: Residual
 
     def __init__(
         self,
@@ -270,14 +273,15 @@ class NormFreeNet(ResidualNet):
         act: Activation,
         alpha: float = 0.2,
         skip_gain: float | None = 0.0,
+        residual: Residual = "growing-variance",
         classifier_std: float = 0.01,
         **options: Unpack[RegularizedOptions],
     ):
         _check_stages(widths, depths, strides)
-        variances = expected_variances(depths, alpha)
+        block, variances = block_of(residual), block_variances(depths, alpha, residual)
 
         def make_block(place: Place) -> NFBlock:
-            return NFBlock(
+            return block(
                 place.in_channels,
                 place.out_channels,
                 branch=branch if place.index or first_ratio is None else replace(branch, ratio=first_ratio),
@@ -300,13 +304,13 @@ class NormFreeNet(ResidualNet):
             classifier_std=classifier_std,
             **options,
         )
-        self.alpha = alpha
+        self.alpha, self.residual = alpha, residual
         self.feature_gamma = act.gamma
 
     def map_variances(self) -> list[float]:
         """As in :class:`ResidualNet`; behind a final convolution it is 1."""
         depths = [len(list(stage.children())) + 1 for stage in self.stages]  # the last entry: the block that follows
-        variances = [1.0, *(stage[-1] for stage in expected_variances(depths, self.alpha))]
+        variances = [1.0, *(stage[-1] for stage in block_variances(depths, self.alpha, self.residual))]
         if not isinstance(self.final_conv, nn.Identity):
             variances[-1] = 1.0
         return variances

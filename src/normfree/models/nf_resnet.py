@@ -9,6 +9,7 @@ from ..gain import he_gain
 from ..nn import Activation, SameConv2d, WSConv2d
 from .block import Branch
 from .body import NormFreeNet, NormFreeOptions
+from .constant_variance import Residual
 from .resnet import resnet_variants
 from .stem import ResNetStem, conv_stem
 
@@ -43,6 +44,9 @@ class NFResNet(NormFreeNet):
     Three options are the paper's controls: ``standardize=False`` convolves with the raw weights, by default with the
     ``gamma`` of He initialization (figure 2); ``gamma=sqrt(2)`` is the gain of He for ReLU (figure 8); ``se_factor=1``
     leaves Squeeze-Excite unmodified (figure 9). ``alpha=1, skip_gain=1`` is the setting of the figures.
+
+    ``residual="constant-variance"`` divides the sum of shortcut and branch, so that the variance does not grow; with
+    ``activation="selu"`` and ``standardize=False`` it is the variant of appendix G.2.
     """
 
     family = "nf_resnet"
@@ -63,6 +67,7 @@ class NFResNet(NormFreeNet):
         ratio: float = 0.25,
         se_ratio: float = 0.25,
         se_factor: float = 2.0,
+        residual: Residual = "growing-variance",
         **options: Unpack[NormFreeOptions],
     ):
         branch = Branch(
@@ -81,6 +86,7 @@ class NFResNet(NormFreeNet):
             strides=(1,) + (2,) * (len(widths) - 1),
             branch=branch,
             act=Activation(activation, gamma),
+            residual=residual,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
             **options,

@@ -44,7 +44,7 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     adds ``(alpha * skip_gain)^2`` times this to v, or in a transition to ``v / beta^2``, of which 2x2 average pooling
     leaves a quarter (of noise; NF-ResNets, appendix B.4). With skip gains of 1 and without pooling this is the paper's
     ``Var + alpha^2``, reset to ``1 + alpha^2``. With the initial skip gains of 0 the variance stays constant, which
-    beta does not take into account.
+    beta does not take into account. A :class:`.ConstantVarianceBlock` divides the sum by ``1 + (alpha * skip_gain)^2``.
     """
     variance, expected = 1.0, []
     for block in blocks:
@@ -52,14 +52,15 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
         shortcut = variance if block.conv_shortcut is None else branch / (4 if block.pool is not None else 1)
         for _ in range(_activations(block) - 1):
             branch = _behind(block.act, branch)
-        assert block.skip_init is not None  # not folded
-        variance = shortcut + block.skip_init.scale().item() ** 2 * branch
+        kept, added = block.shares()
+        variance = kept * shortcut + added * branch
         expected.append((variance, branch))
     return expected
 
 
 def _theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
     """The expected variances of a block for the variance of its actual input."""
+    kept, _ = block.shares()
     first = _behind(block.act, variance / block.beta**2)
     branch = first
     for _ in range(_activations(block) - 1):
@@ -70,7 +71,7 @@ def _theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockThe
     return BlockTheory(
         beta=block.beta,
         res_var=branch,
-        shortcut_var=None if block.conv_shortcut is None else first / (4 if block.pool is not None else 1),
+        shortcut_var=None if block.conv_shortcut is None else kept * first / (4 if block.pool is not None else 1),
         activations=_activations(block),
         gamma=activation_gain(block.act.activation),
     )
