@@ -24,7 +24,7 @@ LISTS = [3, "3", "333", "", [], [1.5, 1, 1], ["1", 1, 1], [0, 1, 1], [-1, 1, 1],
 LISTS += [{"a": 1}, None, [None], [10**400] * 3]
 WRONG = {
     "alpha": NUMBERS,
-    "skip_gain": [*NUMBERS, None],
+    "skip_gain": NUMBERS,
     "gamma": NUMBERS,
     "ratio": [*NUMBERS, None, 0, -1],
     "se_ratio": [0, -0.5],
@@ -51,7 +51,7 @@ def test_the_signature_spells_out_what_a_family_passes_on(name):
     assert {"drop_rate", "stochdepth_rate", "in_chans", "widths", "depths"} <= parameters.keys()
     if name in ("nfnet_f0", "nf_regnet_b0", "nf_resnet26_small"):
         assert parameters["alpha"].default == 0.2
-        assert (parameters["skip_gain"].default, parameters["skip_gain"].annotation) == (0.0, float)
+        assert (parameters["skip_gain"].default, parameters["skip_gain"].annotation) == (0.0, float | None)
 
 
 def build(name: str, **options) -> torch.nn.Module:

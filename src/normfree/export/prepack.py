@@ -40,9 +40,10 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def _packable_block(block: nn.Module) -> bool:
-    """Whether a block is an unchanged :class:`NFBlock` without hooks inside."""
-    methods = ("forward", "_downscale", "_merged", "_gate")
+    """Whether a block is an unchanged :class:`NFBlock` of a kind that :class:`PackedBlock` knows, without hooks."""
+    methods = ("forward", "_activated", "_downscale", "_merged", "_gate")
     own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in methods)
+    own = own and block.affines is None and block.se_position != "straddled"
     return own and "forward" not in vars(block) and not any(_hooked(m) for m in block.modules() if m is not block)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
-from ..nn import Activation, Role, SameConv2d, parameter_roles
+from ..nn import Activation, ChannelAffine, Role, SameConv2d, StochdepthScaling, parameter_roles
 from .block import Branch, NFBlock, Sampling
 from .constant_variance import Residual, block_of, block_variances
 from .features import FeatureMaps, stem_feature, stem_maps
@@ -51,7 +51,8 @@ class NormFreeOptions(NetOptions, total=False):
     """Keyword arguments that every Normalizer-Free family takes and passes on to :class:`NormFreeNet`."""
 
     alpha: float
-    skip_gain: float
+    skip_gain: float | None
+    stochdepth_scaling: StochdepthScaling
 
 
 @dataclass(frozen=True)
@@ -250,14 +251,17 @@ class NormFreeNet(ResidualNet):
 
     Args:
         stem, widths, depths, strides, classifier_std: as :class:`ResidualNet`.
+        branch: of all blocks, or one for each stage.
         first_ratio: the branch ratio of the network's first block, if it differs.
         final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
         skip_gain: initial value of the skip gains; None: there are none.
+        stochdepth_scaling: as :class:`.StochasticDepth`.
         residual: the sum of shortcut and branch, "growing-variance" or "constant-variance", see
             :class:`.ConstantVarianceBlock`.
     """
 
     act: nn.Module
+    final_affine: nn.Module
     residual: Residual
 
     def __init__(
@@ -267,40 +271,50 @@ class NormFreeNet(ResidualNet):
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
-        branch: Branch,
+        branch: Branch | Sequence[Branch],
         first_ratio: float | None = None,
         final_channels: int | None = None,
         act: Activation,
         alpha: float = 0.2,
         skip_gain: float | None = 0.0,
+        stochdepth_scaling: StochdepthScaling = "none",
         residual: Residual = "growing-variance",
         classifier_std: float = 0.01,
         **options: Unpack[RegularizedOptions],
     ):
         _check_stages(widths, depths, strides)
+        if residual == "constant-variance" and stochdepth_scaling == "skip":
+            raise UsageError(
+                f'stochdepth_scaling (={stochdepth_scaling!r}) must be "none" or "branch" with residual={residual!r}, '
+                "whose variance does not grow"
+            )
         block, variances = block_of(residual), block_variances(depths, alpha, residual)
+        branches = [branch] * len(widths) if isinstance(branch, Branch) else branch
 
         def make_block(place: Place) -> NFBlock:
+            own = branches[place.stage]
             return block(
                 place.in_channels,
                 place.out_channels,
-                branch=branch if place.index or first_ratio is None else replace(branch, ratio=first_ratio),
+                branch=own if place.index or first_ratio is None else replace(own, ratio=first_ratio),
                 sampling=place.sampling,
                 alpha=alpha,
                 beta=math.sqrt(variances[place.stage][place.position]),
                 act=act.clone(),  # a copy for each block: a trace names a shared module by its first place
                 skip_gain=skip_gain,
                 stochdepth_rate=place.stochdepth_rate,
+                stochdepth_scaling=stochdepth_scaling,
             )
 
+        last, channels = branches[-1], final_channels or widths[-1]
         super().__init__(
             stem=stem,
             widths=widths,
             depths=depths,
             strides=strides,
             make_block=make_block,
-            final_conv=branch.conv(widths[-1], final_channels, 1) if final_channels else None,
-            final=dict(act=act),
+            final_conv=last.conv(widths[-1], final_channels, 1) if final_channels else None,
+            final=dict(final_affine=ChannelAffine(channels), act=act) if last.affine else dict(act=act),
             classifier_std=classifier_std,
             **options,
         )
@@ -316,8 +330,8 @@ class NormFreeNet(ResidualNet):
         return variances
 
     def forward_final(self, x: Tensor) -> Tensor:
-        """Activation and its gamma."""
-        x = self.act(x)
+        """Activation and its gamma, perhaps behind an affine transform."""
+        x = self.act(self.final_affine(x) if "final_affine" in self.final_names else x)
         return x if self.feature_gamma == 1.0 else x * self.feature_gamma
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..nn import Activation
+from ..nn import Activation, ChannelAffine
 from .head import ClassifierHead
 
 
@@ -137,4 +137,6 @@ def stem_feature(stem: nn.Sequential) -> dict[str, Any]:
     maps = stem_maps(stem)
     first = min((entry["reduction"] for entry in maps if entry["reduction"] > 1), default=1)
     layers = zip(maps, stem.children(), strict=True)
-    return [e for e, layer in layers if e["reduction"] <= first and not isinstance(layer, Activation)][-1]
+    return [e for e, layer in layers if e["reduction"] <= first and not isinstance(layer, Activation | ChannelAffine)][
+        -1
+    ]

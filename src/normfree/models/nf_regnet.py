@@ -5,8 +5,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ..nn import Activation, WSConv2d
-from .block import Branch
+from ..nn import Activation, Affine, affine_conv
+from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .stem import RegNetStem, conv_stem
 
@@ -56,13 +56,21 @@ class NFRegNet(NormFreeNet):
         activation: str | Callable[[Tensor], Tensor] = "silu",
         gamma: float | None = None,
         ratio: float = 2.25,
+        first_ratio: float | None = 1.0,
         group_width: int = 8,
+        shortcut: Shortcut = "pooled",
+        affine: Affine = "conv",
+        squeeze_excite: bool = True,
         se_ratio: float = 0.5,
         se_factor: float = 2.0,
+        se_width: SEWidth = "gated",
+        se_position: SEPosition = "middle",
+        classifier_std: float = 0.0,
         **options: Unpack[NormFreeOptions],
     ):
+        conv = affine_conv(affine)
         super().__init__(
-            stem=conv_stem(stem, WSConv2d, in_chans, widths[0]),
+            stem=conv_stem(stem, conv, in_chans, widths[0]),
             widths=widths,
             depths=depths,
             strides=(2, 2, 2, 2),
@@ -70,16 +78,19 @@ class NFRegNet(NormFreeNet):
                 ratio=ratio,
                 expand_input=True,
                 group_width=group_width,
-                squeeze_excite="middle",
+                squeeze_excite=se_placed(squeeze_excite, se_position, "middle"),
                 se_ratio=se_ratio,
                 se_factor=se_factor,
-                pool_shortcut=True,
+                se_width=se_width,
+                pool_shortcut=shortcut == "pooled",
+                conv=conv,
+                affine=affine == "activation",
             ),
-            first_ratio=1.0,
+            first_ratio=first_ratio,
             final_channels=1280 * widths[-1] // 440,
             act=Activation(activation, gamma),
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
-            classifier_std=0.0,
+            classifier_std=classifier_std,
             **options,
         )

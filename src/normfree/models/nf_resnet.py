@@ -6,8 +6,8 @@ from typing import Unpack
 from torch import Tensor
 
 from ..gain import he_gain
-from ..nn import Activation, SameConv2d, WSConv2d
-from .block import Branch
+from ..nn import Activation, Affine, affine_conv
+from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .constant_variance import Residual
 from .resnet import resnet_variants
@@ -65,17 +65,26 @@ class NFResNet(NormFreeNet):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         gamma: float | None = None,
         ratio: float = 0.25,
+        first_ratio: float | None = None,
+        shortcut: Shortcut = "strided",
+        affine: Affine = "conv",
         se_ratio: float = 0.25,
         se_factor: float = 2.0,
+        se_width: SEWidth = "gated",
+        se_position: SEPosition = "end",
+        classifier_std: float = 0.01,
         residual: Residual = "growing-variance",
         **options: Unpack[NormFreeOptions],
     ):
         branch = Branch(
             ratio=ratio,
-            squeeze_excite="end" if squeeze_excite else None,
+            squeeze_excite=se_placed(squeeze_excite, se_position, "end"),
             se_ratio=se_ratio,
             se_factor=se_factor,
-            conv=WSConv2d if standardize else SameConv2d,
+            se_width=se_width,
+            pool_shortcut=shortcut == "pooled",
+            conv=affine_conv(affine, standardize=standardize),
+            affine=affine == "activation",
         )
         if not standardize and gamma is None:
             gamma = he_gain(activation)
@@ -85,9 +94,11 @@ class NFResNet(NormFreeNet):
             depths=depths,
             strides=(1,) + (2,) * (len(widths) - 1),
             branch=branch,
+            first_ratio=first_ratio,
             act=Activation(activation, gamma),
             residual=residual,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
+            classifier_std=classifier_std,
             **options,
         )

@@ -1,12 +1,12 @@
 """NFNet F0 to F7 and F0+ to F7+ (NFNets, section 5, table 1, appendix C)."""
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import Literal, Unpack
 
 from torch import Tensor
 
-from ..nn import Activation, WSConv2d
-from .block import Branch
+from ..nn import Activation, Affine, affine_conv
+from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .stem import DEEP, NFNetStem, conv_stem, deep_stem
 
@@ -56,32 +56,47 @@ class NFNet(NormFreeNet):
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
         ratio: float = 0.5,
+        first_ratio: float | None = None,
         group_width: int = 128,
+        pointwise_groups: int = 1,
+        spatial_convs: Literal[1, 2] = 2,
+        shortcut: Shortcut = "pooled",
+        affine: Affine = "conv",
+        squeeze_excite: bool = True,
         se_ratio: float = 0.5,
         se_factor: float = 2.0,
+        se_width: SEWidth = "gated",
+        se_position: SEPosition = "end",
         final_factor: int = 2,
+        classifier_std: float = 0.01,
         **options: Unpack[NormFreeOptions],
     ):
-        act, widths_of_stem = Activation(activation, gamma), stem_widths(widths)
+        act, conv, widths_of_stem = Activation(activation, gamma), affine_conv(affine), stem_widths(widths)
         super().__init__(
-            stem=deep_stem(in_chans, widths_of_stem, WSConv2d, act)
+            stem=deep_stem(in_chans, widths_of_stem, conv, act, affine=affine == "activation")
             if stem == DEEP
-            else conv_stem(stem, WSConv2d, in_chans, widths_of_stem[-1]),
+            else conv_stem(stem, conv, in_chans, widths_of_stem[-1]),
             widths=widths,
             depths=depths,
             strides=STRIDES,
             branch=Branch(
                 ratio=ratio,
                 group_width=group_width,
-                spatial_convs=2,
-                squeeze_excite="end",
+                pointwise_groups=pointwise_groups,
+                spatial_convs=spatial_convs,
+                squeeze_excite=se_placed(squeeze_excite, se_position, "end"),
                 se_ratio=se_ratio,
                 se_factor=se_factor,
-                pool_shortcut=True,
+                se_width=se_width,
+                pool_shortcut=shortcut == "pooled",
+                conv=conv,
+                affine=affine == "activation",
             ),
+            first_ratio=first_ratio,
             final_channels=final_factor * widths[-1],
             act=act,
             drop_rate=drop_rate,
             stochdepth_rate=stochdepth_rate,
+            classifier_std=classifier_std,
             **options,
         )

@@ -13,7 +13,7 @@ from ..words import shown
 MAX_SIZE = 65_536  # of widths, depths and group widths; the papers' largest are 3072, 50 and 128
 MAX_ABS = 1e6  # from zero, of numbers such as alpha
 MAX_TEXT = 100  # letters of a name
-_ABOVE_0, _NOT_BELOW_0 = ("ratio", "se_ratio", "final_factor"), ("init_gain", "classifier_std")
+_ABOVE_0, _NOT_BELOW_0 = ("ratio", "first_ratio", "se_ratio", "final_factor"), ("init_gain", "classifier_std")
 
 
 def check_options(cls: type, options: Mapping[str, Any], prefix: str = "option ") -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from ..errors import UsageError
-from ..nn import Activated, Activation, MaxPoolSame, SameConv2d
+from ..nn import Activated, Activation, ChannelAffine, MaxPoolSame, SameConv2d
 
 DEEP = "4x 3x3"
 DEEP_STRIDES = (2, 1, 1, 2)
@@ -53,16 +53,25 @@ def conv_stem(
 
 
 def deep_stem(
-    in_chans: int, widths: Sequence[int], conv: Callable[..., SameConv2d], act: Activation, input_scale: float = 1.0
+    in_chans: int,
+    widths: Sequence[int],
+    conv: Callable[..., SameConv2d],
+    act: Activation,
+    input_scale: float = 1.0,
+    *,
+    affine: bool = False,
 ) -> Activated:
     """Four 3x3 convolutions with activations between them, whose gamma is folded into the next convolution ("4x 3x3").
 
     Args:
         widths: output channels of the convolutions.
         input_scale: of the first convolution.
+        affine: a :class:`.ChannelAffine` stands in front of each activation.
     """
     stem, channels = Activated(), in_chans
     for i, (width, stride) in enumerate(zip(widths, DEEP_STRIDES, strict=True)):
+        if i and affine:
+            stem.add_module(f"affine{i - 1}", ChannelAffine(channels))
         if i:
             stem.add_module(f"act{i - 1}", act.clone())
         stem.add_module(f"conv{i}", conv(channels, width, 3, stride, input_scale=act.gamma if i else input_scale))

@@ -6,11 +6,12 @@ Every module with parameters declares their roles in ``parameter_roles`` (see :c
 
 from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
+from .affine import Affine, ChannelAffine, affine_conv
 from .batch_norm import BATCH_NORM, batch_norms
 from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
-from .residual import SkipInit, StochasticDepth
+from .residual import SkipInit, StochasticDepth, StochdepthScaling
 from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
 from .whitening import PatchWhitening2d, fit_whitening
@@ -19,7 +20,9 @@ __all__ = [
     "BATCH_NORM",
     "Activated",
     "Activation",
+    "Affine",
     "AvgPoolSame",
+    "ChannelAffine",
     "EfficientChannelAttention",
     "MaxPoolSame",
     "PaddedConv2d",
@@ -31,8 +34,10 @@ __all__ = [
     "SkipInit",
     "SqueezeExcite",
     "StochasticDepth",
+    "StochdepthScaling",
     "WSConv2d",
     "activated",
+    "affine_conv",
     "batch_norms",
     "explain_roles",
     "fit_whitening",

@@ -1,11 +1,15 @@
 """The end of a residual branch: SkipInit and stochastic depth."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_finite
 from ..functional import survival_mask
 from .roles import Role
+
+StochdepthScaling = Literal["none", "branch", "skip"]
 
 torch.fx.wrap("survival_mask")  # one node of a symbolic trace, since it depends on the number of images
 
@@ -61,26 +65,41 @@ class SkipInit(nn.Module):
 class StochasticDepth(nn.Module):
     """Drops whole examples of a residual branch in training, without rescaling the rest (NF-ResNets, appendix B.2).
 
-    ``(N, ...) -> (N, ...)``; in evaluation, or with rate 0, the input itself.
+    ``(N, ...) -> (N, ...)``; in evaluation, or with rate 0, the input itself. Two other variants are of the same
+    appendix: ``scaling="branch"`` divides the branches that are left by the survival rate, as usual elsewhere;
+    ``"skip"`` multiplies the skip of a dropped branch with ``1 + alpha``, which the block does (:meth:`skip`).
+
+    Raises:
+        UsageError: a rate out of [0, 1), an unknown scaling, an alpha that is not finite.
 
     Example:
         >>> StochasticDepth(0.1).eval()(torch.ones(2))
         tensor([1., 1.])
     """
 
-    def __init__(self, rate: float):
+    def __init__(self, rate: float, scaling: StochdepthScaling = "none", alpha: float = 0.2):
         super().__init__()
         if not 0.0 <= rate < 1.0:
             raise UsageError(f"stochastic depth rate (={rate}) must be at least 0 and below 1")
-        self.rate = rate
+        if scaling not in ("none", "branch", "skip"):
+            raise UsageError(f'stochdepth_scaling (={scaling!r}) must be "none", "branch" or "skip"')
+        check_finite("alpha", alpha)
+        self.rate, self.scaling, self.alpha = rate, scaling, alpha
 
     def mask(self, x: Tensor) -> Tensor | None:
-        """(N, 1, ..., 1) of 0 and 1, or None where nothing is dropped."""
-        return survival_mask(x, self.rate) if self.training and self.rate > 0.0 else None
+        """(N, 1, ..., 1), the branch's factor: 0 where it is dropped; None where nothing is dropped."""
+        if not (self.training and self.rate > 0.0):
+            return None
+        mask = survival_mask(x, self.rate)
+        return mask / (1.0 - self.rate) if self.scaling == "branch" else mask
+
+    def skip(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The skip beside a branch with this mask: ``1 + alpha`` times ``x`` where the branch is dropped, or ``x``."""
+        return x * (1.0 + self.alpha * (1.0 - mask)) if self.scaling == "skip" else x
 
     def forward(self, x: Tensor) -> Tensor:
         mask = self.mask(x)
         return x if mask is None else x * mask
 
     def extra_repr(self) -> str:
-        return f"{self.rate:.4g}"
+        return f"{self.rate:.4g}" + ("" if self.scaling == "none" else f", scaling={self.scaling!r}")

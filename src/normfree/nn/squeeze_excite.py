@@ -27,10 +27,12 @@ class SqueezeExcite(nn.Module):
         channels: C.
         ratio: width of the hidden layer over C; the width is rounded down and at least 1.
         hidden: the width itself, instead of ``ratio``.
+        gated: channels of the map that the gate is for, if it is not the one it is computed from: where Squeeze-Excite
+            straddles a convolution, :meth:`gate` takes its input and is for its output (NFNets, appendix E).
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
 
     Raises:
-        UsageError: channels, hidden or ratio not above 0, a number that is not finite.
+        UsageError: channels, hidden, gated or ratio not above 0, a number that is not finite.
 
     Example:
         >>> SqueezeExcite(16).gate(torch.randn(2, 16, 4, 4)).shape
@@ -39,7 +41,15 @@ class SqueezeExcite(nn.Module):
 
     parameter_roles = {"fc0.weight": Role.WEIGHT, "fc1.weight": Role.WEIGHT}
 
-    def __init__(self, channels: int, ratio: float = 0.5, *, hidden: int | None = None, factor: float = 2.0):
+    def __init__(
+        self,
+        channels: int,
+        ratio: float = 0.5,
+        *,
+        hidden: int | None = None,
+        gated: int | None = None,
+        factor: float = 2.0,
+    ):
         super().__init__()
         for name, value in dict(ratio=ratio, factor=factor).items():
             check_finite(f"Squeeze-Excite {name}", value)
@@ -48,9 +58,11 @@ class SqueezeExcite(nn.Module):
         check_count("Squeeze-Excite channels", channels)
         hidden = max(1, int(channels * ratio)) if hidden is None else hidden
         check_count("Squeeze-Excite hidden", hidden)
+        gated = channels if gated is None else gated
+        check_count("Squeeze-Excite gated", gated)
         self.factor = factor
         self.fc0 = nn.Linear(channels, hidden)
-        self.fc1 = nn.Linear(self.fc0.out_features, channels)
+        self.fc1 = nn.Linear(self.fc0.out_features, gated)
         for layer in (self.fc0, self.fc1):
             lecun_normal_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -27,7 +27,7 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
         for row, block in zip(rows, blocks, strict=True):
             row.expected_var, row.expected_res_var = expected[block]
             if before is not None and math.isfinite(before):
-                row.theory = _theory(block, before, row.shape)
+                row.theory = block_theory(block, before, row.shape)
             before = row.avg_var
         return
     for row in rows:
@@ -58,7 +58,7 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     return expected
 
 
-def _theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
+def block_theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
     """The expected variances of a block for the variance of its actual input."""
     kept, _ = block.shares()
     first = _behind(block.act, variance / block.beta**2)

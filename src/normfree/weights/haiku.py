@@ -31,7 +31,7 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
     """Haiku's (module, parameter) for each of our parameter names.
 
     Raises:
-        UsageError: the model's family has no counterpart in the authors' code.
+        UsageError: the model's family, or a layer that an option adds, has no counterpart in the authors' code.
 
     Example:
         >>> haiku_names(normfree.create_model("nf_resnet26_small"))["head.fc.weight"]
@@ -73,6 +73,11 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
         if name not in ("stem", "stages", "head"):
             add(name, layer, f"{root}/~/{name}", root)
     add("head.fc", model.get_classifier(), f"{root}/~/linear", root)
+    unnamed = [name for name, _ in model.named_parameters() if name not in names]
+    if unnamed:
+        raise UsageError(
+            f"{_describe(model)} has no Haiku counterpart of {', '.join(unnamed[:3])}{', ...' if unnamed[3:] else ''}"
+        )
     return names
 
 

@@ -26,7 +26,7 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
     """timm's name for each of our parameter names.
 
     Raises:
-        UsageError: timm has no counterpart of the model's family.
+        UsageError: timm has no counterpart of the model's family, or of a layer that an option adds.
 
     Example:
         >>> timm_names(normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)))["stages.0.0.conv2.weight"]
@@ -37,7 +37,22 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
         raise UsageError(
             f"{type(model).__name__} (family {family!r}) has no counterpart in timm; nfnet_* and timm_* have"
         )
+    unnamed = [name for name, _ in model.named_parameters() if not _has_counterpart(model, name)]
+    if unnamed:
+        raise UsageError(f"timm has no counterpart of {', '.join(unnamed[:3])}{', ...' if unnamed[3:] else ''}")
     return {name: _timm_name(model, name) for name, _ in model.named_parameters()}
+
+
+def _has_counterpart(model: ResidualNet, name: str) -> bool:
+    parts = name.split(".")
+    if parts[0] == "stages":
+        straddled = parts[3] == "squeeze_excite" and _gate_position(model, parts) == "straddled"
+        return not straddled and parts[3] in (*_LAYERS, "skip_init", "squeeze_excite")
+    return parts[:2] == ["head", "fc"] or parts[0] == "final_conv" or (parts[0] == "stem" and parts[1][:4] == "conv")
+
+
+def _gate_position(model: ResidualNet, parts: list[str]) -> str | None:
+    return getattr(model.stages.get_submodule(".".join(parts[1:3])), "se_position", None)
 
 
 def _timm_name(model: ResidualNet, name: str) -> str:
@@ -50,7 +65,7 @@ def _timm_name(model: ResidualNet, name: str) -> str:
     if layer == "skip_init":
         return f"{block}.skipinit_gain"
     if layer == "squeeze_excite":
-        position = model.stages.get_submodule(".".join(parts[1:3])).se_position
+        position = _gate_position(model, parts)
         return f"{block}.{'attn_last' if position == 'end' else 'attn'}.{_GATE[rest[0]]}.{rest[1]}"
     return f"{block}.{_LAYERS[layer]}.{'.'.join(rest)}"
 
