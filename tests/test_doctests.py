@@ -29,6 +29,7 @@ from normfree import (
     kernels,
     models,
     optim,
+    private,
     spp,
     studies,
     training,
@@ -36,7 +37,7 @@ from normfree import (
     words,
 )
 
-ROOMS = [normfree.nn, models, optim, kernels, weights, bench, data, export, spp, training]
+ROOMS = [normfree.nn, models, optim, kernels, weights, bench, data, export, private, spp, training]
 ALSO = [studies]  # of which not every function has an example
 MODULES = [functional, gain, errors, files, internals, words]
 # in the examples of to_archive and to_onnx

@@ -29,6 +29,7 @@ ALLOWED = {
     "optim": {"functional", "gain", "kernels", "nn"},
     "data": set(),
     "pictures": set(),
+    "private": {"functional", "gain", "nn", "optim"},
     "tasks": {
         *("functional", "gain", "nn", "models", "optim", "data", "export", "pictures", "recipes", "report", "spp"),
         "training",
@@ -39,7 +40,7 @@ ALLOWED = {
     "bench": {"functional", "gain", "kernels", "nn", "models", "spp", "optim", "data", "training"},
     "runs": {
         *("functional", "gain", "nn", "models", "spp", "weights", "export", "optim", "data", "training", "recipes"),
-        *("tasks", "pictures", "report"),
+        *("tasks", "pictures", "private", "report"),
     },
     "studies": {"models", "data", "training", "recipes", "tasks", "report", "runs"},
     "timm": {"functional", "models", "nn", "weights"},

@@ -12,7 +12,20 @@ from .models import ModelInfo, list_models, model_info
 from .version import __version__
 from .weights import create_model
 
-ROOMS = ("bench", "data", "export", "models", "pictures", "recipes", "report", "runs", "studies", "tasks", "training")
+ROOMS = (
+    "bench",
+    "data",
+    "export",
+    "models",
+    "pictures",
+    "private",
+    "recipes",
+    "report",
+    "runs",
+    "studies",
+    "tasks",
+    "training",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -19,6 +19,7 @@ VERBS = {
     "report": "write a page about a training run",
     "export": "write a network for ONNX runtimes, or as a torch.export archive",
     "augment": "draw what the augmentation of a recipe makes of images",
+    "noise-scale": "measure from which batch size on larger batches save few steps",
     "spp": "draw and judge how the signal propagates through a network",
     "convert": "weights of the authors, of timm and of normfree, each as the others",
     "bench": "time and memory of training on this machine, and the papers' tables of speed",
@@ -83,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise UsageError(f"command {verb!r} is unknown; {did_you_mean(verb, VERBS, 'see normfree --help')}")
-    return importlib.import_module(f".{verb}", __package__).run(arguments[1:])
+    return importlib.import_module(f".{verb.replace('-', '_')}", __package__).run(arguments[1:])
 
 
 def _overview() -> str:
