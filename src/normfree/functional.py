@@ -215,6 +215,18 @@ def clip_coefficient(param_norm: Tensor, grad_norm: Tensor, clipping: float, eps
     return torch.where(grad_norm.isfinite(), bounded, torch.nan)
 
 
+def norm_coefficient(grad_norm: Tensor, clipping: float) -> Tensor:
+    """Factor of clipping by the norm of the whole gradient: ``min(1, clipping / |G|)`` (NFNets, eq. 2).
+
+    A norm that is not finite gets NaN, as in :func:`clip_coefficient`.
+
+    Example:
+        >>> norm_coefficient(torch.tensor([4.0, 0.5, 0.0]), clipping=1.0)
+        tensor([0.2500, 1.0000, 1.0000])
+    """
+    return torch.where(grad_norm.isfinite(), (clipping / grad_norm).clamp(max=1.0), torch.nan)
+
+
 def clip_gradient(weight: Tensor, grad: Tensor, clipping: float | None, eps: float = 1e-3) -> Tensor:
     """Adaptive Gradient Clipping: each unit's gradient is at most ``clipping * max(|W|, eps)`` long (NFNets, eq. 3).
 

@@ -65,7 +65,21 @@ def test_unclipped_parameters_are_in_groups_without_a_threshold():
     assert clipping == dict(weight=0.05, classifier=None, gain=None, bias=None, skip_gain=None)
 
 
+def test_parts_and_kinds_of_clipping_are_in_the_groups():
+    optim = OptimConfig(clipping=0.05, clipping_kind="layer", clipping_parts={"stages.0": 0.1, "classifier": True})
+    groups = optim.build(network()).param_groups
+    assert {group["clipping_kind"] for group in groups} == {"layer"}
+    assert {group["clipping"] for group in groups if group["name"] == "weight"} == {0.05, 0.1}
+    assert {group["clipping"] for group in groups if group["name"] == "classifier"} == {0.05}
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match=r"optim\.clipping_kind \(='rows'\) must be one of unit, layer, norm"):
+        OptimConfig(clipping_kind="rows")
+    with pytest.raises(UsageError, match=r"optim\.clipping_parts\.stem \(=-1\) must be true \(clipped\), false"):
+        OptimConfig(clipping_parts=dict(stem=-1))
+    with pytest.raises(UsageError, match=r"optim\.clipping_parts names 'stm', which the network does not have"):
+        OptimConfig(clipping_parts=dict(stm=True)).build(network())
     with pytest.raises(UsageError, match=r"optim\.lr_factors names 'gains', which is not a role; roles are weight, "):
         OptimConfig(lr_factors=dict(gains=1.0))
     with pytest.raises(UsageError, match=r"optim.lr_factors.gain \(=-1\) must be at least 0"):

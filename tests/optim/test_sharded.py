@@ -11,16 +11,25 @@ from torch import nn
 
 from normfree import UsageError
 from normfree.optim import AGC, FusedStep, agc_, param_groups
+from normfree.optim.sharded import norm_of_all
 
 WORLD = 2
-# (mesh, placements by tensor dimension of the split or None for a copy, clipped as a whole)
+UNIT, ONE = dict(clipping=0.5), dict(clipping=0.5, one_unit=True)
+LAYER, NORM = dict(clipping=0.5, clipping_kind="layer"), dict(clipping=5.0, clipping_kind="norm")
+# (mesh, placements by tensor dimension of the split or None for a copy, how it is clipped)
 LAYOUTS = {
-    "rows": ((2,), (0,), False),
-    "columns": ((2,), (1,), False),
-    "copies": ((2,), (None,), False),
-    "copies of rows": ((2, 1), (None, 0), False),  # HSDP
-    "rows of copies": ((1, 2), (None, 0), False),
-    "rows, one unit": ((2,), (0,), True),
+    "rows": ((2,), (0,), UNIT),
+    "columns": ((2,), (1,), UNIT),
+    "copies": ((2,), (None,), UNIT),
+    "copies of rows": ((2, 1), (None, 0), UNIT),  # HSDP
+    "rows of copies": ((1, 2), (None, 0), UNIT),
+    "rows, one unit": ((2,), (0,), ONE),
+    "rows, by layer": ((2,), (0,), LAYER),
+    "copies of rows, by layer": ((2, 1), (None, 0), LAYER),
+    "rows, by norm": ((2,), (0,), NORM),
+    "columns, by norm": ((2,), (1,), NORM),
+    "copies, by norm": ((2,), (None,), NORM),
+    "copies of rows, by norm": ((2, 1), (None, 0), NORM),
 }
 SHAPES = [(1, 4), (5, 3), (4, 2, 3, 3), (1,), (7,)]  # of the first and the fourth a process has nothing
 
@@ -42,15 +51,24 @@ def split(tensor, mesh, dims):
 
 def clipped(layout):
     """Gradients after clipping, and (units, clipped units, fraction) of this process."""
-    shape, dims, whole = LAYOUTS[layout]
+    shape, dims, clipping = LAYOUTS[layout]
     mesh, params = dist.init_device_mesh("cpu", shape), []
     for p in parameters():
         params.append(nn.Parameter(split(p, mesh, dims)))
         params[-1].grad = split(p.grad, mesh, dims)
-    statistics = agc_([dict(params=params, clipping=0.5, one_unit=whole)], error_if_nonfinite=True)
+    statistics = agc_([dict(params=params, **clipping)], error_if_nonfinite=True)
     grads = [p.grad.full_tensor() for p in params]
     count = int(statistics.clipped_units["params"])
     return grads, (statistics.units["params"], count, statistics.fraction["params"], statistics.total_fraction)
+
+
+def norm_of_several_meshes():
+    """Of tensors that are split, copied, and whole in each process."""
+    meshes = dist.init_device_mesh("cpu", (2,)), dist.init_device_mesh("cpu", (2, 1))
+    params = parameters()
+    split_up = [split(params[0], meshes[0], (0,)), split(params[1], meshes[1], (None, 0)), params[2]]
+    norms = torch.stack([p.detach().norm() for p in params[:3]])
+    return norm_of_all(norms, split_up), norms.norm()
 
 
 def statistics_of_fsdp2():
@@ -101,7 +119,7 @@ def process(rank, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     told = {layout: clipped(layout) for layout in LAYOUTS}
-    torch.save((told, statistics_of_fsdp2(), refusals_of_fsdp1()), f"{store}.{rank}")
+    torch.save((told, statistics_of_fsdp2(), refusals_of_fsdp1(), norm_of_several_meshes()), f"{store}.{rank}")
     dist.destroy_process_group()
 
 
@@ -113,37 +131,42 @@ def told(tmp_path_factory):
 
 
 @functools.cache
-def alone(whole):
+def alone(layout):
     params = parameters()
-    statistics = agc_([dict(params=params, clipping=0.5, one_unit=whole)])
+    statistics = agc_([dict(params=params, **LAYOUTS[layout][2])])
     return [p.grad for p in params], statistics.units["params"], int(statistics.clipped_units["params"])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_and_counts_are_those_of_one_process(told, layout):
-    grads, units, count = alone(LAYOUTS[layout][2])
-    assert 0 < count < units
-    for here, _, _ in told:
+    grads, units, count = alone(layout)
+    assert 0 < count < units or (LAYOUTS[layout][2] is NORM and count == units)
+    for here, *_ in told:
         for got, expected in zip(here[layout][0], grads, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)  # float64, sums in another order
-    assert sum(here[layout][1][0] for here, _, _ in told) == units
-    assert sum(here[layout][1][1] for here, _, _ in told) == count
-    for here, _, _ in told:
+    assert sum(here[layout][1][0] for here, *_ in told) == units
+    assert sum(here[layout][1][1] for here, *_ in told) == count
+    for here, *_ in told:
         units_here, count_here, fraction, total = here[layout][1]
         assert fraction == total == (count_here / units_here if units_here else 0.0)
 
 
 def test_a_process_without_rows_has_fractions_of_zero(told):
-    (_, (first, total, counted), _), (_, second, _) = told
+    (_, (first, total, counted), *_), (_, second, *_) = told
     assert first == {"weight": 1.0, "bias": 1.0}
     assert total == 1.0
     assert [(one.units, one.clipped) for one in counted] == [(1, 1), (1, 1)]
     assert second == ({"weight": 0.0, "bias": 0.0}, 0.0, [])
 
 
+def test_tensors_of_several_meshes_have_one_norm(told):
+    for *_, (got, expected) in told:
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)  # float64, sums in another order
+
+
 @pytest.mark.parametrize("original", [False, True], ids=["flat", "use_orig_params"])
 def test_parameters_of_fsdp1_are_refused_by_name(told, original):
-    for _, _, refusals in told:
+    for _, _, refusals, _ in told:
         for number, message in enumerate(refusals[original]):
             assert "FullyShardedDataParallel (FSDP1)" in message
             assert "fully_shard (FSDP2)" in message
@@ -156,5 +179,3 @@ def test_one_unit_is_the_whole_tensor():
     statistics = agc_([dict(params=[p], clipping=0.1, one_unit=True)])
     torch.testing.assert_close(p.grad.flatten(), torch.tensor([0.5, 0.0], dtype=torch.float64))  # 0.1 * 5
     assert statistics.units == {"params": 1}
-    sgd = torch.optim.SGD([dict(params=[p], clipping=0.1, one_unit=True)], lr=0.1, momentum=0.9)
-    assert not FusedStep(sgd).possible()

@@ -121,3 +121,12 @@ def test_null_takes_an_option_out(write, change):
     assert load_recipe(mine, change).model.options == dict(widths=[8, 8])
     assert load_recipe(write("model: {}"), change).model.options == {}
     assert load_recipe("digits", {"optim.clipping": None}).optim.clipping is None  # a field is not an option
+
+
+def test_a_key_of_a_mapping_of_values_may_have_dots(write):
+    mine = write("optim: {clipping_parts: {stem: false, stages.0: 0.02}}")
+    changes = {"optim.clipping_parts.stages.1": True, "optim.clipping_parts.stages.0": None, "optim.lr_factors.gain": 2}
+    recipe = load_recipe(mine, changes)
+    assert recipe.optim.clipping_parts == {"stem": False, "stages.1": True}
+    assert recipe.optim.lr_factors == {"gain": 2.0}
+    assert load_recipe(write(dump_recipe(recipe))) == recipe

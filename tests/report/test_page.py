@@ -97,6 +97,25 @@ def test_the_clipping_has_the_numbers_of_the_files(finished, page):
     assert "\N{GREEK SMALL LETTER LAMDA} = 0.02" in text
 
 
+def test_gradients_clipped_together_have_one_map(finished, write, page):
+    lines = [dict(step=s, layers={"stem": [clipped, 0.5], "head": [clipped, 2.0]}) for s, clipped in ((10, 1), (20, 0))]
+    write(clipping=lines)
+    shown = page(**given(clipping=1.0, clipping_kind="norm"))
+    (norms,) = shown.data("map")
+    assert norms["values"][1][0] == 2.0
+    text = plain(shown.sections["clipping"])
+    assert "Clipping of the gradient's norm over time" in text
+    assert "All gradients together were clipped in 50.0 % of the logged steps." in text
+    assert "largest \N{DOUBLE VERTICAL LINE}G\N{DOUBLE VERTICAL LINE} of a layer's tensors" in text
+    assert "The threshold is for the norm of all gradients together." in text
+
+
+def test_layers_clipped_as_wholes_are_called_so(finished, page):
+    text = plain(page(**given(clipping_kind="layer")).sections["clipping"])
+    assert "Adaptive gradient clipping of whole tensors by layer over time" in text
+    assert "of a layer's tensors" in text
+
+
 def test_one_bias_does_not_lead_the_clipping(finished, write, page):
     """Of a classifier the bias alone is clipped, one unit: 0 or 100 % in every step, and it says nothing of weights."""
     stages = dict(clipped_by_stage={"stages.0": 0.02, "head.fc": 1.0}, largest_ratio={"stages.0": 0.03, "head.fc": 0.0})

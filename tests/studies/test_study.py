@@ -68,6 +68,20 @@ def test_two_axes_whose_last_parts_are_the_same(write):
         studies.cells(studies.load_study(write(axes=twice)))
 
 
+def test_axes_over_parts_of_the_network(write):
+    """Which of the stem, the first stage and the classifier are clipped: each is an axis."""
+    parts = ("stem", "stages.0", "classifier")
+    axes = {f"optim.clipping_parts.{part}": [True, False] for part in parts}
+    every = studies.cells(studies.load_study(write(axes=axes)))
+    assert len(every) == 8
+    assert every[1].name == "stem=true,stages.0=true,classifier=false,seed=0"
+    assert every[1].recipe().optim.clipping_parts == {"stem": True, "stages.0": True, "classifier": False}
+    with pytest.raises(UsageError, match=r"'optim.clipping_parts.' is no field"):
+        studies.load_study(write(axes={"optim.clipping_parts.": [True]}))
+    with pytest.raises(UsageError, match=r"'optim.clipping.stem' is no field"):
+        studies.load_study(write(axes={"optim.clipping.stem": [True]}))
+
+
 def test_parts_hold_every_cell_once():
     every = list(range(23))
     parts = [share(every, (k, 5)) for k in range(1, 6)]

@@ -1,6 +1,7 @@
 """Optimization of Normalizer-Free networks: parameter groups, clipping, sharpness, schedule, averaging."""
 
-from .agc import AGC, agc_
+from .agc import AGC
+from .clip import agc_
 from .clip_statistics import ClipStatistics, TensorClipping
 from .config import OptimConfig
 from .ema import EMA, ema_decay

@@ -1,13 +1,16 @@
 """The ``optim`` section of a recipe, and the optimizer it describes."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
 
 from ..errors import UsageError
 from ..nn import Role
+from .clip import check_kind
 from .groups import param_groups
+from .parts import check_parts
 from .sam import SAM
 from .schedule import warmup_cosine, warmup_drops
 
@@ -33,8 +36,14 @@ class OptimConfig:
         momentum: of SGD.
         nesterov: Nesterov's form of momentum.
         weight_decay: of weights; gains, biases and skip gains are not decayed.
-        clipping: threshold lambda of Adaptive Gradient Clipping, 0.01 for batch 4096; null clips nothing.
-        unclipped: parameters that are not clipped, by name or pattern: ["*.bias", "*.gain"], for example.
+        clipping: threshold lambda of the clipping; of Adaptive Gradient Clipping 0.01 for batch 4096. null clips
+            nothing.
+        clipping_kind: what is clipped. "unit": Adaptive Gradient Clipping, each row of a weight by its own norm;
+            "layer": each tensor by its norm; "norm": all gradients together, to the norm of the threshold.
+        clipping_parts: parts of the network that are clipped (true), not clipped (false), or clipped with a threshold
+            of their own, {stem: false, stages.0: 0.02, classifier: true} for example. A part is a module, a parameter,
+            a pattern, or classifier, which is not clipped unless this says so. The most exact part counts.
+        unclipped: parts that are not clipped, whatever clipping_parts says: ["*.bias", "*.gain"], for example.
         clipping_eps: lower bound of a unit's weight norm in the clipping.
         ema_decay: decay of the moving average of the weights; null keeps none.
         sam_rho: length of the ascent of Sharpness-Aware Minimization, 0.05 in the paper; null: none.
@@ -54,6 +63,8 @@ class OptimConfig:
     nesterov: bool = True
     weight_decay: float = 2e-5
     clipping: float | None = 0.01
+    clipping_kind: Literal["unit", "layer", "norm"] = "unit"
+    clipping_parts: dict[str, float | bool] = field(default_factory=dict)
     unclipped: tuple[str, ...] = ()
     clipping_eps: float = 1e-3
     ema_decay: float | None = 0.99999
@@ -82,6 +93,11 @@ class OptimConfig:
                 raise UsageError(f"optim.lr_factors names {role!r}, which is not a role; roles are {', '.join(roles)}")
             if not 0 <= factor <= MAX_NUMBER:
                 raise UsageError(f"optim.lr_factors.{role} (={factor}) must be at least 0 and at most {MAX_NUMBER:g}")
+        try:
+            check_kind(self.clipping_kind)
+            check_parts(self.clipping_parts, self.clipping_kind)
+        except UsageError as error:
+            raise UsageError(f"optim.{error}") from error
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -90,6 +106,11 @@ class OptimConfig:
             raise UsageError(f"optim.sam_fraction (={self.sam_fraction}) must be above 0 and at most 1")
         if self.nesterov and self.momentum == 0:
             raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
+
+    @property
+    def clips(self) -> bool:
+        """Whether anything is clipped."""
+        return self.clipping is not None or any(type(value) is not bool for value in self.clipping_parts.values())
 
     def peak_lr(self, batch_size: int) -> float:
         return self.lr * batch_size / self.lr_reference_batch if self.lr_reference_batch else self.lr
@@ -111,10 +132,16 @@ class OptimConfig:
         """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""
         try:
             groups = param_groups(
-                model, weight_decay=self.weight_decay, clipping=self.clipping, unclipped=self.unclipped
+                model,
+                weight_decay=self.weight_decay,
+                clipping=self.clipping,
+                clipping_kind=self.clipping_kind,
+                clipping_parts=self.clipping_parts,
+                unclipped=self.unclipped,
             )
         except UsageError as error:
-            raise UsageError(f"optim.{error}" if str(error).startswith("unclipped") else str(error)) from error
+            ours = str(error).startswith(("unclipped", "clipping_parts"))
+            raise UsageError(f"optim.{error}" if ours else str(error)) from error
         for group in groups:
             group["lr_factor"] = self.lr_factors.get(group["name"], 1.0)
         return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)

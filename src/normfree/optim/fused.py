@@ -1,13 +1,17 @@
 """The end of a training step in one pass over memory, compiled or by Triton: clipping, SGD, moving average."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import kernels
+from ..errors import UsageError
+from ..kernels.library import dense
 from ..kernels.optimizer import supported
-from .agc import as_groups, keep_clipping, own_optimizer
+from .agc import keep_clipping, own_optimizer
+from .clip import as_groups
 from .clip_statistics import ClippedGroup, ClipStatistics
 from .ema import EMA
 
@@ -32,16 +36,23 @@ class FusedStep:
         ema: of the same parameters; updated with the step.
         eps: see :func:`agc_`.
         clipping: threshold of the groups without one.
+        kind: of the groups without ``clipping_kind``, see :func:`agc_`; with ``norm`` no step is possible, since the
+            factor is known only when every gradient has been read.
 
     Raises:
         UsageError: not an optimizer; a group has no ``clipping``; parameters that :func:`agc_` refuses.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, ema: EMA | None = None, eps: float = 1e-3, clipping: float | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA | None = None,
+        eps: float = 1e-3,
+        clipping: float | None = None,
+        kind: str = "unit",
     ):
-        as_groups(own_optimizer(optimizer).param_groups, clipping)
-        self.optimizer, self.ema, self.eps, self.clipping = optimizer, ema, eps, clipping
+        as_groups(own_optimizer(optimizer).param_groups, clipping, kind)
+        self.optimizer, self.ema, self.eps, self.clipping, self.kind = optimizer, ema, eps, clipping, kind
         self.averages = {} if ema is None else ema.by_parameter()
         keep_clipping(own_optimizer(optimizer))
 
@@ -50,12 +61,15 @@ class FusedStep:
         keep_clipping(own_optimizer(self.optimizer))
 
     def possible(self) -> bool:
-        """Whether a kernel supports this step: SGD of dense float32 parameters, with gradients, on one device."""
+        """Whether a kernel supports this step: plain SGD of dense float32 parameters on one device.
+
+        Clipping is per unit or per layer. On a GPU, a unit or layer has 1,048,576 elements at most.
+        """
         groups = self.optimizer.param_groups
         if type(self.optimizer) is not torch.optim.SGD or any(
             group.get("maximize")
             or group.get("differentiable")
-            or group.get("one_unit")
+            or self._clipped_together(group)
             or group["momentum"] == 0
             or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
             for group in groups
@@ -63,9 +77,21 @@ class FusedStep:
             return False
         if len({(g["momentum"], g["nesterov"], g["dampening"]) for g in groups}) != 1:
             return False
-        params = [p for group in groups for p in group["params"]]
+        rows = [(self._one_unit(group), p) for group in groups for p in group["params"]]
+        params = [p for _, p in rows]
         buffers = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in params]
-        return supported(params, [p.grad for p in params], buffers, [self.averages.get(p) for p in params])
+        others = [p.grad for p in params], buffers, [self.averages.get(p) for p in params]
+        if not supported(params, *others):
+            return False
+        flat = [one_unit for one_unit, _ in rows]
+        return not any(flat) or supported(_flattened(params, flat), *(_flattened(column, flat) for column in others))
+
+    def _clipped_together(self, group: dict[str, Any]) -> bool:
+        return group.get("clipping_kind", self.kind) == "norm" and self._threshold(group) is not None
+
+    def _one_unit(self, group: dict[str, Any]) -> bool:
+        """Whether each tensor of the group is one unit."""
+        return bool(group.get("one_unit")) or group.get("clipping_kind", self.kind) == "layer"
 
     @torch.no_grad()
     def step(self) -> ClipStatistics:
@@ -73,17 +99,20 @@ class FusedStep:
 
         Raises:
             NotFinite: a gradient is not finite; nothing has changed then.
+            UsageError: it is not possible because of the clipping.
         """
         groups = self.optimizer.param_groups
+        if any(self._clipped_together(group) for group in groups):
+            raise UsageError("clipping_kind (='norm') has no fused step (possible() is false); take the step of AGC")
         rows = [(group, p) for group in groups for p in group["params"]]
         params = [p for _, p in rows]
         buffers, first = zip(*(self._buffer(p) for p in params), strict=True)
-        averages = [self.averages.get(p) for p in params]
+        averages, flat = [self.averages.get(p) for p in params], [self._one_unit(group) for group, _ in rows]
         update = kernels.agc_sgd_ema_(
-            params,
-            [p.grad for p in params],
-            list(buffers),
-            averages if self.ema is not None else None,
+            _flattened(params, flat),
+            _flattened([p.grad for p in params], flat),
+            _flattened(buffers, flat),
+            _flattened(averages, flat) if self.ema is not None else None,
             lr=[group["lr"] for group, _ in rows],
             momentum=groups[0]["momentum"],
             nesterov=groups[0]["nesterov"],
@@ -112,6 +141,22 @@ class FusedStep:
         if buffer is not None or p.grad is None:
             return buffer, False
         return torch.empty_like(p, requires_grad=False), True
+
+
+Some = TypeVar("Some", Tensor, Tensor | None)
+
+
+@torch.no_grad()
+def _flattened(tensors: Sequence[Some], flat: Sequence[bool]) -> list[Some]:
+    """The tensors, some of them as vectors in their own memory: to a kernel, a vector is one unit."""
+    if not any(flat):
+        return list(tensors)
+    vectors = []
+    for x, vector in zip(tensors, flat, strict=True):
+        if x is not None and vector and not dense(x):
+            raise UsageError(f"a tensor of shape {tuple(x.shape)} is not dense (possible() is false); take AGC's step")
+        vectors.append(x.as_strided((x.numel(),), (1,)) if x is not None and vector else x)
+    return vectors
 
 
 def _on_cpu(rows: list[tuple[dict[str, Any], Tensor]], update: kernels.Update) -> ClipStatistics:

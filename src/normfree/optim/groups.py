@@ -9,8 +9,8 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
 from ..nn import ParameterRole, Role, explain_roles
-from ..nn.roles import matching
-from .agc import check_clipping
+from .clip import check_clipping, check_kind
+from .parts import Parts, check_parts
 from .sharded import FLAT, is_flat
 
 _DECAYED = (Role.WEIGHT, Role.CLASSIFIER)
@@ -21,6 +21,8 @@ def param_groups(
     *,
     weight_decay: float = 0.0,
     clipping: float | None = None,
+    clipping_kind: str = "unit",
+    clipping_parts: Mapping[str, float | bool] | None = None,
     roles: Mapping[str, Role | str] | None = None,
     unclipped: Sequence[str] = (),
     verbose: bool = False,
@@ -41,10 +43,16 @@ def param_groups(
 
     Args:
         weight_decay: coefficient of the decayed groups.
-        clipping: AGC's threshold lambda, 0.01 for batch 4096; None clips nothing.
+        clipping: threshold lambda; of AGC 0.01 for batch 4096. None clips nothing.
+        clipping_kind: what is clipped, see :func:`agc_`.
+        clipping_parts: parts of the network that are clipped (True), not clipped (False), or clipped with a threshold
+            of their own, ``{"stem": False, "stages.0": 0.02, "classifier": True}``. A part is a module, a parameter, a
+            pattern, or ``classifier``: the layer of the classifier with its bias. Of several parts that a parameter is
+            in, the most exact one counts: its own name, then the innermost module, then patterns. The decay of weights
+            does not depend on it.
         roles: overrides by parameter name or pattern, ``{"fc.weight": "classifier", "*.gain": "gain"}``. A gain, bias
             or skip gain with the role of a classifier is neither clipped nor decayed.
-        unclipped: names or patterns of parameters that are not clipped.
+        unclipped: parts that are not clipped, whatever ``clipping_parts`` says.
         verbose: print each parameter with its role, its treatment, and the reason.
 
     Returns:
@@ -53,8 +61,9 @@ def param_groups(
         Parameters that do not require a gradient are included.
 
     Raises:
-        UsageError: see :func:`normfree.nn.explain_roles`; a negative weight decay; a clipping that is not above 0;
-            ``unclipped`` names what the model does not have; flat shards (FSDP1); lazy layers without a shape.
+        UsageError: see :func:`normfree.nn.explain_roles`; a negative weight decay; a clipping that is not above 0; an
+            unknown kind; a part that the model does not have; two patterns that differ; flat shards (FSDP1); lazy
+            layers without a shape.
 
     Example:
         >>> model = normfree.create_model("nf_resnet26_small", num_classes=10)
@@ -69,16 +78,18 @@ def param_groups(
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
     check_clipping(clipping)
+    check_kind(clipping_kind)
+    check_parts(clipping_parts or {}, clipping_kind)
     if isinstance(model, nn.Module):
         _check_parameters(model)
     entries, parameters = explain_roles(model, roles), dict(model.named_parameters())
-    excluded = _matched(model, unclipped)
-    rows = [_Row(entry, p := parameters[entry.name], _treatment(entry, p, p in excluded)) for entry in entries]
+    chosen = _chosen(model, entries, clipping_parts or {}, unclipped)
+    rows = [_Row(entry, p := parameters[entry.name], _treatment(entry, p, chosen.get(p))) for entry in entries]
     if clipping is not None:
-        _warn_of_classifier([row.entry for row in rows if row.parameter not in excluded])
+        _warn_of_classifier([row.entry for row in rows if row.parameter not in chosen])
     if verbose:
-        print("\n".join(_table(rows)))
-    return _grouped(rows, weight_decay, clipping)
+        print("\n".join(_table(rows, clipping_kind)))
+    return _grouped(rows, weight_decay, clipping, clipping_kind)
 
 
 class _Treatment(NamedTuple):
@@ -87,6 +98,7 @@ class _Treatment(NamedTuple):
     decayed: bool
     clipped: bool
     one_unit: bool  # although it has several rows
+    threshold: float | None  # of its part; None: the threshold of all
 
 
 class _Row(NamedTuple):
@@ -95,7 +107,7 @@ class _Row(NamedTuple):
     treatment: _Treatment
 
 
-def _grouped(rows: Sequence[_Row], weight_decay: float, clipping: float | None) -> list[dict[str, Any]]:
+def _grouped(rows: Sequence[_Row], weight_decay: float, clipping: float | None, kind: str) -> list[dict[str, Any]]:
     """Groups in the order of the roles, clipped ones first."""
     groups: dict[tuple[Role, _Treatment], dict[str, Any]] = {}
     order = list(Role)
@@ -106,32 +118,39 @@ def _grouped(rows: Sequence[_Row], weight_decay: float, clipping: float | None) 
                 params=[],
                 name=entry.role.value,
                 weight_decay=weight_decay if treatment.decayed else 0.0,
-                clipping=clipping if treatment.clipped else None,
+                clipping=(treatment.threshold or clipping) if treatment.clipped else None,
             ),
         )
         if treatment.one_unit:
             group["one_unit"] = True
+        if kind != "unit":
+            group["clipping_kind"] = kind
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _treatment(entry: ParameterRole, p: Tensor, excluded: bool) -> _Treatment:
-    clipped = entry.role is not Role.CLASSIFIER and not excluded
+def _treatment(entry: ParameterRole, p: Tensor, chosen: float | bool | None) -> _Treatment:
+    """``chosen``: what the parameter's part says; None: it is in none, and its role decides."""
+    clipped = entry.role is not Role.CLASSIFIER if chosen is None else chosen is not False
+    threshold = None if chosen is None or isinstance(chosen, bool) else chosen
     # a parameter that is not decayed by its own role stays so as a classifier
     decayed = (entry.own if entry.own and entry.role is Role.CLASSIFIER else entry.role) in _DECAYED
     rows = p.ndim > 1 and p.shape[0] > 1
-    return _Treatment(decayed, clipped, clipped and rows and entry.role not in _DECAYED)
+    return _Treatment(decayed, clipped, clipped and rows and not decayed, threshold)
 
 
-def _matched(model: nn.Module, unclipped: Sequence[str]) -> set[Tensor]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    matched = set()
-    for pattern in [unclipped] if isinstance(unclipped, str) else unclipped:
-        names = matching(pattern, list(parameters))
+def _chosen(
+    model: nn.Module, entries: Sequence[ParameterRole], clipped: Mapping[str, float | bool], unclipped: Sequence[str]
+) -> dict[Tensor, float | bool]:
+    """What the parts say, by parameter."""
+    parts, parameters = Parts(model, entries), dict(model.named_parameters(remove_duplicate=False))
+    chosen: dict[Tensor, float | bool] = {parameters[name]: v for name, v in parts.thresholds(clipped).items()}
+    for part in [unclipped] if isinstance(unclipped, str) else unclipped:
+        names = parts.names(part)
         if not names:
-            raise UsageError(f"unclipped names {pattern}, which the model does not have")
-        matched |= {parameters[name] for name in names}
-    return matched
+            raise UsageError(f"unclipped names {part}, which the model does not have")
+        chosen |= {parameters[name]: False for name in names}
+    return chosen
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -166,11 +185,13 @@ def _warn_of_classifier(entries: Sequence[ParameterRole]) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def _table(rows: Sequence[_Row]) -> list[str]:
+def _table(rows: Sequence[_Row], kind: str) -> list[str]:
     lines = [("parameter", "shape", "role", "decayed", "clipped", "why")]
     for entry, parameter, treatment in rows:
         shape = "x".join(map(str, parameter.shape)) or "1"
-        clipped = "as one" if treatment.one_unit or parameter.ndim < 2 else "per unit"
+        clipped = "as one" if kind == "layer" or treatment.one_unit or parameter.ndim < 2 else "per unit"
+        clipped = "with all" if kind == "norm" else clipped
+        clipped += "" if treatment.threshold is None else f" {treatment.threshold:g}"
         decayed = "yes" if treatment.decayed else "no"
         lines.append(
             (entry.name, shape, entry.role.value, decayed, clipped if treatment.clipped else "no", entry.reason)

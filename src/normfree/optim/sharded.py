@@ -105,3 +105,25 @@ def sum_over_parts(values: Tensor, of: Sequence[Tensor]) -> Tensor:
         for dim in range(sharded.device_mesh.ndim):
             dist.all_reduce(values, group=sharded.device_mesh.get_group(dim))
     return values
+
+
+def norm_of_all(norms: Tensor, of: Sequence[Tensor]) -> Tensor:
+    """L2 norm of tensors together, over all processes; a tensor without dimensions.
+
+    Args:
+        norms: of the whole tensors ``of``, one each, as :func:`add_parts` returns them.
+    """
+    if norms.device.type != "mps":  # which has no float64; squares of large float32 norms overflow
+        norms = norms.double()
+    if not any(is_sharded(tensor) for tensor in of):
+        return torch.linalg.vector_norm(norms)
+    total, own = norms.new_zeros(()), norms.square()
+    meshes = [tensor.device_mesh if is_sharded(tensor) else None for tensor in of]
+    for mesh in dict.fromkeys(meshes):
+        here = [i for i, tensor in enumerate(of) if meshes[i] == mesh and counts_units(tensor, whole=True)]
+        square = own[here].sum()
+        if mesh is not None:
+            for dim in range(mesh.ndim):
+                dist.all_reduce(square, group=mesh.get_group(dim))
+        total = total + square
+    return total.sqrt()

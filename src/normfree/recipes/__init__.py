@@ -13,6 +13,7 @@ from .recipe import (
     list_recipes,
     load_recipe,
     nearest_fields,
+    path_names,
     recipe_header,
     recipe_text,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "nearest_fields",
+    "path_names",
     "recipe_header",
     "recipe_text",
     "with_earlier_defaults",

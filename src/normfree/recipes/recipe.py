@@ -173,7 +173,7 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
     Raises:
         UsageError: there is no such field; the nearest one is suggested.
     """
-    names = path.split(".")
+    names = path_names(path)
     nested: Any = value
     for name in reversed(names):
         nested = {name: nested}
@@ -213,6 +213,18 @@ def field_paths(cls: type = Recipe, prefix: str = "") -> dict[str, dataclasses.F
         else:
             paths[prefix + item.name] = item
     return paths
+
+
+def path_names(path: str) -> list[str]:
+    """The names in a dotted path, of which the key of a mapping of plain values is one, dots included.
+
+    >>> path_names("optim.clipping_parts.stages.0")
+    ['optim', 'clipping_parts', 'stages.0']
+    """
+    for known, item in field_paths().items():
+        if path.startswith(f"{known}.") and typing.get_origin(item.type) is dict and item.type != dict[str, Any]:
+            return [*known.split("."), path.removeprefix(f"{known}.")]
+    return path.split(".")
 
 
 def field_help(cls: type = Recipe, prefix: str = "") -> dict[str, str]:
@@ -264,7 +276,7 @@ def describe_type(annotation: Any) -> str:
     if origin is tuple:
         return f"a list (each entry {describe_type(args[0])})"
     if origin is dict:
-        return "a mapping"
+        return "a mapping" if args[1] is Any else f"a mapping (each value {describe_type(args[1])})"
     return " or ".join(describe_type(arg) for arg in args)
 
 

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping by layer over time."""
+"""Clipping of gradients by layer over time."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,11 +23,20 @@ RATIO = Ramp(
 MAX_DECADES = 6  # on either side of the threshold
 LABELS = 3  # of the legend on either side
 _SHARES = (0, 0.01, 0.05, 0.25, 0.5, 1)  # labels of the legend
+_TITLES = dict(
+    unit="Adaptive gradient clipping by layer over time",
+    layer="Adaptive gradient clipping of whole tensors by layer over time",
+    norm="Clipping of the gradient's norm over time",
+)
+_NORM = "\N{DOUBLE VERTICAL LINE}{}\N{DOUBLE VERTICAL LINE}"
 
 
 def clipping(run: RunFiles, about: About) -> Markup:
-    """Two heat maps over layers and steps: the fraction of units clipped, and the largest ratio of norms."""
-    identity, title = "clipping", "Adaptive gradient clipping by layer over time"
+    """Two heat maps over layers and steps: the fraction of units clipped, and the largest ratio of norms.
+
+    Where all gradients are clipped together, one map: the norms, as all layers are clipped in the same steps.
+    """
+    identity, title = "clipping", _TITLES.get(about.clipping_kind, _TITLES["unit"])
     lines = [line for line in run.clipping if line["step"] > 0 and line["layers"]]
     if not lines:
         if about.clips is False:
@@ -38,7 +47,10 @@ def clipping(run: RunFiles, about: About) -> Markup:
     layers = _layers(lines)
     fractions, ratios = _matrix(lines, layers, 0), _matrix(lines, layers, 1)
     steps = [line["step"] for line in lines]
-    parts = [tag("p", _summary(layers, fractions, ratios)), _fraction_map(layers, steps, fractions)]
+    if about.clipping_kind == "norm":
+        parts = [tag("p", _summary_of_whole(fractions))]
+    else:
+        parts = [tag("p", _summary(layers, fractions, ratios)), _fraction_map(layers, steps, fractions)]
     if np.isfinite(ratios).any():
         parts.append(_ratio_map(layers, steps, ratios, about))
     return section(identity, title, *parts)
@@ -77,6 +89,12 @@ def _summary(layers: Sequence[str], fractions: np.ndarray, ratios: np.ndarray) -
     if never:
         sentences.append(f"Never, in the steps that were logged: {never} of {counted(len(layers), 'layer')}.")
     return " ".join(sentences)
+
+
+def _summary_of_whole(fractions: np.ndarray) -> str:
+    """How often the gradients were clipped, all at once."""
+    steps = np.nan_to_num(fractions).max(axis=1) > 0
+    return f"All gradients together were clipped in {percent(float(steps.mean()), 1)} of the logged steps."
 
 
 def only_bias_clipped(ratios: Sequence[float]) -> bool:
@@ -124,19 +142,11 @@ def _ratio_map(layers: Sequence[str], steps: Sequence[int], ratios: np.ndarray, 
         every = math.ceil(far / LABELS)
         powers = range(every, math.floor(far) + 1, every)
         ticks += [(0.5 + side * k / far / 2, number(middle * 10.0 ** (side * k))) for k in powers]
-    bound = "eps" if about.clipping_eps is None else f"{about.clipping_eps:g}"
-    meaning = [
-        "Of weights, before clipping; a norm below eps counts as eps. A classifier, whose bias alone is clipped, "
-        "has none."
-    ]
-    if threshold is not None:
-        meaning.append("Blue: no unit is above the threshold. Orange: some are, and are scaled down to it.")
-        meaning.append("Either side of it has its own logarithmic scale.")
+    meaning = _meaning(about)
     meaning.append(_pooling(steps, pooled, "the largest"))
     return draw_map(
         HeatMap(
-            f"largest \N{DOUBLE VERTICAL LINE}G\N{DOUBLE VERTICAL LINE} / max(\N{DOUBLE VERTICAL LINE}W"
-            f"\N{DOUBLE VERTICAL LINE}, {bound}) of a layer's units",
+            _ratio_title(about),
             layers,
             pooled,
             np.clip(shades, 0, 1),
@@ -149,6 +159,29 @@ def _ratio_map(layers: Sequence[str], steps: Sequence[int], ratios: np.ndarray, 
             note=" ".join(meaning),
         )
     )
+
+
+def _ratio_title(about: About) -> str:
+    if about.clipping_kind == "norm":
+        return f"largest {_NORM.format('G')} of a layer's tensors"
+    bound = "eps" if about.clipping_eps is None else f"{about.clipping_eps:g}"
+    units = "tensors" if about.clipping_kind == "layer" else "units"
+    return f"largest {_NORM.format('G')} / max({_NORM.format('W')}, {bound}) of a layer's {units}"
+
+
+def _meaning(about: About) -> list[str]:
+    """Sentences below the map of ratios."""
+    scale = "Either side of it has its own logarithmic scale."
+    if about.clipping_kind == "norm":
+        meaning = ["Of weights, before clipping. The threshold is for the norm of all gradients together."]
+        orange = "Orange: the norm of one tensor is above it."
+        return meaning if about.clipping is None else [*meaning, orange, scale]
+    meaning = [
+        "Of weights, before clipping; a norm below eps counts as eps. A classifier, whose bias alone is clipped, "
+        "has none."
+    ]
+    colours = "Blue: no unit is above the threshold. Orange: some are, and are scaled down to it."
+    return meaning if about.clipping is None else [*meaning, colours, scale]
 
 
 def _decades(places: np.ndarray) -> float:

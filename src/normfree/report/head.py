@@ -23,6 +23,7 @@ class About:
     Attributes:
         score: name of the metric that is better when larger.
         clips: whether the run clips at all; clipping, clipping_eps: threshold and lower bound of the norms.
+        clipping_kind: "unit", "layer" or "norm", see :func:`normfree.optim.agc_`.
         planned: optimizer steps in all; steps_per_epoch: of them.
         saved: step of the last checkpoint; save_every: steps between those that are not at evaluations.
         seconds: of training, without evaluations.
@@ -38,6 +39,7 @@ class About:
     clips: bool | None = None
     clipping: float | None = None
     clipping_eps: float | None = None
+    clipping_kind: str = "unit"
     planned: int | None = None
     steps_per_epoch: float | None = None
     saved: int | None = None

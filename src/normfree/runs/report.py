@@ -103,8 +103,9 @@ def _about(run: RunContent) -> About:
     if not isinstance(recipe, Missing):
         about.model, about.data = recipe.model.name, recipe.data.source
         about.score = task_of(recipe).score
-        about.clips, about.save_every = recipe.optim.clipping is not None, recipe.train.save_every
+        about.clips, about.save_every = recipe.optim.clips, recipe.train.save_every
         about.clipping, about.clipping_eps = recipe.optim.clipping, recipe.optim.clipping_eps
+        about.clipping_kind = recipe.optim.clipping_kind
         per_epoch = _steps_per_epoch(run, recipe)
         about.planned = recipe.train.steps if per_epoch is None else recipe.train.total_steps(per_epoch)
     state = _attempt(lambda: read_state(find_checkpoint(run.files.folder / CHECKPOINTS)[0]))

@@ -1,6 +1,7 @@
 """The axes of a study: what is varied, and the values that it takes."""
 
 import json
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from ..words import shown
 
 MOST_VALUES = 1000  # of an axis
 RANGE = ("from", "to", "times", "plus")
-OPTIONS = "model.options."
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def check_field(path: Any, where: str) -> None:
         UsageError: it is none; the nearest one is suggested.
     """
     known = field_paths()
-    if path in known or (isinstance(path, str) and path.startswith(OPTIONS) and len(path) > len(OPTIONS)):
+    mappings = [f"{name}." for name, item in known.items() if typing.get_origin(item.type) is dict]
+    if path in known or (isinstance(path, str) and any(path.startswith(name) and path != name for name in mappings)):
         return
     near = nearest_fields(str(path), known)
     hint = f"did you mean {listed(near)}?" if near else "`normfree train --help` lists them"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
-from ..recipes import Recipe, load_recipe
+from ..recipes import Recipe, load_recipe, path_names
 from ..words import shown
 from .axes import Value
 from .study import SEED, Study
@@ -115,6 +115,6 @@ def folder_name(parts: Sequence[tuple[str, str]]) -> str:
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
     """The last part of a field's name where no other axis has the same."""
-    last = {name: name.rpartition(".")[2] for name in names}
+    last = {name: path_names(name)[-1] for name in names}
     several = list(last.values())
     return {name: last[name] if several.count(last[name]) == 1 else name for name in names}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from ..recipes import path_names
 from ..report.axes import Scale, compact, scale_of, tick
 from ..report.markup import Markup, tag
 from ..report.style import CSS
@@ -136,7 +137,7 @@ def _legend_width(summary: Summary) -> float:
 def _name(row: tuple[str, ...], summary: Summary) -> str:
     """``nf_agc``; of a field, whose values are numbers, its last part in front."""
     lines = summary.report.lines
-    parts = [f"{n.rpartition('.')[2]} {value}" if "." in n else value for n, value in zip(lines, row, strict=True)]
+    parts = [f"{path_names(n)[-1]} {value}" if "." in n else value for n, value in zip(lines, row, strict=True)]
     return ", ".join(parts) or summary.metric
 
 
