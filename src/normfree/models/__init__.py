@@ -24,6 +24,7 @@ from .controls import (
 from .dense import DenseNet, depth_estimator, segmenter
 from .detection import DetectionNet, Detections, detector
 from .head import ClassifierHead
+from .ladder import NFNET_LADDER, nfnet_rung
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet
@@ -32,6 +33,7 @@ from .registry import ModelInfo, build_model, list_models, model_info
 create_model = build_model  # normfree.create_model can load weights, too
 
 __all__ = [
+    "NFNET_LADDER",
     "BNNFNet",
     "BNResNet",
     "BNResNetV1",
@@ -62,5 +64,6 @@ __all__ = [
     "detector",
     "list_models",
     "model_info",
+    "nfnet_rung",
     "segmenter",
 ]

@@ -112,12 +112,7 @@ def build_model(
     cls, variant = lookup(name)
     options = dict(num_classes=num_classes, in_chans=in_chans)
     options |= {k: v for k, v in dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate).items() if v is not None}
-    allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
-    for key in overrides:
-        if key not in allowed:
-            hint = did_you_mean(key, allowed, f"it has {', '.join(allowed)}")
-            raise UsageError(f"option {shown(key)} is unknown for {name}; {hint}")
-    check_options(cls, overrides)
+    _check_overrides(name, cls, overrides)
     structure = {k: v for k, v in variant.items() if k not in ("train_size", "test_size")}
     model = cls(**{**structure, **options, **overrides})
     cfg: dict[str, Any] = default_cfg(name) | dict(num_classes=num_classes, first_conv=model.first_conv)
@@ -131,18 +126,36 @@ def build_model(
     return model
 
 
-def model_info(name: str) -> ModelInfo:
+def _check_overrides(name: str, cls: type[ResidualNet], overrides: Mapping[str, Any]) -> None:
+    allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
+    for key in overrides:
+        if key not in allowed:
+            hint = did_you_mean(key, allowed, f"it has {', '.join(allowed)}")
+            raise UsageError(f"option {shown(key)} is unknown for {name}; {hint}")
+    check_options(cls, overrides)
+
+
+def model_info(name: str, **overrides: Any) -> ModelInfo:
     """Parameters, multiply-adds, sizes and regularization of a model, without allocating its weights.
 
+    Args:
+        name: one of :func:`list_models`.
+        overrides: as of :func:`build_model`.
+
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name or override, or a wrong value.
 
     Example:
         >>> info = model_info("nf_resnet26_small")
         >>> info.params, info.macs, info.test_size
         (563008, 42903552, 32)
+        >>> model_info("nf_resnet26_small", depths=(2, 3, 4)).params
+        633409
     """
     cls, variant = lookup(name)
+    _check_overrides(name, cls, overrides)
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    variant = variant | given
     numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
     cost = _complexity(cls, tuple((k, v) for k, v in variant.items() if k not in numbers))
     defaults = {k: v.default for k, v in inspect.signature(cls.__init__).parameters.items()}
@@ -168,7 +181,9 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
     options = dict(structure)
     with torch.device("meta"):
         short = cls(depths=(2,) * len(options["widths"]), **options)
-    return Complexity(short, 3, getattr(cls, "counted_at", None) or short.feature_info[-1]["reduction"])
+    return Complexity(
+        short, options.get("in_chans", 3), getattr(cls, "counted_at", None) or short.feature_info[-1]["reduction"]
+    )
 
 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:

@@ -10,14 +10,13 @@ DEPTHS = {
     288: (24, 24, 24, 24),
     600: (50, 50, 50, 50),
 }
+WIDTHS = (256, 512, 1024, 2048)
 STRIDES = (1, 2, 2, 2)
 
 
 def resnet_variants(name: str, **options: Any) -> dict[str, dict[str, Any]]:
     """A variant for each depth; ``name`` has a placeholder for the number of layers."""
     return {
-        name.format(layers): dict(
-            widths=(256, 512, 1024, 2048), depths=depths, train_size=224, test_size=224, **options
-        )
+        name.format(layers): dict(widths=WIDTHS, depths=depths, train_size=224, test_size=224, **options)
         for layers, depths in DEPTHS.items()
     }

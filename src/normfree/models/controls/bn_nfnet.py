@@ -1,7 +1,7 @@
 """Control: the NFNet with BatchNorm instead of everything Normalizer-Free (NFNets, table 6, row "-NF, + BN")."""
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import Literal, Unpack
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ class BNNFNet(PreactNet):
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         ratio: float = 0.5,
         group_width: int = 128,
+        spatial_convs: Literal[1, 2] = 2,
         se_ratio: float = 0.5,
         final_factor: int = 2,
         **options: Unpack[NetOptions],
@@ -51,7 +52,7 @@ class BNNFNet(PreactNet):
             branch=Branch(
                 ratio=ratio,
                 group_width=group_width,
-                spatial_convs=2,
+                spatial_convs=spatial_convs,
                 squeeze_excite="end",
                 se_ratio=se_ratio,
                 se_factor=1.0,
