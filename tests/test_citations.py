@@ -63,6 +63,7 @@ TOPICS = {
         "appendix B.4": "pooling",
         "appendix C": "RegNet|average|hidden width of squeeze-excite",
         "appendix F": "statistics|failures",
+        "appendix G.2": "variance",
         "appendix H": "NYU|VOC|segmentation",
         "appendix H.1": "segmentation|learning rate|pixel|convolutional",
         "appendix H.2": "depth|up-projection|grey",
