@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from normfree.gain import (
     activation_names,
     he_gain,
     model_gain,
+    moment_behind,
     variance_behind,
 )
 from normfree.nn import Activation, ScaledActivation, SqueezeExcite
@@ -287,3 +289,12 @@ def test_a_constant_is_refused_whatever_its_size():
     for value in (1e-30, 1e10):
         with pytest.raises(UsageError, match="gamma needs one that varies"):
             activation_gain(lambda x, value=value: x * 0 + value)
+
+
+@pytest.mark.parametrize("moment", [0.3, 1.0, 4.0])
+def test_moments_behind_an_activation(moment):
+    x, weight = np.polynomial.hermite_e.hermegauss(200)
+    y = torch.nn.functional.silu(torch.from_numpy(x * moment**0.5)).numpy()
+    expected = (weight * y**2).sum() / weight.sum() * he_gain("silu") ** 2
+    assert moment_behind("silu", moment) == pytest.approx(expected, rel=1e-9)
+    assert moment_behind("tanh", moment) == pytest.approx(variance_behind("tanh", moment), rel=1e-9)  # its mean is 0

@@ -54,6 +54,56 @@ def standardize_weight(
     return torch.addcmul(-mean * factor, weight, factor).to(dtype)
 
 
+def normalize_weight(
+    weight: Tensor, gain: Tensor | None = None, *, scale: float | Tensor | None = None, eps: float = 1e-4
+) -> Tensor:
+    """Weight normalization: norm 1 per output unit (Salimans & Kingma 2016; named in NF-ResNets, appendix G.1).
+
+    ``gain * scale * W / sqrt(max(|W|^2, eps))``: a variance of 1/N as of :func:`standardize_weight`, around 0 instead
+    of the unit's mean.
+
+    Args:
+        weight, gain, scale: as of :func:`standardize_weight`.
+        eps: lower bound of the squared norm.
+
+    Returns:
+        A tensor like ``weight``. Norms of bfloat16 and float16 weights are taken in float32.
+
+    Example:
+        >>> normalize_weight(torch.tensor([[3.0, 4.0]]), gain=torch.tensor([2.0]))
+        tensor([[1.2000, 1.6000]])
+    """
+    dtype = weight.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        weight = weight.float()
+    factor = torch.rsqrt(weight.square().sum(tuple(range(1, weight.ndim)), keepdim=True).clamp(min=eps))
+    if gain is not None:
+        factor = factor * gain.view((-1,) + (1,) * (weight.ndim - 1))
+    if scale is not None:
+        factor = factor * scale
+    return (weight * factor).to(dtype)
+
+
+def pull_weight(weight: Tensor, strength: float = 1.0, *, eps: float = 1e-4) -> Tensor:
+    """``W - strength * (W - standardized W)``, what follows an optimizer's update (NF-ResNets, appendix G.1).
+
+    Strength 1 is Decoupled Weight Standardization, the standardized weight itself; less is Soft WS. Like decoupled
+    weight decay it is added to the weight and not to the gradient; it is not multiplied by the learning rate, so that
+    1 is its maximum.
+
+    Args:
+        weight, eps: as of :func:`standardize_weight`.
+        strength: 0 to 1.
+
+    Example:
+        >>> weight = torch.tensor([[2.0, 0.0]])
+        >>> pull_weight(weight, 0.5), pull_weight(weight)  # the standardized weight is +-sqrt(1/2)
+        (tensor([[ 1.3536, -0.3536]]), tensor([[ 0.7071, -0.7071]]))
+    """
+    target = standardize_weight(weight, eps=eps)
+    return target if strength == 1.0 else weight.lerp(target, strength)
+
+
 def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[float]]:
     """Predicted variance of each block's input, per stage, at initialization (NF-ResNets, section 4).
 

@@ -151,6 +151,20 @@ def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: floa
     return activation_gain(activation) ** 2 * behind
 
 
+def moment_behind(activation: str | Callable[[Tensor], Tensor], moment: float) -> float:
+    """Second moment of ``gamma * g(x)`` for x ~ N(0, moment), with He's gamma; for a moment of 1 it is 1.
+
+    This is what weights with a mean keep, which pass on the mean of their inputs, too.
+
+    Example:
+        >>> round(moment_behind("relu", 4.0), 6), round(moment_behind("silu", 0.25), 2)
+        (4.0, 0.2)
+    """
+    function = _in_float64(activation_function(activation))
+    mean, variance = _normal_moments(lambda x: function(x * moment**0.5), _in_words(activation))
+    return he_gain(activation) ** 2 * (mean**2 + variance)
+
+
 @functools.cache
 def _named_gain(name: str) -> float:
     return _quadrature_gain(activation_function(name), repr(name))

@@ -18,7 +18,8 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .models import ResidualNet, list_models, registry
-from .nn import AvgPoolSame, MaxPoolSame, PaddedConv2d, SameConv2d, WSConv2d
+from .models.weight_schemes import CONVOLUTIONS
+from .nn import AvgPoolSame, MaxPoolSame, PaddedConv2d
 from .weights.carry import fitted, warn
 from .weights.file import Weights, read_weights_file, weights_of
 from .weights.pretrained import sizes_of
@@ -144,5 +145,5 @@ if _timms_load_checkpoint is not None:
 for _name in list_models():
     _register(_name)
 # torch.fx: their padding depends on the size of the input
-for _module in (SameConv2d, WSConv2d, PaddedConv2d, MaxPoolSame, AvgPoolSame):
+for _module in (*CONVOLUTIONS.values(), PaddedConv2d, MaxPoolSame, AvgPoolSame):
     register_notrace_module(_module)

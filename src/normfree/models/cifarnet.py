@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import residual_merge
-from ..nn import Activation, PatchWhitening2d, SameConv2d, SkipInit, StochasticDepth, WSConv2d, activated
+from ..nn import Activation, DecoupledWSConv2d, PatchWhitening2d, SameConv2d, SkipInit, StochasticDepth, activated
 from .body import Place, ResidualNet
+from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 CifarStem = Literal["whiten", "3x3"]
 Views = Literal[1, 2, 6]
@@ -40,7 +41,7 @@ class ConvBlock(nn.Module):
     """``x + alpha * skip_gain * conv(act(x))``, a residual block of one convolution: (N, C, H, W) -> (N, C, H, W).
 
     Example:
-        >>> block = ConvBlock(WSConv2d(8, 8, 3), Activation("gelu"), SkipInit(0.2))
+        >>> block = ConvBlock(normfree.nn.WSConv2d(8, 8, 3), Activation("gelu"), SkipInit(0.2))
         >>> x = torch.randn(1, 8, 4, 4)
         >>> torch.equal(block(x), x)  # the skip gain is 0 at first
         True
@@ -83,6 +84,8 @@ def start_as_identity(conv: SameConv2d) -> SameConv2d:
     """Let the first outputs of a convolution pass on its inputs; the other outputs keep their random weights."""
     if not conv.weight.is_meta:
         nn.init.dirac_(conv.weight.data[: conv.in_channels])
+        if isinstance(conv, DecoupledWSConv2d):
+            conv.standardize_()
     return conv
 
 
@@ -197,6 +200,7 @@ class NFCifarNet(CifarNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        weight_scheme: WeightScheme = "standardized",
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
         alpha: float = 0.2,
@@ -205,7 +209,8 @@ class NFCifarNet(CifarNet):
         logit_scale: float = LOGIT_SCALE,
         **options: Unpack[CifarOptions],
     ):
-        act = Activation(activation, gamma)
+        act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
+        conv_kind = convolution_of(weight_scheme)
 
         def deviation(branches: int) -> float:  # of a stage's signal behind so many residual branches
             return math.sqrt(1 + branches * alpha**2)
@@ -213,7 +218,7 @@ class NFCifarNet(CifarNet):
         def make_block(place: Place) -> nn.Module:
             first = place.position == 0
             before = (depths[place.stage - 1] if place.stage else 1) if first else place.position
-            conv = WSConv2d(place.in_channels, place.out_channels, 3, input_scale=act.gamma / deviation(before - 1))
+            conv = conv_kind(place.in_channels, place.out_channels, 3, input_scale=act.gamma / deviation(before - 1))
             if identity_init:
                 start_as_identity(conv)
             if first:
@@ -221,7 +226,7 @@ class NFCifarNet(CifarNet):
             return ConvBlock(conv, act.clone(), SkipInit(alpha, skip_gain), place.stochdepth_rate)
 
         super().__init__(
-            widths=widths, depths=depths, conv=WSConv2d, make_block=make_block, final=dict(act=act), **options
+            widths=widths, depths=depths, conv=conv_kind, make_block=make_block, final=dict(act=act), **options
         )
         self.alpha = alpha
         self.feature_scale = act.gamma / deviation(depths[-1] - 1) * logit_scale

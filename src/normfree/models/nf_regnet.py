@@ -9,6 +9,7 @@ from ..nn import Activation, Affine, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .stem import RegNetStem, conv_stem
+from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 TABLE = {  # width pattern, depths, train and test size, dropout
     "b0": ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
@@ -49,6 +50,7 @@ class NFRegNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        weight_scheme: WeightScheme = "standardized",
         stem: RegNetStem = "3x3-stride2",
         in_chans: int = 3,
         drop_rate: float = 0.2,
@@ -68,7 +70,8 @@ class NFRegNet(NormFreeNet):
         classifier_std: float = 0.0,
         **options: Unpack[NormFreeOptions],
     ):
-        conv = affine_conv(affine)
+        conv = affine_conv(affine, convolution_of(weight_scheme))
+        gamma = default_gamma(weight_scheme, activation) if gamma is None else gamma
         super().__init__(
             stem=conv_stem(stem, conv, in_chans, widths[0]),
             widths=widths,

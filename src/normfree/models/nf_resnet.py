@@ -5,13 +5,14 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ..gain import he_gain
+from ..errors import UsageError
 from ..nn import Activation, Affine, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .constant_variance import Residual
 from .resnet import resnet_variants
 from .stem import ResNetStem, conv_stem
+from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 VARIANTS = (
     resnet_variants("nf_resnet{}", squeeze_excite=False)
@@ -41,12 +42,14 @@ class NFResNet(NormFreeNet):
     ``"3x3"`` is one 3x3 convolution of stride 1 (strides 1, 2, 4, ...; 32 px), ``"3x3-stride2"`` one of stride 2 (64
     px). Dropout and stochastic depth are off by default, as in the paper's plain runs.
 
-    Three options are the paper's controls: ``standardize=False`` convolves with the raw weights, by default with the
-    ``gamma`` of He initialization (figure 2); ``gamma=sqrt(2)`` is the gain of He for ReLU (figure 8); ``se_factor=1``
-    leaves Squeeze-Excite unmodified (figure 9). ``alpha=1, skip_gain=1`` is the setting of the figures.
+    Three options are the paper's controls: ``standardize=False``, which is ``weight_scheme="raw"``, convolves with the
+    raw weights, by default with the ``gamma`` of He initialization (figure 2); ``gamma=sqrt(2)`` is the gain of He for
+    ReLU (figure 8); ``se_factor=1`` leaves Squeeze-Excite unmodified (figure 9). ``alpha=1, skip_gain=1`` is the
+    setting of the figures.
 
     ``residual="constant-variance"`` divides the sum of shortcut and branch, so that the variance does not grow; with
-    ``activation="selu"`` and ``standardize=False`` it is the variant of appendix G.2.
+    ``activation="selu"`` and ``weight_scheme="raw"`` it is the variant of appendix G.2. The other weight schemes are in
+    :mod:`.weight_schemes`.
     """
 
     family = "nf_resnet"
@@ -58,6 +61,7 @@ class NFResNet(NormFreeNet):
         depths: Sequence[int],
         squeeze_excite: bool = False,
         standardize: bool = True,
+        weight_scheme: WeightScheme = "standardized",
         stem: ResNetStem = "7x7",
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -76,6 +80,7 @@ class NFResNet(NormFreeNet):
         residual: Residual = "growing-variance",
         **options: Unpack[NormFreeOptions],
     ):
+        scheme = weight_scheme if standardize else _without_standardization(weight_scheme)
         branch = Branch(
             ratio=ratio,
             squeeze_excite=se_placed(squeeze_excite, se_position, "end"),
@@ -83,11 +88,10 @@ class NFResNet(NormFreeNet):
             se_factor=se_factor,
             se_width=se_width,
             pool_shortcut=shortcut == "pooled",
-            conv=affine_conv(affine, standardize=standardize),
+            conv=affine_conv(affine, convolution_of(scheme)),
             affine=affine == "activation",
         )
-        if not standardize and gamma is None:
-            gamma = he_gain(activation)
+        gamma = default_gamma(scheme, activation) if gamma is None else gamma
         super().__init__(
             stem=conv_stem(stem, branch.conv, in_chans, widths[0] // 4),
             widths=widths,
@@ -102,3 +106,10 @@ class NFResNet(NormFreeNet):
             classifier_std=classifier_std,
             **options,
         )
+
+
+def _without_standardization(scheme: WeightScheme) -> WeightScheme:
+    """The scheme of ``standardize=False``."""
+    if scheme not in ("standardized", "raw"):
+        raise UsageError(f"weight_scheme (={scheme!r}) contradicts standardize (=False), which is weight_scheme raw")
+    return "raw"

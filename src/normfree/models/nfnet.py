@@ -9,6 +9,7 @@ from ..nn import Activation, Affine, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .stem import DEEP, NFNetStem, conv_stem, deep_stem
+from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 _TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
 _TEST = (256, 320, 352, 416, 512, 544, 576, 608)
@@ -49,6 +50,7 @@ class NFNet(NormFreeNet):
         *,
         widths: Sequence[int],
         depths: Sequence[int],
+        weight_scheme: WeightScheme = "standardized",
         stem: NFNetStem = "4x 3x3",
         in_chans: int = 3,
         drop_rate: float = 0.2,
@@ -71,7 +73,8 @@ class NFNet(NormFreeNet):
         classifier_std: float = 0.01,
         **options: Unpack[NormFreeOptions],
     ):
-        act, conv, widths_of_stem = Activation(activation, gamma), affine_conv(affine), stem_widths(widths)
+        conv, widths_of_stem = affine_conv(affine, convolution_of(weight_scheme)), stem_widths(widths)
+        act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
         super().__init__(
             stem=deep_stem(in_chans, widths_of_stem, conv, act, affine=affine == "activation")
             if stem == DEEP

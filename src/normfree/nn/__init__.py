@@ -8,12 +8,13 @@ from ..kernels import gated_merge
 from .activation import Activation, ScaledActivation
 from .affine import Affine, ChannelAffine, affine_conv
 from .batch_norm import BATCH_NORM, batch_norms
-from .conv import PaddedConv2d, SameConv2d, WSConv2d, recompute_weights
+from .conv import PaddedConv2d, SameConv2d
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated
 from .residual import SkipInit, StochasticDepth, StochdepthScaling
 from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
+from .weight_schemes import DecoupledWSConv2d, GainConv2d, SoftWSConv2d, WNConv2d, WSConv2d, recompute_weights
 from .whitening import PatchWhitening2d, fit_whitening
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "Affine",
     "AvgPoolSame",
     "ChannelAffine",
+    "DecoupledWSConv2d",
     "EfficientChannelAttention",
+    "GainConv2d",
     "MaxPoolSame",
     "PaddedConv2d",
     "ParameterRole",
@@ -32,9 +35,11 @@ __all__ = [
     "SameConv2d",
     "ScaledActivation",
     "SkipInit",
+    "SoftWSConv2d",
     "SqueezeExcite",
     "StochasticDepth",
     "StochdepthScaling",
+    "WNConv2d",
     "WSConv2d",
     "activated",
     "affine_conv",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_count
-from .conv import SameConv2d, WSConv2d
+from .conv import SameConv2d
 from .roles import Role
+from .weight_schemes import GainConv2d, WSConv2d
 
 Affine = Literal["conv", "gain", "bias", "none", "activation"]
 
@@ -44,14 +45,14 @@ class ChannelAffine(nn.Module):
         return str(self.gain.numel())
 
 
-def affine_conv(affine: Affine, *, standardize: bool = True) -> Callable[..., SameConv2d]:
+def affine_conv(affine: Affine, kind: type[SameConv2d] = WSConv2d) -> Callable[..., SameConv2d]:
     """The kind of a network's convolutions, with the learnable gains and biases that ``affine`` leaves them.
 
     Args:
         affine: "conv": a gain and a bias per output channel (NF-ResNets, appendix B.1); "gain" or "bias": one of them;
             "none": neither, purely standardized weights (appendix A.1); "activation": neither, since a
             :class:`ChannelAffine` stands in front of each activation.
-        standardize: :class:`WSConv2d`, else :class:`SameConv2d`, which never has a gain.
+        kind: :class:`.WSConv2d`, the layer of another weight scheme, or :class:`.SameConv2d`, which never has a gain.
 
     Raises:
         UsageError: another ``affine``.
@@ -64,8 +65,8 @@ def affine_conv(affine: Affine, *, standardize: bool = True) -> Callable[..., Sa
     if affine not in ("conv", "gain", "bias", "none", "activation"):
         raise UsageError(f'affine (={affine!r}) must be "conv", "gain", "bias", "none" or "activation"')
     if affine == "conv":
-        return WSConv2d if standardize else SameConv2d
+        return kind
     bias = affine == "bias"
-    if not standardize:
-        return functools.partial(SameConv2d, bias=bias)
-    return functools.partial(WSConv2d, gain=affine == "gain", bias=bias)
+    if issubclass(kind, GainConv2d):
+        return functools.partial(kind, gain=affine == "gain", bias=bias)
+    return functools.partial(kind, bias=bias)

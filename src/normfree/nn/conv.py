@@ -1,4 +1,4 @@
-"""Convolutions with TensorFlow's "SAME" padding: of the raw weight, and with Scaled Weight Standardization."""
+"""The convolution with TensorFlow's "SAME" padding, of the raw weight; what it becomes once it is folded."""
 
 import math
 from collections.abc import Callable
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, check_count, check_finite
 from ..functional import pad_same
-from ..kernels import fused_standardize_weight
-from .recompute import derived, not_kept
+from .recompute import derived
 from .roles import Role
 
-_Map = Callable[[Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 Other = TypeVar("Other", bound=nn.Module)
 
 
 class SameConv2d(nn.Module):
-    """2-D convolution of the raw weight, padded as TensorFlow does; the control beside :class:`WSConv2d`.
+    """2-D convolution of the raw weight, padded as TensorFlow does; the control beside :class:`.WSConv2d`.
 
     ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``bias``
     (out,).
@@ -46,6 +45,7 @@ class SameConv2d(nn.Module):
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "bias": Role.BIAS}
+    centred = False  # whether the weights of each output have a mean of 0, at least at initialization
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class SameConv2d(nn.Module):
         bias = self.bias if scale is None or self.bias is None else self.bias * scale
         return self._apply_weight(lambda w: F.conv2d(x, w, bias, stride, padding, self.dilation, self.groups), scale)
 
-    def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
+    def _apply_weight(self, function: Map, scale: Tensor | None, form: Map = lambda weight: weight) -> Tensor:
         """``function(form(weight))`` of the effective weight."""
         return function(form(self.effective_weight(scale)))
 
@@ -130,7 +130,7 @@ class SameConv2d(nn.Module):
         holds what lay in memory before."""
         if not torch.is_grad_enabled() or x.device.type != "cpu":
             return False
-        bfloat16 = x.dtype == torch.bfloat16 or _autocast_type(x) == torch.bfloat16
+        bfloat16 = x.dtype == torch.bfloat16 or autocast_type(x) == torch.bfloat16
         extent = (self.kernel_size - 1) * self.dilation + 1
         return bfloat16 and all(side + 2 * padding == extent for side in x.shape[-2:])
 
@@ -214,7 +214,7 @@ class FoldedConv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d` with the interface of the :class:`SameConv2d` that it was folded from."""
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
-        """As in :class:`WSConv2d`; the weight is standardized already."""
+        """As in :class:`.WSConv2d`; the weight is standardized already."""
         return self.weight if scale is None else self.weight * scale
 
     effective_weight = standardized_weight
@@ -232,7 +232,7 @@ class PaddedConv2d(FoldedConv2d):
     """:class:`torch.nn.Conv2d` with TensorFlow's "SAME" padding at any stride and size; a result of folding.
 
     Example:
-        >>> WSConv2d(3, 8, 3, stride=2).folded()
+        >>> SameConv2d(3, 8, 3, stride=2).folded()
         PaddedConv2d(3, 8, kernel_size=(3, 3), stride=(2, 2))
     """
 
@@ -248,130 +248,7 @@ class PaddedConv2d(FoldedConv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class WSConv2d(SameConv2d):
-    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
-
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
-    (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`SameConv2d`.
-        gain: whether to multiply with a gain.
-        input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
-            standardized weight.
-        atrous: as in :class:`SameConv2d`.
-        eps: lower bound of ``var * N`` in the standardization; with ``add_eps`` it is added to ``var`` (timm).
-
-    Raises:
-        UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
-            fan-in of 1 (whose standardized weight is 0).
-
-    Example:
-        >>> conv = WSConv2d(16, 32, 3, stride=2)
-        >>> conv(torch.randn(1, 16, 8, 8)).shape
-        torch.Size([1, 32, 4, 4])
-        >>> conv.standardized_weight().mean((1, 2, 3)).abs().max() < 1e-6
-        tensor(True)
-    """
-
-    parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
-    weight_kept = True  # the standardized one, for the backward pass; see recompute_weights
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: str | int = "same",
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        gain: bool = True,
-        input_scale: float = 1.0,
-        atrous: int = 1,
-        eps: float = 1e-4,
-        add_eps: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        check_finite("eps", eps)
-        if eps < 0:
-            raise UsageError(f"eps (={eps!r}) must be at least 0")
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            input_scale=input_scale,
-            atrous=atrous,
-            device=device,
-            dtype=dtype,
-        )
-        if self.weight[0].numel() == 1:
-            raise UsageError(
-                f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
-                "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
-            )
-        self.eps, self.add_eps = eps, add_eps
-        self.gain = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype)) if gain else None
-
-    def reset_parameters(self) -> None:
-        """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
-        super().reset_parameters()
-        gain = getattr(self, "gain", None)  # missing in the first call, by the constructor
-        if gain is not None:
-            nn.init.ones_(gain)
-
-    def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
-        """The weight of the convolution, ``input_scale`` and an optional output scale (one element) included."""
-        return self._standardized(self.weight, self.gain, scale, _autocast_type(self.weight))
-
-    effective_weight = standardized_weight
-    folded = SameConv2d.folded  # by the weight above
-
-    def _standardized(
-        self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
-    ) -> Tensor:
-        return fused_standardize_weight(
-            weight, gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps, dtype=dtype
-        )
-
-    def _apply_weight(self, function: _Map, scale: Tensor | None, form: _Map = lambda weight: weight) -> Tensor:
-        if self.weight_kept:
-            return super()._apply_weight(function, scale, form)
-        weight = form(self.effective_weight(scale))
-        dtype = weight.dtype  # the backward pass has no autocast
-
-        def recompute(weight: Tensor, gain: Tensor | None, scale: Tensor | None) -> Tensor:
-            return form(self._standardized(weight, gain, scale, dtype))
-
-        with not_kept(weight, recompute, self.weight, self.gain, scale):
-            return function(weight)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.gain is not None else ", gain=False")
-
-
-def recompute_weights(model: nn.Module, enable: bool = True) -> None:
-    """Whether the backward pass computes the standardized weights of all :class:`WSConv2d` of a network again.
-
-    Keeping them takes as much memory as the parameters, and a little less time.
-
-    Example:
-        >>> recompute_weights(nn.Sequential(WSConv2d(3, 8, 3)))
-    """
-    for module in model.modules():
-        if isinstance(module, WSConv2d):
-            module.weight_kept = not enable
-
-
-def _autocast_type(weight: Tensor) -> torch.dtype | None:
+def autocast_type(weight: Tensor) -> torch.dtype | None:
     """The type to which autocast will convert a standardized weight, to write it so at once; None: no conversion."""
     device = weight.device.type
     if weight.dtype == torch.float32 and device in ("cpu", "cuda") and torch.is_autocast_enabled(device):

@@ -2,11 +2,12 @@
 
 import functools
 import math
+from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..functional import same_padding
-from ..gain import activation_gain, variance_behind
+from ..gain import activation_gain, he_gain, moment_behind, variance_behind
 from ..models import NFBlock
 from ..nn import SameConv2d
 from .rows import BlockTheory, Row
@@ -44,14 +45,15 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     adds ``(alpha * skip_gain)^2`` times this to v, or in a transition to ``v / beta^2``, of which 2x2 average pooling
     leaves a quarter (of noise; NF-ResNets, appendix B.4). With skip gains of 1 and without pooling this is the paper's
     ``Var + alpha^2``, reset to ``1 + alpha^2``. With the initial skip gains of 0 the variance stays constant, which
-    beta does not take into account. A :class:`.ConstantVarianceBlock` divides the sum by ``1 + (alpha * skip_gain)^2``.
+    beta does not take into account. Of weights with a mean (raw or normalized ones) these are second moments: squared
+    mean plus variance. A :class:`.ConstantVarianceBlock` divides the sum by ``1 + (alpha * skip_gain)^2``.
     """
     variance, expected = 1.0, []
     for block in blocks:
-        branch = _behind(block.act, variance / block.beta**2)
+        branch = _behind(block, variance / block.beta**2)
         shortcut = variance if block.conv_shortcut is None else branch / (4 if block.pool is not None else 1)
         for _ in range(_activations(block) - 1):
-            branch = _behind(block.act, branch)
+            branch = _behind(block, branch)
         kept, added = block.shares()
         variance = kept * shortcut + added * branch
         expected.append((variance, branch))
@@ -61,10 +63,10 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
 def block_theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> BlockTheory:
     """The expected variances of a block for the variance of its actual input."""
     kept, _ = block.shares()
-    first = _behind(block.act, variance / block.beta**2)
+    first = _behind(block, variance / block.beta**2)
     branch = first
     for _ in range(_activations(block) - 1):
-        branch = _behind(block.act, branch)
+        branch = _behind(block, branch)
     for conv in (block.conv1, block.conv1b):
         if conv is not None:
             branch *= _inside(conv, shape[-2:], conv.stride)
@@ -73,7 +75,7 @@ def block_theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> Blo
         res_var=branch,
         shortcut_var=None if block.conv_shortcut is None else kept * first / (4 if block.pool is not None else 1),
         activations=_activations(block),
-        gamma=activation_gain(block.act.activation),
+        gamma=(activation_gain if block.conv0.centred else he_gain)(block.act.activation),
     )
 
 
@@ -91,8 +93,13 @@ def _inside(conv: SameConv2d, size: tuple[int, ...], stride: int) -> float:
     return share
 
 
-def _behind(act: nn.Module, variance: float) -> float:
-    return variance if act.name in _HOMOGENEOUS else _cached_behind(act.activation, float(f"{variance:.3g}"))
+def _behind(block: NFBlock, variance: float) -> float:
+    """The variance (or second moment) behind a convolution of the block's activation."""
+    if block.act.name in _HOMOGENEOUS:
+        return variance
+    return _cached_behind(block.act.activation, float(f"{variance:.3g}"), block.conv0.centred)
 
 
-_cached_behind = functools.lru_cache(maxsize=4096)(variance_behind)
+@functools.lru_cache(maxsize=4096)
+def _cached_behind(activation: str | Callable[[Tensor], Tensor], variance: float, centred: bool) -> float:
+    return (variance_behind if centred else moment_behind)(activation, variance)

@@ -40,7 +40,8 @@ class Row:
         added_var: of the tensor that is added to the shortcut, behind them.
         shortcut_var: of the shortcut; None if it is the unchanged output of the row before.
         expected_var: the theory's ``avg_var``: the branch's and the shortcut's variance add up. Of a Normalizer-Free
-            network without any measurement, from alpha, beta and skip gains alone. None behind an activation.
+            network without any measurement, from alpha, beta and skip gains alone; if its weights have a mean
+            (:mod:`normfree.models.weight_schemes`), of ``avg_var + avg_sq_mean``. None behind an activation.
         expected_res_var: the theory's ``res_avg_var``, of Normalizer-Free networks.
         gate: mean of the gate (Squeeze-Excite) that the branch is multiplied with.
         activated: the sum was activated (or changed otherwise) before it left the block.

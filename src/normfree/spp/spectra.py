@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn import SameConv2d, WSConv2d
+from ..nn import SameConv2d
 
 _ROUNDING = 1e-15  # of the Gram matrix's eigenvalues, against the largest
 
@@ -16,7 +16,7 @@ class Spectrum:
     """Singular values of one layer's weight as a matrix of outputs by fan-in; of groups, over all of them.
 
     Attributes:
-        largest, smallest: singular values. A standardized weight maps the constant input to 0, so that one singular
+        largest, smallest: singular values. A weight whose mean is 0 maps the constant input to 0, so that one singular
             value is 0 if it has as many outputs as inputs; this one is left out.
         condition: ``largest / smallest``; all three are nan if a weight is not finite.
         shape: outputs per group and fan-in.
@@ -33,7 +33,7 @@ class Spectrum:
 def spectra(model: nn.Module) -> list[Spectrum]:
     """Spectrum of every convolution and linear layer, in the order of definition.
 
-    Of a :class:`normfree.nn.WSConv2d` it is that of the standardized weight that the layer convolves with, gains
+    Of a convolution of this library it is that of the (standardized) weight that the layer convolves with, gains
     included, constants in front of it (gamma / beta) left out. Eigenvalues of the Gram matrix in float64: conditions
     above 3e7 are beyond its rounding and given as infinite.
 
@@ -46,7 +46,7 @@ def spectra(model: nn.Module) -> list[Spectrum]:
     for name, layer in model.named_modules():
         weight = _weight(layer)
         if weight is not None:
-            results.append(_spectrum(name, weight, getattr(layer, "groups", 1), isinstance(layer, WSConv2d)))
+            results.append(_spectrum(name, weight, getattr(layer, "groups", 1), getattr(layer, "centred", False)))
     return results
 
 
@@ -58,14 +58,14 @@ def _weight(layer: nn.Module) -> Tensor | None:
     return None
 
 
-def _spectrum(name: str, weight: Tensor, groups: int, standardized: bool) -> Spectrum:
+def _spectrum(name: str, weight: Tensor, groups: int, centred: bool) -> Spectrum:
     outputs, fan_in = weight.shape[0] // groups, weight[0].numel()
     if not bool(torch.isfinite(weight).all()):
         return Spectrum(name, math.nan, math.nan, math.nan, (outputs, fan_in))
     matrices = weight.double().flatten(1).unflatten(0, (groups, -1))
     gram = matrices @ matrices.mT if outputs <= fan_in else matrices.mT @ matrices  # 5 times faster than svdvals
     values = torch.linalg.eigvalsh(gram).flip(-1)
-    rank = max(min(outputs, fan_in - standardized), 1)
+    rank = max(min(outputs, fan_in - centred), 1)
     largest, smallest = values[:, 0].max().item(), values[:, rank - 1].min().item()
     condition = (largest / smallest) ** 0.5 if smallest > _ROUNDING * largest else float("inf")
     return Spectrum(name, largest**0.5, max(smallest, 0.0) ** 0.5, condition, (outputs, fan_in))

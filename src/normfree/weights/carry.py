@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..functional import standardize_weight
+from ..functional import pull_weight, standardize_weight
 from ..models import ResidualNet
-from ..nn import SameConv2d, WSConv2d
+from ..nn import DecoupledWSConv2d, GainConv2d, SameConv2d, WSConv2d
 from .file import FLOATS, PUBLISHED_OF, Weights
 from .haiku import as_array, haiku_names, haiku_state_names
 from .timm import timm_names
@@ -147,25 +147,30 @@ def _classifier(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[
 def adapt_channels(conv: SameConv2d | nn.Conv2d, weight: Tensor, gain: Tensor | None) -> dict[str, Tensor]:
     """Weight and gain for images of other channels, such that images whose channels are all equal give the same output.
 
-    For fewer channels, kernels are summed; for more, each kernel is repeated and divided evenly among its copies. The
-    standardization would undo such a factor, so it goes into the gain of each unit.
+    For fewer channels, kernels are summed; for more, each kernel is repeated and divided evenly among its copies. A
+    standardization or normalization would undo such a factor, so it goes into the gain of each unit.
 
     Args:
         conv: of the new channels.
-        weight: (out, other channels, k, k); gain: (out,), of a standardized convolution.
+        weight: (out, other channels, k, k); gain: (out,), of a convolution that has one.
     """
     weight = weight.float()
-    if not isinstance(conv, WSConv2d):
+    if not isinstance(conv, GainConv2d):
         return dict(weight=_spread(weight, conv.in_channels))
 
-    def standardized(weight: Tensor) -> Tensor:
-        return standardize_weight(weight.double(), eps=conv.eps, add_eps=conv.add_eps)
+    def effective(weight: Tensor) -> Tensor:
+        if isinstance(conv, WSConv2d):
+            return standardize_weight(weight.double(), eps=conv.eps, add_eps=conv.add_eps)
+        return conv.reparameterized(weight.double(), None, None, None)
 
-    weight = weight - weight.mean((1, 2, 3), keepdim=True)  # the mean could not be divided evenly
+    if conv.centred:
+        weight = weight - weight.mean((1, 2, 3), keepdim=True)  # the mean could not be divided evenly
     spread = _spread(weight, conv.in_channels)
+    if isinstance(conv, DecoupledWSConv2d):
+        spread = pull_weight(spread, eps=conv.eps)  # it stays standardized
     if gain is None:
         return dict(weight=spread)
-    target, result = _spread(standardized(weight), conv.in_channels), standardized(spread)
+    target, result = _spread(effective(weight), conv.in_channels), effective(spread)
     norm = (result * result).sum((1, 2, 3))
     ratio = torch.where(norm > 0, (target * result).sum((1, 2, 3)) / norm.clamp(min=1e-300), 1.0)
     return dict(weight=spread, gain=(gain.double() * ratio).to(gain.dtype))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..models import ResidualNet, ScalarBias
 from ..nn import SameConv2d, SkipInit, WSConv2d
+from .scheme import check_standardized
 from .unpickle import read_arrays
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]
@@ -31,7 +32,8 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
     """Haiku's (module, parameter) for each of our parameter names.
 
     Raises:
-        UsageError: the model's family, or a layer that an option adds, has no counterpart in the authors' code.
+        UsageError: the model's family or weight scheme, or a layer that an option adds, has no counterpart in the
+            authors' code.
 
     Example:
         >>> haiku_names(normfree.create_model("nf_resnet26_small"))["head.fc.weight"]
@@ -42,6 +44,7 @@ def haiku_names(model: ResidualNet) -> dict[str, tuple[str, str]]:
         raise UsageError(
             f"{type(model).__name__} (family {family!r}) has no Haiku counterpart; {', '.join(_FAMILIES)} have"
         )
+    check_standardized(model, "the authors' networks")
     root, block, stem = _FAMILIES[family]
     names: dict[str, tuple[str, str]] = {}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..models import ResidualNet
 from .file import FLOATS, read_weights_file
+from .scheme import check_standardized
 
 _FAMILIES = ("nfnet", "timm")  # the released NFNet has the parameters of timm's dm_nfnet
 _LAYERS = {  # of a block
@@ -26,7 +27,7 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
     """timm's name for each of our parameter names.
 
     Raises:
-        UsageError: timm has no counterpart of the model's family, or of a layer that an option adds.
+        UsageError: timm has no counterpart of the model's family or weight scheme, or of a layer that an option adds.
 
     Example:
         >>> timm_names(normfree.create_model("timm_nf_resnet26", widths=(32, 64, 64, 64)))["stages.0.0.conv2.weight"]
@@ -37,6 +38,7 @@ def timm_names(model: ResidualNet) -> dict[str, str]:
         raise UsageError(
             f"{type(model).__name__} (family {family!r}) has no counterpart in timm; nfnet_* and timm_* have"
         )
+    check_standardized(model, "timm's networks")
     unnamed = [name for name, _ in model.named_parameters() if not _has_counterpart(model, name)]
     if unnamed:
         raise UsageError(f"timm has no counterpart of {', '.join(unnamed[:3])}{', ...' if unnamed[3:] else ''}")

@@ -1,0 +1,42 @@
+"""The choice of weight scheme: what a network's convolutions make of their weights (NF-ResNets, appendix G.1)."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from ..errors import UsageError
+from ..gain import he_gain
+from ..nn import DecoupledWSConv2d, SameConv2d, SoftWSConv2d, WNConv2d, WSConv2d
+
+WeightScheme = Literal["standardized", "decoupled", "soft", "normalized", "raw"]
+CONVOLUTIONS: dict[WeightScheme, type[SameConv2d]] = {
+    "standardized": WSConv2d,
+    "decoupled": DecoupledWSConv2d,
+    "soft": SoftWSConv2d,
+    "normalized": WNConv2d,
+    "raw": SameConv2d,
+}
+
+
+def convolution_of(scheme: WeightScheme) -> type[SameConv2d]:
+    """The convolution of a weight scheme; UsageError if it is unknown.
+
+    Example:
+        >>> convolution_of("decoupled").__name__
+        'DecoupledWSConv2d'
+    """
+    if scheme not in CONVOLUTIONS:
+        raise UsageError(f"weight_scheme (={scheme!r}) must be one of {', '.join(get_args(WeightScheme))}")
+    return CONVOLUTIONS[scheme]
+
+
+def default_gamma(scheme: WeightScheme, activation: str | Callable[[Tensor], Tensor]) -> float | None:
+    """The gamma of a weight scheme: He's where weights have a mean, so that the second moment is what stays constant
+    (NF-ResNets, figure 2); None, the usual one, where they have none.
+
+    Example:
+        >>> default_gamma("normalized", "relu"), default_gamma("decoupled", "relu")
+        (1.4142135623730951, None)
+    """
+    return None if convolution_of(scheme).centred else he_gain(activation)

@@ -1,0 +1,280 @@
+"""Convolutions of a reparameterized weight: Scaled Weight Standardization, and the schemes to compare it with.
+
+"NF-ResNets" is arXiv:2101.08692 and "NFNets" is arXiv:2102.06171.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, check_finite
+from ..functional import normalize_weight, pull_weight
+from ..kernels import fused_standardize_weight
+from .conv import Map, SameConv2d, autocast_type
+from .recompute import not_kept
+from .roles import Role
+
+
+class GainConv2d(SameConv2d):
+    """2-D convolution of the raw weight times a gain per output channel: what the layers of all weight schemes share.
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
+    (out,), ``bias`` (out,). A scheme overrides what it makes of the weight (:meth:`reparameterized`).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv2d`.
+        gain: whether to multiply with a gain.
+        input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
+            weight.
+        atrous: as in :class:`.SameConv2d`.
+        eps: lower bound of a unit's squared norm, where the scheme divides by the norm.
+
+    Raises:
+        UsageError: as in :class:`.SameConv2d`; an eps below 0; a fan-in of 1 where the scheme subtracts the mean, which
+            would leave 0.
+
+    Example:
+        >>> conv = GainConv2d(16, 32, 3, stride=2)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape, torch.equal(conv.effective_weight(), conv.weight)
+        (torch.Size([1, 32, 4, 4]), True)
+    """
+
+    parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
+    weight_kept = True  # the effective one, for the backward pass; see recompute_weights
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: str | int = "same",
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        gain: bool = True,
+        input_scale: float = 1.0,
+        atrous: int = 1,
+        eps: float = 1e-4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        check_finite("eps", eps)
+        if eps < 0:
+            raise UsageError(f"eps (={eps!r}) must be at least 0")
+        self.eps = eps  # before the constructor fills the weight, which may need it
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            input_scale=input_scale,
+            atrous=atrous,
+            device=device,
+            dtype=dtype,
+        )
+        if self.centred and self.weight[0].numel() == 1:
+            raise UsageError(
+                f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
+                "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
+            )
+        self.gain = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype)) if gain else None
+
+    def reset_parameters(self) -> None:
+        """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
+        super().reset_parameters()
+        gain = getattr(self, "gain", None)  # missing in the first call, by the constructor
+        if gain is not None:
+            nn.init.ones_(gain)
+
+    def reparameterized(
+        self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
+    ) -> Tensor:
+        """The weight of the convolution from given parameters, in a type (None: the weight's)."""
+        factor = self._factor(scale)
+        if gain is not None:
+            gain = gain.view(-1, *(1,) * (weight.ndim - 1))
+            factor = gain if factor is None else gain * factor
+        weight = weight if factor is None else weight * factor
+        return weight if dtype is None else weight.to(dtype)
+
+    def effective_weight(self, scale: Tensor | None = None) -> Tensor:
+        """The weight of the convolution: gain, ``input_scale`` and an optional output scale (one element) included."""
+        return self.reparameterized(self.weight, self.gain, scale, autocast_type(self.weight))
+
+    folded = SameConv2d.folded  # by the weight above
+
+    def _apply_weight(self, function: Map, scale: Tensor | None, form: Map = lambda weight: weight) -> Tensor:
+        if self.weight_kept:
+            return super()._apply_weight(function, scale, form)
+        weight = form(self.effective_weight(scale))
+        dtype = weight.dtype  # the backward pass has no autocast
+
+        def recompute(weight: Tensor, gain: Tensor | None, scale: Tensor | None) -> Tensor:
+            return form(self.reparameterized(weight, gain, scale, dtype))
+
+        with not_kept(weight, recompute, self.weight, self.gain, scale):
+            return function(weight)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.gain is not None else ", gain=False")
+
+
+class WSConv2d(GainConv2d):
+    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
+    (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv2d`.
+        gain: whether to multiply with a gain.
+        input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
+            standardized weight.
+        atrous: as in :class:`.SameConv2d`.
+        eps: lower bound of ``var * N`` in the standardization; with ``add_eps`` it is added to ``var`` (timm).
+
+    Raises:
+        UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
+            fan-in of 1 (whose standardized weight is 0).
+
+    Example:
+        >>> conv = WSConv2d(16, 32, 3, stride=2)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+        >>> conv.standardized_weight().mean((1, 2, 3)).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    centred = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: str | int = "same",
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        gain: bool = True,
+        input_scale: float = 1.0,
+        atrous: int = 1,
+        eps: float = 1e-4,
+        add_eps: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            gain=gain,
+            input_scale=input_scale,
+            atrous=atrous,
+            eps=eps,
+            device=device,
+            dtype=dtype,
+        )
+        self.add_eps = add_eps
+
+    def standardized_weight(self, scale: Tensor | None = None) -> Tensor:
+        """The weight of the convolution, ``input_scale`` and an optional output scale (one element) included."""
+        return self.reparameterized(self.weight, self.gain, scale, autocast_type(self.weight))
+
+    effective_weight = standardized_weight
+
+    def reparameterized(
+        self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
+    ) -> Tensor:
+        """The standardized weight from given parameters, in a type (None: the weight's)."""
+        return fused_standardize_weight(
+            weight, gain, scale=self._factor(scale), eps=self.eps, add_eps=self.add_eps, dtype=dtype
+        )
+
+
+class WNConv2d(GainConv2d):
+    """2-D convolution of a normalized weight: each output's weights, means included, have norm 1 (Salimans & Kingma
+    2016; named beside Weight Standardization in NF-ResNets, appendix G.1).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Arguments and parameters are those of :class:`GainConv2d`;
+    ``eps`` bounds the squared norm. With the mean, a unit also passes on the mean of its inputs: behind an activation
+    whose mean is not 0, what stays constant is the second moment, with the ``gamma`` of :func:`normfree.gain.he_gain`.
+
+    Example:
+        >>> conv = WNConv2d(16, 32, 3)
+        >>> conv.effective_weight().square().sum((1, 2, 3)).allclose(torch.ones(32))
+        True
+    """
+
+    def reparameterized(
+        self, weight: Tensor, gain: Tensor | None, scale: Tensor | None, dtype: torch.dtype | None
+    ) -> Tensor:
+        """The normalized weight from given parameters, in a type (None: the weight's)."""
+        weight = normalize_weight(weight, gain, scale=self._factor(scale), eps=self.eps)
+        return weight if dtype is None else weight.to(dtype)
+
+
+class DecoupledWSConv2d(GainConv2d):
+    """2-D convolution of a weight that the optimizer keeps standardized (Decoupled Weight Standardization, NF-ResNets,
+    appendix G.1).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Arguments and parameters are those of :class:`GainConv2d`.
+    The layer convolves with the weight as it is. It starts standardized, and :class:`normfree.optim.WeightPull`
+    standardizes it again after each update: no gradient goes through the standardization.
+
+    Example:
+        >>> conv = DecoupledWSConv2d(16, 32, 3)
+        >>> conv.weight.square().sum((1, 2, 3)).allclose(torch.ones(32)), conv.weight.mean((1, 2, 3)).abs().max() < 1e-6
+        (True, tensor(True))
+    """
+
+    centred = True
+    soft = False  # whether an update pulls the weight only a part of the way
+
+    def reset_parameters(self) -> None:
+        """Normal weights, standardized; gain 1, bias 0."""
+        super().reset_parameters()
+        self.standardize_()
+
+    @torch.no_grad()
+    def standardize_(self) -> None:
+        """Standardize the weight, for example after loading that of a :class:`WSConv2d`."""
+        self.weight.copy_(pull_weight(self.weight, eps=self.eps))
+
+
+class SoftWSConv2d(DecoupledWSConv2d):
+    """The same as :class:`DecoupledWSConv2d`, of which each update is followed by only a part of the standardization:
+    ``W - strength * (W - standardized W)`` (Soft WS, NF-ResNets, appendix G.1).
+
+    Example:
+        >>> conv = SoftWSConv2d(16, 32, 3)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 8, 8])
+    """
+
+    soft = True
+
+
+def recompute_weights(model: nn.Module, enable: bool = True) -> None:
+    """Whether the backward pass computes the weights of all :class:`WSConv2d`, or of another scheme, again.
+
+    Keeping them takes as much memory as the parameters, and a little less time.
+
+    Example:
+        >>> recompute_weights(nn.Sequential(WSConv2d(3, 8, 3)))
+    """
+    for module in model.modules():
+        if isinstance(module, GainConv2d):
+            module.weight_kept = not enable
