@@ -63,6 +63,7 @@ TOPICS = {
         "appendix B.4": "pooling",
         "appendix C": "RegNet|average|hidden width of squeeze-excite",
         "appendix F": "statistics|failures",
+        "appendix G.1": "weight (scheme|normalization|standardization)|standardized",
         "appendix G.2": "constant.variance|variance constant",
         "appendix H": "NYU|VOC|segmentation",
         "appendix H.1": "segmentation|learning rate|pixel|convolutional",
