@@ -32,8 +32,8 @@ def convolution_of(scheme: WeightScheme) -> type[SameConv2d]:
 
 
 def default_gamma(scheme: WeightScheme, activation: str | Callable[[Tensor], Tensor]) -> float | None:
-    """The gamma of a weight scheme: He's where weights have a mean, so that the second moment is what stays constant
-    (NF-ResNets, figure 2); None, the usual one, where they have none.
+    """The gamma of a weight scheme: that of He initialization (NF-ResNets, figure 2) where weights have a mean, so that
+    the second moment is what stays constant; None, the usual one, where they have none.
 
     Example:
         >>> default_gamma("normalized", "relu"), default_gamma("decoupled", "relu")
