@@ -27,6 +27,7 @@ from normfree import (
     gain,
     internals,
     kernels,
+    measured,
     models,
     optim,
     private,
@@ -39,7 +40,7 @@ from normfree import (
 
 ROOMS = [normfree.nn, models, optim, kernels, weights, bench, data, export, private, spp, training]
 ALSO = [studies]  # of which not every function has an example
-MODULES = [functional, gain, errors, files, internals, words]
+MODULES = [functional, gain, measured, errors, files, internals, words]
 # in the examples of to_archive and to_onnx
 SHOWN = {f"normfree.export.{name}" for name in ("open_archive", "open_onnx", "operators", "weight_arithmetic")}
 # what a reader of an example knows, beside the module that it stands in

@@ -20,6 +20,7 @@ ALLOWED = {
     "limits": set(),
     "functional": set(),
     "gain": set(),
+    "measured": {"gain"},
     "kernels": {"functional"},
     "nn": {"functional", "gain", "kernels"},
     "models": {"functional", "gain", "nn"},

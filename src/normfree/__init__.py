@@ -8,6 +8,7 @@ from . import functional, nn, optim, spp, weights
 from .errors import RunFailed, UsageError
 from .export import fold
 from .gain import activation_gain
+from .measured import measured_gain
 from .models import ModelInfo, list_models, model_info
 from .version import __version__
 from .weights import create_model
@@ -45,6 +46,7 @@ __all__ = [
     "fold",
     "functional",
     "list_models",
+    "measured_gain",
     "model_info",
     "nn",
     "optim",

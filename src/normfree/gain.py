@@ -2,7 +2,8 @@
 
 ``gamma(g) = Var(g(x)) ** -0.5`` for x ~ N(0, 1) (NF-ResNets, section 4.3). :func:`activation_gain` is exact, by
 quadrature. :data:`RELEASED_GAINS` are the authors' Monte-Carlo estimates, about 0.1 % off, with which the released
-weights were trained; models use them by default for the names listed there.
+weights were trained; models use them by default for the names listed there. What is not elementwise (pooling,
+Squeeze-Excite) is measured by drawing inputs: :func:`normfree.measured_gain`.
 """
 
 import copy
@@ -61,6 +62,7 @@ _ALIASES = {
 _MAX_UNSCALED = 16.0  # means and standard deviations up to here need no scaling against rounding
 _MIN_SPREAD = 1e-14  # standard deviation over the mean: rounding errors
 _TINY = 1e-150  # whose square is a float64
+_OTHERS = "; normfree.measured_gain(operation, shape) takes others"
 _BOUND = 13.0  # the density beyond is 1e-37
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(16))
 
@@ -121,7 +123,7 @@ def activation_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
     """
     if isinstance(activation, str):
         return _named_gain(activation)
-    return _quadrature_gain(activation_function(activation), _in_words(activation))
+    return _quadrature_gain(activation_function(activation), in_words(activation))
 
 
 def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
@@ -133,7 +135,7 @@ def he_gain(activation: str | Callable[[Tensor], Tensor]) -> float:
         >>> round(he_gain("relu"), 6)
         1.414214
     """
-    mean, variance = _normal_moments(activation_function(activation), _in_words(activation))
+    mean, variance = _normal_moments(activation_function(activation), in_words(activation))
     return (mean**2 + variance) ** -0.5
 
 
@@ -147,7 +149,7 @@ def variance_behind(activation: str | Callable[[Tensor], Tensor], variance: floa
         (4.0, 0.22)
     """
     function = _in_float64(activation_function(activation))
-    _, behind = _normal_moments(lambda x: function(x * variance**0.5), _in_words(activation))
+    _, behind = _normal_moments(lambda x: function(x * variance**0.5), in_words(activation))
     return activation_gain(activation) ** 2 * behind
 
 
@@ -161,7 +163,7 @@ def moment_behind(activation: str | Callable[[Tensor], Tensor], moment: float) -
         (4.0, 0.2)
     """
     function = _in_float64(activation_function(activation))
-    mean, variance = _normal_moments(lambda x: function(x * moment**0.5), _in_words(activation))
+    mean, variance = _normal_moments(lambda x: function(x * moment**0.5), in_words(activation))
     return he_gain(activation) ** 2 * (mean**2 + variance)
 
 
@@ -188,8 +190,13 @@ def _quadrature_gain(function: Callable[[Tensor], Tensor], name: str) -> float:
     return _normal_moments(function, name)[1] ** -0.5
 
 
-def _in_words(activation: str | Callable[[Tensor], Tensor]) -> str:
-    """An activation for an error message; only the class of a module that contains others."""
+def in_words(activation: str | Callable[[Tensor], Tensor]) -> str:
+    """An activation for an error message; only the class of a module that contains others.
+
+    Example:
+        >>> in_words(torch.nn.ELU()), in_words(torch.nn.Sequential(torch.nn.ELU()))
+        ('ELU(alpha=1.0)', 'Sequential')
+    """
     text = repr(activation)
     return text if "\n" not in text else type(activation).__name__
 
@@ -253,10 +260,11 @@ def _sampled(function: Callable[[Tensor], Tensor], name: str, left: Tensor, righ
     y = _values(function, name, x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         result = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {result}; it must be elementwise")
+        raise UsageError(f"activation {name} maps shape {tuple(x.shape)} to {result}; it must be elementwise{_OTHERS}")
     flat = _values(function, name, x.flatten())
-    if flat.shape != (x.numel(),) or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
-        raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise")
+    alike = isinstance(flat, Tensor) and flat.shape == (x.numel(),)
+    if not alike or not torch.allclose(flat.view_as(y), y, rtol=1e-9, atol=1e-12, equal_nan=True):
+        raise UsageError(f"activation {name} depends on more than one value at a time; it must be elementwise{_OTHERS}")
     if not torch.isfinite(y).all():
         raise UsageError(f"activation {name} is not finite between -{_BOUND:g} and {_BOUND:g}; gamma needs it to be")
     density = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
@@ -270,5 +278,5 @@ def _values(function: Callable[[Tensor], Tensor], name: str, x: Tensor) -> Tenso
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(
             f"activation {name} fails on a tensor of shape {tuple(x.shape)}; it must be elementwise, for any shape "
-            f"({type(error).__name__}: {reason})"
+            f"({reason}){_OTHERS}"
         ) from error
