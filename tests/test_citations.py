@@ -29,7 +29,7 @@ TOPICS = {
         "section 5": "NFNet F0",
         "section 5.1": "clip|parameter groups",
         "section 6.2": "pre-training",
-        "section 6.1": "from scratch|schedule|sharpness|papers' recipe",
+        "section 6.1": "from scratch|schedule|sharpness|papers' recipe|EfficientNets",
         "appendix A.1": "weight decay|from scratch|moving average|schedule|parameter groups",
         "appendix A.3": "mixup|cutmix|randaugment|from scratch|trained on",
         "appendix A.4": "sharpness|gradient at weights that|fine-tuning on",

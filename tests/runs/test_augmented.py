@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from normfree.data.autoaugment import POLICY_V0, step
 from normfree.data.randaugment import NAMES, apply, arguments
 
 SMALL = ["--size", 96, "--count", 4, "--layers", 4, "--magnitude", 2]
@@ -62,6 +63,35 @@ def test_each_operation_at_three_magnitudes(normfree, photo, tmp_path, sane):
         for magnitude in (5, 10, 15):
             how = arguments(name, magnitude, 96, 96, place=(48, 48), ops=ops)
             assert holds(sheet, apply(tensor(photo), [(name, how)]).permute(1, 2, 0).numpy())
+
+
+def test_each_sub_policy_of_autoaugment(normfree, photo, tmp_path):
+    out = tmp_path / "policies.png"
+    result = normfree("augment", "--autoaugment", "v0", "--ops", "--size", 96, "--out", out, photo)
+    assert result.code == 0, result.err
+    assert "96 px; sub-policies of AutoAugment v0" in result.out
+    sheet = pixels(out)
+    for pair in POLICY_V0[::6]:
+        steps = [step(operation, 96, 96, place=(48, 48)) for operation in pair]
+        for shown in ([steps[0]], [steps[1]], steps):
+            assert holds(sheet, apply(tensor(photo), shown).permute(1, 2, 0).numpy())
+
+
+def test_autoaugment_takes_the_place_of_randaugment(normfree, photo, tmp_path):
+    out, small = tmp_path / "a.png", ["--size", 96, "--count", 2]
+    result = normfree("augment", "--autoaugment", "v0", *small, "--out", out, photo)
+    assert result.code == 0, result.err
+    assert "CutMix (alpha 1); AutoAugment (policy v0)" in result.out
+    assert "RandAugment" not in result.out
+
+
+def test_a_recipe_of_autoaugment_is_drawn(normfree, photo, tmp_path):
+    recipe, out, small = tmp_path / "aa.yaml", tmp_path / "a.png", ["--size", 96, "--count", 2]
+    recipe.write_text("model:\n  name: nf_regnet_b0\ndata:\n  autoaugment: v0\n")
+    result = normfree("augment", "--recipe", recipe, *small, "--out", out, photo)
+    assert "AutoAugment (policy v0)" in result.out, result.err
+    result = normfree("augment", "--recipe", recipe, "--magnitude", 9, *small, "--out", out, photo)
+    assert "RandAugment (2 layers, magnitude 9, released)" in result.out, result.err
 
 
 def test_the_seed_decides(normfree, photo, tmp_path):
@@ -145,6 +175,8 @@ def test_unreadable_images_are_skipped(normfree, photo, tmp_path):
         (["--cutout", -1], "--cutout (=-1) must be 0..2048"),
         (["--cutout", 9, "--size", 8], "cutout (=9) must be at most the side of the images (=8)"),
         (["--magnitude", 99], "magnitude of RandAugment (=99.0) must be 0..30"),
+        (["--autoaugment", "v0", "--layers", 2], "--layers is for RandAugment, --autoaugment for AutoAugment"),
+        (["--autoaugment", "v0", "--sane"], "--sane is for RandAugment, --autoaugment for AutoAugment"),
         (["--out", "a.txt"], "--out a.txt must end like an image file, for example in .png"),
         (["--out", "nowhere/a.png"], "--out nowhere/a.png: folder nowhere does not exist"),
         (["--recipe", "nfnet_f9"], "recipe 'nfnet_f9' is unknown"),

@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str | None, tuple[str, ...]]] = {
             f"data.{name}"
             for name in (
                 *("crop", "scale", "color", "flip", "mixup", "cutmix"),
-                *("randaugment_layers", "randaugment_magnitude", "randaugment_ops"),
+                *("randaugment_layers", "randaugment_magnitude", "randaugment_ops", "autoaugment"),
             )
         ),
     ),

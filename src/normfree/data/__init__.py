@@ -1,5 +1,6 @@
 """Labelled images: sources, transforms, and batches in a seeded order."""
 
+from .autoaugment import AutoAugment
 from .batch import Batch
 from .config import DataConfig
 from .decode import Unreadable, UnreadableImage, decode_image
@@ -16,6 +17,7 @@ from .splits import ObjectSplit, PairSplit, Split, VectorSplit
 from .transforms import EvalTransform, TrainTransform
 
 __all__ = [
+    "AutoAugment",
     "Batch",
     "DataConfig",
     "EvalTransform",

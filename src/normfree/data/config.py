@@ -50,10 +50,12 @@ class DataConfig:
             its first half if CutMix is on too. With MixUp or CutMix, an epoch reads every image twice.
         cutmix: alpha of CutMix, which pastes a window of one image into another; 1 as released; 0: off. It acts on the
             whole batch, or on its second half if MixUp is on too.
-        randaugment_layers: number of RandAugment operations on every training image; 4 in the second paper; 0: off.
+        randaugment_layers: number of RandAugment operations on every training image; 4 in the second paper, 2 by
+            default in the released code; 0: off.
         randaugment_magnitude: their strength, 0 to 30; in the second paper 5 to 15.
         randaugment_ops: "released": the operations exactly as in the released training code; "sane": the same without
             its oddities.
+        autoaugment: "v0": AutoAugment with its released policy, in the place of RandAugment; null: off.
         cutout: side in pixels of a square that is set to the mean (data.mean) in every training image, as the last step
             (DeVries & Taylor, arXiv:1708.04552). Its centre is any pixel, so the border may cut it off; 0: off.
         channels: 3 (RGB), 1 (grey), or as many as the images have: bands of a TIFF file, channels of a NumPy array
@@ -110,6 +112,7 @@ class DataConfig:
     randaugment_layers: int = 0
     randaugment_magnitude: float = 5.0
     randaugment_ops: Literal["released", "sane"] = "released"
+    autoaugment: Literal["v0"] | None = None
     cutout: int = 0
     channels: int = 3
     value_range: Literal["auto"] | tuple[float, ...] | None = "auto"
@@ -150,7 +153,12 @@ class DataConfig:
                     raise UsageError(f"data.{name} (={value}) is for data.crop shift; data.crop is {self.crop}")
         if not 1 <= self.channels <= MAX_INPUT_CHANNELS:
             raise UsageError(f"data.channels (={self.channels}) must be from 1 to {MAX_INPUT_CHANNELS}")
-        for name in ("randaugment_layers", "color"):
+        if self.autoaugment is not None and self.randaugment_layers:
+            raise UsageError(
+                f"data.autoaugment (={self.autoaugment}) takes the place of RandAugment; data.randaugment_layers "
+                f"(={self.randaugment_layers}) must be 0"
+            )
+        for name in ("randaugment_layers", "autoaugment", "color"):
             if getattr(self, name) and self.channels not in (1, 3):
                 needed = f"images of 1 or 3 channels (data.channels), not for {self.channels}"
                 raise UsageError(f"data.{name} (={getattr(self, name)}) is for {needed}")

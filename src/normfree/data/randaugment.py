@@ -33,6 +33,15 @@ from . import operations
 
 Step = tuple[str, dict[str, Any]]  # the name of an operation and its arguments
 
+
+@dataclass(frozen=True)
+class Constants:
+    """Pixels at magnitude 10: of translations, and of half of Cutout's side."""
+
+    translate: float = 100
+    cutout: float = 40
+
+
 # In the released order: a draw decides by place.
 OPERATIONS: dict[str, Callable[..., Tensor]] = dict(
     AutoContrast=operations.autocontrast,
@@ -60,13 +69,19 @@ class RandAugment:
     """(C, H, W) uint8 -> the same, changed by ``layers`` random operations; the generator alone decides.
 
     Args:
-        layers: operations per image; 4 in the paper.
+        layers: operations per image; 2 by default in the released code, 4 in the second paper.
         magnitude: of every operation; 5 to 15 in the paper, the more the larger the images. 0..30.
         ops: "released" or "sane".
+
+    Example:
+        >>> image = torch.randint(256, (3, 32, 32), dtype=torch.uint8)
+        >>> changed = RandAugment()(image, torch.Generator().manual_seed(0))
+        >>> [name for name, _ in RandAugment().draw(32, 32, torch.Generator().manual_seed(0))]
+        ['Contrast', 'Posterize']
     """
 
-    layers: int
-    magnitude: float
+    layers: int = 2
+    magnitude: float = 5.0
     ops: Literal["released", "sane"] = "released"
 
     def __post_init__(self) -> None:
@@ -78,10 +93,12 @@ class RandAugment:
             raise UsageError(f'ops of RandAugment (={self.ops!r}) must be "released" or "sane"')
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        if image.dtype != torch.uint8:
-            raise UsageError(f"RandAugment takes images of uint8, not {image.dtype}; see normfree.data.mixing.to_uint8")
+        check_bytes(image, "RandAugment")
         height, width = image.shape[-2:]
         return apply(image, self.draw(height, width, generator))
+
+    def __str__(self) -> str:
+        return f"RandAugment ({self.layers} layers, magnitude {self.magnitude:g}, {self.ops})"
 
     def draw(self, height: int, width: int, generator: torch.Generator | None = None) -> list[Step]:
         """The operations for one image of that size, in their order, with their arguments."""
@@ -92,6 +109,12 @@ class RandAugment:
             sign = 1 if sign < 0.5 else -1
             steps.append((name, arguments(name, self.magnitude, height, width, sign=sign, place=place, ops=self.ops)))
         return steps
+
+
+def check_bytes(image: Tensor, name: str) -> None:
+    """Refuse images that are not uint8."""
+    if image.dtype != torch.uint8:
+        raise UsageError(f"{name} takes images of uint8, not {image.dtype}; see normfree.data.mixing.to_uint8")
 
 
 def apply(image: Tensor, steps: list[Step]) -> Tensor:
@@ -110,12 +133,14 @@ def arguments(
     sign: int = 1,
     place: tuple[int, int] = (0, 0),
     ops: Literal["released", "sane"] = "released",
+    constants: Constants = Constants(),
 ) -> dict[str, Any]:
     """Arguments of an operation at a magnitude, for an image of height x width pixels.
 
     Args:
         sign: 1 or -1: the direction of a geometric operation; of "sane" blends, too.
         place: (y, x) of Cutout's centre.
+        constants: RandAugment's, or AutoAugment's.
     """
     sane, tenth = ops == "sane", magnitude / 10
     if name in ("Color", "Contrast", "Brightness", "Sharpness"):
@@ -126,13 +151,13 @@ def arguments(
     if name in ("ShearX", "ShearY"):
         return dict(level=sign * tenth * 0.3, centred=sane)
     if name in ("TranslateX", "TranslateY"):
-        return dict(pixels=sign * tenth * 100)
+        return dict(pixels=sign * tenth * constants.translate)
     bits, threshold = int(tenth * 4), int(tenth * 256)
     others = dict(
         Rotate=dict(degrees=sign * tenth * 30),
         Posterize=dict(bits=min(max(1, 8 - bits if sane else bits), 8)),
         Solarize=dict(threshold=max(0, 256 - threshold) if sane else threshold % 256),
         SolarizeAdd=dict(addition=int(tenth * 110)),
-        Cutout=dict(half=int(tenth * 40), y=place[0], x=place[1]),
+        Cutout=dict(half=int(tenth * constants.cutout), y=place[0], x=place[1]),
     )
     return others.get(name, {})

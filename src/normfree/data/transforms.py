@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
+from .autoaugment import AutoAugment
 from .mixing import Window, to_uint8
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, padded_centre_window, resize_bicubic
@@ -127,6 +128,7 @@ class TrainTransform:
     padding: int | None = None
     padding_mode: PaddingMode = "constant"
     cutout: int = 0
+    autoaugment: AutoAugment | None = None
 
     def __post_init__(self) -> None:
         if self.padding is not None and self.padding >= self.size:
@@ -159,9 +161,10 @@ class TrainTransform:
         return image
 
     def finish(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """RandAugment, on uint8, normalization, and cutout: after normalization the mean is 0."""
-        if self.randaugment is not None:
-            image = self.randaugment(to_uint8(image), generator)
+        """RandAugment or AutoAugment, on uint8, normalization, and cutout: after normalization the mean is 0."""
+        for augment in (self.randaugment, self.autoaugment):
+            if augment is not None:
+                image = augment(to_uint8(image), generator)
         image = normalize(image, self.mean, self.std)
         if self.cutout:
             top, left, height, width = cutout_window(self.size, self.size, self.cutout, generator)

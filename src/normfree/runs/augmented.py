@@ -5,12 +5,14 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from ..data import Source, TrainTransform, UnreadableImage
+from ..data import AutoAugment, Source, TrainTransform, UnreadableImage
+from ..data.autoaugment import POLICY_V0, step
 from ..data.mixing import Mixing, to_uint8
 from ..data.randaugment import NAMES, RandAugment, apply, arguments
 from ..data.sources import FolderSplit
@@ -32,12 +34,13 @@ class Augmentation:
     """The steps of a recipe's augmentation, in order.
 
     Attributes:
+        policy: what changes images after mixing.
         cutout: side of the square that is cut out; 0: none. ``mean``: what it shows, on the 0..1 scale.
     """
 
     crop: TrainTransform
     mixing: Mixing
-    randaugment: RandAugment
+    policy: RandAugment | AutoAugment | None
     cutout: int
     mean: tuple[float, ...]
     channels: int
@@ -46,16 +49,14 @@ class Augmentation:
 
 def steps_in_words(augmentation: Augmentation) -> str:
     """The steps in words, in order."""
-    crop, mixing, randaugment = augmentation.crop, augmentation.mixing, augmentation.randaugment
+    crop, mixing = augmentation.crop, augmentation.mixing
     how = f" ({crop.reach} px, {crop.padding_mode})" if crop.crop == "shift" else ""
     parts = [f"crop {crop.crop}{how}" + (" and flip" if crop.flip else "")]
     parts += [
         f"{name} (alpha {value:g})" for name, value in (("MixUp", mixing.mixup), ("CutMix", mixing.cutmix)) if value
     ]
-    if randaugment.layers:
-        parts.append(
-            f"RandAugment ({randaugment.layers} layers, magnitude {randaugment.magnitude:g}, {randaugment.ops})"
-        )
+    if augmentation.policy is not None:
+        parts.append(str(augmentation.policy))
     if augmentation.cutout:
         parts.append(f"cutout ({augmentation.cutout} px)")
     return "; ".join(parts)
@@ -87,26 +88,26 @@ def read(paths: list[Path], augmentation: Augmentation) -> tuple[list[Tensor], i
 
 def pipeline(images: list[Tensor], count: int, seed: int, augmentation: Augmentation) -> list[list[Group]]:
     """A row for each step; each column is an image of a batch."""
-    crop, randaugment = augmentation.crop, augmentation.randaugment
+    crop, policy = augmentation.crop, augmentation.policy
     whole, cropped, mixed, augmented, cut = [], [], [], [], []
     for i in range(count):
         generator = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
         first, second = images[i % len(images)], images[(i + 1) % len(images)]
         view, partner = crop(first, generator), crop(second, generator)
         mix, ratio = augmentation.mixing(view, partner, i, count, generator)
-        steps = randaugment.draw(crop.size, crop.size, generator)
+        steps = policy.draw(crop.size, crop.size, generator) if policy is not None else []
         kind = dict(mixup="MixUp", cutmix="CutMix").get(augmentation.mixing.kind(i, count) or "", "not mixed")
         whole.append((_fitted(first, crop.size), ""))
         cropped.append((to_uint8(view), ""))
         mixed.append((to_uint8(mix), f"{kind}: {100 * ratio:.0f} % from above"))
         changed = apply(to_uint8(mix), steps)
-        augmented.append((changed, ", ".join(name for name, _ in steps)))
+        augmented.append((changed, ", ".join(name for name, _ in steps) or "as it was"))
         cut.append((_cut_out(changed, augmentation, generator), ""))
     rows = [("images, cut square", whole), ("cropped and flipped" if crop.flip else "cropped", cropped)]
     if augmentation.mixing.kind(0, count):
         rows.append(("mixed with another crop, of the next image", mixed))
-    if randaugment.layers:
-        rows.append((f"RandAugment: {randaugment.layers} layers of magnitude {randaugment.magnitude:g}", augmented))
+    if policy is not None:
+        rows.append((str(policy), augmented))
     if augmentation.cutout:
         rows.append((f"cutout: a square of {augmentation.cutout} px", cut))
     return [[row] for row in rows]
@@ -120,10 +121,29 @@ def _cut_out(image: Tensor, augmentation: Augmentation, generator: torch.Generat
     return cut
 
 
-def operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
-    """Two operations in each row, each at three magnitudes."""
-    size, ops = augmentation.crop.size, augmentation.randaugment.ops
-    image, groups = _fitted(image, size), []
+def operations(image: Tensor, size: int, policy: RandAugment | AutoAugment) -> list[list[Group]]:
+    """Each operation of RandAugment at three magnitudes, or each sub-policy of AutoAugment; two in each row."""
+    image = _fitted(image, size)
+    groups = _subpolicies(image) if isinstance(policy, AutoAugment) else _magnitudes(image, policy.ops)
+    return [groups[i : i + 2] for i in range(0, len(groups), 2)]
+
+
+def _subpolicies(image: Tensor) -> list[Group]:
+    """The two operations of a sub-policy, one by one and after each other, as if both had been drawn."""
+    size, groups = image.shape[-1], []
+    for number, subpolicy in enumerate(POLICY_V0):
+        steps = [step(operation, size, size, place=(size // 2, size // 2)) for operation in subpolicy]
+        tiles = [
+            (apply(image, [one]), f"{name} {level}, {chance:.0%}")
+            for one, (name, chance, level) in zip(steps, subpolicy, strict=True)
+        ]
+        groups.append((f"sub-policy {number + 1} of {len(POLICY_V0)}", [*tiles, (apply(image, steps), "both")]))
+    return groups
+
+
+def _magnitudes(image: Tensor, ops: Literal["released", "sane"]) -> list[Group]:
+    """Each operation at three magnitudes."""
+    size, groups = image.shape[-1], []
     for name in NAMES:
         tiles = []
         for magnitude in MAGNITUDES:
@@ -132,7 +152,7 @@ def operations(image: Tensor, augmentation: Augmentation) -> list[list[Group]]:
             note = ", ".join(f"{key} {value:.3g}" for key, value in shown.items())
             tiles.append((apply(image, [(name, how)]), note))
         groups.append((f"{name} at magnitudes {', '.join(map(str, MAGNITUDES))}", tiles))
-    return [groups[i : i + 2] for i in range(0, len(groups), 2)]
+    return groups
 
 
 def _fitted(image: Tensor, size: int) -> Tensor:

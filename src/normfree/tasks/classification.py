@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import (
+    AutoAugment,
     Batch,
     DataConfig,
     EvalTransform,
@@ -94,7 +95,8 @@ class VectorTask(Task):
     def train_transform(cls, data: DataConfig) -> TrainTransform:
         how = data.crop, data.flip, *image_statistics(data), randaugment(data), data.resize_margin
         _, size, _ = shape_of(data, data.image_size, None)
-        return TrainTransform(size, *how, data.padding, data.padding_mode, data.cutout)
+        autoaugment = AutoAugment(data.autoaugment) if data.autoaugment else None
+        return TrainTransform(size, *how, data.padding, data.padding_mode, data.cutout, autoaugment)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> EvalTransform:

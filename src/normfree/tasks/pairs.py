@@ -100,3 +100,5 @@ def refuse_mixing(data: DataConfig, tasks: str) -> None:
     for name in ("mixup", "cutmix", "randaugment_layers", "cutout"):
         if getattr(data, name):
             raise UsageError(f"data.{name} (={getattr(data, name)}) must be 0 for {tasks}")
+    if data.autoaugment is not None:
+        raise UsageError(f"data.autoaugment (={data.autoaugment}) must be null for {tasks}")
