@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..words import counted
-from .finding import Finding, finite, no_signal, not_finite
+from .finding import Finding, examples_alike, finite, no_signal, not_finite
 from .frame import Frame
 from .rows import Recording, Row
 from .spectra import Spectrum
@@ -69,6 +69,7 @@ def _untrained(spp: Recording) -> list[Finding]:
     dead = _dead(spp, rows)
     gone = {block for finding in dead for block in finding.blocks}
     outliers = [] if findings else _outliers(spp, rows)  # a fault of all blocks is not one of each
+    findings = examples_alike(spp) + findings
     return findings + _mean_shift(rows) + dead + [finding for finding in outliers if finding.blocks[0] not in gone]
 
 
@@ -211,10 +212,19 @@ def _mean_shift(rows: list[Row]) -> list[Finding]:
     share = f"{len(shifted)} of {counted(len(rows), 'branch', 'branches')} {'ends' if len(shifted) == 1 else 'end'}"
     text = (
         f"the squared channel mean is {worst.avg_sq_mean / worst.avg_var:.2g} times the variance at {worst.block} "
-        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {share} with means that exceed the variance; standardize "
-        "the weights, or center the activation"
+        f"({worst.avg_sq_mean:.3g} to {worst.avg_var:.3g}); {share} with means that exceed the variance"
+        f"{_how_alike(rows)}; standardize the weights, or center the activation"
     )
     return [Finding("mean shift", tuple(row.block for row in [worst, *(r for r in shifted if r is not worst)]), text)]
+
+
+def _how_alike(rows: list[Row]) -> str:
+    """What a shift of means does to examples (NFNets, section 2); older recordings do not say."""
+    known = [row for row in rows if row.cosine is not None]
+    if not known:
+        return ""
+    most = max(known, key=lambda row: row.cosine or 0.0)
+    return f"; different examples have a mean cosine of {most.cosine:.2f} at {most.block}"
 
 
 def _dead(spp: Recording, rows: list[Row]) -> list[Finding]:

@@ -1,10 +1,14 @@
 """Findings about a signal, and the faults that do not depend on training."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
 from ..words import counted
 from .rows import Recording, Row
+
+ALIKE = 0.9999  # cosine between examples: up to 0.993 in healthy networks, class tokens apart
+NEARLY_ALIKE = 0.99  # below, examples are told apart well: a class token that begins there has seen none yet
 
 
 @dataclass(frozen=True)
@@ -12,8 +16,9 @@ class Finding:
     """One fault: ``str`` of it is a sentence.
 
     Attributes:
-        kind: "not finite", "no signal" or "dead branch"; of an untrained network also "explosion", "attenuation",
-            "mean shift", "branch variance" or "missing reset"; of a trained one "constant output", "drift", "spectrum".
+        kind: "not finite", "no signal", "examples alike" or "dead branch"; of an untrained network also "explosion",
+            "attenuation", "mean shift", "branch variance" or "missing reset"; of a trained one "constant output",
+            "drift", "spectrum".
         blocks: names of the blocks that show it, the first or worst one first; of a spectrum, layers; of values
             that are not finite also parameters; "output" is what the network returns.
         message: the sentence, with names and numbers.
@@ -60,6 +65,30 @@ def no_signal(spp: Recording) -> list[Finding]:
                 Finding("no signal", (row.block,), f"the output of {row.block} does not vary: nothing gets through")
             ]
     return []
+
+
+def examples_alike(spp: Recording) -> list[Finding]:
+    """Outputs that are the same for every example up to the last block, although they vary (NFNets, section 2)."""
+    rows = [spp.stem, *spp.rows] if spp.stem is not None else spp.rows
+    alike = list(itertools.takewhile(_alike, reversed(rows)))[::-1]
+    if not alike or _class_token(rows[: len(rows) - len(alike)], alike[0]):
+        return []
+    text = (
+        f"the outputs of {alike[0].block} are nearly the same for different examples: their mean cosine is "
+        f"{alike[0].cosine:.6f}, and {alike[-1].cosine:.6f} at {alike[-1].block}; the layers before lose the input"
+    )
+    return [Finding("examples alike", tuple(row.block for row in alike), text)]
+
+
+def _alike(row: Row) -> bool:
+    return row.cosine is not None and row.cosine > ALIKE
+
+
+def _class_token(before: list[Row], row: Row) -> bool:
+    """Whether a token begins here that stands for all places, and has seen no example yet."""
+    if not before or not before[-1].shape or before[-1].shape == row.shape:
+        return False  # the stem has no shape
+    return before[-1].cosine is None or before[-1].cosine < NEARLY_ALIKE
 
 
 def finite(row: Row) -> bool:

@@ -7,17 +7,28 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .examples import Likeness, likeness
+
 # Squares of float32 overflow at signals of 1e19 and vanish at 1e-19; unnormalized deep networks reach both.
 _TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and (biased) variance of each channel over the other dimensions, ``values`` each: (C,) float64."""
+    """Mean and (biased) variance of each channel over the other dimensions, ``values`` each: (C,) float64.
+
+    ``likeness``: of the examples, where it was asked for.
+    """
 
     mean: Tensor
     var: Tensor
     values: int = 0
+    likeness: Likeness | None = None
+
+    @property
+    def avg_mean(self) -> float:
+        """Mean of all values."""
+        return self.mean.mean().item()
 
     @property
     def avg_sq_mean(self) -> float:
@@ -57,6 +68,12 @@ def channel_moments(x: Tensor, dim: int) -> Moments:
     if dim % x.ndim == 1 and x.ndim > 2 and x.is_contiguous():
         return replace(image_moments(x).pooled(), values=values)
     return Moments(*_mean_var(x.movedim(dim, -1).reshape(-1, x.shape[dim])), values)
+
+
+def row_moments(x: Tensor, dim: int, examples: int) -> Moments:
+    """Those of a row: with the likeness of its examples, the first dimension if it has as many."""
+    alike = likeness(x, dim)
+    return replace(channel_moments(x, dim), likeness=alike if len(x) == examples else replace(alike, cosine=None))
 
 
 def projected_moments(x: Tensor, weight: Tensor, bias: Tensor | None) -> Moments:

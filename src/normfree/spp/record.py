@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
 from ..nn import SameConv2d
-from .moments import Moments, channel_moments
+from .examples import likeness
+from .finding import ALIKE
+from .moments import Moments, row_moments
 from .predict import predict
 from .result import SPP
 from .rows import Row
@@ -37,8 +39,9 @@ def record(
     """The three statistics of a signal propagation plot, for every residual block of any network.
 
     Average channel squared mean and average channel variance of each block's output, and the variance at the end of its
-    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. A block is found
-    by its addition of a branch to a shortcut. Dropout and stochastic depth are off. Afterwards the model, its buffers
+    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. Rows also have the
+    plain mean, the pixel norm and the mean cosine between different examples. A block is found by its addition of a
+    branch to a shortcut. Dropout and stochastic depth are off. Afterwards the model, its buffers
     and its mode are unchanged. (NF-ResNets, section 3.)
 
     >>> spp = record(normfree.create_model("nf_resnet50", num_classes=10), (4, 3, 64, 64))
@@ -83,29 +86,44 @@ def _forward(model: nn.Module, x: Tensor, named: set[str] | None) -> tuple[list[
         times = [merge.time for merge in frame.merges] or [tracer.origins.time]
         timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
 
-    tracer = Tracer(on_block, stems.append, named)
     alike = bool((x == x[:1]).all()) if x.ndim else True
+    examples = 0 if alike else _told_apart(x)
+    tracer = Tracer(on_block, stems.append, named, examples)
     x = x.clone()  # the model may change it in place
     with _enough_values(), tracer.watching(model, x), _batches_only(model, x.shape):
         y = model(x)
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
-    stem = Row("stem", 0, avg_sq_mean=stems[0].avg_sq_mean, avg_var=stems[0].avg_var) if stems else None
-    return rows, stem, _output(y, alike)
+    stem = _row("stem", stems[0]) if stems else None
+    return rows, stem, _output(y, alike, examples)
 
 
-def _output(y: Any, alike: bool) -> Row | None:
-    """The network's output, for example logits; with inputs that are all ``alike`` it does not have to vary."""
-    if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
-        return None
-    moments = channel_moments(y, 1)
+def _row(block: str, moments: Moments, **more: Any) -> Row:
+    """A row with the statistics of its activations."""
+    alike = moments.likeness
     return Row(
-        "output",
+        block,
         0,
         avg_sq_mean=moments.avg_sq_mean,
         avg_var=moments.avg_var,
-        shape=tuple(y.shape[1:]),
-        values=1 if alike else moments.values,
+        avg_mean=moments.avg_mean,
+        pixel_norm=alike.pixel_norm if alike else None,
+        cosine=alike.cosine if alike else None,
+        **more,
     )
+
+
+def _told_apart(x: Tensor) -> int:
+    """How many examples the inputs are; 0 where they are alike themselves, so that nothing can tell them apart."""
+    cosine = likeness(x, 1).cosine if x.ndim > 1 and not x.is_complex() else None
+    return len(x) if cosine is None or cosine < ALIKE else 0
+
+
+def _output(y: Any, alike: bool, examples: int) -> Row | None:
+    """The network's output, for example logits; with inputs that are all ``alike`` it does not have to vary."""
+    if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
+        return None
+    moments = row_moments(y, 1, examples)
+    return _row("output", moments, shape=tuple(y.shape[1:]), values=1 if alike else moments.values)
 
 
 def _lost(model: nn.Module) -> tuple[str, ...]:
@@ -116,11 +134,9 @@ def _lost(model: nn.Module) -> tuple[str, ...]:
 def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
     """A row for each merge of a module; for a named module without merges, one row of its output."""
     if alone is not None:
-        row = Row(
+        row = _row(
             frame.name,
-            0,
-            avg_sq_mean=alone.avg_sq_mean,
-            avg_var=alone.avg_var,
+            alone,
             normalized=frame.normalized,
             shape=tuple(shape[1:]),
             values=alone.values,
@@ -132,12 +148,10 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
         output = merge.settle()
         parts = [frame.name, merge.child] if len(frame.merges) > 1 else [frame.name]
         rows.append(
-            Row(
+            _row(
                 ".".join(part for part in parts if part) or "(model)",
-                0,
+                output,
                 transition=merge.transition,
-                avg_sq_mean=output.avg_sq_mean,
-                avg_var=output.avg_var,
                 res_avg_var=merge.branch.avg_var,
                 res_avg_sq_mean=merge.branch.avg_sq_mean,
                 added_var=merge.added.avg_var,

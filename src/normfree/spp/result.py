@@ -50,10 +50,10 @@ class SPP(Recording):
         blocks, stages = counted(len(self.rows), "residual block"), counted(self.rows[-1].stage + 1, "stage")
         lines = [f"{self.name}: {blocks} in {stages}"]
         width = max(len("block"), *(len(row.block) for row in self.rows))
-        lines.append(f"{'block':{width}}  squared mean   variance  branch var.  expected")
+        lines.append(f"{'block':{width}}  squared mean   variance  branch var.  expected   cosine")
         for row in ([self.stem] if self.stem else []) + self.rows:
-            numbers = (row.avg_sq_mean, row.avg_var, row.res_avg_var, row.expected_var)
-            cells = zip(numbers, (12, 9, 11, 8), strict=True)
+            numbers = (row.avg_sq_mean, row.avg_var, row.res_avg_var, row.expected_var, row.cosine)
+            cells = zip(numbers, (12, 9, 11, 8, 7), strict=True)
             lines.append(f"{row.block:{width}}  " + "  ".join(_number(*cell) for cell in cells))
         return "\n".join(lines)
 

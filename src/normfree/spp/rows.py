@@ -47,6 +47,13 @@ class Row:
         activated: the sum was activated (or changed otherwise) before it left the block.
         normalized: the block has a normalization layer.
         shape: of the block's output, without the batch; values: of one channel in it, over the batch.
+        avg_mean: mean of all values of the block's output (NF-ResNets, appendix G.2: less informative than
+            ``avg_sq_mean``, since means of different channels cancel). As the next two, None in older files.
+        pixel_norm: the output's norm over channels, averaged over images and places (the same appendix); unscaled, so
+            that it grows with the root of the number of channels.
+        cosine: mean over pairs of different examples of the cosine between their outputs (NFNets, section 2: their
+            inner product). Near 1, all examples are alike. None with fewer than two examples that are not 0, with
+            inputs that are alike themselves, and where the output's first dimension is not the batch.
         module: name of the module that merges.
         theory: of a Normalizer-Free block.
     """
@@ -67,6 +74,9 @@ class Row:
     normalized: bool = False
     shape: tuple[int, ...] = ()
     values: int | None = None
+    avg_mean: float | None = None
+    pixel_norm: float | None = None
+    cosine: float | None = None
     module: str = ""
     theory: BlockTheory | None = None
 
@@ -121,6 +131,21 @@ class Recording:
     def res_avg_var(self) -> list[float | None]:
         """Average channel variance at the end of each residual branch."""
         return [row.res_avg_var for row in self.rows]
+
+    @property
+    def avg_mean(self) -> list[float | None]:
+        """Mean of all values of each block's output."""
+        return [row.avg_mean for row in self.rows]
+
+    @property
+    def pixel_norm(self) -> list[float | None]:
+        """Norm over channels of each block's output, averaged over images and places."""
+        return [row.pixel_norm for row in self.rows]
+
+    @property
+    def cosine(self) -> list[float | None]:
+        """Mean cosine between the outputs of different examples, of each block."""
+        return [row.cosine for row in self.rows]
 
     @property
     def expected_var(self) -> list[float | None]:

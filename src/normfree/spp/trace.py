@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..internals import private
 from ..nn import SameConv2d
-from .moments import Moments, Products, channel_moments, projected_moments
+from .moments import Moments, Products, channel_moments, projected_moments, row_moments
 from .origin import Origin, Origins, operations, tensors_in
 
 aten = torch.ops.aten
@@ -35,6 +35,7 @@ class Merge:
         branch: moments of the branch's end, before skip gain, alpha and layer scale; ``added``: behind them.
         shortcut_var: variance of the shortcut; None if it is the unchanged output of the block before.
         output: moments of the sum when the block returns it; ``activated``: it has been changed since the addition.
+        examples: number of the network's inputs, as the tracer's.
     """
 
     child: str
@@ -46,6 +47,7 @@ class Merge:
     dim: int
     shape: torch.Size
     time: int
+    examples: int
     result: Tensor | None = None
     version: int = 0
     output: Moments | None = None
@@ -56,7 +58,7 @@ class Merge:
         if self.output is None:
             assert self.result is not None
             self.activated = self.activated or self.result._version != self.version
-            self.output, self.result = channel_moments(self.result, self.dim), None
+            self.output, self.result = row_moments(self.result, self.dim, self.examples), None
         return self.output
 
 
@@ -85,6 +87,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     Args:
         on_stem: called with the moments of the first block's input.
         named: names of the modules to take as blocks; None: those that merge.
+        examples: number of the inputs, to compare them; 0: they are not compared.
     """
 
     def __init__(
@@ -92,9 +95,10 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         on_block: Callable[[Frame, Moments | None, torch.Size], None],
         on_stem: Callable[[Moments], None],
         named: set[str] | None = None,
+        examples: int = 0,
     ):
         super().__init__()
-        self.on_block, self.on_stem, self.named = on_block, on_stem, named
+        self.on_block, self.on_stem, self.named, self.examples = on_block, on_stem, named, examples
         self.frames: list[Frame] = []
         self.origins = Origins()
         self.paused, self.started = False, False
@@ -155,9 +159,12 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     def _start(self, frame: Frame) -> None:
         """Measure the first block's input, before the block may change it in place."""
         if not self.started and frame.inputs:
-            self.on_stem(self.origins.moments(frame.inputs[0]))
+            self.on_stem(self._row_moments(frame.inputs[0]))
             self._remember(frame.inputs[0])
         self.started = True
+
+    def _row_moments(self, x: Tensor) -> Moments:
+        return row_moments(x, self.origins.channel_dim(x), self.examples)
 
     def _remember(self, x: Tensor, *, changing: bool = False) -> None:
         """Store the signal, to compare the next row's shortcut with; ``changing``: its version will still increase."""
@@ -183,7 +190,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
                 last.result, last.dim, last.shape = output, self.origins.channel_dim(output), output.shape
         for merge in frame.merges + [merge for outer in self.frames for merge in outer.merges]:
             merge.settle()  # of outer modules, too: their output has passed this module
-        alone = None if frame.merges or output is None else self.origins.moments(output)
+        alone = None if frame.merges or output is None else self._row_moments(output)
         if output is not None:
             self._remember(output)
         self.on_block(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
@@ -285,7 +292,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         known = shortcut is signal and shortcut._version == version and not transition
         shortcut_var = None if known else channel_moments(shortcut, dim).avg_var
         time = self.origins.time
-        return Merge(origin.child, transition, end, added, shortcut_var, gate, dim, branch.shape, time)
+        return Merge(origin.child, transition, end, added, shortcut_var, gate, dim, branch.shape, time, self.examples)
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..words import counted
-from .finding import Finding, no_signal, not_finite
+from .finding import Finding, examples_alike, no_signal, not_finite
 from .frame import Frame
 from .rows import Recording, Row
 from .spectra import Spectrum
@@ -38,7 +38,7 @@ def trained_findings(spp: Recording, first: Frame | None = None, spectra: Sequen
     broken = not_finite(spp) or no_signal(spp)
     if broken:
         return broken
-    findings = (_constant(spp) or _flat(spp)) + _still(spp)
+    findings = (_constant(spp) or examples_alike(spp) or _flat(spp)) + _still(spp)
     if first is not None:
         findings += _drift(spp, first)
     return findings + _spectra(spectra, () if first is None else first.spectra)
