@@ -176,7 +176,7 @@ def test_several_networks_and_the_table(normfree, mine):
     result = normfree("spp", "my_spp_nets:Net", "nf_resnet26_small", *QUICK, "--table", "--out", "both")
     assert result.code == 0, result.err
     assert [row["network"] for row in rows("both.csv")] == ["Net"] * 4 + ["nf_resnet26_small"] * 9
-    assert "\nblock  squared mean   variance  branch var.  expected\n" in result.out
+    assert "\nblock  squared mean   variance  branch var.  expected   cosine\n" in result.out
     assert "\nblock       squared mean   variance" in result.out  # as wide as stages.0.0
     assert "Net: 3 residual blocks in 1 stage\n" in result.out
 

@@ -50,7 +50,7 @@ def likeness(x: Tensor, dim: int) -> Likeness:
     if count < 2:
         return Likeness(pixel_norm, None)
     weights = torch.where(norms == 0, 0.0, 1 / norms)
-    parts = (weights.to(x.dtype) @ _flat(x)).split(_PART)
+    parts = torch.mv(_flat(x).mT, weights.to(x.dtype)).split(_PART)
     total = torch.stack([part.dot(part) for part in parts]).double().sum().item()
     return Likeness(pixel_norm, min((total - count) / (count * (count - 1)), 1.0))  # rounding may exceed it
 
