@@ -38,11 +38,11 @@ def record(
 ) -> SPP:
     """The three statistics of a signal propagation plot, for every residual block of any network.
 
-    Average channel squared mean and average channel variance of each block's output, and the variance at the end of its
-    residual branch (before skip gain, alpha and layer scale), in one forward pass without gradients. Rows also have the
-    plain mean, the pixel norm and the mean cosine between different examples. A block is found by its addition of a
-    branch to a shortcut. Dropout and stochastic depth are off. Afterwards the model, its buffers
-    and its mode are unchanged. (NF-ResNets, section 3.)
+    In one forward pass without gradients: average channel squared mean and average channel variance of each block's
+    output, and the variance at the end of its residual branch, before skip gain, alpha and layer scale (NF-ResNets,
+    section 3). Rows also have the plain mean, the pixel norm and the mean cosine between different examples. A block is
+    found by its addition of a branch to a shortcut. Dropout and stochastic depth are off. Afterwards the model, its
+    buffers and its mode are unchanged.
 
     >>> spp = record(normfree.create_model("nf_resnet50", num_classes=10), (4, 3, 64, 64))
     >>> spp.blocks[:3], len(spp.avg_var)
