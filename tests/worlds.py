@@ -215,4 +215,4 @@ def saved(plan: Plan, name: str | None = None) -> tuple[dict[str, dict[str, torc
     """Tensors and state of a run's last checkpoint, or of one by its name."""
     folder = Path(plan.folder) / "checkpoints"
     checkpoint = folder / name if name is not None else find_checkpoint(folder)[0]
-    return {n: read_tensors(checkpoint, n) for n in ("weights", "ema", "momentum")}, read_state(checkpoint)
+    return {n: read_tensors(checkpoint, n) for n in ("weights", "ema", "momentum", "optimizer")}, read_state(checkpoint)

@@ -7,7 +7,7 @@ from torch import nn
 import normfree
 from normfree.data import Batch
 from normfree.errors import UsageError
-from normfree.optim import OptimConfig
+from normfree.optim import LARS, OptimConfig, RMSProp
 from normfree.training.step import TrainStep
 
 
@@ -73,7 +73,35 @@ def test_parts_and_kinds_of_clipping_are_in_the_groups():
     assert {group["clipping"] for group in groups if group["name"] == "classifier"} == {0.05}
 
 
+def test_the_optimizer_is_that_of_the_name():
+    made = OptimConfig().build(network())
+    assert type(made) is torch.optim.SGD
+    assert (made.defaults["momentum"], made.defaults["nesterov"]) == (0.9, True)
+    assert OptimConfig(momentum=0.0).build(network()).defaults["nesterov"] is False
+    options = dict(trust_coefficient=0.02, eps=1e-6, scaled=["weight", "classifier"])
+    lars = OptimConfig(name="lars", options=options).build(network())
+    assert type(lars) is LARS
+    assert lars.defaults["nesterov"] is True
+    ratios = {group["name"]: (group["trust_coefficient"], group["eps"]) for group in lars.param_groups}
+    assert ratios == {
+        "weight": (0.02, 1e-6),
+        "classifier": (0.02, 1e-6),
+        **dict.fromkeys(("gain", "bias", "skip_gain"), (None, 1e-6)),
+    }
+    rmsprop = OptimConfig(name="rmsprop", momentum=0.5, options=dict(decay=0.95)).build(network())
+    assert type(rmsprop) is RMSProp
+    assert [rmsprop.defaults[key] for key in ("decay", "momentum", "eps")] == [0.95, 0.5, 0.001]
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match=r"optim\.name \(='adamm'\) is no optimizer; there are sgd, lars, rmsprop"):
+        OptimConfig(name="adamm")
+    with pytest.raises(UsageError, match=r"optim\.options names 'momentum', which rmsprop does not have; it has decay"):
+        OptimConfig(name="rmsprop", options=dict(momentum=0.9))
+    with pytest.raises(UsageError, match=r"optim\.nesterov \(=true\) must be false or null: rmsprop has no such form"):
+        OptimConfig(name="rmsprop", nesterov=True)
+    with pytest.raises(UsageError, match=r"optim\.nesterov \(=true\) needs optim.momentum above 0"):
+        OptimConfig(nesterov=True, momentum=0.0)
     with pytest.raises(UsageError, match=r"optim\.clipping_kind \(='rows'\) must be one of unit, layer, norm"):
         OptimConfig(clipping_kind="rows")
     with pytest.raises(UsageError, match=r"optim\.clipping_parts\.stem \(=-1\) must be true \(clipped\), false"):

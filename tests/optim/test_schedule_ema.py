@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import EMA, FusedStep, OptimConfig, ema_decay, warmup_cosine, warmup_drops
+from normfree.optim import EMA, FusedStep, OptimConfig, ema_decay, warmup_cosine, warmup_drops, warmup_exp_decay
 
 EXACT = dict(rel=1e-12, abs=1e-15)  # float64 rounding
 
@@ -99,6 +99,57 @@ def test_drops_have_no_end():
 def test_bad_warmup_before_drops_is_quoted(warmup, total):
     with pytest.raises(UsageError, match=rf"warmup_steps \(={warmup}\).*total_steps \(={total}\)"):
         warmup_drops(0, peak=1.0, total_steps=total, warmup_steps=warmup, drops=(0.5,))
+
+
+EVERY = dict(peak=2.0, decay_steps=24.5, factor=0.9, warmup_steps=10)
+
+
+def test_decay_every_so_often_is_the_released_schedule():
+    """WarmupExpDecay, for each step: up to the end of the warm-up a line, then whole intervals since then."""
+    for step in range(200):
+        line = 0.5 + (2.0 - 0.5) * step / 10
+        stairs = 2.0 * 0.9 ** math.floor((step - 10) / 24.5)
+        expected = line if step <= 10 else stairs
+        assert warmup_exp_decay(step, **EVERY, start=0.5) == pytest.approx(expected, **EXACT)
+
+
+def test_decay_every_so_often_agrees_with_torchs_scheduler():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.9)
+    for step in range(50):
+        ours = warmup_exp_decay(step, peak=2.0, decay_steps=7, factor=0.9)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], **EXACT)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_recipes_decay():
+    """0.97 every 2.4 epochs of 10 steps, after 5 epochs of warm-up; the learning rate is that of the batch."""
+    optim = OptimConfig(lr=0.016, lr_reference_batch=256, lr_decay=0.97, lr_decay_epochs=2.4)
+    options = dict(batch_size=512, total_steps=1000, steps_per_epoch=10)
+    rates = [optim.lr_at(step, **options) for step in (0, 25, 50, 73, 74, 97, 98)]
+    expected = [0, 0.5, 1, 1, 0.97, 0.97, 0.97**2]
+    assert rates == pytest.approx([0.032 * share for share in expected], **EXACT)
+    again = OptimConfig(lr=0.016, lr_decay=0.97, lr_decay_epochs=2.4, restarts=(500,))
+    assert again.lr_at(500, **options) == 0.016  # a restart begins at the peak
+    assert again.lr_at(524, **options) == pytest.approx(0.016 * 0.97, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(lr_decay=0.97), "optim.lr_decay and optim.lr_decay_epochs must both be set, or both be null"),
+        (dict(lr_decay_epochs=2.0), "optim.lr_decay and optim.lr_decay_epochs must both"),
+        (dict(lr_decay=0.0, lr_decay_epochs=2.0), r"optim.lr_decay \(=0.0\) must be above 0"),
+        (dict(lr_decay=0.97, lr_decay_epochs=2.0, lr_drops=(0.5,)), "optim.lr_drops and optim.lr_decay both say how"),
+        (dict(lr_decay=0.97, lr_decay_epochs=2.0, lr_end=0.1), "the end of the cosine, which optim.lr_decay replaces"),
+    ],
+)
+def test_a_decay_that_cannot_be_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        OptimConfig(**options)
+    with pytest.raises(UsageError, match=r"decay_steps \(=0\) must be above 0"):
+        warmup_exp_decay(3, peak=1.0, decay_steps=0, factor=0.9)
 
 
 def test_ema_decay():

@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import AGC, FusedStep, agc_, param_groups
-from normfree.optim.sharded import norm_of_all
+from normfree.optim import AGC, LARS, FusedStep, RMSProp, agc_, param_groups
+from normfree.optim.sharded import norm_of_all, whole
 
 WORLD = 2
 UNIT, ONE = dict(clipping=0.5), dict(clipping=0.5, one_unit=True)
@@ -31,6 +31,7 @@ LAYOUTS = {
     "copies, by norm": ((2,), (None,), NORM),
     "copies of rows, by norm": ((2, 1), (None, 0), NORM),
 }
+SPLIT = ("rows", "columns", "copies of rows")
 SHAPES = [(1, 4), (5, 3), (4, 2, 3, 3), (1,), (7,)]  # of the first and the fourth a process has nothing
 
 
@@ -69,6 +70,29 @@ def norm_of_several_meshes():
     split_up = [split(params[0], meshes[0], (0,)), split(params[1], meshes[1], (None, 0)), params[2]]
     norms = torch.stack([p.detach().norm() for p in params[:3]])
     return norm_of_all(norms, split_up), norms.norm()
+
+
+OPTIMIZERS = {
+    "lars": lambda params: LARS(params, lr=1.0, nesterov=True, weight_decay=0.1, trust_coefficient=0.1),
+    "rmsprop": lambda params: RMSProp(params, lr=0.1, weight_decay=0.1),
+}
+
+
+def stepped(name, layout=None):
+    """Parameters after three steps, in one process or split."""
+    params = parameters()
+    grads = [p.grad for p in params]
+    if layout is not None:
+        shape, dims, _ = LAYOUTS[layout]
+        mesh = dist.init_device_mesh("cpu", shape)
+        params = [nn.Parameter(split(p, mesh, dims)) for p in params]
+        grads = [split(grad, mesh, dims) for grad in grads]
+    optimizer = OPTIMIZERS[name](params)
+    for factor in (1.0, -0.5, 2.0):
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = grad * factor
+        optimizer.step()
+    return [whole(p.detach()) for p in params]
 
 
 def statistics_of_fsdp2():
@@ -119,7 +143,9 @@ def process(rank, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     told = {layout: clipped(layout) for layout in LAYOUTS}
-    torch.save((told, statistics_of_fsdp2(), refusals_of_fsdp1(), norm_of_several_meshes()), f"{store}.{rank}")
+    steps = {(name, layout): stepped(name, layout) for name in OPTIMIZERS for layout in SPLIT}
+    others = statistics_of_fsdp2(), refusals_of_fsdp1(), (*norm_of_several_meshes(), steps)
+    torch.save((told, *others), f"{store}.{rank}")
     dist.destroy_process_group()
 
 
@@ -160,8 +186,17 @@ def test_a_process_without_rows_has_fractions_of_zero(told):
 
 
 def test_tensors_of_several_meshes_have_one_norm(told):
-    for *_, (got, expected) in told:
+    for *_, (got, expected, _) in told:
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)  # float64, sums in another order
+
+
+@pytest.mark.parametrize("layout", SPLIT)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_of_optimizers_are_those_of_one_process(told, name, layout):
+    expected = stepped(name)
+    for *_, (_, _, steps) in told:
+        for got, own in zip(steps[name, layout], expected, strict=True):
+            torch.testing.assert_close(got, own, rtol=1e-12, atol=1e-14)  # float64, sums in another order
 
 
 @pytest.mark.parametrize("original", [False, True], ids=["flat", "use_orig_params"])

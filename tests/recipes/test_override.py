@@ -43,6 +43,23 @@ def test_typed_options_stay_and_are_checked(small):
         recipe.model.build(num_classes=2, in_chans=3)
 
 
+def test_options_of_an_optimizer_are_left_out_with_its_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {name: nf_resnet26_small}\noptim: {name: rmsprop, options: {decay: 0.95, eps: 0.01}}\n")
+    recipe, said = loaded(str(path), {"optim.name": "lars", "optim.options.trust_coefficient": 0.02})
+    assert (recipe.optim.name, recipe.optim.options) == ("lars", dict(trust_coefficient=0.02))
+    assert said == ["optim.options of the recipe (decay: 0.95, eps: 0.01) are for rmsprop; lars is made without them"]
+    recipe, said = loaded(str(path), {"optim.name": "rmsprop", "optim.options.decay": 0.9})
+    assert (recipe.optim.options, said) == (dict(decay=0.9, eps=0.01), [])
+    assert loaded(str(path), {"optim.name": "sgd"})[0].optim.options == {}
+
+
+def test_the_rule_of_the_learning_rate_is_for_sgd():
+    with pytest.raises(UsageError, match=r"optim.lr must be given with optim.name \(=rmsprop\)"):
+        load_recipe("folder", {"optim.name": "rmsprop"})
+    assert load_recipe("folder", {"optim.name": "rmsprop", "optim.lr": 0.01}).optim.lr == 0.01
+
+
 def test_the_same_model_keeps_them(small):
     assert loaded(small, {"model.name": "nf_resnet26_small"}) == (load_recipe(small), [])
     assert loaded("folder", {"model.name": load_recipe("folder").model.name}) == (load_recipe("folder"), [])

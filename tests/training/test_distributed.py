@@ -67,6 +67,16 @@ CASES = {
     "sharded, float32": (torch.float32, dict(parallel="fsdp"), {}, {}),
     "sharded, small batch": (torch.float64, dict(parallel="fsdp", batch_size=2, eval_every=1), {}, {}),
     "mixed": (torch.float64, {}, {}, dict(mixup=0.2, cutmix=1.0)),
+    "sharded, lars by norm": (
+        *(torch.float64, dict(parallel="fsdp")),
+        dict(name="lars", lr=1.0, options=dict(trust_coefficient=0.02), clipping=1.0, clipping_kind="norm"),
+        {},
+    ),
+    "sharded, rmsprop by layer": (
+        *(torch.float64, dict(parallel="fsdp")),
+        dict(name="rmsprop", lr=0.005, clipping_kind="layer", clipping_parts={"classifier": True}),
+        {},
+    ),
 }
 
 

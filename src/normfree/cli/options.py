@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str | None, tuple[str, ...]]] = {
         tuple(
             f"optim.{name}"
             for name in (
-                *("lr", "lr_reference_batch", "lr_end", "lr_drops"),
+                *("lr", "lr_reference_batch", "lr_end", "lr_drops", "lr_decay", "lr_decay_epochs"),
                 *("warmup_epochs", "warmup_steps", "restarts"),
             )
         ),

@@ -7,16 +7,22 @@ from .config import OptimConfig
 from .ema import EMA, ema_decay
 from .fused import FusedStep
 from .groups import freeze, param_groups
+from .lars import LARS
+from .optimizers import OPTIMIZERS
+from .rmsprop import RMSProp
 from .sam import SAM
-from .schedule import warmup_cosine, warmup_drops
+from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
 
 __all__ = [
     "AGC",
     "EMA",
+    "LARS",
+    "OPTIMIZERS",
     "SAM",
     "ClipStatistics",
     "FusedStep",
     "OptimConfig",
+    "RMSProp",
     "TensorClipping",
     "agc_",
     "ema_decay",
@@ -24,4 +30,5 @@ __all__ = [
     "param_groups",
     "warmup_cosine",
     "warmup_drops",
+    "warmup_exp_decay",
 ]

@@ -10,18 +10,23 @@ from ..errors import UsageError
 from ..nn import Role
 from .clip import check_kind
 from .groups import param_groups
+from .optimizers import OPTIMIZERS, Shared, named, options_of
 from .parts import check_parts
 from .sam import SAM
-from .schedule import warmup_cosine, warmup_drops
+from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
 
 MAX_NUMBER = 1e20  # beyond, float32 overflows
 
 
 @dataclass
 class OptimConfig:
-    """SGD with momentum, Adaptive Gradient Clipping, warm-up and cosine or drops, weight averaging.
+    """Optimizer, clipping, schedule of the learning rate, weight averaging.
 
     Args:
+        name: the optimizer: sgd, with momentum; lars, whose steps have a fixed ratio to the weights; rmsprop, as
+            TensorFlow computes it.
+        options: of the optimizer alone. lars: {trust_coefficient: 0.001, eps: 0, scaled: [weight, classifier, gain,
+            bias, skip_gain]}, the roles whose steps are scaled; rmsprop: {decay: 0.9, eps: 0.001}.
         lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
@@ -29,12 +34,15 @@ class OptimConfig:
         lr_end: learning rate at the end of the cosine.
         lr_drops: instead of the cosine, the learning rate falls tenfold at each of these fractions of the run; [0.7,
             0.9] in the papers' segmentation.
+        lr_decay: instead of the cosine, a factor by which the learning rate falls every lr_decay_epochs after the
+            warm-up, 0.97 for example.
+        lr_decay_epochs: epochs between two such falls, 2.4 for example.
         warmup_epochs: epochs in which the learning rate rises linearly from 0.
         warmup_steps: the same in steps; takes precedence.
-        restarts: steps at which the cosine (or the drops) begins again at the peak, without warm-up, and lasts until
-            the next one or the end (SGDR, arXiv:1608.03983).
-        momentum: of SGD.
-        nesterov: Nesterov's form of momentum.
+        restarts: steps at which the cosine (or what replaces it) begins again at the peak, without warm-up, and lasts
+            until the next one or the end (SGDR, arXiv:1608.03983).
+        momentum: of sgd, lars and rmsprop.
+        nesterov: Nesterov's form of momentum. null: where the optimizer has it (sgd and lars).
         weight_decay: of weights; gains, biases and skip gains are not decayed.
         clipping: threshold lambda of the clipping; of Adaptive Gradient Clipping 0.01 for batch 4096. null clips
             nothing.
@@ -51,16 +59,20 @@ class OptimConfig:
         frozen: modules whose parameters are not trained, for example [stem, stages.0].
     """
 
+    name: str = field(default="sgd", metadata={"one_of": OPTIMIZERS})
+    options: dict[str, float | bool | str | tuple[float, ...] | tuple[str, ...]] = field(default_factory=dict)
     lr: float = 0.1
     lr_reference_batch: int | None = None
     lr_factors: dict[str, float] = field(default_factory=dict)
     lr_end: float = 0.0
     lr_drops: tuple[float, ...] = ()
+    lr_decay: float | None = None
+    lr_decay_epochs: float | None = None
     warmup_epochs: float = 5.0
     warmup_steps: int | None = None
     restarts: tuple[int, ...] = ()
     momentum: float = 0.9
-    nesterov: bool = True
+    nesterov: bool | None = None
     weight_decay: float = 2e-5
     clipping: float | None = 0.01
     clipping_kind: Literal["unit", "layer", "norm"] = "unit"
@@ -73,7 +85,7 @@ class OptimConfig:
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("lr", "lr_reference_batch", "clipping", "clipping_eps", "sam_rho"):
+        for name in ("lr", "lr_reference_batch", "lr_decay", "lr_decay_epochs", "clipping", "clipping_eps", "sam_rho"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MAX_NUMBER:
                 raise UsageError(f"optim.{name} (={value}) must be above 0 and at most {MAX_NUMBER:g}")
@@ -81,29 +93,43 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= MAX_NUMBER:
                 raise UsageError(f"optim.{name} (={value}) must be at least 0 and at most {MAX_NUMBER:g}")
-        if not all(0 < a < 1 for a in self.lr_drops) or list(self.lr_drops) != sorted(set(self.lr_drops)):
-            raise UsageError(f"optim.lr_drops (={list(self.lr_drops)!s:.80}) must be rising numbers between 0 and 1")
-        if self.lr_drops and self.lr_end:
-            raise UsageError(f"optim.lr_end (={self.lr_end}) is the end of the cosine, which optim.lr_drops replaces")
-        if not all(step > 0 for step in self.restarts) or list(self.restarts) != sorted(set(self.restarts)):
-            raise UsageError(f"optim.restarts (={list(self.restarts)!s:.80}) must be rising steps from 1 on")
+        self._check_schedule()
+        self._check_optimizer()
         roles = [role.value for role in Role]
         for role, factor in self.lr_factors.items():
             if role not in roles:
                 raise UsageError(f"optim.lr_factors names {role!r}, which is not a role; roles are {', '.join(roles)}")
             if not 0 <= factor <= MAX_NUMBER:
                 raise UsageError(f"optim.lr_factors.{role} (={factor}) must be at least 0 and at most {MAX_NUMBER:g}")
-        try:
-            check_kind(self.clipping_kind)
-            check_parts(self.clipping_parts, self.clipping_kind)
-        except UsageError as error:
-            raise UsageError(f"optim.{error}") from error
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"optim.{name} (={value}) must be at least 0 and below 1")
         if not 0 < self.sam_fraction <= 1:
             raise UsageError(f"optim.sam_fraction (={self.sam_fraction}) must be above 0 and at most 1")
+
+    def _check_schedule(self) -> None:
+        if not all(0 < a < 1 for a in self.lr_drops) or list(self.lr_drops) != sorted(set(self.lr_drops)):
+            raise UsageError(f"optim.lr_drops (={list(self.lr_drops)!s:.80}) must be rising numbers between 0 and 1")
+        if (self.lr_decay is None) != (self.lr_decay_epochs is None):
+            raise UsageError("optim.lr_decay and optim.lr_decay_epochs must both be set, or both be null")
+        instead = "optim.lr_drops" if self.lr_drops else None if self.lr_decay is None else "optim.lr_decay"
+        if self.lr_drops and self.lr_decay is not None:
+            raise UsageError("optim.lr_drops and optim.lr_decay both say how the learning rate falls; leave out one")
+        if instead and self.lr_end:
+            raise UsageError(f"optim.lr_end (={self.lr_end}) is the end of the cosine, which {instead} replaces")
+        if not all(step > 0 for step in self.restarts) or list(self.restarts) != sorted(set(self.restarts)):
+            raise UsageError(f"optim.restarts (={list(self.restarts)!s:.80}) must be rising steps from 1 on")
+
+    def _check_optimizer(self) -> None:
+        try:
+            options_of(self.name, self.options)
+            check_kind(self.clipping_kind)
+            check_parts(self.clipping_parts, self.clipping_kind)
+        except UsageError as error:
+            raise UsageError(f"optim.{error}") from error
+        if self.nesterov and not named(self.name).nesterov:
+            raise UsageError(f"optim.nesterov (=true) must be false or null: {self.name} has no such form of momentum")
         if self.nesterov and self.momentum == 0:
             raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
 
@@ -126,10 +152,14 @@ class OptimConfig:
         options = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
         if self.lr_drops:
             return warmup_drops(step, **options, drops=self.lr_drops)
+        if self.lr_decay is not None and self.lr_decay_epochs is not None:
+            del options["total_steps"]
+            every = self.lr_decay_epochs * steps_per_epoch
+            return warmup_exp_decay(step, **options, decay_steps=every, factor=self.lr_decay)
         return warmup_cosine(step, **options, end=self.lr_end)
 
-    def build(self, model: nn.Module) -> torch.optim.SGD:
-        """SGD over the model's parameter groups, learning rate 0 until the first step sets it."""
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over the model's parameter groups, learning rate 0 until the first step sets it."""
         try:
             groups = param_groups(
                 model,
@@ -144,7 +174,9 @@ class OptimConfig:
             raise UsageError(f"optim.{error}" if ours else str(error)) from error
         for group in groups:
             group["lr_factor"] = self.lr_factors.get(group["name"], 1.0)
-        return torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, nesterov=self.nesterov)
+        chosen = named(self.name)
+        nesterov = chosen.nesterov and self.momentum > 0 if self.nesterov is None else self.nesterov
+        return chosen.build(groups, Shared(self.momentum, nesterov), options_of(self.name, self.options))
 
     def build_sam(self, model: nn.Module) -> SAM | None:
         """Sharpness-Aware Minimization over the model's parameters, if there is any."""

@@ -56,6 +56,30 @@ def warmup_drops(
     return peak * factor ** sum(step >= round(fraction * total_steps) for fraction in drops)
 
 
+def warmup_exp_decay(
+    step: float, *, peak: float, decay_steps: float, factor: float, warmup_steps: float = 0.0, start: float = 0.0
+) -> float:
+    """Learning rate at ``step`` (0-based): linear from ``start`` to ``peak``, then times ``factor`` every so often.
+
+    The released schedule ``WarmupExpDecay``, the step decay of RMSProp (NFNets, section 6.1). It falls in steps, first
+    ``decay_steps`` after the warm-up; the published EfficientNets count from the start of the run instead.
+
+    Raises:
+        UsageError: ``decay_steps`` is not above 0.
+
+    Example:
+        >>> options = dict(peak=1.0, decay_steps=24, factor=0.5, warmup_steps=10)
+        >>> [warmup_exp_decay(step, **options) for step in (0, 5, 10, 33, 34, 58)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 0.25]
+    """
+    if not decay_steps > 0:
+        raise UsageError(f"decay_steps (={decay_steps}) must be above 0")
+    _check(step, math.inf, warmup_steps)
+    if step < warmup_steps:
+        return start + (peak - start) * step / warmup_steps
+    return peak * factor ** math.floor((step - warmup_steps) / decay_steps)
+
+
 def _check(step: float, total_steps: float, warmup_steps: float) -> None:
     if not 0 <= warmup_steps <= total_steps:
         raise UsageError(f"warmup_steps (={warmup_steps}) must lie between 0 and total_steps (={total_steps})")

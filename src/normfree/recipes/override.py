@@ -18,8 +18,9 @@ TASK_OPTIONS = ("output_stride",)  # options that a task needs of every network
 def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The overrides, preceded by the fields that they unset.
 
-    The model options of a recipe are for its model. If the model is overridden, they are left out; a model of the same
-    family keeps those that do not replace a number in the tables of variants (widths, depths, stem, ...).
+    The options of a recipe are for its model and its optimizer. If the name of one is overridden, its options are left
+    out; a model of the same family keeps those that do not replace a number in the tables of variants (widths, depths,
+    stem, ...).
 
     Args:
         content: the recipe's sections.
@@ -34,13 +35,22 @@ def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) 
         if overrides.get(name) is not None and other not in overrides and _at(content, other) is not None:
             unset[other] = None
             messages.append(f"{name} (={shown(overrides[name])}) takes the place of {other} (={_at(content, other)})")
+    name, before = overrides.get("optim.name"), _at(content, "optim.name") or "sgd"
+    own = _at(content, "optim.options")
+    if name is not None and name != before and isinstance(own, dict) and own:
+        unset |= {f"optim.options.{key}": None for key in own}
+        messages.append(f"optim.options of the recipe ({_listed(own)}) are for {before}; {name} is made without them")
     options = _at(content, "model.options")
     old, new = _at(content, "model.name"), overrides.get("model.name")
     if isinstance(options, dict) and old and new and old != new and (names := _unfit_options(options, old, new)):
         unset |= {f"model.options.{name}": None for name in names}
-        left_out = ", ".join(f"{name}: {shown(options[name])}" for name in names)
+        left_out = _listed({name: options[name] for name in names})
         messages.append(f"model.options of the recipe ({left_out}) are for {old}; {new} is built without them")
     return unset | dict(overrides), messages
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {shown(value)}" for name, value in options.items())
 
 
 def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -85,6 +85,10 @@ class Recipe:
             raise UsageError(f"{source}: a value is nested too deeply") from error
         recipe.model.options = options
         recipe.data.decides = open_fields(recipe.data.decides, content)
+        if recipe.optim.name != "sgd" and "optim.lr" in recipe.data.decides:
+            raise UsageError(
+                f"optim.lr must be given with optim.name (={recipe.optim.name}): the rule of data.decides is for sgd"
+            )
         return recipe
 
 

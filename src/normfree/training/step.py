@@ -13,6 +13,7 @@ from ..data import Batch
 from ..errors import NotFinite, RunFailed, UsageError
 from ..nn import BATCH_NORM
 from ..optim import AGC, EMA, SAM, ClipStatistics, FusedStep
+from ..optim.optimizers import kept_tensors
 from ..optim.sharded import is_sharded, local
 from .distributed import Replicas, exchange_gradients, gathered
 from .memory import largest_micro_batch
@@ -170,7 +171,8 @@ class TrainStep:
             self.optimizer.zero_grad(set_to_none=True)
 
         own = sum(local(p).nbytes for p in self.model.parameters() if p.requires_grad)
-        reserved = own * (1 if self.optimizer.state else 2)  # gradients, and momentum before the first step
+        later = 0 if self.optimizer.state else kept_tensors(self.optimizer)  # momentum, before the first step
+        reserved = own * (1 + later)  # gradients
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             size = largest_micro_batch(len(batch), run, self.device, self.replicas, reserved=reserved)
         _restore(buffers)

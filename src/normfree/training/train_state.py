@@ -15,6 +15,8 @@ from .environment import basis
 from .step import TrainStep
 from .weights_file import load_weights
 
+MOMENTUM = "momentum_buffer"  # torch's name of it in the state of an optimizer
+
 
 @dataclass
 class TrainState:
@@ -50,17 +52,11 @@ def capture(step: TrainStep, progress: TrainState) -> tuple[dict[str, dict[str, 
 
     Every process must call it, since the random states of all processes are stored.
     """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
-    momentum = {
-        names[p]: whole(state["momentum_buffer"])
-        for p, state in step.optimizer.state.items()
-        if state.get("momentum_buffer") is not None
-    }
     random = {}
     for rank, states in enumerate(step.replicas.gather(_random_state(step.device))):
         random |= {f"{kind}.{rank}": state for kind, state in states.items()}
     weights = {name: whole(tensor) for name, tensor in step.model.state_dict().items()}
-    files = dict(weights=weights, momentum=momentum, random=random)
+    files = dict(weights=weights, random=random) | _optimizer_state(step)
     if step.ema is not None:
         files["ema"] = {name: whole(tensor) for name, tensor in step.ema.average.items()}
     micro_batch = step.micro_batch if isinstance(step.micro_batch, int) else None
@@ -84,16 +80,7 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     """
     state, notes = read_state(checkpoint), []
     load_weights(step.model, read_tensors(checkpoint, "weights"), str(checkpoint))
-    parameters, momentum = dict(step.model.named_parameters()), read_tensors(checkpoint, "momentum")
-    if not (checkpoint / "momentum.safetensors").is_file():
-        notes.append(f"{checkpoint} has no momentum.safetensors: the momentum begins again at zero")
-    unknown = sorted(momentum.keys() - parameters.keys())
-    if unknown:
-        raise UsageError(f"{checkpoint} has momentum of {', '.join(unknown[:4])}, which the network does not have")
-    for name, buffer in momentum.items():
-        target = torch.empty_like(parameters[name], requires_grad=False)
-        fill(target, buffer)
-        step.optimizer.state[parameters[name]]["momentum_buffer"] = target
+    notes += _restore_optimizer(checkpoint, step)
     if step.ema is not None:
         if "ema_steps" not in state:
             raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")
@@ -119,6 +106,48 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     progress = TrainState(**{name: state[name] for name in TrainState.__dataclass_fields__ if name in state})
     progress.unreadable = [Unreadable.stored(one) for one in progress.unreadable]
     return progress, notes
+
+
+def _optimizer_state(step: TrainStep) -> dict[str, dict[str, Tensor]]:
+    """The momentum by the name of its parameter, and what else an optimizer keeps, as ``NAME/KEY``."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in step.model.named_parameters()}
+    momentum: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for p, state in step.optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                file, name = (momentum, names[p]) if key == MOMENTUM else (others, f"{names[p]}/{key}")
+                file[name] = whole(value)
+            elif value is not None:
+                raise UsageError(
+                    f"{type(step.optimizer).__name__} keeps {key!r}, which is not a tensor, so that no run could go on"
+                )
+    return dict(momentum=momentum) | (dict(optimizer=others) if others else {})
+
+
+def _restore_optimizer(checkpoint: Path, step: TrainStep) -> list[str]:
+    """Fill the optimizer's state; notes for the user."""
+    notes, parameters = [], dict(step.model.named_parameters())
+    for kind, what in (("momentum", "momentum"), ("optimizer", "state of the optimizer")):
+        tensors = read_tensors(checkpoint, kind)
+        if kind == "momentum" and not (checkpoint / f"{kind}.safetensors").is_file():
+            notes.append(f"{checkpoint} has no {kind}.safetensors: the momentum begins again at zero")
+        found = {name: name.rpartition("/")[::2] if kind == "optimizer" else (name, MOMENTUM) for name in tensors}
+        unknown = sorted({name for name, _ in found.values()} - parameters.keys())
+        if unknown:
+            raise UsageError(f"{checkpoint} has {what} of {', '.join(unknown[:4])}, which the network does not have")
+        for entry, (name, key) in found.items():
+            step.optimizer.state[parameters[name]][key] = _like(parameters[name], tensors[entry])
+    return notes
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A stored tensor, split over processes like its parameter if it has its shape; others (counts of steps) as is."""
+    if value.shape != parameter.shape:
+        return value
+    target = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    fill(target, value)
+    return target
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -15,7 +15,9 @@ from ..files import regular, whole_file
 from ..optim.sharded import fill
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_OTHERS = dict(momentum="the momentum of the optimizer", random="the random states")  # kinds in a checkpoint
+_OTHERS = dict(  # kinds in a checkpoint
+    momentum="the momentum of the optimizer", optimizer="the state of the optimizer", random="the random states"
+)
 _KEY = "normfree"  # entry of the file's metadata that holds our description as JSON
 
 

@@ -1,0 +1,154 @@
+"""The optimizers that a recipe may name, each with options of its own: ``optim.name`` and ``optim.options``."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+
+from ..errors import UsageError, did_you_mean
+from ..nn import Role
+from .lars import LARS
+from .rmsprop import RMSProp
+
+Groups = list[dict[str, Any]]
+ROLES = tuple(role.value for role in Role)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the recipe's section says for every optimizer; learning rate, decay and clipping are in the groups."""
+
+    momentum: float
+    nesterov: bool
+
+
+@dataclass(frozen=True)
+class Named:
+    """An optimizer with a name.
+
+    Attributes:
+        kind: its class.
+        options: a dataclass of its own options, which checks their values.
+        build: the optimizer over groups, with learning rate 0.
+        nesterov: whether it has Nesterov's form of momentum.
+        kept: tensors of a parameter's size that it keeps for each.
+    """
+
+    kind: type[torch.optim.Optimizer]
+    options: type
+    build: Callable[[Groups, Shared, Any], torch.optim.Optimizer]
+    nesterov: bool = False
+    kept: int = 1
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of an optimizer without options of its own."""
+
+
+@dataclass(frozen=True)
+class LARSOptions:
+    """Of :class:`LARS`; ``scaled``: the roles whose tensors take scaled steps, the others take those of SGD."""
+
+    trust_coefficient: float = 0.001
+    eps: float = 0.0
+    scaled: tuple[str, ...] = ROLES
+
+    def __post_init__(self) -> None:
+        check_number("trust_coefficient", self.trust_coefficient, above=0)
+        check_number("eps", self.eps, least=0)
+        if isinstance(self.scaled, str) or any(role not in ROLES for role in self.scaled):
+            raise UsageError(f"scaled (={self.scaled!r}) must be a list of roles: {', '.join(ROLES)}")
+
+
+@dataclass(frozen=True)
+class RMSPropOptions:
+    """Of :class:`RMSProp`."""
+
+    decay: float = 0.9
+    eps: float = 0.001
+
+    def __post_init__(self) -> None:
+        check_number("decay", self.decay, least=0, below=1)
+        check_number("eps", self.eps, least=0)
+
+
+def _sgd(groups: Groups, shared: Shared, options: NoOptions) -> torch.optim.SGD:
+    return torch.optim.SGD(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov)
+
+
+def _lars(groups: Groups, shared: Shared, options: LARSOptions) -> LARS:
+    for group in groups:
+        group["trust_coefficient"] = options.trust_coefficient if group["name"] in options.scaled else None
+    return LARS(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov, eps=options.eps)
+
+
+def _rmsprop(groups: Groups, shared: Shared, options: RMSPropOptions) -> RMSProp:
+    return RMSProp(groups, lr=0.0, momentum=shared.momentum, decay=options.decay, eps=options.eps)
+
+
+OPTIMIZERS: dict[str, Named] = {
+    "sgd": Named(torch.optim.SGD, NoOptions, _sgd, nesterov=True),
+    "lars": Named(LARS, LARSOptions, _lars, nesterov=True),
+    "rmsprop": Named(RMSProp, RMSPropOptions, _rmsprop, kept=2),
+}
+
+
+def named(name: str) -> Named:
+    """An optimizer by its name.
+
+    Raises:
+        UsageError: there is none of that name; the nearest one is suggested.
+    """
+    if name not in OPTIMIZERS:
+        raise UsageError(f"name (={name!r}) is no optimizer; {did_you_mean(name, OPTIMIZERS, _known())}")
+    return OPTIMIZERS[name]
+
+
+def options_of(name: str, given: Mapping[str, Any]) -> Any:
+    """The options of an optimizer, checked; those that are not given have their defaults.
+
+    >>> options_of("rmsprop", {"eps": 1.0})
+    RMSPropOptions(decay=0.9, eps=1.0)
+
+    Raises:
+        UsageError: an unknown name or option, or a value out of range.
+    """
+    kind = named(name).options
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in fields:
+            hint = did_you_mean(str(key), fields, f"it has {', '.join(fields) or 'none'}")
+            raise UsageError(f"options names {key!r}, which {name} does not have; {hint}")
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    except UsageError as error:
+        raise UsageError(f"options.{error}") from error
+
+
+def kept_tensors(optimizer: torch.optim.Optimizer) -> int:
+    """Tensors of a parameter's size that an optimizer keeps for each; 1 for unknown ones."""
+    return next((entry.kept for entry in OPTIMIZERS.values() if type(optimizer) is entry.kind), 1)
+
+
+def check_number(
+    name: str, value: Any, *, least: float | None = None, above: float | None = None, below: float | None = None
+) -> None:
+    """Refuse what is not a number within its range.
+
+    Raises:
+        UsageError: it is none.
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    bounds = [("at least", least), ("above", above), ("below", below)]
+    inside = (least is None or number >= least) and (above is None or number > above)
+    if not (inside and number < (float("inf") if below is None else below)):
+        range_ = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+        raise UsageError(f"{name} (={value!r}) must be a number {range_}".rstrip())
+
+
+def _known() -> str:
+    return f"there are {', '.join(OPTIMIZERS)}"

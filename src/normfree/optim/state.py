@@ -1,0 +1,51 @@
+"""What this package's optimizers have in common: gradients and state of a group; of sharded tensors the local rows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .sharded import is_sharded, local
+
+
+def parameters(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> list[Tensor]:
+    """The parameters of a group that have gradients.
+
+    Raises:
+        UsageError: a gradient is sparse, or is split over processes in another way than its weights.
+    """
+    params = [p for p in group["params"] if p.grad is not None]
+    name, of = type(optimizer).__name__, group.get("name", "params")
+    if any(p.grad is not None and p.grad.is_sparse for p in params):
+        raise UsageError(f"group {of!r} has sparse gradients; {name} needs dense ones")
+    if any(is_sharded(p) and p.placements != getattr(p.grad, "placements", None) for p in params):
+        raise UsageError(f"group {of!r} has gradients that are split over processes in another way than their weights")
+    return params
+
+
+def gradients(params: Sequence[Tensor]) -> list[Tensor]:
+    """The local rows of the gradients."""
+    return [local(p.grad) for p in params if p.grad is not None]
+
+
+def state(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], key: str, initial: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """The local rows of a tensor that the optimizer keeps for each parameter; ``initial`` makes it the first time.
+
+    It is kept as it is made: split over processes like the parameter.
+    """
+    for p in params:
+        if key not in optimizer.state[p]:
+            optimizer.state[p][key] = initial(p.detach())
+    return [local(optimizer.state[p][key]) for p in params]
+
+
+def evaluated(closure: Callable[[], Any] | None) -> Any:
+    """The loss of the closure of a step, with gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
