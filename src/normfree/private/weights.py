@@ -103,7 +103,7 @@ def source_of(weight: Tensor, module: nn.Module | None, scale: Tensor | None, kn
         return Raw(weight)
     if isinstance(module, SameConv2d) and weight.shape == module.weight.shape:
         if isinstance(module, WSConv2d):
-            if _is(module, WSConv2d, "effective_weight", "standardized_weight", "_standardized", "_factor"):
+            if _is(module, WSConv2d, "effective_weight", "standardized_weight", "reparameterized", "_factor"):
                 gain, eps = module.gain, module.eps
                 return Standardized(module.weight, gain, module.input_scale, scale, eps, module.add_eps)
         elif _is(module, SameConv2d, "effective_weight", "_factor", "_apply_weight"):
