@@ -19,13 +19,21 @@ CONTROLS = {
     "skipinit_resnet50": dict(widths=(32, 48, 64, 96), depths=(2, 1, 2, 1)),
     "bn_nfnet_f0": dict(widths=(32, 48, 64, 64), depths=(1, 2, 1, 1), group_width=8),
 }
+EFFICIENTNETS = {
+    f"{kind}_efficientnet_b0": dict(widths=(8, 16, 24, 32, 40, 48, 56), depths=(1, 2, 2, 1, 2, 2, 1), stem_width=16)
+    for kind in ("nf", "bn")
+}
 GROUP_NORM = {"gn_resnet50": dict(widths=(32, 48, 64, 96), depths=(2, 1, 2, 1), squeeze_excite=True)}
 WITHOUT_NORM = ["plain_resnet50", "fixup_resnet50", "skipinit_resnet50"]
 
 
 def small(name: str, **options) -> torch.nn.Module:
     """The variant's small version, 10 classes, no dropout, no stochastic depth, in evaluation mode."""
-    options = dict(num_classes=10, drop_rate=0.0, stochdepth_rate=0.0) | (SMALL | CONTROLS | GROUP_NORM)[name] | options
+    options = (
+        dict(num_classes=10, drop_rate=0.0, stochdepth_rate=0.0)
+        | (SMALL | CONTROLS | EFFICIENTNETS | GROUP_NORM)[name]
+        | options
+    )
     return shake(normfree.create_model(name, **options).eval())
 
 

@@ -125,6 +125,23 @@ def expected_variances(depths: Sequence[int], alpha: float = 0.2) -> list[list[f
     return stages
 
 
+def expected_skip_variances(skips: Sequence[bool], alpha: float = 0.2, first: float = 1.0) -> list[float]:
+    """Predicted variance of each block's input, and of the last one's output, where some blocks have no skip.
+
+    A block with a skip adds ``alpha ** 2``, as in :func:`expected_variances`. One without is all branch: it divides by
+    the standard deviation of its input, and the variance is 1 again (NF-ResNets, section 5.2; the reset is not stated
+    there). The first block's input has variance ``first``.
+
+    Example:
+        >>> [round(variance, 2) for variance in expected_skip_variances([False, True, True, False])]
+        [1.0, 1.0, 1.04, 1.08, 1.0]
+    """
+    variances = [first]
+    for skip in skips:
+        variances.append(variances[-1] + alpha**2 if skip else 1.0)
+    return variances
+
+
 def residual_merge(shortcut: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     """``shortcut + gate * branch`` in one pass over memory; ``gate`` is (N, C, 1, 1), (N, 1, 1, 1) or (1,).
 

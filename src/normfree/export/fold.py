@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from ..models import NFBlock
+from ..models import NFBlock, NFInvertedBlock
 from ..models.cifarnet import ConvBlock
 from ..nn import SameConv2d
 from ..nn.conv import FoldedConv2d
@@ -42,7 +42,7 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     if isinstance(model, SameConv2d):
         return model.folded(plain_type=FoldedConv2d)
     for module in model.modules():
-        if isinstance(module, NFBlock | ConvBlock) and module.skip_init is not None:
+        if isinstance(module, NFBlock | NFInvertedBlock | ConvBlock) and module.skip_init is not None:
             module.fold_()
     modules = list(model.modules())
     with_scale = {child for module in modules if not _calls_plainly(module) for child in module.children()}

@@ -1,8 +1,9 @@
 """The papers' networks, by name in :mod:`.registry`.
 
-A family is one file with its table of variants: ``nfnet``, ``nf_resnet``, ``nf_regnet``. ``block`` is the residual
-block of all three, ``body`` the network around the blocks, ``head`` the classifier. Networks to compare with are in
-``controls``, segmentation and depth in ``dense``, Mask R-CNN in ``detection``.
+A family is one file with its table of variants: ``nfnet``, ``nf_resnet``, ``nf_regnet``, ``nf_efficientnet``.
+``block`` is the residual block of the first three, ``efficientnet`` the shape of the last, ``body`` the network around
+the blocks, ``head`` the classifier. Networks to compare with are in ``controls``, segmentation and depth in ``dense``,
+Mask R-CNN in ``detection``.
 """
 
 from .block import Branch, NFBlock
@@ -10,6 +11,8 @@ from .body import NormFreeNet, ResidualNet
 from .complexity import count_macs
 from .constant_variance import ConstantVarianceBlock
 from .controls import (
+    BNEfficientNet,
+    BNInvertedBlock,
     BNNFNet,
     BNResNet,
     BNResNetV1,
@@ -23,8 +26,10 @@ from .controls import (
 )
 from .dense import DenseNet, depth_estimator, segmenter
 from .detection import DetectionNet, Detections, detector
+from .efficientnet import EfficientNet, Inverted, InvertedBlock
 from .head import ClassifierHead
 from .ladder import NFNET_LADDER, nfnet_rung
+from .nf_efficientnet import NFEfficientNet, NFInvertedBlock
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet
@@ -34,6 +39,8 @@ create_model = build_model  # normfree.create_model can load weights, too
 
 __all__ = [
     "NFNET_LADDER",
+    "BNEfficientNet",
+    "BNInvertedBlock",
     "BNNFNet",
     "BNResNet",
     "BNResNetV1",
@@ -43,10 +50,15 @@ __all__ = [
     "DenseNet",
     "DetectionNet",
     "Detections",
+    "EfficientNet",
     "FixupBlock",
     "FixupResNet",
+    "Inverted",
+    "InvertedBlock",
     "ModelInfo",
     "NFBlock",
+    "NFEfficientNet",
+    "NFInvertedBlock",
     "NFNet",
     "NFRegNet",
     "NFResNet",

@@ -11,10 +11,10 @@ import torch
 
 from ..errors import UsageError, did_you_mean
 from ..words import shown
-from . import cifarnet, nf_regnet, nf_resnet, nfnet, timm_nfnet
+from . import cifarnet, nf_efficientnet, nf_regnet, nf_resnet, nfnet, timm_nfnet
 from .body import ResidualNet
 from .complexity import Complexity
-from .controls import bn_cifarnet, bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
+from .controls import bn_cifarnet, bn_efficientnet, bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
 from .options import check_options
 from .published import PUBLISHED
 
@@ -28,6 +28,7 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (nfnet.NFNet, nfnet.VARIANTS),
         (nf_regnet.NFRegNet, nf_regnet.VARIANTS),
         (nf_resnet.NFResNet, nf_resnet.VARIANTS),
+        (nf_efficientnet.NFEfficientNet, nf_efficientnet.VARIANTS),
         (timm_nfnet.TimmNFNet, timm_nfnet.VARIANTS),
         (cifarnet.NFCifarNet, cifarnet.VARIANTS),
         # controls
@@ -38,6 +39,7 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
         (fixup_resnet.FixupResNet, fixup_resnet.VARIANTS),
         (skipinit_resnet.SkipInitResNet, skipinit_resnet.VARIANTS),
         (bn_nfnet.BNNFNet, bn_nfnet.VARIANTS),
+        (bn_efficientnet.BNEfficientNet, bn_efficientnet.VARIANTS),
         (bn_cifarnet.BNCifarNet, bn_cifarnet.VARIANTS),
         (bn_cifarnet.GNCifarNet, bn_cifarnet.GN_VARIANTS),
     )

@@ -10,7 +10,7 @@ from .affine import Affine, ChannelAffine, affine_conv
 from .batch_norm import BATCH_NORM, batch_norms
 from .conv import PaddedConv2d, SameConv2d
 from .pool import AvgPoolSame, MaxPoolSame
-from .recompute import Activated, activated
+from .recompute import Activated, activated, gated_activated
 from .residual import SkipInit, StochasticDepth, StochdepthScaling
 from .roles import ParameterRole, Role, explain_roles, parameter_roles
 from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
@@ -46,6 +46,7 @@ __all__ = [
     "batch_norms",
     "explain_roles",
     "fit_whitening",
+    "gated_activated",
     "gated_merge",
     "parameter_roles",
     "recompute_weights",

@@ -1,12 +1,13 @@
 """Squeeze-Excite with the factor 2 that keeps the signal's variance."""
 
 import math
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError, check_count, check_finite
+from ..gain import activation_function
 from .roles import Role
 
 
@@ -21,7 +22,8 @@ def lecun_normal_(weight: Tensor) -> Tensor:
 class SqueezeExcite(nn.Module):
     """Channel-wise gate ``factor * sigmoid(fc1(relu(fc0(mean(x)))))`` (NFNets, appendix C).
 
-    ``(N, C, H, W) -> (N, C, H, W)``. The activation inside is a bare ReLU, as released (the paper says GELU).
+    ``(N, C, H, W) -> (N, C, H, W)``. The activation inside is by default a bare ReLU, as released (the paper says
+    GELU).
 
     Args:
         channels: C.
@@ -30,6 +32,7 @@ class SqueezeExcite(nn.Module):
         gated: channels of the map that the gate is for, if it is not the one it is computed from: where Squeeze-Excite
             straddles a convolution, :meth:`gate` takes its input and is for its output (NFNets, appendix E).
         factor: 2 keeps the variance at initialization, where the sigmoid is about 1/2.
+        activation: inside, a name or an elementwise callable.
 
     Raises:
         UsageError: channels, hidden, gated or ratio not above 0, a number that is not finite.
@@ -49,6 +52,7 @@ class SqueezeExcite(nn.Module):
         hidden: int | None = None,
         gated: int | None = None,
         factor: float = 2.0,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
     ):
         super().__init__()
         for name, value in dict(ratio=ratio, factor=factor).items():
@@ -61,6 +65,7 @@ class SqueezeExcite(nn.Module):
         gated = channels if gated is None else gated
         check_count("Squeeze-Excite gated", gated)
         self.factor = factor
+        self.function = activation_function(activation)
         self.fc0 = nn.Linear(channels, hidden)
         self.fc1 = nn.Linear(self.fc0.out_features, gated)
         for layer in (self.fc0, self.fc1):
@@ -73,7 +78,7 @@ class SqueezeExcite(nn.Module):
 
     def gate_of(self, mean: Tensor) -> Tensor:
         """The gate of (N, C) means over places."""
-        h = self.fc1(F.relu(self.fc0(mean)))
+        h = self.fc1(self.function(self.fc0(mean)))
         return (self.factor * torch.sigmoid(h))[:, :, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
