@@ -167,6 +167,17 @@ def moment_behind(activation: str | Callable[[Tensor], Tensor], moment: float) -
     return he_gain(activation) ** 2 * (mean**2 + variance)
 
 
+def normal_mean(activation: str | Callable[[Tensor], Tensor], function: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """``E[function(g(x), x)]`` for x ~ N(0, 1), by the same quadrature, for moments of an activation's output.
+
+    Example:
+        >>> round(normal_mean("relu", lambda y, x: y**2), 6)
+        0.5
+    """
+    g = _in_float64(activation_function(activation))
+    return _normal_moments(lambda x: function(g(x), x), f"a function of {activation!r}")[0]
+
+
 @functools.cache
 def _named_gain(name: str) -> float:
     return _quadrature_gain(activation_function(name), repr(name))

@@ -42,7 +42,7 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     if isinstance(model, SameConv2d):
         return model.folded(plain_type=FoldedConv2d)
     for module in model.modules():
-        if isinstance(module, NFBlock | NFInvertedBlock | ConvBlock) and module.skip_init is not None:
+        if isinstance(module, NFBlock | NFInvertedBlock | ConvBlock):
             module.fold_()
     modules = list(model.modules())
     with_scale = {child for module in modules if not _calls_plainly(module) for child in module.children()}

@@ -90,12 +90,19 @@ class NFInvertedBlock(InvertedBlock):
         keep = self.stochdepth.mask(x)
         return x + out if keep is None else residual_merge(self.stochdepth.skip(x, keep), out, keep)
 
+    @property
+    def folded(self) -> bool:
+        """Whether its convolutions are plain ones."""
+        return not isinstance(self.conv2, SameConv2d)
+
     def fold_(self) -> None:
         """Fold the block's constants: afterwards all convolutions are plain ones, and there is no skip gain."""
+        if self.folded:
+            return
         scale = None if self.skip_init is None else self.skip_init.scale().detach()
         for name in ("conv0", "conv1", "conv2"):
             conv = getattr(self, name)
-            if isinstance(conv, SameConv2d):
+            if conv is not None:
                 setattr(self, name, conv.folded(scale if name == "conv2" else None))
         self.skip_init = None
 

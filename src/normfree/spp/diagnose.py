@@ -250,10 +250,10 @@ def _dead(spp: Recording, rows: list[Row]) -> list[Finding]:
 
 
 def _kinds(rows: list[Row]) -> list[list[int]]:
-    """Indices of rows, grouped by the part of the block: attention apart from MLP."""
-    kinds: dict[str, list[int]] = {}
+    """Indices of rows, grouped by the part of the block: attention apart from MLP, blocks without a skip apart."""
+    kinds: dict[tuple[str, bool], list[int]] = {}
     for index, row in enumerate(rows):
-        kinds.setdefault(row.block.removeprefix(row.module), []).append(index)
+        kinds.setdefault((row.block.removeprefix(row.module), row.shortcut_var == 0.0), []).append(index)
     return list(kinds.values())
 
 

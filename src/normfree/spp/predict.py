@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..functional import same_padding
 from ..gain import activation_gain, he_gain, moment_behind, variance_behind
-from ..models import NFBlock
+from ..models import NFBlock, NFInvertedBlock
 from ..nn import SameConv2d
+from .inverted import InvertedTheory, inverted_variances
 from .rows import BlockTheory, Row
 
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): their loss does not depend on the signal
@@ -19,6 +20,10 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var`` and ``theory``."""
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
     before = stem.avg_var if stem is not None else None
+    inverted = [module for module in modules if isinstance(module, NFInvertedBlock) and not module.folded]
+    if modules and len(inverted) == len(modules):
+        _predict_inverted(model, rows, inverted, before)
+        return
     blocks = [module for module in modules if isinstance(module, NFBlock) and module.skip_init is not None]
     if modules and len(blocks) == len(modules):
         network = [
@@ -35,6 +40,17 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
         shortcut = before if row.shortcut_var is None else row.shortcut_var
         if row.added_var is not None and shortcut is not None and not row.activated:
             row.expected_var = shortcut + row.added_var
+        before = row.avg_var
+
+
+def _predict_inverted(model: nn.Module, rows: list[Row], blocks: list[NFInvertedBlock], before: float | None) -> None:
+    network = [module for module in model.modules() if isinstance(module, NFInvertedBlock)]
+    expected, theory = dict(zip(network, inverted_variances(network), strict=True)), InvertedTheory(network)
+    for row, block in zip(rows, blocks, strict=True):
+        row.expected_var, row.expected_res_var = expected[block]
+        entering = row.shortcut_var or before  # of a part of a network, the row before may not be the block before
+        if entering is not None and math.isfinite(entering):
+            row.theory = theory.of(block, entering, row.shape)
         before = row.avg_var
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
+from ..models import InvertedBlock
 from ..nn import SameConv2d
 from .examples import likeness
 from .finding import ALIKE
@@ -82,13 +83,15 @@ def _forward(model: nn.Module, x: Tensor, named: set[str] | None) -> tuple[list[
     timed: list[tuple[int, Row]] = []
     stems: list[Moments] = []
 
+    whole = {name for name, m in model.named_modules() if isinstance(m, InvertedBlock) and not m.has_skip}
+
     def on_block(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
         times = [merge.time for merge in frame.merges] or [tracer.origins.time]
-        timed.extend(zip(times, _rows(frame, alone, shape), strict=True))
+        timed.extend(zip(times, _rows(frame, alone, shape, frame.name in whole), strict=True))
 
     alike = bool((x == x[:1]).all()) if x.ndim else True
     examples = 0 if alike else _told_apart(x)
-    tracer = Tracer(on_block, stems.append, named, examples)
+    tracer = Tracer(on_block, stems.append, named, whole, examples)
     x = x.clone()  # the model may change it in place
     with _enough_values(), tracer.watching(model, x), _batches_only(model, x.shape):
         y = model(x)
@@ -131,8 +134,11 @@ def _lost(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, p in model.named_parameters() if p.dtype in _FLOATS and not bool(p.isfinite().all()))
 
 
-def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
-    """A row for each merge of a module; for a named module without merges, one row of its output."""
+def _rows(frame: Frame, alone: Moments | None, shape: torch.Size, whole: bool) -> list[Row]:
+    """A row for each merge of a module; for a named module without merges, one row of its output.
+
+    A ``whole`` block has no skip: its output is the branch's end, added to nothing.
+    """
     if alone is not None:
         row = _row(
             frame.name,
@@ -142,6 +148,9 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size) -> list[Row]:
             values=alone.values,
             module=frame.name,
         )
+        if whole:
+            row.transition, row.shortcut_var, row.added_var = True, 0.0, alone.avg_var
+            row.res_avg_var, row.res_avg_sq_mean = alone.avg_var, alone.avg_sq_mean
         return [row]
     rows = []
     for merge in frame.merges:

@@ -34,11 +34,12 @@ class Row:
 
     Attributes:
         block: dotted name; stage: 0-based, a new one begins where the shortcut is a projection or the shape changes.
-        transition: the shortcut is a projection of the signal.
+        transition: the shortcut is a projection of the signal, or there is none.
         avg_sq_mean, avg_var: of the block's output.
         res_avg_var, res_avg_sq_mean: at the residual branch's end, before skip gain, alpha and layer scale.
         added_var: of the tensor that is added to the shortcut, behind them.
-        shortcut_var: of the shortcut; None if it is the unchanged output of the row before.
+        shortcut_var: of the shortcut; None if it is the unchanged output of the row before; 0 if the block has none
+            and is all branch.
         expected_var: the theory's ``avg_var``: the branch's and the shortcut's variance add up. Of a Normalizer-Free
             network without any measurement, from alpha, beta and skip gains alone; if its weights have a mean
             (:mod:`normfree.models.weight_schemes`), of ``avg_var + avg_sq_mean``. None behind an activation.

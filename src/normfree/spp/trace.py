@@ -6,7 +6,7 @@ networks are understood as well. Nothing is changed: the operations run as they 
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -87,6 +87,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     Args:
         on_stem: called with the moments of the first block's input.
         named: names of the modules to take as blocks; None: those that merge.
+        whole: names of blocks without a skip, which are taken although they do not merge.
         examples: number of the inputs, to compare them; 0: they are not compared.
     """
 
@@ -95,10 +96,12 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         on_block: Callable[[Frame, Moments | None, torch.Size], None],
         on_stem: Callable[[Moments], None],
         named: set[str] | None = None,
+        whole: Set[str] = frozenset(),
         examples: int = 0,
     ):
         super().__init__()
         self.on_block, self.on_stem, self.named, self.examples = on_block, on_stem, named, examples
+        self.taken = whole if named is None else named
         self.frames: list[Frame] = []
         self.origins = Origins()
         self.paused, self.started = False, False
@@ -128,7 +131,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
             inputs = [x for x in tensors_in((args, kwargs)) if self.origins[x] is not None]
             depth = max((self.origins.known(x).depth for x in inputs), default=0)
             self.frames.append(Frame(name, inputs, depth, depth, self.origins.time))
-            if self.named is not None and name in self.named:
+            if name in self.taken:
                 with self._pause():
                     self._start(self.frames[-1])
 
@@ -142,7 +145,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         with self._pause():
             if isinstance(module, SameConv2d) and len(args) == 2 and args[1] is not None and output is tensor:
                 self._take_out_scale(module, *args, output)
-            if frame.merges or (self.named is not None and frame.name in self.named and tensor is not None):
+            if frame.merges or (frame.name in self.taken and tensor is not None):
                 self._report(frame, tensor)
         if tensor is not None:
             self._label(frame, tensor)

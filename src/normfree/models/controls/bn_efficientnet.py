@@ -27,7 +27,7 @@ class BNInvertedBlock(InvertedBlock):
     """``x + f(x)``, or ``f(x)`` where stride or channels change: the inverted bottleneck of EfficientNet.
 
     ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``. BatchNorm follows each
-    convolution, an activation all but the last. Stochastic depth divides the branches that it keeps by the survival rate.
+    convolution, an activation all but the last. Stochastic depth divides the branches it keeps by the survival rate.
     """
 
     def __init__(
