@@ -46,6 +46,7 @@ class Branch:
         divisor: inner and Squeeze-Excite widths are rounded to multiples of it (timm: 8; else 1, no rounding).
         pool_shortcut: a strided shortcut averages 2x2 before its 1x1 convolution, which then has no stride.
         conv: makes the convolutions; :class:`SameConv2d` is the control without standardization.
+        depthwise: makes the 3x3 convolutions where they are depthwise (``group_width=1``); None: ``conv``.
         affine: a :class:`.ChannelAffine` stands in front of each activation (NF-ResNets, appendix B.1).
     """
 
@@ -62,6 +63,7 @@ class Branch:
     divisor: int = 1
     pool_shortcut: bool = False
     conv: Callable[..., SameConv2d] = WSConv2d
+    depthwise: Callable[..., SameConv2d] | None = None
     affine: bool = False
 
     def __post_init__(self) -> None:
@@ -211,10 +213,11 @@ class NFBlock(nn.Module):
             self.conv_shortcut = conv(in_channels, out_channels, 1, shortcut_stride, input_scale=first)
         pointwise = branch.pointwise_groups
         self.conv0 = conv(in_channels, width, 1, groups=pointwise, input_scale=first)
-        self.conv1 = conv(width, width, 3, groups=groups, input_scale=rest, **sampling.first)
+        spatial = conv if branch.depthwise is None or groups < width else branch.depthwise
+        self.conv1 = spatial(width, width, 3, groups=groups, input_scale=rest, **sampling.first)
         self.conv1b = None
         if branch.spatial_convs == 2:
-            self.conv1b = conv(width, width, 3, groups=groups, input_scale=rest, **sampling.later)
+            self.conv1b = spatial(width, width, 3, groups=groups, input_scale=rest, **sampling.later)
         self.conv2 = conv(width, out_channels, 1, groups=pointwise, input_scale=rest)
         self.affines = branch.affines(in_channels, width)
         self.se_position = branch.squeeze_excite

@@ -5,7 +5,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ..nn import Activation, Affine, affine_conv
+from ..errors import UsageError
+from ..nn import Activation, Affine, SameConv2d, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .stem import RegNetStem, conv_stem
@@ -41,6 +42,9 @@ class NFRegNet(NormFreeNet):
 
     ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32; for small images, ``stem="3x3"`` is a
     convolution of stride 1 (strides 2, 4, 8, 16). The classifier starts at weight 0.
+
+    With ``group_width=1`` its 3x3 convolutions are depthwise; ``standardize_depthwise=False`` leaves them their raw
+    weights, as in section 5.2.
     """
 
     family = "nf_regnet"
@@ -60,6 +64,7 @@ class NFRegNet(NormFreeNet):
         ratio: float = 2.25,
         first_ratio: float | None = 1.0,
         group_width: int = 8,
+        standardize_depthwise: bool = True,
         shortcut: Shortcut = "pooled",
         affine: Affine = "conv",
         squeeze_excite: bool = True,
@@ -70,6 +75,8 @@ class NFRegNet(NormFreeNet):
         classifier_std: float = 0.0,
         **options: Unpack[NormFreeOptions],
     ):
+        if not standardize_depthwise and group_width != 1:
+            raise UsageError(f"standardize_depthwise (=False) needs group_width 1, not {group_width}")
         conv = affine_conv(affine, convolution_of(weight_scheme))
         gamma = default_gamma(weight_scheme, activation) if gamma is None else gamma
         super().__init__(
@@ -87,6 +94,7 @@ class NFRegNet(NormFreeNet):
                 se_width=se_width,
                 pool_shortcut=shortcut == "pooled",
                 conv=conv,
+                depthwise=None if standardize_depthwise else affine_conv(affine, SameConv2d),
                 affine=affine == "activation",
             ),
             first_ratio=first_ratio,
