@@ -2,18 +2,26 @@
 
 import torch
 import torch.nn.functional as F
-from small_models import CONTROLS, GROUP_NORM, SMALL, WITHOUT_NORM, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, GROUP_NORM, SMALL, WITHOUT_NORM, shake, small
 
 import normfree
 
 # every family whose examples have gradients of their own
-FAMILIES = [*SMALL, *WITHOUT_NORM, *GROUP_NORM, "nf_cifarnet", "timm_dm_nfnet_f0", "timm_eca_nfnet_l0"]
+FAMILIES = [
+    *SMALL,
+    *WITHOUT_NORM,
+    *GROUP_NORM,
+    "nf_efficientnet_b0",
+    "nf_cifarnet",
+    "timm_dm_nfnet_f0",
+    "timm_eca_nfnet_l0",
+]
 _THIN = dict(depths=(1, 1, 1, 1), widths=(16, 32, 48, 48), num_classes=10, group_width=8)
 
 
 def network(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
     """A small network, in training mode without dropout, whose every parameter has a gradient."""
-    if name in SMALL | CONTROLS | GROUP_NORM:
+    if name in SMALL | CONTROLS | EFFICIENTNETS | GROUP_NORM:
         return small(name).to(dtype).train()
     if name == "nf_cifarnet":
         model = normfree.create_model(name, num_classes=10, widths=(16, 24, 24), stem="3x3")

@@ -21,7 +21,7 @@ def relative(got, expected):
     return ((got - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 66)])
 def test_same_function(name, size):
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def test_same_function(name, size):
         assert_same_function(folded.forward_features, model.forward_features, exact.forward_features, x)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0"])
 def test_only_plain_convolutions_are_left(name):
     folded = normfree.fold(small(name))
     kinds = {type(module) for module in folded.modules()}

@@ -12,7 +12,7 @@ import tiny_runs
 import torch
 from onnx import TensorProto, helper
 from onnxruntime import quantization
-from small_models import SMALL, shake, small
+from small_models import EFFICIENTNETS, SMALL, shake, small
 from torch import nn
 
 import normfree
@@ -27,13 +27,13 @@ from normfree.export import (
     weight_arithmetic,
 )
 
-SIZES = dict.fromkeys(SMALL, 64) | {"nf_seresnet50": 75, "timm_test_nfnet": 64}
+SIZES = dict.fromkeys(SMALL | EFFICIENTNETS, 64) | {"nf_seresnet50": 75, "timm_test_nfnet": 64}
 VIEW = Preprocessing(8, 1, (0.5,), (0.5,), 0)  # of the tiny network
 
 
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return small(name) if name in SMALL else shake(normfree.create_model(name, num_classes=10).eval())
+    return small(name) if name in SMALL | EFFICIENTNETS else shake(normfree.create_model(name, num_classes=10).eval())
 
 
 def tiny() -> nn.Module:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from precision import assert_no_farther, assert_same_function, in_float64
-from small_models import CONTROLS, SMALL, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, shake, small
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
@@ -23,7 +23,7 @@ from normfree.nn import Activation, ScaledActivation, WSConv2d
 TIMM = ["timm_dm_nfnet_f0", "timm_test_nfnet", "timm_nf_regnet_b0", "timm_nf_ecaresnet26"]
 
 
-@pytest.fixture(params=[*SMALL, *CONTROLS, *TIMM], scope="module")
+@pytest.fixture(params=[*SMALL, *CONTROLS, *EFFICIENTNETS, *TIMM], scope="module")
 def model(request):
     torch.manual_seed(0)
     if request.param in TIMM:

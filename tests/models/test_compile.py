@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from golden_data import relative
-from small_models import CONTROLS, grads, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, grads, shake, small
 
 import normfree
 
@@ -67,7 +67,7 @@ def test_compile_float32(variant):
     assert relative(got, expected) < 2e-5  # fused sums in another order, through up to 20 layers; 1e-6 was seen
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
+@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS, *EFFICIENTNETS])
 def test_trace_for_training(name, portable):
     """Dropout and stochastic depth in one graph, without the code generator."""
     model = small(name, drop_rate=0.3, stochdepth_rate=0.5).train()
@@ -103,7 +103,7 @@ def test_export_with_free_batch_size(variant, portable):
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # the same kernels, so float32 rounding at most
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS])
+@pytest.mark.parametrize("name", [*VARIANTS, *CONTROLS, *EFFICIENTNETS])
 def test_export_of_odd_sizes(name):
     model, x = small(name), torch.randn(2, 3, 45, 62)
     program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})

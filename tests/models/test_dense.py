@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from precision import distance
-from small_models import CONTROLS, SMALL, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, shake, small
 
 import normfree
 from normfree import UsageError
@@ -16,7 +16,7 @@ from normfree.nn import Activation, SameConv2d, WSConv2d, recompute_weights
 from normfree.optim import param_groups
 from normfree.training.memory import Allocated
 
-OURS = [*SMALL, "fixup_resnet50", "skipinit_resnet50"]
+OURS = [*SMALL, "nf_efficientnet_b0", "fixup_resnet50", "skipinit_resnet50"]
 MAKERS = {"segmentation": lambda net: segmenter(net, 5, width=16), "depth": lambda net: depth_estimator(net, width=16)}
 
 
@@ -35,7 +35,7 @@ def test_no_normalization_layer_and_every_parameter_has_a_role(name, task):
 
 
 @pytest.mark.parametrize("task", MAKERS)
-@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS, *EFFICIENTNETS])
 def test_shapes_and_one_gradient_step_at_batch_size_1(name, task):
     model = MAKERS[task](small(name, output_stride=16)).train(name in OURS)
     x = torch.randn(1, 3, 64, 48)
@@ -109,7 +109,7 @@ def test_the_head_sees_features_of_unit_size():
 
 @torch.no_grad()
 @pytest.mark.parametrize("task", MAKERS)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0"])
 def test_folded_networks_compute_the_same(name, task):
     model, x = shake(MAKERS[task](small(name, output_stride=16))).eval(), torch.randn(2, 3, 48, 35)
     folded, expected = normfree.fold(model), model(x)

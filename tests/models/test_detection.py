@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import CONTROLS, SMALL, WITHOUT_NORM, grads, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, WITHOUT_NORM, grads, shake, small
 from torch import nn
 from torchvision.ops import roi_align
 
@@ -48,7 +48,7 @@ def two(seed=0):
     )
 
 
-@pytest.mark.parametrize("name", [*SMALL, *WITHOUT_NORM])
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0", *WITHOUT_NORM])
 def test_no_normalization_layer_and_every_parameter_has_a_role(name):
     model = find(name)
     found = {type(module).__name__ for module in model.modules()}
@@ -62,7 +62,7 @@ def test_no_normalization_layer_and_every_parameter_has_a_role(name):
 
 
 @pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS, *EFFICIENTNETS])
 def test_losses_gradients_and_detections(name, masks):
     model = find(name, masks).train()
     out = model(torch.randn(2, 3, 64, 64), two())
@@ -86,7 +86,7 @@ def test_losses_gradients_and_detections(name, masks):
 
 
 def test_only_batch_norm_controls_get_batch_norm():
-    for name in CONTROLS:
+    for name in [*CONTROLS, *EFFICIENTNETS]:
         norms = [m for m in find(name).pyramid.modules() if isinstance(m, nn.BatchNorm2d)]
         assert len(norms) == (3 if name.startswith("bn_") else 0)
 

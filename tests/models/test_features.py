@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from precision import distance
-from small_models import CONTROLS, SMALL, WITHOUT_NORM, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, WITHOUT_NORM, small
 
 import normfree
 from normfree import UsageError
@@ -13,7 +13,7 @@ from normfree.functional import avg_pool_atrous, avg_pool_same
 from normfree.nn import SameConv2d
 
 
-@pytest.fixture(params=[*SMALL, *CONTROLS])
+@pytest.fixture(params=[*SMALL, *CONTROLS, *EFFICIENTNETS])
 def model(request):
     torch.manual_seed(0)
     return small(request.param)

@@ -4,14 +4,14 @@ import re
 
 import pytest
 import torch
-from small_models import CONTROLS, SMALL, batch_norms, blocks, grads, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, batch_norms, blocks, grads, shake, small
 from timm.data import resolve_data_config
 from timm.models import group_parameters
 
 import normfree
 
 
-@pytest.fixture(params=[*SMALL, *CONTROLS])
+@pytest.fixture(params=[*SMALL, *CONTROLS, *EFFICIENTNETS])
 def name(request):
     return request.param
 
@@ -117,8 +117,8 @@ def test_no_weight_decay_names_the_vectors(name):
     model = small(name)
     vectors = {n for n, p in model.named_parameters() if p.ndim == 1}
     assert model.no_weight_decay() == vectors
-    if name in SMALL:
-        assert {n.rsplit(".", 1)[1] for n in vectors} == {"gain", "bias", "skip_gain"}
+    if name.startswith("nf"):
+        assert {n.rsplit(".", 1)[1] for n in vectors} | {"skip_gain"} == {"gain", "bias", "skip_gain"}
     assert {n.rsplit(".", 1)[1] for n, _ in model.named_parameters() if n not in vectors} == {"weight"}
 
 
@@ -153,7 +153,7 @@ def test_default_cfg(name):
     assert cfg is model.pretrained_cfg
     assert cfg["architecture"] == name
     assert cfg["num_classes"] == 7
-    kind = normfree.nn.WSConv2d if name in SMALL else normfree.nn.SameConv2d
+    kind = normfree.nn.WSConv2d if name.startswith("nf") else normfree.nn.SameConv2d
     assert type(model.get_submodule(cfg["first_conv"])) is kind
     assert model.get_submodule(cfg["first_conv"]).in_channels == 3
     assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
@@ -186,7 +186,7 @@ def test_dropout_and_stochastic_depth_act_in_training_only(name):
 
 def test_stochastic_depth_drops_the_branch_and_keeps_the_shortcut(name):
     model = small(name, stochdepth_rate=0.5)
-    block = next(b for b in blocks(model) if b.conv_shortcut is None)
+    block = next(b for b in blocks(model) if (b.has_skip if name in EFFICIENTNETS else b.conv_shortcut is None))
     assert 0 < block.stochdepth.rate < 0.5
     x = torch.randn(64, block.conv0.in_channels, 4, 4)
     kept, shortcut = block(x), x
@@ -199,7 +199,9 @@ def test_stochastic_depth_drops_the_branch_and_keeps_the_shortcut(name):
     out = block(x)
     dropped = (out == shortcut).flatten(1).all(1)
     assert 10 < dropped.sum() < 54  # 32 expected, five standard deviations of 4
-    torch.testing.assert_close(out[~dropped], kept[~dropped], rtol=1e-5, atol=1e-5)  # not rescaled; float32 merge order
+    if block.stochdepth.scaling == "branch":
+        kept = shortcut + 2 * (kept - shortcut)
+    torch.testing.assert_close(out[~dropped], kept[~dropped], rtol=1e-5, atol=1e-5)  # float32 merge order
 
 
 def test_state_dict_round_trip(name):

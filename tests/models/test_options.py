@@ -17,7 +17,16 @@ from normfree.models.registry import lookup
 
 # one of each class
 FAMILIES = ["nfnet_f0", "nf_regnet_b0", "nf_resnet26_small", "timm_test_nfnet", "timm_nf_resnet50", "bn_resnet50"]
-FAMILIES += ["bn_resnet50_v1", "plain_resnet50", "fixup_resnet50", "skipinit_resnet50", "bn_nfnet_f0", "gn_resnet50"]
+FAMILIES += [
+    "nf_efficientnet_b0",
+    "bn_efficientnet_b0",
+    "bn_resnet50_v1",
+    "plain_resnet50",
+    "fixup_resnet50",
+    "skipinit_resnet50",
+    "bn_nfnet_f0",
+    "gn_resnet50",
+]
 GIVEN = {"num_classes", "in_chans", "drop_rate", "stochdepth_rate"}  # by other fields of a recipe
 NUMBERS = ["x", "0.2", "1e-3", "", True, [0.2], {"a": 1}, math.nan, math.inf, -math.inf, 1e300, 10**400, 1j]
 LISTS = [3, "3", "333", "", [], [1.5, 1, 1], ["1", 1, 1], [0, 1, 1], [-1, 1, 1], [True] * 3, [10**9, 1, 1], [[1], 1, 1]]

@@ -6,7 +6,7 @@ import golden_data as gd
 import pytest
 import torch
 import torchvision
-from small_models import CONTROLS, SMALL, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, small
 
 import normfree
 from normfree import UsageError
@@ -41,6 +41,10 @@ def test_list_models():
     assert normfree.list_models("nfnet_f?") == [f"nfnet_f{k}" for k in range(8)]
     assert len(normfree.list_models("nfnet_f?_plus")) == 8
     assert normfree.list_models("nf_regnet_*") == [f"nf_regnet_b{k}" for k in range(9)]
+    assert normfree.list_models("*_efficientnet_*") == [
+        *(f"nf_efficientnet_b{k}" for k in range(6)),
+        *(f"bn_efficientnet_b{k}" for k in range(8)),
+    ]
     for prefix in ("nf_resnet", "nf_seresnet"):
         assert {f"{prefix}{n}" for n in (50, 101, 152, 200, 288, 600)} <= set(normfree.list_models(f"{prefix}*"))
     assert normfree.list_models("resnet*") == []
@@ -53,7 +57,9 @@ def test_complexity(name):
     assert dict(params=info.params, macs=info.macs, macs_executed=info.macs_executed) == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", ["nfnet_f1", "nf_regnet_b2", "nf_regnet_b5", "nf_seresnet50", "nf_resnet26_small"])
+@pytest.mark.parametrize(
+    "name", ["nfnet_f1", "nf_regnet_b2", "nf_regnet_b5", "nf_seresnet50", "nf_efficientnet_b2", "nf_resnet26_small"]
+)
 def test_shortcut_equals_a_full_count(name):
     info, model = normfree.model_info(name), full(name)
     assert info.params == sum(p.numel() for p in model.parameters())
@@ -108,7 +114,7 @@ def test_count_macs_by_hand():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS, *EFFICIENTNETS])
 def test_no_classes_give_pooled_features(name):
     model = small(name, num_classes=0)
     x = torch.randn(2, 3, 64, 64)
@@ -118,7 +124,7 @@ def test_no_classes_give_pooled_features(name):
     assert not any(name.startswith("head") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS, *EFFICIENTNETS])
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_other_channels(name, in_chans):
     model = small(name, in_chans=in_chans)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import CONTROLS, GROUP_NORM, SMALL, shake, small
+from small_models import CONTROLS, EFFICIENTNETS, GROUP_NORM, SMALL, shake, small
 
 import normfree
 from normfree.errors import UsageError
@@ -16,7 +16,7 @@ TIMM = {
     "timm_nf_regnet_b0": dict(widths=(16, 24, 32, 48), stem_channels=16, depths=(1, 2, 2, 1)),
     "timm_nf_resnet50": dict(widths=(32, 48, 64, 96), stem_channels=16, depths=(2, 1, 2, 1)),
 }
-FAMILIES = [*SMALL, *CONTROLS, *GROUP_NORM, *TIMM]
+FAMILIES = [*SMALL, *CONTROLS, *EFFICIENTNETS, *GROUP_NORM, *TIMM]
 STRIDES = {"3x3": 1, "3x3-stride2": 2}
 
 
@@ -34,13 +34,13 @@ def images(side: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(("stem", "side"), [("3x3", 32), ("3x3-stride2", 64)])
 def test_stems_for_small_images(name, stem, side):
-    """One 3x3 convolution. The first stage of a ResNet or NFNet keeps its resolution, that of a RegNet halves it."""
+    """One 3x3 convolution. Behind it, a ResNet or NFNet has its resolution, a RegNet or EfficientNet half of it."""
     model, first = network(name, stem=stem), STRIDES[stem]
     assert [key for key, _ in model.stem.named_parameters() if key.endswith("weight") and "bn" not in key] == [
         "conv.weight"
     ]
     assert (model.stem.conv.kernel_size, model.stem.conv.stride) == (3, first)
-    of_stage = first * (2 if "regnet" in name else 1)
+    of_stage = first * (2 if "regnet" in name or "efficientnet" in name else 1)
     reductions = [first, of_stage, 2 * of_stage, 4 * of_stage, 8 * of_stage]
     assert [entry["reduction"] for entry in model.feature_info] == reductions
     _, maps = model.forward_intermediates(images(side))
@@ -53,7 +53,7 @@ def test_stems_for_small_images(name, stem, side):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_usual_stem_is_one_of_the_stems(name):
     """The first stage has stride 4 for all of them."""
-    usual = {"nfnet": "4x 3x3", "regnet": "3x3-stride2", "resnet": "7x7"}
+    usual = {"nfnet": "4x 3x3", "regnet": "3x3-stride2", "resnet": "7x7", "efficientnet": "3x3-stride2"}
     stem = next(stem for part, stem in usual.items() if part in name)
     model, same = network(name), network(name, stem=stem)
     assert [entry["reduction"] for entry in model.feature_info] == [2, 4, 8, 16, 32]
@@ -108,7 +108,7 @@ def test_the_signal_through_an_nfnet_with_a_small_stem_grows_as_predicted(stem):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*SMALL, *TIMM])
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0", *TIMM])
 @pytest.mark.parametrize("stem", STRIDES)
 def test_folding_leaves_the_function(name, stem):
     model = network(name, stem=stem)

@@ -18,7 +18,7 @@ def blocks(model):
     return [module for module in model.modules() if isinstance(module, NFBlock)]
 
 
-@pytest.mark.parametrize("name", [*SMALL, *WITHOUT_NORM])
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0", *WITHOUT_NORM])
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_gradient_of_a_batch_is_the_mean_of_its_micro_batches_gradients(name, micro_batch):
     model = small(name).train().double()
@@ -38,7 +38,7 @@ def test_gradient_of_a_batch_is_the_mean_of_its_micro_batches_gradients(name, mi
         assert (mean - expected).norm() <= 1e-12 * expected.norm(), key
 
 
-@pytest.mark.parametrize("name", [*SMALL, *WITHOUT_NORM])
+@pytest.mark.parametrize("name", [*SMALL, "nf_efficientnet_b0", *WITHOUT_NORM])
 def test_no_example_sees_another(name):
     model = small(name).train().double()
     x = torch.randn(3, 3, 33, 33, dtype=DOUBLE)

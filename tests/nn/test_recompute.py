@@ -9,7 +9,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import normfree
-from normfree.nn import Activated, Activation, AvgPoolSame, WSConv2d, activated, recompute, recompute_weights
+from normfree.nn import (
+    Activated,
+    Activation,
+    AvgPoolSame,
+    SqueezeExcite,
+    WSConv2d,
+    activated,
+    gated_activated,
+    recompute,
+    recompute_weights,
+)
 from normfree.training.memory import Allocated
 
 SMOOTH = ("gelu", "silu", "gelu_erf")
@@ -72,6 +82,49 @@ def kept(function) -> int:
         here = allocated.now
     del out
     return here
+
+
+def plainly_gated(act, x, gate, layer):
+    out = act(x)
+    return layer(out * gate(out))
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, "relu", "tanh"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gated_activations_are_those_of_the_composition(name, memory_format):
+    act, gate, layer = Activation(name), SqueezeExcite(8, 0.5).double(), conv()
+    x = torch.randn(2, 8, 10, 10, dtype=torch.float64).to(memory_format=memory_format)
+    found = []
+    for function in (gated_activated, plainly_gated):
+        leaf = x.detach().clone().requires_grad_()
+        out = function(act, leaf, gate.gate, layer)
+        parameters = [*gate.parameters(), *layer.parameters()]
+        found.append((out, torch.autograd.grad(out.square().sum(), [leaf, *parameters])))
+    torch.testing.assert_close(*found, rtol=0, atol=0)  # the same operations on the same numbers
+
+
+def test_neither_the_activation_nor_its_product_with_the_gate_is_kept():
+    gate, layer = SqueezeExcite(8, 0.5).double(), conv()
+
+    def keeps(function, name):
+        def run():
+            x = torch.randn(64, 8, 32, 32, dtype=torch.float64, requires_grad=True)
+            return x, function(Activation(name), x, gate.gate, layer)
+
+        return kept(run)
+
+    size = 64 * 8 * 32 * 32 * 8
+    assert keeps(plainly_gated, "silu") - keeps(gated_activated, "silu") >= 2 * size
+    assert keeps(plainly_gated, "relu") == keeps(gated_activated, "relu")
+
+
+def test_a_gate_that_was_changed_in_place_is_an_error():
+    act, layer = Activation("silu"), conv()
+    x, factor = torch.randn(2, 8, 6, 6, dtype=torch.float64, requires_grad=True), torch.ones(2, 8, 1, 1).double()
+    out = gated_activated(act, x, lambda y: factor, layer)
+    factor.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 @pytest.mark.parametrize("layers", LAYERS)

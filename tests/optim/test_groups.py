@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from optim_cases import answers
-from small_models import CONTROLS, SMALL, small
+from small_models import CONTROLS, EFFICIENTNETS, SMALL, small
 from tiny_runs import network
 from torch import nn
 
@@ -29,7 +29,7 @@ def names_by_group(model, groups):
     return {group["name"]: [names[id(p)] for p in group["params"]] for group in groups}
 
 
-@pytest.mark.parametrize("name", [*SMALL, *CONTROLS])
+@pytest.mark.parametrize("name", [*SMALL, *CONTROLS, *EFFICIENTNETS])
 def test_every_parameter_is_in_exactly_one_group(name):
     model = small(name)
     groups = param_groups(model, weight_decay=2e-5, clipping=0.01)
@@ -63,7 +63,7 @@ def test_what_is_in_which_group(name):
         assert "stages.0.0.squeeze_excite.fc0.bias" in groups["bias"]
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", [*CONTROLS, "bn_efficientnet_b0"])
 def test_what_is_in_which_group_of_the_controls(name):
     model = small(name)
     norms = {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}

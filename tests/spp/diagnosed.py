@@ -10,9 +10,10 @@ from normfree.spp import record
 RESNET = dict(depths=(2, 2, 3, 2), widths=(64, 128, 256, 512))
 NFNET = dict(depths=(1, 2, 3, 2), widths=(64, 128, 192, 192), group_width=32)
 REGNET = dict(depths=(1, 2, 3, 2), widths=(32, 64, 96, 128))
+EFFICIENTNET = dict(depths=(1, 2, 2, 2, 2, 3, 1), widths=(16, 24, 32, 48, 64, 96, 128), stem_width=32)
 SHAPES = {"nf_resnet50": RESNET, "nf_seresnet50": RESNET, "nfnet_f0": NFNET, "nf_regnet_b0": REGNET}
 SHAPES |= {name: RESNET for name in ("bn_resnet50", "bn_resnet50_v1", "fixup_resnet50", "skipinit_resnet50")}
-SHAPES |= {"bn_nfnet_f0": NFNET}
+SHAPES |= {"bn_nfnet_f0": NFNET, "nf_efficientnet_b0": EFFICIENTNET, "bn_efficientnet_b0": EFFICIENTNET}
 NORMFREE = ["nf_resnet50", "nf_seresnet50", "nfnet_f0", "nf_regnet_b0"]
 FIGURES = dict(alpha=1.0, skip_gain=1.0)  # the setting of the paper's figures
 SETTINGS = [{}, dict(skip_gain=1.0), FIGURES]

@@ -9,13 +9,15 @@ from normfree.spp import record
 
 @pytest.mark.sample(0.25, by=("name", "options"))  # one of the sizes each
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
-@pytest.mark.parametrize("name", NORMFREE)
+@pytest.mark.parametrize("name", [*NORMFREE, "nf_efficientnet_b0"])
 @pytest.mark.parametrize(("size", "batch", "seed"), [(64, 2, 0), (75, 3, 1), (96, 4, 2), (160, 2, 3)])
 def test_normalizer_free_networks_are_healthy(name, options, size, batch, seed):
     assert findings(network(name, seed, **options), size, batch, seed) == []
 
 
-@pytest.mark.parametrize("name", ["nf_resnet50", "nfnet_f0", "nf_regnet_b0", "nf_regnet_b2", "nf_resnet26_small"])
+@pytest.mark.parametrize(
+    "name", ["nf_resnet50", "nfnet_f0", "nf_regnet_b0", "nf_regnet_b2", "nf_efficientnet_b0", "nf_resnet26_small"]
+)
 @pytest.mark.parametrize("options", SETTINGS[::2], ids=str)
 def test_networks_of_the_papers_are_healthy(name, options):
     assert findings(network(name, small=False, **options)) == []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..functional import pad_same, residual_merge
-from ..models import NFBlock
+from ..models import NFBlock, NFInvertedBlock
 from ..models.features import FeatureMaps
 from ..nn import Activation, PaddedConv2d
 from ..nn.conv import FoldedConv2d, in_place_of
@@ -42,8 +42,12 @@ def _hooked(layer: nn.Module) -> bool:
 def _packable_block(block: nn.Module) -> bool:
     """Whether a block is an unchanged :class:`NFBlock` of a kind that :class:`PackedBlock` knows, without hooks."""
     methods = ("forward", "_activated", "_downscale", "_merged", "_gate")
-    own = all(getattr(type(block), name, None) is vars(NFBlock)[name] for name in methods)
-    own = own and block.affines is None and block.se_position != "straddled"
+    return _unchanged(block, NFBlock, methods) and block.affines is None and block.se_position != "straddled"
+
+
+def _unchanged(block: nn.Module, kind: type[nn.Module], methods: Sequence[str]) -> bool:
+    """Whether a block has the methods of its kind, and no hooks inside."""
+    own = all(getattr(type(block), name, None) is vars(kind)[name] for name in methods)
     return own and "forward" not in vars(block) and not any(_hooked(m) for m in block.modules() if m is not block)
 
 
@@ -129,6 +133,23 @@ class PackedBlock(nn.Module):
             shortcut = self.conv_shortcut(out if self.pool is None else self.pool(out))
         out = self.branch(out)
         return shortcut + out if self.gate is None else residual_merge(shortcut, out, self.gate.gate(out))
+
+
+class PackedInverted(nn.Module):
+    """A folded :class:`NFInvertedBlock` whose activations are computed inside its convolutions where oneDNN can."""
+
+    def __init__(self, block: NFInvertedBlock, shapes: dict[nn.Module, torch.Size]):
+        super().__init__()
+        self.has_skip = block.has_skip
+        layers: dict[str, nn.Module] = {}
+        for name in ("conv0", "conv1"):
+            if (conv := getattr(block, name)) is not None:
+                layers |= {name: conv, f"{name}_act": block.act}
+        self.branch = _packed_sequence({**layers, "gate": block.squeeze_excite, "conv2": block.conv2}, shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        return x + out if self.has_skip else out
 
 
 def _packed_sequence(
@@ -246,6 +267,8 @@ def _pack(
     for name, child in module.named_children():
         if isinstance(child, NFBlock) and _packable_block(child):
             child = in_place_of(child, _pack(PackedBlock(child, shapes), shapes))
+        elif isinstance(child, NFInvertedBlock) and _unchanged(child, NFInvertedBlock, ("forward",)):
+            child = in_place_of(child, _pack(PackedInverted(child, shapes), shapes))
         elif type(child) is nn.Linear and "forward" not in vars(child):
             child = in_place_of(child, PackedLinear(child))
         elif isinstance(child, nn.Conv2d):
