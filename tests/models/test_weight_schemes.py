@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import SMALL, blocks, shake, small
+from small_models import EFFICIENTNETS, SMALL, blocks, shake, small
 
 import normfree
 from normfree import UsageError
@@ -19,7 +19,7 @@ from normfree.weights import haiku_names, timm_names
 from normfree.weights.carry import adapt_channels
 
 DOUBLE = torch.float64
-FAMILIES = [*SMALL, "nf_cifarnet"]
+FAMILIES = [*SMALL, "nf_efficientnet_b0", "nf_cifarnet"]
 OTHERS = ["decoupled", "soft", "normalized", "raw"]
 CIFAR = dict(widths=(16, 24, 24), depths=(2, 2, 1))
 
@@ -37,7 +37,7 @@ def convolutions(model):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_default_is_the_standardized_network(name):
-    options = SMALL.get(name, CIFAR)
+    options = (SMALL | EFFICIENTNETS).get(name, CIFAR)
     torch.manual_seed(0)
     default = normfree.create_model(name, **options)
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ from .efficientnet import (
     efficientnet_variants,
     skip_flags,
 )
+from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 VARIANTS = efficientnet_variants("nf_efficientnet", 6, stochdepth_rate=0.1)
 
@@ -44,6 +45,7 @@ class NFInvertedBlock(InvertedBlock):
         shape: channels, kernel size, stride.
         beta: square root of the expected variance of the input.
         skip_gain: initial value of a learnable factor of the branch (SkipInit); None: there is none.
+        conv: the kind of the convolutions.
         standardize_depthwise: False: the depthwise convolution has its raw weight.
 
     Example:
@@ -62,14 +64,15 @@ class NFInvertedBlock(InvertedBlock):
         beta: float = 1.0,
         skip_gain: float | None = None,
         se_factor: float = 2.0,
+        conv: type[SameConv2d] = WSConv2d,
         standardize_depthwise: bool = True,
         stochdepth_rate: float = 0.0,
         stochdepth_scaling: StochdepthScaling = "none",
     ):
         super().__init__(
             shape,
-            conv=WSConv2d,
-            depthwise=WSConv2d if standardize_depthwise else SameConv2d,
+            conv=conv,
+            depthwise=conv if standardize_depthwise else SameConv2d,
             act=act,
             beta=beta,
             se_factor=se_factor,
@@ -131,11 +134,13 @@ class NFEfficientNet(EfficientNet):
         alpha: float = 0.2,
         skip_gain: float | None = None,
         se_factor: float = 2.0,
+        weight_scheme: WeightScheme = "standardized",
         standardize_depthwise: bool = True,
         stochdepth_scaling: StochdepthScaling = "none",
         **options: Unpack[EfficientNetOptions],
     ):
-        act = Activation(activation, gamma)
+        conv = convolution_of(weight_scheme)
+        act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
         if act.gamma <= 0:
             raise UsageError(f"gamma (={gamma}) must be above 0")
         # the stem ends in the bare activation, of variance gamma ** -2
@@ -149,6 +154,7 @@ class NFEfficientNet(EfficientNet):
                 beta=math.sqrt(variances[place.index]),
                 skip_gain=skip_gain,
                 se_factor=se_factor,
+                conv=conv,
                 standardize_depthwise=standardize_depthwise,
                 stochdepth_rate=place.stochdepth_rate,
                 stochdepth_scaling=stochdepth_scaling,
@@ -157,10 +163,10 @@ class NFEfficientNet(EfficientNet):
         super().__init__(
             widths=widths,
             depths=depths,
-            conv=WSConv2d,
+            conv=conv,
             behind_stem=dict(act=act.clone()),
             make_block=make_block,
-            final_conv=WSConv2d(widths[-1], FINAL_FACTOR * widths[-1], 1, input_scale=variances[-1] ** -0.5),
+            final_conv=conv(widths[-1], FINAL_FACTOR * widths[-1], 1, input_scale=variances[-1] ** -0.5),
             final=dict(act=act),
             stem_width=stem_width,
             classifier_std=0.0,

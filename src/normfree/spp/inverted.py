@@ -17,12 +17,17 @@ from torch import Tensor
 from ..functional import pad_same
 from ..gain import activation_gain, he_gain, normal_mean, variance_behind
 from ..models import NFInvertedBlock
-from ..nn import SameConv2d, WSConv2d
+from ..nn import SameConv2d
 from .rows import BlockTheory
 
 _STEP = 0.1  # of logarithms of the variance: interpolation is off by less than 1e-3
 _TINY = 1e-30
 _Function = str | Callable[[Tensor], Tensor]
+
+
+def has_theory(block: NFInvertedBlock) -> bool:
+    """Whether the weights of the block's 1x1 convolutions have no mean, and it is not folded."""
+    return isinstance(block.conv2, SameConv2d) and block.conv2.centred
 
 
 class InvertedTheory:
@@ -101,7 +106,7 @@ def _depthwise(conv: SameConv2d, variance: Tensor, mean_share: float) -> Tensor:
         return F.conv2d(x, kernel, None, conv.stride, padding, conv.dilation)[0, 0]
 
     out = summed(variance) / taps
-    if isinstance(conv, WSConv2d):
+    if conv.centred:
         squared_mean = mean_share * variance
         out = out + (summed(squared_mean) - summed(squared_mean.sqrt()) ** 2 / taps) / (taps - 1)
     return out

@@ -10,7 +10,7 @@ from ..functional import same_padding
 from ..gain import activation_gain, he_gain, moment_behind, variance_behind
 from ..models import NFBlock, NFInvertedBlock
 from ..nn import SameConv2d
-from .inverted import InvertedTheory, inverted_variances
+from .inverted import InvertedTheory, has_theory, inverted_variances
 from .rows import BlockTheory, Row
 
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")  # g(s * x) = s * g(x): their loss does not depend on the signal
@@ -20,7 +20,7 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
     """Fill in ``expected_var`` and, of Normalizer-Free blocks, ``expected_res_var`` and ``theory``."""
     modules = [model.get_submodule(row.module) if row.res_avg_var is not None else None for row in rows]
     before = stem.avg_var if stem is not None else None
-    inverted = [module for module in modules if isinstance(module, NFInvertedBlock) and not module.folded]
+    inverted = [module for module in modules if isinstance(module, NFInvertedBlock) and has_theory(module)]
     if modules and len(inverted) == len(modules):
         _predict_inverted(model, rows, inverted, before)
         return
