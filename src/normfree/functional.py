@@ -129,8 +129,8 @@ def expected_skip_variances(skips: Sequence[bool], alpha: float = 0.2, first: fl
     """Predicted variance of each block's input, and of the last one's output, where some blocks have no skip.
 
     A block with a skip adds ``alpha ** 2``, as in :func:`expected_variances`. One without is all branch: it divides by
-    the standard deviation of its input, and the variance is 1 again (NF-ResNets, section 5.2; the reset is not stated
-    there). The first block's input has variance ``first``.
+    the standard deviation of its input, and the variance is 1 again. So it is in NF-EfficientNets (NF-ResNets, section
+    5.2, which does not state the reset). The first block's input has variance ``first``.
 
     Example:
         >>> [round(variance, 2) for variance in expected_skip_variances([False, True, True, False])]
