@@ -17,6 +17,7 @@ CASES: list[tuple[str, dict]] = [
     ("nf_regnet_b0", dict(skip_gain=None, shortcut="strided", first_ratio=None)),
     ("nf_regnet_b0", dict(squeeze_excite=False)),
     ("nf_regnet_b0", dict(se_width="input", se_position="end")),
+    ("nf_regnet_b0", dict(group_width=1)),
     ("nf_regnet_b0", dict(group_width=1, standardize_depthwise=False)),
     ("nf_regnet_b0", dict(group_width=1, standardize_depthwise=False, affine="gain")),
     *(("nfnet_f0", dict(affine=affine)) for affine in AFFINES),

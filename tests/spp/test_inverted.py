@@ -184,3 +184,5 @@ def test_raw_depthwise_weights_shift_the_mean():
     )
     shares = [[row.avg_sq_mean / row.avg_var for row in rows] for rows in (raw, standardized)]
     assert statistics.median(shares[0]) > 0.2 > 0.05 > statistics.median(shares[1])
+    # a few branches of a network whose signal is reset at every transition are not a fault yet
+    assert kinds(network("nf_regnet_b0", group_width=1, standardize_depthwise=False)) == []
