@@ -25,6 +25,12 @@ CASES: list[tuple[str, dict]] = [
     ("nfnet_f0", dict(spatial_convs=1, squeeze_excite=False)),
     ("nfnet_f0", dict(se_position="straddled", pointwise_groups=2)),
     ("nfnet_f0", dict(se_position="middle", se_width="input", pointwise_groups=4)),
+    ("nfnet_f0", dict(ratio=(0.25, 0.25, 0.5, 0.5), ratio_of=("input", "input", "output", "output"), group_width=4)),
+    ("nfnet_f0", dict(group_width=(2, 2, 4, 4), ratio_of="input")),
+    *(("nfnet_f0", dict(stem=stem)) for stem in ("3x 3x3", "7x7", "7x7-nopool", "dct")),
+    ("nfnet_f0", dict(stem="dct", affine="activation", squeeze_excite=False)),
+    *((name, dict(final=final)) for name in ("nfnet_f0", "nf_regnet_b0") for final in ("linear", "none")),
+    *((name, dict(global_pool="logits")) for name in ("nf_resnet50", "nfnet_f0")),
 ]
 
 

@@ -25,6 +25,11 @@ WIDE = {
 }
 
 
+def wide(options):
+    """The group widths of appendix E for the networks of these widths."""
+    return options | dict(group_width=(8, 8, 16, 16)) if "group_width" in options else options
+
+
 def nf_blocks(model):
     return [module for module in model.modules() if isinstance(module, NFBlock)]
 
@@ -38,9 +43,10 @@ def variance(x):
 @EACH
 def test_branches_and_shortcuts_have_the_expected_variance(name, options):
     """Each block on noise of the variance that its beta is for: the branch alone, and the shortcut alone."""
-    for seed in range(2):
+    ratios = []
+    for seed in range(3):
         torch.manual_seed(seed)
-        model = normfree.create_model(name, num_classes=10, **WIDE[name] | options).eval()
+        model = normfree.create_model(name, num_classes=10, **WIDE[name] | wide(options)).eval()
         for block in nf_blocks(model):
             x = block.beta * torch.randn(2, block.in_channels, 24, 24)
             block.skip_init = SkipInit(alpha=0.0, init=None)
@@ -48,10 +54,12 @@ def test_branches_and_shortcuts_have_the_expected_variance(name, options):
             block.skip_init = SkipInit(alpha=1.0, init=None)
             branch = block(x) - shortcut
             theory = block_theory(block, block.beta**2, branch.shape[1:])
-            # 10 %; the largest deviation is 6 %, of straddled Squeeze-Excite: its gates are of the means behind an
-            # activation, which differ between channels
-            assert variance(branch) == pytest.approx(theory.res_var, rel=0.1)
-            assert variance(shortcut) == pytest.approx(theory.shortcut_var or block.beta**2, rel=0.1)
+            ratios.append(variance(branch) / theory.res_var)
+            ratios.append(variance(shortcut) / (theory.shortcut_var or block.beta**2))
+    means = torch.tensor(ratios).view(3, -1).mean(0)
+    # 10 %; the largest deviation is 7 %, of narrow groups and of straddled Squeeze-Excite, whose gates are of the means
+    # behind an activation, which differ between channels
+    assert means.tolist() == pytest.approx([1.0] * len(means), abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -220,3 +220,24 @@ def test_the_loaders_agree():
         weights = convert(model, form)
         ours = fill(normfree.create_model("nfnet_f0", num_classes=10, **SMALL["nfnet_f0"]), weights)
         assert same_tensors(ours, load(config("nfnet_f0"), weights, form, "here"), list(model.state_dict())) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm_nf_resnet26", dict(widths=(32, 64, 64, 64))),
+        ("nf_resnet50", SMALL["nf_resnet50"] | dict(skip_gain=None)),
+        ("nfnet_f0", SMALL["nfnet_f0"] | dict(stem="dct")),
+    ],
+)
+def test_constants_that_no_file_holds(name, options):
+    """The branch's factor where there is no SkipInit, and the DCT: a network read from a file has them, too."""
+    model = normfree.create_model(name, **options).eval()
+    for key, parameter in model.named_parameters():
+        if key.endswith("gain"):
+            parameter.fill_(1.0)  # no branch is 0
+    form = "timm" if name.startswith("timm") else "normfree"
+    loaded = load(ModelConfig(name, options=options), convert(model, form), form, "weights")
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), model(x))

@@ -1,8 +1,8 @@
 """The Normalizer-Free residual block, one body for the three families."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from torch import Tensor, nn
 
@@ -22,7 +22,9 @@ from ..nn import (
     activated,
     gated_merge,
 )
+from ..words import shown
 
+RatioOf = Literal["output", "input"]
 SEPosition = Literal["end", "middle", "straddled"]
 SEWidth = Literal["gated", "input"]
 Shortcut = Literal["strided", "pooled"]
@@ -158,6 +160,20 @@ def divisible(width: float, divisor: int, *, shrink: bool = False) -> int:
         return int(width)
     rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
     return rounded if shrink or rounded >= 0.9 * width else rounded + divisor
+
+
+def per_stage(name: str, choice: Any, widths: Sequence[int]) -> list[Any]:
+    """An option's value of each stage, where it is one for all or one for each; UsageError, by ``name``, if neither.
+
+    Example:
+        >>> per_stage("group_width", 128, (256, 512)), per_stage("group_width", [8, 16], (256, 512))
+        ([128, 128], [8, 16])
+    """
+    if isinstance(choice, str) or not isinstance(choice, Sequence):
+        return [choice] * len(widths)
+    if len(choice) != len(widths):
+        raise UsageError(f"{name} (={shown(choice)}) must be one value, or one for each of {len(widths)} stages")
+    return list(choice)
 
 
 def se_placed(squeeze_excite: bool, position: SEPosition, usual: SEPosition) -> SEPosition | None:

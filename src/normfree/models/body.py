@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, Unpack, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, Unpack, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from ..nn import Activation, ChannelAffine, Role, SameConv2d, StochdepthScaling,
 from .block import Branch, NFBlock, Sampling
 from .constant_variance import Residual, block_of, block_variances
 from .features import FeatureMaps, stem_feature, stem_maps
-from .head import ClassifierHead
+from .head import ClassifierHead, Expansion
+
+Final = Literal["conv", "linear", "none"]
 
 
 class Stage(nn.Sequential):
@@ -98,6 +100,7 @@ class ResidualNet(FeatureMaps):
         widths, depths, strides: output channels, number of blocks and first block's stride of each stage.
         make_block: the block of a :class:`Place`.
         final_conv: the convolution behind the last stage; None: there is none.
+        expansion: the layer between pooling and classifier; None: there is none.
         final: further modules behind the last stage, by name; their parameters come before the classifier's.
         drop_rate: dropout in front of the classifier.
         stochdepth_rate: block i of n is dropped with probability ``stochdepth_rate * i / n``.
@@ -126,6 +129,7 @@ class ResidualNet(FeatureMaps):
         make_block: Callable[[Place], nn.Module],
         final_conv: SameConv2d | None = None,
         final: Mapping[str, nn.Module] | None = None,
+        expansion: Expansion | None = None,
         num_classes: int = 1000,
         drop_rate: float = 0.0,
         stochdepth_rate: float = 0.0,
@@ -164,8 +168,9 @@ class ResidualNet(FeatureMaps):
         self.final_names = tuple(final or {})
         for name, module in (final or {}).items():
             self.add_module(name, module)
-        self.num_features = self.head_hidden_size = channels
-        self.head = ClassifierHead(channels, num_classes, drop_rate, classifier_std, global_pool)
+        self.num_features = channels
+        self.head = ClassifierHead(channels, num_classes, drop_rate, classifier_std, global_pool, expansion)
+        self.head_hidden_size = self.head.hidden_size
 
     @classmethod
     def map_count(cls, stages: int) -> int:
@@ -214,6 +219,7 @@ class ResidualNet(FeatureMaps):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one; 0 classes: none, the network returns pooled features."""
         self.head.reset(num_classes, global_pool)
+        self.head_hidden_size = self.head.hidden_size
         self.head.to(next(self.stem.parameters())).train(self.training)  # device, type and mode of the network
         self.num_classes = num_classes
 
@@ -253,7 +259,9 @@ class NormFreeNet(ResidualNet):
         stem, widths, depths, strides, classifier_std: as :class:`ResidualNet`.
         branch: of all blocks, or one for each stage.
         first_ratio: the branch ratio of the network's first block, if it differs.
-        final_channels: outputs of the 1x1 convolution behind the last stage; None: there is none.
+        final: what widens the features in front of the classifier: a 1x1 convolution behind the last stage ("conv"), a
+            linear layer behind the pooling ("linear"), or nothing ("none").
+        final_channels: how many features it makes; None: there is none.
         skip_gain: initial value of the skip gains; None: there are none.
         stochdepth_scaling: as :class:`.StochasticDepth`.
         residual: the sum of shortcut and branch, "growing-variance" or "constant-variance", see
@@ -273,6 +281,7 @@ class NormFreeNet(ResidualNet):
         strides: Sequence[int],
         branch: Branch | Sequence[Branch],
         first_ratio: float | None = None,
+        final: Final = "conv",
         final_channels: int | None = None,
         act: Activation,
         alpha: float = 0.2,
@@ -306,15 +315,18 @@ class NormFreeNet(ResidualNet):
                 stochdepth_scaling=stochdepth_scaling,
             )
 
-        last, channels = branches[-1], final_channels or widths[-1]
+        last, wider = branches[-1], (final_channels if final != "none" else None)
+        final_conv = last.conv(widths[-1], wider, 1) if wider and final == "conv" else None
+        channels = widths[-1] if final_conv is None else final_conv.out_channels
         super().__init__(
             stem=stem,
             widths=widths,
             depths=depths,
             strides=strides,
             make_block=make_block,
-            final_conv=last.conv(widths[-1], final_channels, 1) if final_channels else None,
+            final_conv=final_conv,
             final=dict(final_affine=ChannelAffine(channels), act=act) if last.affine else dict(act=act),
+            expansion=Expansion(widths[-1], wider, act.clone()) if wider and final == "linear" else None,
             classifier_std=classifier_std,
             **options,
         )

@@ -61,6 +61,8 @@ class Complexity:
         self.short, self.in_chans, self.stride = short, in_chans, stride
         # layers behind a pooling, whose cost does not depend on the image size
         self.pooled = {name for name, module in short.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
+        if getattr(getattr(short, "head", None), "global_pool", "") == "logits":
+            self.pooled.discard("head.fc")
         self.unit_macs = macs_by_module(short, (in_chans, stride, stride))
 
     def params(self, depths: Sequence[int]) -> int:

@@ -26,6 +26,7 @@ class FeatureMaps(nn.Module):
     final_conv: nn.Module
     head: ClassifierHead
     num_features: int
+    head_hidden_size: int
 
     def forward_final(self, x: Tensor) -> Tensor:
         """Normalization and activation of the last map of ``feature_info``; by default the map itself."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..nn import Activation, Affine, SameConv2d, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
-from .body import NormFreeNet, NormFreeOptions
+from .body import Final, NormFreeNet, NormFreeOptions
 from .stem import RegNetStem, conv_stem
 from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
@@ -72,6 +72,7 @@ class NFRegNet(NormFreeNet):
         se_factor: float = 2.0,
         se_width: SEWidth = "gated",
         se_position: SEPosition = "middle",
+        final: Final = "conv",
         classifier_std: float = 0.0,
         **options: Unpack[NormFreeOptions],
     ):
@@ -98,6 +99,7 @@ class NFRegNet(NormFreeNet):
                 affine=affine == "activation",
             ),
             first_ratio=first_ratio,
+            final=final,
             final_channels=1280 * widths[-1] // 440,
             act=Activation(activation, gamma),
             drop_rate=drop_rate,

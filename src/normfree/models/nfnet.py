@@ -6,9 +6,9 @@ from typing import Literal, Unpack
 from torch import Tensor
 
 from ..nn import Activation, Affine, affine_conv
-from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
-from .body import NormFreeNet, NormFreeOptions
-from .stem import DEEP, NFNetStem, conv_stem, deep_stem
+from .block import Branch, RatioOf, SEPosition, SEWidth, Shortcut, per_stage, se_placed
+from .body import Final, NormFreeNet, NormFreeOptions
+from .stem import NFNetStem, conv_stem, deep_stem, nfnet_stem_widths, nfnet_strides
 from .weight_schemes import WeightScheme, convolution_of, default_gamma
 
 _TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
@@ -27,13 +27,6 @@ VARIANTS = {
     for suffix, widths in (("", (256, 512, 1536, 1536)), ("_plus", (384, 768, 2048, 2048)))
     for k in range(8)
 }
-
-STRIDES = (1, 2, 2, 2)
-
-
-def stem_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Output channels of the deep stem's four convolutions; another stem has the last number."""
-    return 16, 32, 64, widths[0] // 2
 
 
 class NFNet(NormFreeNet):
@@ -57,9 +50,10 @@ class NFNet(NormFreeNet):
         stochdepth_rate: float = 0.25,
         activation: str | Callable[[Tensor], Tensor] = "gelu",
         gamma: float | None = None,
-        ratio: float = 0.5,
+        ratio: float | Sequence[float] = 0.5,
+        ratio_of: RatioOf | Sequence[RatioOf] = "output",
         first_ratio: float | None = None,
-        group_width: int = 128,
+        group_width: int | Sequence[int] = 128,
         pointwise_groups: int = 1,
         spatial_convs: Literal[1, 2] = 2,
         shortcut: Shortcut = "pooled",
@@ -69,33 +63,45 @@ class NFNet(NormFreeNet):
         se_factor: float = 2.0,
         se_width: SEWidth = "gated",
         se_position: SEPosition = "end",
+        final: Final = "conv",
         final_factor: int = 2,
         classifier_std: float = 0.01,
         **options: Unpack[NormFreeOptions],
     ):
-        conv, widths_of_stem = affine_conv(affine, convolution_of(weight_scheme)), stem_widths(widths)
+        conv, stem_widths = affine_conv(affine, convolution_of(weight_scheme)), nfnet_stem_widths(stem, widths[0])
         act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
+        stages = zip(
+            per_stage("ratio", ratio, widths),
+            per_stage("ratio_of", ratio_of, widths),
+            per_stage("group_width", group_width, widths),
+            strict=True,
+        )
         super().__init__(
-            stem=deep_stem(in_chans, widths_of_stem, conv, act, affine=affine == "activation")
-            if stem == DEEP
-            else conv_stem(stem, conv, in_chans, widths_of_stem[-1]),
+            stem=deep_stem(in_chans, stem_widths, conv, act, affine=affine == "activation")
+            if len(stem_widths) > 1
+            else conv_stem(stem, conv, in_chans, *stem_widths),
             widths=widths,
             depths=depths,
-            strides=STRIDES,
-            branch=Branch(
-                ratio=ratio,
-                group_width=group_width,
-                pointwise_groups=pointwise_groups,
-                spatial_convs=spatial_convs,
-                squeeze_excite=se_placed(squeeze_excite, se_position, "end"),
-                se_ratio=se_ratio,
-                se_factor=se_factor,
-                se_width=se_width,
-                pool_shortcut=shortcut == "pooled",
-                conv=conv,
-                affine=affine == "activation",
-            ),
+            strides=nfnet_strides(stem),
+            branch=[
+                Branch(
+                    ratio=own_ratio,
+                    expand_input=own_ratio_of == "input",
+                    group_width=own_group_width,
+                    pointwise_groups=pointwise_groups,
+                    spatial_convs=spatial_convs,
+                    squeeze_excite=se_placed(squeeze_excite, se_position, "end"),
+                    se_ratio=se_ratio,
+                    se_factor=se_factor,
+                    se_width=se_width,
+                    pool_shortcut=shortcut == "pooled",
+                    conv=conv,
+                    affine=affine == "activation",
+                )
+                for own_ratio, own_ratio_of, own_group_width in stages
+            ],
             first_ratio=first_ratio,
+            final=final,
             final_channels=final_factor * widths[-1],
             act=act,
             drop_rate=drop_rate,

@@ -28,8 +28,9 @@ def check_options(cls: type, options: Mapping[str, Any], prefix: str = "option "
     declared = inspect.signature(cls.__init__).parameters
     for key, value in options.items():
         expected = _type_mismatch(declared[key].annotation, value) if key in declared else None
-        if expected is None and _is_number(value):
-            expected = _out_of_range(key, value)
+        if expected is None:
+            found = (_out_of_range(key, item) for item in _items(value) if _is_number(item))
+            expected = next(filter(None, found), None)
         if expected is not None:
             raise UsageError(f"{prefix}{key} (={shown(value)}) must be {expected}")
 
@@ -42,6 +43,11 @@ def _type_mismatch(hint: Any, value: Any) -> str | None:
             return None
         expected = _type_mismatch(typing.Union[tuple(a for a in args if a is not type(None))], value)  # noqa: UP007
         return expected and f"{expected}, or null"
+    if any(typing.get_origin(hinted) is Sequence for hinted in args):  # one value, or one for each stage
+        (one,) = (hinted for hinted in args if typing.get_origin(hinted) is not Sequence)
+        mismatches = (_type_mismatch(one, item) for item in _items(value) or [None])  # an empty list is wrong, too
+        expected = next(filter(None, mismatches), None)
+        return expected and f"{expected}, or a list of them"
     if origin is typing.Literal:
         fits = any(type(value) is type(choice) and value == choice for choice in args)
         return None if fits else f"one of {', '.join(map(str, args))}"
@@ -58,6 +64,11 @@ def _type_mismatch(hint: Any, value: Any) -> str | None:
         fits = (isinstance(value, str) and len(value) <= MAX_TEXT) or (hint is not str and isinstance(value, Callable))
         return None if fits else f"text of at most {MAX_TEXT} letters"
     return None
+
+
+def _items(value: Any) -> list[Any]:
+    """The items of a list; of anything else, itself."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
 
 
 def _out_of_range(key: str, value: float) -> str | None:

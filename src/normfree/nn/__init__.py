@@ -9,11 +9,12 @@ from .activation import Activation, ScaledActivation
 from .affine import Affine, ChannelAffine, affine_conv
 from .batch_norm import BATCH_NORM, batch_norms
 from .conv import PaddedConv2d, SameConv2d
+from .dct import BlockDCT2d
 from .pool import AvgPoolSame, MaxPoolSame
 from .recompute import Activated, activated, gated_activated
 from .residual import SkipInit, StochasticDepth, StochdepthScaling
 from .roles import ParameterRole, Role, explain_roles, parameter_roles
-from .squeeze_excite import EfficientChannelAttention, SqueezeExcite
+from .squeeze_excite import EfficientChannelAttention, SqueezeExcite, lecun_normal_
 from .weight_schemes import DecoupledWSConv2d, GainConv2d, SoftWSConv2d, WNConv2d, WSConv2d, recompute_weights
 from .whitening import PatchWhitening2d, fit_whitening
 
@@ -23,6 +24,7 @@ __all__ = [
     "Activation",
     "Affine",
     "AvgPoolSame",
+    "BlockDCT2d",
     "ChannelAffine",
     "DecoupledWSConv2d",
     "EfficientChannelAttention",
@@ -48,6 +50,7 @@ __all__ = [
     "fit_whitening",
     "gated_activated",
     "gated_merge",
+    "lecun_normal_",
     "parameter_roles",
     "recompute_weights",
 ]

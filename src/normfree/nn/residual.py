@@ -38,6 +38,12 @@ class SkipInit(nn.Module):
             self.skip_gain = nn.Parameter(torch.full((1,), float(init)))
             self.parameter_roles = {"skip_gain": Role.SKIP_GAIN}
 
+    @torch.no_grad()
+    def reset_constants(self) -> None:
+        """Write the constant that stands for the scalar where there is none, into memory that holds anything."""
+        if "skip_gain" in self._buffers:
+            self.skip_gain.fill_(1.0)
+
     def scale(self) -> Tensor:
         """``alpha * skip_gain``, shape (1,), to be folded into another layer.
 

@@ -13,7 +13,14 @@ from .roles import Role
 
 @torch.no_grad()
 def lecun_normal_(weight: Tensor) -> Tensor:
-    """Normal with standard deviation fan_in ** -0.5, truncated at two of them: Haiku's default for linear layers."""
+    """Normal with standard deviation fan_in ** -0.5, truncated at two of them: Haiku's default for linear layers.
+
+    In place, for a weight (out, in, ...); returns it.
+
+    Example:
+        >>> lecun_normal_(torch.empty(8, 4)).abs().max() <= 1
+        tensor(True)
+    """
     std, cut = weight[0].numel() ** -0.5, math.erf(2**0.5)
     # through the inverse of the distribution, in place: nn.init.trunc_normal_ leaves temporaries of the weight's size
     return weight.uniform_(-cut, cut).erfinv_().mul_(std * 2**0.5).clamp_(-2 * std, 2 * std)

@@ -24,6 +24,7 @@ WEAK_UNKNOWN, STRONG_UNKNOWN = 0.4, 2.5  # without theory, behind a transition, 
 UNCENTRED = 3.0  # a first block behind max pooling adds more: 2.8 instead of 1
 BARE_GATE = 0.7  # mean of a gate; about 1/2 where the factor 2 is missing
 RESET = 2.0  # beta^2 above which a missing reset is no chance
+SMOOTH = 1.7  # 2x2 pooling of a signal behind max pooling leaves more than of noise: up to 1.5 times as much
 HANDED_ON = 2.5  # variance of a shortcut over its branch's, without theory: up to 2 if healthy
 OUTLIER, AGREEING = 5.0, 2.0  # without theory: one branch over the median of the others, and each of these over it
 TINY = 1e-300  # variance of no signal
@@ -113,7 +114,7 @@ def _missing_reset(rows: list[Row]) -> list[Finding]:
             if row.theory is not None:  # the limit is between the expected variance and the one that arrived
                 due, beta = row.theory.shortcut_var or math.inf, row.theory.beta
                 odd = any(size % 2 for size in before.shape[-2:])  # 2x2 pooling keeps up to twice as much of odd maps
-                missing = beta**2 >= RESET and row.shortcut_var > due * beta * (2 if odd else 1)
+                missing = beta**2 >= RESET and row.shortcut_var > due * max(beta, SMOOTH) * (2 if odd else 1)
             else:  # shortcut and branch have the same input, normalized or scaled; pooling may leave a quarter
                 due = max(row.branch_var, usual if row.normalized else 0.0) / (row.gate or 1.0) ** 2
                 grown = row.normalized or before.avg_var > HANDED_ON * start.avg_var

@@ -139,7 +139,7 @@ def _classifier(model: ResidualNet, theirs: Mapping[str, Tensor]) -> tuple[dict[
         return (
             ({}, f"with a new classifier ({model.num_classes} classes; the weights have none)") if not theirs else None
         )
-    if weight.shape[1] != model.num_features or len(weight) == model.num_classes:
+    if weight.shape[1] != model.head_hidden_size or len(weight) == model.num_classes:
         return None
     return {}, f"with a new classifier ({model.num_classes} classes instead of {len(weight)})"
 

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..models import ResidualNet, list_models
 from ..models.config import ModelConfig
 from ..models.registry import lookup
+from ..nn import BlockDCT2d, SkipInit
 from .carry import carry
 from .file import Weights
 from .haiku import _FAMILIES, _haiku_shape, haiku_names, haiku_state_names, load_haiku, to_haiku
@@ -161,6 +162,9 @@ def load(config: ModelConfig, weights: Mapping[str, Any], form: str, source: str
     model = model.to_empty(device="cpu")
     for buffer, value in model.named_buffers():  # BatchNorm's, if the file has none
         value.fill_(1 if buffer.endswith("running_var") else 0)
+    for module in model.modules():  # what constructors compute and no file holds
+        if isinstance(module, SkipInit | BlockDCT2d):
+            module.reset_constants()
     return _quoting(source, fill, model, weights).eval()
 
 

@@ -5,12 +5,11 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from ...nn import Activated, SameConv2d
+from ...nn import Activated, MaxPoolSame, SameConv2d
 from ..block import Branch
 from ..body import NetOptions
-from ..nfnet import STRIDES, stem_widths
 from ..nfnet import VARIANTS as NFNET_VARIANTS
-from ..stem import DEEP, DEEP_STRIDES, NFNetStem, conv_stem
+from ..stem import DEEP_STRIDES, NFNetStem, conv_stem, nfnet_stem_widths, nfnet_strides
 from .preact import Preactivation, PreactNet
 
 VARIANTS = {f"bn_{name}": variant for name, variant in NFNET_VARIANTS.items()}
@@ -41,14 +40,14 @@ class BNNFNet(PreactNet):
         final_factor: int = 2,
         **options: Unpack[NetOptions],
     ):
-        pre, widths_of_stem = Preactivation(activation=activation), stem_widths(widths)
+        pre, stem_widths = Preactivation(activation=activation), nfnet_stem_widths(stem, widths[0])
         super().__init__(
-            stem=_deep_stem(in_chans, widths_of_stem, pre)
-            if stem == DEEP
-            else conv_stem(stem, pre.conv(1.0, bias=False), in_chans, widths_of_stem[-1]),
+            stem=_deep_stem(in_chans, stem_widths, pre)
+            if len(stem_widths) > 1
+            else conv_stem(stem, pre.conv(1.0, bias=False), in_chans, *stem_widths),
             widths=widths,
             depths=depths,
-            strides=STRIDES,
+            strides=nfnet_strides(stem),
             branch=Branch(
                 ratio=ratio,
                 group_width=group_width,
@@ -68,9 +67,9 @@ class BNNFNet(PreactNet):
 
 
 def _deep_stem(in_chans: int, widths: Sequence[int], pre: Preactivation) -> Activated:
-    """Four 3x3 convolutions, with BatchNorm and activation between them."""
+    """Four 3x3 convolutions, or three and max pooling, with BatchNorm and activation between them."""
     stem, channels = Activated(), in_chans
-    for i, (width, stride) in enumerate(zip(widths, DEEP_STRIDES, strict=True)):
+    for i, (width, stride) in enumerate(zip(widths, DEEP_STRIDES, strict=False)):
         if i:
             norm, act = pre.layers(channels)
             stem.add_module(f"bn{i - 1}", norm)
@@ -78,4 +77,6 @@ def _deep_stem(in_chans: int, widths: Sequence[int], pre: Preactivation) -> Acti
         gain = pre.gain if i else 1.0
         stem.add_module(f"conv{i}", SameConv2d(channels, width, 3, stride, bias=False, init_gain=gain))
         channels = width
+    if len(widths) < len(DEEP_STRIDES):
+        stem.add_module("pool", MaxPoolSame())
     return stem
