@@ -136,6 +136,22 @@ def test_blocks_have_a_skip_where_the_shape_stays(name):
     assert all(block.has_skip for block in blocks(small(name, output_stride=8))) is False
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["nf_efficientnet_b0", "bn_efficientnet_b0"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_dilated_network_holds_the_strided_one(name, output_stride):
+    """With kernels of 3 and 5, without Squeeze-Excite, whose mean is over more places."""
+    dilated, strided = small(name, output_stride=output_stride).double(), small(name).double()
+    strided.load_state_dict(dilated.state_dict())
+    for block in (*blocks(dilated), *blocks(strided)):
+        block.squeeze_excite.gate_of = lambda mean: mean.new_ones(1, 1, 1, 1)
+    step = 32 // output_stride
+    x = torch.randn(1, 3, 75, 96, dtype=torch.float64)
+    wide, narrow = (network.forward_features(x) for network in (dilated, strided))
+    assert wide.shape[-1] == 96 // output_stride
+    assert relative(wide[..., ::step, ::step], narrow) < 1e-12  # sums in another order, in float64
+
+
 @pytest.mark.parametrize("name", ["nf_efficientnet_b0", "bn_efficientnet_b0"])
 def test_too_many_stages(name):
     with pytest.raises(UsageError, match=r"widths .* strides \(1, 2, 2, 2, 1, 2, 1\) must have one length"):
