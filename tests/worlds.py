@@ -44,6 +44,7 @@ class Plan:
     bad_loss: tuple[int, int] | None = None  # (rank, step) whose loss is infinite
     unreadable: tuple[int, ...] = ()
     task: str = "classification"
+    network: dict[str, Any] = field(default_factory=dict)
 
 
 class Damaged:
@@ -108,7 +109,9 @@ class WithVectors(ArraySplit):
 def digits_task(plan: Plan, options: dict[str, Any]) -> tuple[torch.nn.Module, Any, Source]:
     """A small network, and its task on a few digits."""
     classes = 10 if plan.task == "classification" else 2
-    model = shake(normfree.create_model("nf_resnet26_small", num_classes=classes, in_chans=1, **OPTIONS))
+    model = shake(
+        normfree.create_model("nf_resnet26_small", num_classes=classes, in_chans=1, **OPTIONS, **plan.network)
+    )
     source = few_digits(*plan.images)
     data = DataConfig(**{"channels": 1, "resize_margin": 0, "crop": "shift", "flip": False, **plan.data})
     sizes = dict(image_size=8, test_size=8)

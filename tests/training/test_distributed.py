@@ -25,7 +25,7 @@ def worlds(tmp_path_factory):
     for name, (dtype, *sections) in CASES.items():
         for world in plans:
             if selection.whole() or (name, world) not in FULL:
-                plan(name, world, *sections, dtype)
+                plan(name, world, *sections, dtype, network=NETWORKS.get(name, {}))
     kept = dict(save_every=3, keep_every=3, eval_every=100)
     plan("kept", 1, kept)
     plan("not a number", 2, kept, poison=(1, 3))
@@ -77,6 +77,12 @@ CASES = {
         dict(name="rmsprop", lr=0.005, clipping_kind="layer", clipping_parts={"classifier": True}),
         {},
     ),
+    "decoupled, accumulated": (torch.float64, dict(micro_batch=2), {}, {}),
+    "sharded, soft": (torch.float64, dict(parallel="fsdp"), dict(weight_pull=0.3), {}),
+}
+NETWORKS = {
+    "decoupled, accumulated": dict(weight_scheme="decoupled"),
+    "sharded, soft": dict(weight_scheme="soft"),
 }
 
 

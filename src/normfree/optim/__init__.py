@@ -9,6 +9,7 @@ from .fused import FusedStep
 from .groups import freeze, param_groups
 from .lars import LARS
 from .optimizers import OPTIMIZERS
+from .pull import WeightPull
 from .rmsprop import RMSProp
 from .sam import SAM
 from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
@@ -24,6 +25,7 @@ __all__ = [
     "OptimConfig",
     "RMSProp",
     "TensorClipping",
+    "WeightPull",
     "agc_",
     "ema_decay",
     "freeze",

@@ -12,6 +12,7 @@ from .clip import check_kind
 from .groups import param_groups
 from .optimizers import OPTIMIZERS, Shared, named, options_of
 from .parts import check_parts
+from .pull import WeightPull, check_strength, pulled_layers
 from .sam import SAM
 from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
 
@@ -44,6 +45,8 @@ class OptimConfig:
         momentum: of sgd, lars and rmsprop.
         nesterov: Nesterov's form of momentum. null: where the optimizer has it (sgd and lars).
         weight_decay: of weights; gains, biases and skip gains are not decayed.
+        weight_pull: the part of the way to its standardized weight that a weight goes after each step, above 0 and at
+            most 1; only for networks with model.options.weight_scheme soft, which need it.
         clipping: threshold lambda of the clipping; of Adaptive Gradient Clipping 0.01 for batch 4096. null clips
             nothing.
         clipping_kind: what is clipped. "unit": Adaptive Gradient Clipping, each row of a weight by its own norm;
@@ -74,6 +77,7 @@ class OptimConfig:
     momentum: float = 0.9
     nesterov: bool | None = None
     weight_decay: float = 2e-5
+    weight_pull: float | None = None
     clipping: float | None = 0.01
     clipping_kind: Literal["unit", "layer", "norm"] = "unit"
     clipping_parts: dict[str, float | bool] = field(default_factory=dict)
@@ -101,6 +105,8 @@ class OptimConfig:
                 raise UsageError(f"optim.lr_factors names {role!r}, which is not a role; roles are {', '.join(roles)}")
             if not 0 <= factor <= MAX_NUMBER:
                 raise UsageError(f"optim.lr_factors.{role} (={factor}) must be at least 0 and at most {MAX_NUMBER:g}")
+        if self.weight_pull is not None and not 0 < self.weight_pull <= 1:
+            raise UsageError(f"optim.weight_pull (={self.weight_pull}) must be above 0 and at most 1")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -177,6 +183,15 @@ class OptimConfig:
         chosen = named(self.name)
         nesterov = chosen.nesterov and self.momentum > 0 if self.nesterov is None else self.nesterov
         return chosen.build(groups, Shared(self.momentum, nesterov), options_of(self.name, self.options))
+
+    def check_pull(self, model: nn.Module) -> None:
+        """Raise UsageError if ``weight_pull`` does not fit the weight scheme of a network."""
+        check_strength(pulled_layers(model), self.weight_pull, "optim.weight_pull")
+
+    def build_pull(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> WeightPull | None:
+        """What follows the optimizer's steps, if the weight scheme of the network wants it."""
+        self.check_pull(model)
+        return WeightPull(optimizer, model, self.weight_pull) if pulled_layers(model) else None
 
     def build_sam(self, model: nn.Module) -> SAM | None:
         """Sharpness-Aware Minimization over the model's parameters, if there is any."""

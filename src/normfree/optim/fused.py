@@ -14,6 +14,7 @@ from .agc import keep_clipping, own_optimizer
 from .clip import as_groups
 from .clip_statistics import ClippedGroup, ClipStatistics
 from .ema import EMA
+from .pull import pull_of
 
 
 class FusedStep:
@@ -61,18 +62,23 @@ class FusedStep:
         keep_clipping(own_optimizer(self.optimizer))
 
     def possible(self) -> bool:
-        """Whether a kernel supports this step: plain SGD of dense float32 parameters on one device.
+        """Whether a kernel supports this step: plain SGD of dense float32 parameters on one device, without a
+        :class:`~normfree.optim.WeightPull`, which stands between the step and the average.
 
         Clipping is per unit or per layer. On a GPU, a unit or layer has 1,048,576 elements at most.
         """
         groups = self.optimizer.param_groups
-        if type(self.optimizer) is not torch.optim.SGD or any(
-            group.get("maximize")
-            or group.get("differentiable")
-            or self._clipped_together(group)
-            or group["momentum"] == 0
-            or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
-            for group in groups
+        if (
+            type(self.optimizer) is not torch.optim.SGD
+            or pull_of(self.optimizer) is not None
+            or any(
+                group.get("maximize")
+                or group.get("differentiable")
+                or self._clipped_together(group)
+                or group["momentum"] == 0
+                or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
+                for group in groups
+            )
         ):
             return False
         if len({(g["momentum"], g["nesterov"], g["dampening"]) for g in groups}) != 1:

@@ -58,6 +58,11 @@ def _splits_units(tensor: Tensor, placement: Any, whole: bool) -> bool:
     return dim is not None and (whole or tensor.ndim <= 1 or dim != 0)
 
 
+def splits_units(tensor: Tensor) -> bool:
+    """Whether processes have parts of a unit of it."""
+    return is_sharded(tensor) and any(_splits_units(tensor, placement, False) for placement in tensor.placements)
+
+
 def counts_units(tensor: Tensor, whole: bool = False) -> bool:
     """Whether this process counts its units; the first process counts units that several processes have.
 

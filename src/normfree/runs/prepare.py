@@ -198,6 +198,7 @@ def network(
     model = on_all(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
     messages = [] if init is None else [on_all(replicas, lambda: init(model))]
     replicas.share_weights(model)
+    recipe.optim.check_pull(model)
     freeze(model, recipe.optim.frozen)
     set_checkpointing(model, recipe.train.activation_checkpointing)
     if replicas.world > 1:  # the same weights, but other dropout masks

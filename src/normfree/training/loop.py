@@ -122,10 +122,12 @@ class Trainer:
 
     def _train_step(self) -> TrainStep:
         train, optim = self.config, self.optim
+        optimizer = optim.build(self.model)
+        optim.build_pull(self.model, optimizer)
         return TrainStep(
             self.model,
             self.task,
-            optim.build(self.model),
+            optimizer,
             ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
             sam=optim.build_sam(self.model),
             clipping_eps=optim.clipping_eps,
