@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import UsageError
-from ..functional import pull_weight
+from ..kernels import fused_standardize_weight
 from ..nn import DecoupledWSConv2d
 from .agc import own_optimizer
 from .sharded import is_flat, local, splits_units
@@ -81,7 +81,8 @@ class WeightPull:
                 layer = self.layers.get(p)
                 if layer is not None and p.grad is not None and local(p).numel():
                     strength = self.strength if layer.soft and self.strength is not None else 1.0
-                    local(p).copy_(pull_weight(local(p), strength, eps=layer.eps))
+                    # functional.pull_weight, in place
+                    local(p).lerp_(fused_standardize_weight(local(p), eps=layer.eps), strength)
 
     def remove(self) -> None:
         """Remove the hook; the optimizer then steps without it."""
