@@ -57,6 +57,12 @@ ANYTHING = st.recursive(
 HOSTILE = st.sampled_from(STRANGE) | ANYTHING
 
 
+def of_field(path: str) -> st.SearchStrategy:
+    """Values of a field, most of them in range: one of its names, or of its type."""
+    names = FIELDS[path].metadata.get("one_of")
+    return st.sampled_from(list(names)) if names else of_type(FIELDS[path].type)
+
+
 def of_type(annotation: Any) -> st.SearchStrategy:
     """Values of a field's type, most of them in range."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -65,7 +71,9 @@ def of_type(annotation: Any) -> st.SearchStrategy:
     if origin is tuple:
         return st.lists(of_type(args[0]), min_size=1, max_size=3)
     if origin is dict:
-        return st.dictionaries(st.sampled_from(["alpha", "depths", "activation", "é"]), OPTION_VALUES, max_size=2)
+        if args[1] is Any:
+            return st.dictionaries(st.sampled_from(["alpha", "depths", "activation", "é"]), OPTION_VALUES, max_size=2)
+        return st.dictionaries(st.sampled_from(["stem", "gain", "bias", "weight"]), of_type(args[1]), max_size=2)
     if args:
         return st.one_of(*map(of_type, args))
     simple = {

@@ -1,11 +1,12 @@
 """Whatever stands on the command line: done, or one line and exit code 2; never a traceback."""
 
 import re
+from typing import Any
 
 import image_files
 import pytest
 import yaml
-from hostile_values import FIELDS, HOSTILE, fuzz, misspelt, of_type
+from hostile_values import FIELDS, HOSTILE, fuzz, misspelt, of_field, of_type
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,8 +141,8 @@ def fields(draw, wrong: float) -> list[str]:
     path = draw(st.sampled_from([*FIELDS, "model.options.depths", "model.options.alpha", "model.options.activation"]))
     if path in ("data.workers", "train.device"):
         return [f"--{path}", draw(st.sampled_from(["0", "-1", "x", "cpu"]))]
-    annotation = FIELDS[path].type if path in FIELDS else dict[str, float]
-    value = draw(HOSTILE if draw(st.integers(0, 99)) < 100 * wrong else of_type(annotation))
+    plausible = of_field(path) if path in FIELDS else of_type(dict[str, Any])
+    value = draw(HOSTILE if draw(st.integers(0, 99)) < 100 * wrong else plausible)
     try:
         text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
     except (yaml.YAMLError, RecursionError, ValueError):

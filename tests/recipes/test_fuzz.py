@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from hostile_values import FIELDS, HOSTILE, edits, fuzz, misspelt, of_type
+from hostile_values import FIELDS, HOSTILE, edits, fuzz, misspelt, of_field
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from selection import share
@@ -45,8 +45,8 @@ def contents(draw, wrong: float) -> dict:
     content = {section: dict(fields) for section, fields in base.items()}
     for path in draw(st.lists(st.sampled_from(list(FIELDS)), min_size=1, max_size=3, unique=True)):
         section, name = path.split(".")
-        bad = draw(st.floats(0, 1)) < wrong
-        content.setdefault(section, {})[name] = draw(HOSTILE if bad else of_type(FIELDS[path].type))
+        bad = draw(st.integers(0, 99)) < 100 * wrong
+        content.setdefault(section, {})[name] = draw(HOSTILE if bad else of_field(path))
     return content
 
 
