@@ -35,9 +35,9 @@ ALLOWED = {
         *("functional", "gain", "nn", "models", "optim", "data", "export", "pictures", "recipes", "report", "spp"),
         "training",
     },
-    "training": {"functional", "gain", "nn", "optim", "data"},
+    "training": {"functional", "gain", "nn", "optim", "data", "private"},
     # dataclasses of settings from the rooms below
-    "recipes": {"functional", "gain", "nn", "models", "optim", "data", "training"},
+    "recipes": {"functional", "gain", "nn", "models", "optim", "data", "training", "private"},
     "bench": {"functional", "gain", "kernels", "nn", "models", "spp", "optim", "data", "training"},
     "runs": {
         *("functional", "gain", "nn", "models", "spp", "weights", "export", "optim", "data", "training", "recipes"),

@@ -8,7 +8,7 @@ import torch
 from small_models import shake
 
 import normfree
-from normfree.data import DataConfig, Source, digits
+from normfree.data import DataConfig, Poisson, Source, digits
 from normfree.data.sources import ArraySplit
 from normfree.optim import OptimConfig
 from normfree.tasks import Classification, TaskConfig
@@ -35,12 +35,17 @@ def few_digits(train: int = 40, test: int = 20) -> Source:
 
 
 def classification(
-    source: Source | None = None, batch_size: int = 16, seed: int = 0, across_epochs: bool = False, **task
+    source: Source | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    across_epochs: bool = False,
+    poisson: Poisson | None = None,
+    **task,
 ) -> Classification:
     data = DataConfig(channels=1, resize_margin=0, crop="shift", flip=False)
     config = TaskConfig(**{"label_smoothing": 0.1, **task})
     source = source or few_digits()
-    options = dict(batch_size=batch_size, seed=seed, across_epochs=across_epochs)
+    options = dict(batch_size=batch_size, seed=seed, across_epochs=across_epochs, poisson=poisson)
     return Classification(source, config, data, image_size=8, test_size=8, **options)
 
 

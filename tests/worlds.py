@@ -14,7 +14,7 @@ from small_models import shake
 from tiny_runs import OPTIONS, few_digits
 
 import normfree
-from normfree.data import DataConfig, Source
+from normfree.data import DataConfig, Poisson, Source
 from normfree.data.decode import UnreadableImage
 from normfree.data.detection import SceneObjects
 from normfree.data.scenes import CLASSES, SceneSplit
@@ -22,6 +22,7 @@ from normfree.data.sources import ArraySplit
 from normfree.models import depth_estimator, detector, segmenter
 from normfree.optim import OptimConfig
 from normfree.optim.sharded import whole
+from normfree.private import PrivateConfig
 from normfree.tasks import Classification, Depth, Detection, MultiLabel, Regression, Segmentation, TaskConfig
 from normfree.training import Replicas, Run, TrainConfig, Trainer, find_checkpoint
 from normfree.training.checkpoints import read_state, read_tensors
@@ -45,6 +46,7 @@ class Plan:
     unreadable: tuple[int, ...] = ()
     task: str = "classification"
     network: dict[str, Any] = field(default_factory=dict)
+    private: dict[str, Any] | None = None  # settings of private training, with a noise multiplier
 
 
 class Damaged:
@@ -159,6 +161,9 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     optim = OptimConfig(**{"lr": 0.1, "warmup_epochs": 1, "clipping": 0.02, "ema_decay": 0.9, **plan.optim})
     torch.manual_seed(0)
     options = dict(batch_size=config.batch_size, share=replicas.share)
+    private = None if plan.private is None else PrivateConfig(**{"accountant": "rdp", **plan.private})
+    if private is not None:
+        options["poisson"] = Poisson(private.augmentations)
     model, task, source = (scenes_task if plan.task in ("segmentation", "depth", "detection") else digits_task)(
         plan, options
     )
@@ -168,7 +173,7 @@ def train(plan: Plan, replicas: Replicas) -> dict[str, Any]:
     trainer = Trainer(
         model, task, Run(folder, dict(classes=source.classes), config.keep_every), train=config, optim=optim,
         progress=False,
-        replicas=replicas, max_unreadable=len(plan.unreadable),
+        replicas=replicas, max_unreadable=len(plan.unreadable), private=private,
     )  # fmt: skip
     if plan.resume:
         trainer.resume(find_checkpoint(folder / "checkpoints")[0])
@@ -219,3 +224,11 @@ def saved(plan: Plan, name: str | None = None) -> tuple[dict[str, dict[str, torc
     folder = Path(plan.folder) / "checkpoints"
     checkpoint = folder / name if name is not None else find_checkpoint(folder)[0]
     return {n: read_tensors(checkpoint, n) for n in ("weights", "ema", "momentum", "optimizer")}, read_state(checkpoint)
+
+
+def close(a, b, limit):
+    """Per tensor, by norm: single entries may cancel."""
+    for name, tensors in a.items():
+        assert tensors.keys() == b[name].keys()
+        for key, tensor in tensors.items():
+            assert (tensor - b[name][key]).norm() <= limit * max(tensor.norm(), 1e-3), (name, key)

@@ -113,7 +113,7 @@ def test_float32_norms_of_every_layer_by_either_way(name):
         expected = torch.stack([one.norm() for one in raw])
         for by_places in (False, True):
             if isinstance(source, Standardized):
-                square, _, _ = _projected(layer, x, grad, source.parts(), 1, by_places)
+                square, _, _ = _projected(layer, x, grad, source.parts(), 1, by_places=by_places)
             elif by_places:
                 square = squared_norm(layer, x, grad, use.weight, 1, None, False) * torch.as_tensor(source.total) ** 2
             else:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import selection
 import torch
-from worlds import Plan, run, saved
+from worlds import Plan, close, run, saved
 
 from normfree.data import Share
 
@@ -43,14 +43,6 @@ def worlds(tmp_path_factory):
         some = some if isinstance(some, dict) else {name: plans[1][name] for name in some}
         told |= {(name, world): results for name, results in run(some, world, scratch).items()}
     return plans, told
-
-
-def close(a, b, limit):
-    """Per tensor, by norm: single entries may cancel."""
-    for name, tensors in a.items():
-        assert tensors.keys() == b[name].keys()
-        for key, tensor in tensors.items():
-            assert (tensor - b[name][key]).norm() <= limit * max(tensor.norm(), 1e-3), (name, key)
 
 
 CASES = {

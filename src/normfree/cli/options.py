@@ -46,6 +46,7 @@ GROUPS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     ),
     "optimizer": ("optim", ()),
     "memory, speed, files": ("train", ()),
+    "privacy": ("private", ()),
     "detection alone": (None, tuple(f"task.{name}" for name in DETECTION)),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..runs import start
 from ..runs.pictures import STRIP
+from ..runs.privacy import spent
 from ..training import StopRequests, Summary, Trainer, find_checkpoint
 from ..training.longer import would_help
 from ..training.run import CURVES, FILM, read_metrics
@@ -38,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 def stopped(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     """The end of a run that was asked to stop."""
     going_on = f"next: normfree train --resume {shlex.quote(str(folder))}"
-    return [f"stopped at step {summary.steps} and saved it", going_on]
+    return [f"stopped at step {summary.steps} and saved it", *spent(trainer), going_on]
 
 
 def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
@@ -57,6 +58,7 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     if not summary.early and would_help(read_metrics(folder), summary.steps):
         longer = f"more steps would probably help (--train.steps {2 * summary.steps})"
         lines.append(f"the losses were still falling at the end: {longer}")
+    lines += spent(trainer)
     if summary.unreadable:
         skipped = "was skipped" if len(summary.unreadable) == 1 else "were skipped"
         lines.append(f"{counted(len(summary.unreadable), 'unreadable image')} {skipped}")

@@ -9,6 +9,7 @@ from .folders import image_folder, open_source, open_test
 from .held_out import HeldOut, NoTestImages
 from .loader import Loader
 from .mixing import Mixing, soft_labels
+from .poisson import Poisson, PoissonBatches
 from .randaugment import RandAugment
 from .resize import centre_view, evaluation_view, normalize, resize_bicubic
 from .sampling import Share
@@ -29,6 +30,8 @@ __all__ = [
     "ObjectSplit",
     "Objects",
     "PairSplit",
+    "Poisson",
+    "PoissonBatches",
     "RandAugment",
     "Share",
     "Source",

@@ -71,3 +71,8 @@ class Batch:
         """Some of its images."""
         names = "images", "labels", "indices", "partners", "ratios", "targets"
         return replace(self, unreadable=[], **self._each(lambda x: x[places], *names))
+
+    def chosen(self, places: Tensor) -> "Batch":
+        """The images at these places, (n,) int64; not of a batch with objects."""
+        names = "images", "labels", "indices", "partners", "ratios", "targets"
+        return replace(self, unreadable=[], **self._each(lambda x: x[places.to(x.device)], *names))

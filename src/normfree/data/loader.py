@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import RunFailed
 from .batch import Batch
 from .mixing import Mixing
+from .poisson import Poisson, PoissonBatches
 from .processes import (
     PREFETCH,
     Guard,
@@ -58,6 +59,7 @@ class Loader:
         mixing: how each image is mixed with another one; needs a ``transform`` with ``view`` and ``finish``.
         pairs: load ``split.pair(index)``, an image with its mask, depth map or objects; ``transform`` takes both.
         vectors: load ``split.target(index)``, (K,) float32, with each image.
+        poisson: draw batches by Poisson sampling instead of ``shuffle``, see :class:`.PoissonBatches`.
         timeout: how many seconds one of the ``workers`` may spend on one image; None or 0: no limit.
 
     Attributes:
@@ -83,13 +85,18 @@ class Loader:
         mixing: Mixing | None = None,
         pairs: bool = False,
         vectors: bool = False,
+        poisson: Poisson | None = None,
         timeout: float | None = TIMEOUT,
     ):
         labels = _labels(split) if balanced else None
         dropped = drop_last and not across
-        self.batches = SeededBatches(
-            len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
-        )
+        self.batches: SeededBatches | PoissonBatches
+        if poisson is not None:
+            self.batches = PoissonBatches(len(split), batch_size, seed, share, poisson.views)
+        else:
+            self.batches = SeededBatches(
+                len(split), batch_size, seed, shuffle, dropped, share, mixing is not None, across, labels
+            )
         self.collate = Collate(shape, mixing is not None, _target_shape(split, shape, pairs, vectors))
         self.split, self.timeout = split, timeout
         self.asked: Callable[[], bool] = lambda: False
@@ -147,6 +154,11 @@ class Loader:
         """Number of batches of an epoch; with ``across``, the mean over all epochs."""
         batches = self.batches
         return Fraction(batches.length, batches.batch_size) if batches.across else Fraction(len(batches))
+
+    @property
+    def rate(self) -> float:
+        """The probability with which an image is in a batch; with Poisson sampling, whatever else is in it."""
+        return min(1.0, self.batches.batch_size / max(1, self.batches.length))
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of the epoch.

@@ -137,15 +137,14 @@ class Convolution:
 Layer = Linear | Convolution
 
 
-def each_gradient(layer: Layer, x: Tensor, grad: Tensor, weight: Tensor, views: int, centred: bool = False) -> Tensor:
+def each_gradient(layer: Layer, x: Tensor, grad: Tensor, weight: Tensor, views: int) -> Tensor:
     """The weight's gradient for each example: (n, groups, out / groups, K), offsets before channels.
 
     Args:
         x, grad: input and gradient of the output, (n * views, ...).
-        centred: less its mean over K, for each unit.
     """
     outputs = layer.columns(grad, views)
-    parts = layer.patches(x, weight, grad.shape[2:], views, centred)
+    parts = layer.patches(x, weight, grad.shape[2:], views, centred=False)
     products = [outputs @ part.transpose(2, 3) for part in parts]
     return products[0] if len(products) == 1 else torch.cat(products, 3)
 

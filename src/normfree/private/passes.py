@@ -146,7 +146,9 @@ class ExamplePasses:
         shared, squares, dots = self._shared(source.parameter), [], []
         by_places = not shared and self._by_places(use.layer, parts.unit, grad)
         for begin, (part, of_part) in self._chunks(use, x, grad, by_places):
-            square, dot, gradient = _projected(use.layer, part, of_part, parts, self.views, by_places)
+            square, dot, gradient = _projected(
+                use.layer, part, of_part, parts, self.views, by_places=by_places, whole=shared
+            )
             squares.append(square)
             dots.append(dot)
             if shared:
@@ -215,19 +217,23 @@ class ExamplePasses:
 
 
 def _projected(
-    layer: Layer, x: Tensor, grad: Tensor, parts: Parts, views: int, by_places: bool
+    layer: Layer, x: Tensor, grad: Tensor, parts: Parts, views: int, *, by_places: bool, whole: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of a standardized weight's gradient for each example: the raw weight's squared norm (n,), the product with the
-    standardized weight by unit (n, out), and the raw weight's gradient unless ``by_places``."""
+    standardized weight by unit (n, out), and if ``whole`` the raw weight's gradient."""
     unit, rate, removed = parts.unit, parts.rate, parts.removed()
     if by_places:
         seen = layer.over_places(grad * layer(x, unit.to(x.dtype), None))
         along = seen if views == 1 else seen.unflatten(0, (-1, views)).sum(1)
         square = squared_norm(layer, x, grad, unit, views, rate, centred=True)
         return (square - (rate.square() * removed * along.square()).sum(1)).clamp(min=0), along, None
-    gradient = each_gradient(layer, x, grad, unit, views, centred=True)
-    rows = layer.ordered(unit).to(gradient.dtype)
+    gradient = each_gradient(layer, x, grad, unit, views).to(unit.dtype)
+    gradient -= gradient.mean(3, keepdim=True)
+    rows = layer.ordered(unit)
     along = (gradient * rows).sum(3)
-    gradient = gradient - along.unsqueeze(3) * rows * parts.kept.view(layer.groups, -1, 1)
-    gradient = gradient * rate.view(layer.groups, -1, 1)
+    if not whole:
+        square = torch.linalg.vector_norm(gradient, dim=3).square().flatten(1) - removed * along.flatten(1).square()
+        return (rate.square() * square).sum(1).clamp(min=0), along.flatten(1), None
+    gradient -= along.unsqueeze(3) * rows * parts.kept.view(layer.groups, -1, 1)
+    gradient *= rate.view(layer.groups, -1, 1)
     return gradient.flatten(1).square().sum(1), along.flatten(1), gradient

@@ -21,6 +21,7 @@ from ..files import regular
 from ..limits import MAX_RECIPE_LENGTH
 from ..models.config import ModelConfig
 from ..optim import OptimConfig
+from ..private import PrivateConfig
 from ..training import TrainConfig
 from ..words import shown
 from .decide import CLOSED_BY, open_fields, without_sizes
@@ -43,6 +44,7 @@ class Recipe:
         task: what the network is trained for
         optim: optimizer, clipping, schedule and averaging
         train: how long, how, and where
+        private: what the run may tell about single images
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -50,6 +52,7 @@ class Recipe:
     task: TaskConfig = field(default_factory=TaskConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    private: PrivateConfig = field(default_factory=PrivateConfig)
 
     @classmethod
     def from_dict(cls, content: Any, source: str) -> "Recipe":

@@ -43,6 +43,7 @@ from .cost import Cost, count_network, sam_part
 from .decided import open_and_decide
 from .fitted import fit_to_images
 from .lock import RunLock
+from .privacy import draw_secretly, noise_of, refuse_network, refuse_recipe, set_noise, told
 from .resume import LENGTH, describe_changes, recipe_changes, rounding_changes, write_lengths
 from .started import as_asked, compare_images, describe_images, read_started, write_started
 
@@ -110,6 +111,7 @@ def prepare(
         progress=progress,
         replicas=replicas,
         stop=stop,
+        private=recipe.private,
     )
     messages = [*inputs.messages, *_workers(inputs.task, recipe)]
     if inputs.checkpoint is not None:
@@ -119,6 +121,7 @@ def prepare(
     if recipe.train.spp_every is not None and replicas.main:
         images, last = probe_images(inputs.task).to(trainer.device), trainer.total_steps
         trainer.on_step = Film(inputs.model, images, recipe.train.spp_every, folder / FILM, last=last)
+    messages += told(recipe, trainer, len(inputs.source.train)) if replicas.main else []
     say(replicas, *messages, summary(recipe, name, inputs.source, trainer))
     return trainer, folder
 
@@ -132,6 +135,7 @@ def _open_inputs(
 ) -> Inputs:
     """Open the images, compare them and the recipe with those of a resumed run, build the network."""
     checkpoint, notes, changes = None, [], {}
+    refuse_recipe(recipe, fresh=resume is None)
     if resume is not None:
         checkpoint, notes = on_main(replicas, lambda: find_checkpoint(resume / CHECKPOINTS))
     source, decided = on_all(replicas, lambda: open_source(recipe, resume, checkpoint, init is not None))
@@ -149,6 +153,10 @@ def _open_inputs(
     task_of(recipe).set_sizes(recipe, model)
     task = on_all(replicas, lambda: task_of(recipe).from_recipe(recipe, source, replicas.share))
     messages += [*notes, *task.notes]
+    if recipe.private.on:
+        refuse_network(model, fitted=checkpoint is None and init is None)
+        set_noise(recipe, on_main(replicas, lambda: noise_of(recipe, task)))
+        draw_secretly(recipe, task, replicas)
     if checkpoint is None and init is None:
         messages += on_all(replicas, lambda: fit_to_images(model, task))
         replicas.share_weights(model)

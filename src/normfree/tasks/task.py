@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ..data import Batch, DataConfig, HeldOut, Loader, Share, Source, Split
+from ..data import Batch, DataConfig, HeldOut, Loader, Poisson, Share, Source, Split
 from ..data.masks import listed
 from ..data.memory import Memory, kept
 from ..data.workers import workers_for
@@ -111,6 +111,7 @@ class Task(InferenceTask):
             seed=train.seed,
             share=share,
             across_epochs=train.across_epochs,
+            poisson=Poisson(recipe.private.augmentations) if recipe.private.on else None,
             memory=memory,
         )
 
@@ -205,6 +206,7 @@ class Task(InferenceTask):
         seed: int = 0,
         share: Share = Share(),  # noqa: B008 - immutable
         across_epochs: bool = False,
+        poisson: Poisson | None = None,
         memory: Memory | None = None,
     ):
         """The task on the images of ``source``.
@@ -215,6 +217,7 @@ class Task(InferenceTask):
             seed: for the order and the augmentation.
             share: which part of each batch this process loads.
             across_epochs: whether training batches run across the ends of epochs.
+            poisson: draw training batches by Poisson sampling.
             memory: the same images kept in memory.
         """
         self.source, self.config, self.data, self.classes = source, config, data, len(source.classes)
@@ -230,6 +233,7 @@ class Task(InferenceTask):
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
             across=across_epochs,
+            poisson=poisson,
             **self.train_options(data),
             **shared,
         )

@@ -18,6 +18,7 @@ from ..data import Batch, Loader, Unreadable
 from ..errors import NotFinite, RunFailed
 from ..nn import recompute_weights
 from ..optim import EMA, OptimConfig
+from ..private import PrivateConfig
 from .activation_checkpointing import set_checkpointing
 from .batch_norm import seen_by_batch_norm
 from .config import TrainConfig
@@ -25,6 +26,7 @@ from .device import memory_format_of, pick_device
 from .distributed import Replicas, peer_failure
 from .environment import environment
 from .evaluate import Stopped, evaluate
+from .private_step import PrivateStep, keep_budget, ledger_of, privacy_of
 from .run import Run
 from .signals import StopRequests
 from .step import Losses, StepResult, TrainStep
@@ -71,6 +73,8 @@ class Trainer:
             count as training time.
         replicas: the processes of the run. Each has a trainer; the main one writes the files.
         stop: receives requests to stop. A request before training ends the run before the first step.
+        private: settings of private training, with a noise multiplier; the task's training batches must be drawn by
+            Poisson sampling.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Trainer:
         on_step: Callable[[int], None] = lambda step: None,
         replicas: Replicas | None = None,
         stop: StopRequests | None = None,
+        private: PrivateConfig | None = None,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
         self.replicas = replicas or Replicas()
@@ -98,6 +103,7 @@ class Trainer:
         recompute_weights(model, train.recompute_weights)
         if train.parallel == "fsdp":
             self.replicas.shard(self.model, self.device)
+        self.ledger = ledger_of(private, self.model, task.train, train, optim)
         self.step = self._train_step()
         self.ema = self.step.ema
         self.steps_per_epoch = float(task.train.steps_per_epoch)
@@ -115,7 +121,8 @@ class Trainer:
             score=task.score,
         )
         self.batch_norm_note = seen_by_batch_norm(model, train, optim, self.replicas.world)
-        self.stop, self.state, self.resumed = stop or StopRequests(), TrainState(), False
+        self.stop, self.resumed = stop or StopRequests(), False
+        self.state = TrainState(spent=[] if self.ledger is None else self.ledger.spent)
         self.loaders = [loader for loader in (task.train, task.test) if isinstance(loader, Loader)]
         for loader in self.loaders:
             loader.asked, loader.say = self._stop_requested, self.log.say
@@ -124,10 +131,13 @@ class Trainer:
         train, optim = self.config, self.optim
         optimizer = optim.build(self.model)
         optim.build_pull(self.model, optimizer)
-        return TrainStep(
+        private = dict[str, Any](ledger=self.ledger, batch_size=train.batch_size, seed=train.seed)
+        kind, more = (TrainStep, {}) if self.ledger is None else (PrivateStep, private)
+        return kind(
             self.model,
             self.task,
             optimizer,
+            **more,
             ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
             sam=optim.build_sam(self.model),
             clipping_eps=optim.clipping_eps,
@@ -145,6 +155,9 @@ class Trainer:
             UsageError: it is of another network or recipe.
         """
         self.state, notes = restore(Path(checkpoint), self.step)
+        if self.ledger is not None:
+            self.ledger.resume(self.state.spent, self.state.step, checkpoint)
+        keep_budget(self.ledger, self.replicas, self.total_steps - self.state.step)
         self.run.checkpoints.resume_from(self.state.step, source=Path(checkpoint), provisional=self.step.skipped > 0)
         self.resumed = True
         if self.replicas.main:
@@ -162,6 +175,7 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C; the current step was finished and saved.
         """
         start = time.perf_counter()
+        keep_budget(self.ledger, self.replicas, self.total_steps - self.state.step)
         try:
             if self.replicas.main:
                 self.run.describe(environment(self.device, self.replicas.world))
@@ -234,7 +248,7 @@ class Trainer:
                 self.state.batch += 1
                 if unreadable:
                     self._note(itertools.chain(*self.replicas.gather(batch.unreadable)))
-                if images:
+                if images or self.step.takes_empty:
                     yield batch.to(self.device, self.memory_format), images
                 if self._finished():
                     return None
@@ -304,7 +318,9 @@ class Trainer:
         if 0 in (measured.get("images"), measured.get("ema_images")):
             raise RunFailed(f"the evaluation after step {self.state.step} read none of its images")
         self.state.unevaluated = False
-        self.state.metrics = dict(step=self.state.step, epoch=self._epoch(), **measured)
+        self.state.metrics = dict(
+            step=self.state.step, epoch=self._epoch(), **measured, **privacy_of(self.ledger, self.replicas)
+        )
         if self.replicas.main:
             self.run.log(kind="eval", **self.state.metrics)
         score = f"ema_{self.task.score}" if self.ema is not None else self.task.score

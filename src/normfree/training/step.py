@@ -65,6 +65,8 @@ class TrainStep:
             next such step raises.
     """
 
+    takes_empty = False  # whether a batch without images is a step
+
     def __init__(
         self,
         model: nn.Module,
@@ -83,7 +85,7 @@ class TrainStep:
         self.model, self.losses, self.optimizer, self.ema, self.sam = model, losses, optimizer, ema, sam
         self.replicas = replicas or Replicas()
         self.device = next(model.parameters()).device
-        self.replicated = self.replicas.replicate(model, self.device)
+        self.replicated = self._replicate()
         self.network, self.replica = (torch.compile(m) if compiled else m for m in (model, self.replicated))
         self.sharded = any(is_sharded(p) for p in model.parameters())
         if sam is not None and micro_batch == "auto":
@@ -97,6 +99,10 @@ class TrainStep:
         norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # a forward pass changes them
         self.micro_batch, self.precision, self.skipped, self.max_skipped = micro_batch, precision, 0, skip_nonfinite
+
+    def _replicate(self) -> nn.Module:
+        """The network whose backward pass exchanges gradients between processes."""
+        return self.replicas.replicate(self.model, self.device)
 
     def __call__(self, batch: Batch, lr: float, images: int | None = None) -> StepResult:
         """Update the model on a batch, or this process's share of one, that is on its device.

@@ -87,6 +87,7 @@ class TrainLog:
     def _means(self, at: TrainState, result: StepResult) -> dict[str, Any]:
         """Means over the last steps: over an epoch, or over ``log_every`` steps if these are more."""
         images, seconds = (sum(step[place] for step in at.recent) for place in (2, 3))
+        images = max(1, images)  # private training may draw none
         return dict(
             loss=sum(loss * count for loss, _, count, _ in at.recent) / images,
             accuracy=sum(correct for _, correct, _, _ in at.recent) / images,

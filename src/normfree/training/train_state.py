@@ -31,6 +31,7 @@ class TrainState:
         waited: evaluations since the best one.
         micro_batch: the size chosen by "auto".
         unevaluated: whether the evaluation after this step is still to be done.
+        spent: of private training: noise multiplier, sampling rate and number of steps, one after the other.
         recent: loss, right answers, images and seconds of the last steps, for the running means.
     """
 
@@ -44,6 +45,7 @@ class TrainState:
     waited: int = 0
     micro_batch: int | None = None
     unevaluated: bool = False
+    spent: list[list[float]] = field(default_factory=list)
     recent: list[list[float]] = field(default_factory=list)
 
 
