@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from option_cases import CASES, case_name
-from spp.diagnosed import FIGURES, SHAPES, findings, kinds, network
+from spp.diagnosed import FIGURES, findings, kinds, network
 
 import normfree
 from normfree.models import NFBlock
