@@ -256,6 +256,12 @@ def test_variants_of_stochastic_depth(scaling):
             dict(stochdepth_scaling="skip", residual="constant-variance"),
             r"stochdepth_scaling \(='skip'\) must be \"none\" or \"branch\" with residual='constant-variance'",
         ),
+        (
+            "nf_resnet50",
+            dict(affine="gain", standardize=False),
+            r"affine \(='gain'\) must be another one with weight_scheme raw",
+        ),
+        ("nfnet_f0", dict(final="none", final_factor=3), r"final_factor \(=3\) must not be given with final='none'"),
         ("nf_resnet50", dict(shortcut="pool"), r"shortcut \(='pool'\) must be one of strided, pooled"),
         ("nf_resnet50", dict(first_ratio=0), r"first_ratio \(=0\) must be above 0"),
         ("nf_resnet50", dict(classifier_std=-1.0), r"classifier_std \(=-1.0\) must be at least 0"),
@@ -267,3 +273,8 @@ def test_what_is_refused_by_name(name, options, said):
         normfree.create_model(name, **options)
     with pytest.raises(UsageError, match=said), torch.device("meta"):
         ModelConfig(name, options=options).build(num_classes=10, in_chans=3)
+
+
+def test_channel_attention_is_not_straddled():
+    with pytest.raises(UsageError, match=r"attention \(='eca'\) gates what it pools"):
+        Branch(ratio=0.5, squeeze_excite="straddled", attention="eca")

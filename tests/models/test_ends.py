@@ -8,6 +8,7 @@ from small_models import SMALL, blocks, shake, small
 
 import normfree
 from normfree import UsageError
+from normfree.models import segmenter
 from normfree.models.config import ModelConfig
 from normfree.models.head import ClassifierHead, Expansion
 from normfree.nn import Activation, Role, parameter_roles
@@ -196,3 +197,11 @@ def test_shaken_networks_differ():
     shake(plain)
     same = [key for key, value in plain.named_parameters() if torch.equal(value, before[key])]
     assert all(".weight" in key for key in same), same
+
+
+@pytest.mark.parametrize("options", [dict(), dict(final="linear"), dict(final="none", affine="activation")], ids=str)
+def test_heads_of_dense_prediction_leave_no_parameter_without_a_gradient(options):
+    backbone = small("nfnet_f0", **options)
+    model = segmenter(backbone, 3, width=16).train()
+    model(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []

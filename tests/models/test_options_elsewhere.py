@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from option_cases import CASES, case_name, network
 from precision import assert_same_function, in_float64
 
@@ -11,6 +12,7 @@ import normfree
 from normfree import UsageError
 from normfree.export import Preprocessing, prepack, to_onnx, weight_arithmetic
 from normfree.nn import SameConv2d
+from normfree.private import ExamplePasses
 from normfree.weights import load_haiku, to_haiku, to_timm
 
 EACH = pytest.mark.parametrize(("name", "options"), CASES, ids=case_name)
@@ -88,3 +90,45 @@ def test_onnx(name, options, tmp_path):
         expected = model(images).numpy()
     found = session.run(["logits"], {"image": images.numpy()})[0]
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()  # as of the networks without options
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [case for case in CASES if {"straddled", "activation", "dct", "linear", "logits"} & {*map(str, case[1].values())}],
+    ids=case_name,
+)
+def test_gradients_of_single_examples(name, options):
+    """Without holding them: every way in which a parameter meets an example is known."""
+    torch.manual_seed(0)
+    model, labels = network(name, options).double(), torch.arange(3)
+    x = torch.randn(3, 3, 33, 33, dtype=torch.float64)
+    passes = ExamplePasses(model, [x])
+    passes.seed(lambda output: F.cross_entropy(output, labels))
+    for example, norm in enumerate(passes.norms()):
+        loss = F.cross_entropy(model(x[example : example + 1]), labels[example : example + 1])
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        assert norm.item() == pytest.approx(gradient.norm().item(), rel=1e-7)  # squares of raw weights' are float32
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nf_seresnet50", dict(affine="activation", stochdepth_scaling="skip", stochdepth_rate=0.5)),
+        ("nfnet_f0", dict(se_position="straddled", stem="dct", final="linear")),
+        ("nf_regnet_b0", dict(affine="activation", skip_gain=None, global_pool="logits")),
+    ],
+    ids=case_name,
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
+def test_a_graph_without_breaks(name, options):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model, x = network(name, options).double(), torch.randn(2, 3, 33, 33, dtype=torch.float64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-11, atol=1e-13)  # float64 sums in another order
+    model.train()
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-11, atol=1e-13)
+    torch.compiler.reset()

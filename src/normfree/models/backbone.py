@@ -20,7 +20,7 @@ class OnBackbone(nn.Module):
 
     def __init__(self, backbone: ResidualNet):
         super().__init__()
-        backbone.reset_classifier(0)
+        backbone.reset_classifier(0, "")  # heads take maps: nothing that pools is left
         self.backbone = backbone
 
     @property

@@ -71,6 +71,8 @@ class Branch:
     def __post_init__(self) -> None:
         if self.squeeze_excite is None and self.se_width != "gated":
             raise UsageError(f'se_width (={self.se_width!r}) must be "gated" where squeeze_excite is off')
+        if self.squeeze_excite == "straddled" and self.attention == "eca":
+            raise UsageError(f'attention (={self.attention!r}) gates what it pools; it must be "se" to be straddled')
 
     def width(self, in_channels: int, out_channels: int) -> tuple[int, int]:
         """Inner width, rounded down to whole groups, and the number of groups."""

@@ -10,7 +10,7 @@ from ..nn import Activation, Affine, SameConv2d, affine_conv
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import Final, NormFreeNet, NormFreeOptions
 from .stem import RegNetStem, conv_stem
-from .weight_schemes import WeightScheme, convolution_of, default_gamma
+from .weight_schemes import WeightScheme, default_gamma, scheme_conv
 
 TABLE = {  # width pattern, depths, train and test size, dropout
     "b0": ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
@@ -45,6 +45,19 @@ class NFRegNet(NormFreeNet):
 
     With ``group_width=1`` its 3x3 convolutions are depthwise; ``standardize_depthwise=False`` leaves them their raw
     weights, as in section 5.2.
+
+    Args:
+        ratio, group_width: the inner width of a branch over its input's; channels per group of its 3x3 convolution.
+        first_ratio: ``ratio`` of the network's first block; None: as all others.
+        shortcut: of a transition: a strided 1x1 convolution, or one behind 2x2 average pooling ("pooled").
+        affine: gains and biases, see :func:`.affine_conv`.
+        squeeze_excite, se_ratio, se_factor, se_width, se_position: whether, how wide and where, see :class:`.Branch`.
+        final: a 1x1 convolution behind the last stage, a linear layer behind the pooling ("linear"), or nothing
+            ("none").
+        classifier_std: standard deviation of the classifier's first weight.
+
+    Raises:
+        UsageError: values that are out of range or contradict each other, by their names.
     """
 
     family = "nf_regnet"
@@ -78,7 +91,7 @@ class NFRegNet(NormFreeNet):
     ):
         if not standardize_depthwise and group_width != 1:
             raise UsageError(f"standardize_depthwise (=False) needs group_width 1, not {group_width}")
-        conv = affine_conv(affine, convolution_of(weight_scheme))
+        conv = scheme_conv(weight_scheme, affine)
         gamma = default_gamma(weight_scheme, activation) if gamma is None else gamma
         super().__init__(
             stem=conv_stem(stem, conv, in_chans, widths[0]),

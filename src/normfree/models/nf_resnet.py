@@ -6,13 +6,13 @@ from typing import Unpack
 from torch import Tensor
 
 from ..errors import UsageError
-from ..nn import Activation, Affine, affine_conv
+from ..nn import Activation, Affine
 from .block import Branch, SEPosition, SEWidth, Shortcut, se_placed
 from .body import NormFreeNet, NormFreeOptions
 from .constant_variance import Residual
 from .resnet import resnet_variants
 from .stem import ResNetStem, conv_stem
-from .weight_schemes import WeightScheme, convolution_of, default_gamma
+from .weight_schemes import WeightScheme, default_gamma, scheme_conv
 
 VARIANTS = (
     resnet_variants("nf_resnet{}", squeeze_excite=False)
@@ -50,6 +50,17 @@ class NFResNet(NormFreeNet):
     ``residual="constant-variance"`` divides the sum of shortcut and branch, so that the variance does not grow; with
     ``activation="selu"`` and ``weight_scheme="raw"`` it is the variant of appendix G.2. The other weight schemes are in
     :mod:`.weight_schemes`.
+
+    Args:
+        ratio: the inner width of a branch over its output's.
+        first_ratio: ``ratio`` of the network's first block; None: as all others.
+        shortcut: of a transition: a strided 1x1 convolution, or one behind 2x2 average pooling ("pooled").
+        affine: gains and biases, see :func:`.affine_conv`.
+        squeeze_excite, se_ratio, se_factor, se_width, se_position: whether, how wide and where, see :class:`.Branch`.
+        classifier_std: standard deviation of the classifier's first weight.
+
+    Raises:
+        UsageError: values that are out of range or contradict each other, by their names.
     """
 
     family = "nf_resnet"
@@ -88,7 +99,7 @@ class NFResNet(NormFreeNet):
             se_factor=se_factor,
             se_width=se_width,
             pool_shortcut=shortcut == "pooled",
-            conv=affine_conv(affine, convolution_of(scheme)),
+            conv=scheme_conv(scheme, affine),
             affine=affine == "activation",
         )
         gamma = default_gamma(scheme, activation) if gamma is None else gamma

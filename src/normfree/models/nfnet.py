@@ -5,11 +5,12 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from ..nn import Activation, Affine, affine_conv
+from ..errors import UsageError
+from ..nn import Activation, Affine
 from .block import Branch, RatioOf, SEPosition, SEWidth, Shortcut, per_stage, se_placed
 from .body import Final, NormFreeNet, NormFreeOptions
 from .stem import NFNetStem, conv_stem, deep_stem, nfnet_stem_widths, nfnet_strides
-from .weight_schemes import WeightScheme, convolution_of, default_gamma
+from .weight_schemes import WeightScheme, default_gamma, scheme_conv
 
 _TRAIN = (192, 224, 256, 320, 384, 416, 448, 480)
 _TEST = (256, 320, 352, 416, 512, 544, 576, 608)
@@ -34,6 +35,29 @@ class NFNet(NormFreeNet):
 
     ``(N, in_chans, H, W) -> (N, num_classes)``, strides 4, 8, 16, 32. For small images, ``stem="3x3"`` is one 3x3
     convolution of stride 1 (strides 1, 2, 4, 8; 32 px), ``"3x3-stride2"`` one of stride 2 (2, 4, 8, 16; 64 px).
+
+    Args:
+        stem: "4x 3x3"; of ResNet-D and ResNet: "3x 3x3", "7x7", "7x7-nopool"; for small images; or "dct": the
+            coefficients of 8x8 blocks, stride 8 (NFNets, appendix E).
+        ratio, ratio_of, group_width: the inner width of a branch over the channels of its output, or of its input; its
+            3x3 convolutions' channels per group. One for all stages, or a list of one for each (NFNets, appendix E).
+        pointwise_groups: groups of a branch's 1x1 convolutions (NFNets, appendix E).
+        spatial_convs: 3x3 convolutions in a branch.
+        first_ratio: ``ratio`` of the network's first block; None: as all others.
+        shortcut: of a transition: a strided 1x1 convolution, or one behind 2x2 average pooling ("pooled").
+        affine: gains and biases, see :func:`.affine_conv`.
+        squeeze_excite, se_ratio, se_factor, se_width, se_position: whether, how wide and where, see :class:`.Branch`.
+        final, final_factor: a 1x1 convolution behind the last stage, a linear layer behind the pooling ("linear"), or
+            nothing ("none"); how many times the last stage's channels it makes.
+        classifier_std: standard deviation of the classifier's first weight.
+
+    Raises:
+        UsageError: values that are out of range or contradict each other, by their names.
+
+    Example:
+        >>> options = dict(pointwise_groups=2, se_position="straddled", widths=(32, 64, 64, 64), group_width=16)
+        >>> normfree.create_model("nfnet_f0", **options)(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
     """
 
     family = "nfnet"
@@ -68,7 +92,11 @@ class NFNet(NormFreeNet):
         classifier_std: float = 0.01,
         **options: Unpack[NormFreeOptions],
     ):
-        conv, stem_widths = affine_conv(affine, convolution_of(weight_scheme)), nfnet_stem_widths(stem, widths[0])
+        if final == "none" and final_factor != 2:
+            raise UsageError(
+                f"final_factor (={final_factor}) must not be given with final='none', which widens nothing"
+            )
+        conv, stem_widths = scheme_conv(weight_scheme, affine), nfnet_stem_widths(stem, widths[0])
         act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
         stages = zip(
             per_stage("ratio", ratio, widths),

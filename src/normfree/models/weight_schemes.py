@@ -7,7 +7,16 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..gain import he_gain
-from ..nn import DecoupledWSConv2d, SameConv2d, SoftWSConv2d, WNConv2d, WSConv2d
+from ..nn import (
+    Affine,
+    DecoupledWSConv2d,
+    GainConv2d,
+    SameConv2d,
+    SoftWSConv2d,
+    WNConv2d,
+    WSConv2d,
+    affine_conv,
+)
 
 WeightScheme = Literal["standardized", "decoupled", "soft", "normalized", "raw"]
 CONVOLUTIONS: dict[WeightScheme, type[SameConv2d]] = {
@@ -29,6 +38,22 @@ def convolution_of(scheme: WeightScheme) -> type[SameConv2d]:
     if scheme not in CONVOLUTIONS:
         raise UsageError(f"weight_scheme (={scheme!r}) must be one of {', '.join(get_args(WeightScheme))}")
     return CONVOLUTIONS[scheme]
+
+
+def scheme_conv(scheme: WeightScheme, affine: Affine) -> Callable[..., SameConv2d]:
+    """What makes the convolutions of a weight scheme with the gains and biases that ``affine`` leaves them.
+
+    Raises:
+        UsageError: an unknown scheme or ``affine``; gains alone of raw weights, which have none.
+
+    Example:
+        >>> scheme_conv("normalized", "conv").__name__
+        'WNConv2d'
+    """
+    kind = convolution_of(scheme)
+    if affine == "gain" and not issubclass(kind, GainConv2d):
+        raise UsageError(f"affine (={affine!r}) must be another one with weight_scheme {scheme}, which has no gains")
+    return affine_conv(affine, kind)
 
 
 def default_gamma(scheme: WeightScheme, activation: str | Callable[[Tensor], Tensor]) -> float | None:
