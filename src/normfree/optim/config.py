@@ -63,7 +63,7 @@ class OptimConfig:
     """
 
     name: str = field(default="sgd", metadata={"one_of": OPTIMIZERS})
-    options: dict[str, float | bool | str | tuple[float, ...] | tuple[str, ...]] = field(default_factory=dict)
+    options: dict[str, float | bool | str | tuple[float | str, ...]] = field(default_factory=dict)
     lr: float = 0.1
     lr_reference_batch: int | None = None
     lr_factors: dict[str, float] = field(default_factory=dict)

@@ -283,7 +283,7 @@ def describe_type(annotation: Any) -> str:
     if origin is tuple:
         return f"a list (each entry {describe_type(args[0])})"
     if origin is dict:
-        return "a mapping" if args[1] is Any else f"a mapping (each value {describe_type(args[1])})"
+        return "a mapping" if args[1] is Any else f"a mapping (each {describe_type(args[1])})"
     return " or ".join(describe_type(arg) for arg in args)
 
 
