@@ -35,7 +35,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, capsys):
     (tmp_path / "checkpoints" / "last").mkdir(parents=True)
     task = SimpleNamespace(score="top1", score_format=".1%", score_label="top-1", score_note=lambda score: None)
     checkpoints = SimpleNamespace(folder=tmp_path / "checkpoints")
-    trainer = SimpleNamespace(task=task, run=SimpleNamespace(checkpoints=checkpoints))
+    trainer = SimpleNamespace(task=task, run=SimpleNamespace(checkpoints=checkpoints), ledger=None)
     for spoil in (lambda: None, (tmp_path / "curves.png").mkdir):
         spoil()
         draw_curves(tmp_path, task.score)
