@@ -27,7 +27,7 @@ WIDE = {
 
 def wide(options):
     """The group widths of appendix E for the networks of these widths."""
-    return options | dict(group_width=(8, 8, 16, 16)) if "group_width" in options else options
+    return options | dict(group_width=(8, 8, 16, 16)) if options.get("group_width", 1) != 1 else options
 
 
 def nf_blocks(model):
