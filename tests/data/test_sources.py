@@ -1,5 +1,6 @@
 """Embedded digits, folders of images and noise: what is in them, and every way a folder can be wrong."""
 
+import re
 import shutil
 import zlib
 
@@ -206,6 +207,13 @@ def test_many_differing_classes_are_counted(tmp_path):
 def test_an_unknown_source_says_what_there_is(source):
     with pytest.raises(UsageError, match=r"data\.source.*(imagefolder:PATH|train/CLASS)"):
         open_source(source)
+
+
+def test_a_long_path_is_shown_whole(tmp_path):
+    file = tmp_path.joinpath(*("a folder with a long name" for _ in range(4)), "last.jpg")
+    image_files.write(file)
+    with pytest.raises(UsageError, match=rf"as a folder, {re.escape(str(file))} is a file$"):
+        open_source(str(file))
 
 
 def test_find_images(tmp_path):

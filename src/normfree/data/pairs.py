@@ -312,7 +312,7 @@ def _listed(root: Path, names: Path) -> list[tuple[str, str]]:
         mask = next((place for place in places if os.path.isfile(place)), None)
         if mask is None or not os.path.isfile(image):
             missing = image if mask is not None else places[-1]
-            raise UsageError(f"data.source: {missing!s:.300} is missing; {names} names it")
+            raise UsageError(f"data.source: {missing} is missing; {names} names it")
         samples.append((str(image), str(mask)))
     if not samples:
         raise UsageError(f"data.source: {names} is empty")

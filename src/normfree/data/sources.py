@@ -148,7 +148,7 @@ def unknown_source(source: str, kinds: Sequence[str], wrong: str) -> UsageError:
     if suggestions:
         wrong = f"{wrong}; did you mean {listed(suggestions)}?"
     elif not colon and source:
-        wrong = f"{wrong}; as a folder, {source:.80} {'is a file' if Path(source).is_file() else 'does not exist'}"
+        wrong = f"{wrong}; as a folder, {source} {'is a file' if Path(source).is_file() else 'does not exist'}"
     return UsageError(f"data.source (={source!r}) {wrong}")
 
 
