@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from normfree.recipes import load_recipe
 from normfree.runs import train
 from normfree.training import read_metrics
 
@@ -38,7 +39,8 @@ def ours(folder: Path, seed: int, init: str | None) -> tuple[float, float, int]:
         run = train(overrides=overrides, out=Path(out) / "run", init=init, progress=False)
         seconds = time.process_time() - start
         last = [line for line in read_metrics(run.folder) if line["kind"] == "eval"][-1]
-    return 100 * last["ema_top1"], seconds, run.trainer.task.train.transform.size
+        side = load_recipe(str(run.folder / "recipe.yaml")).data.image_size
+    return 100 * last["ema_top1"], seconds, side
 
 
 def theirs(folder: Path, seed: int, seconds: float, side: int, lr: float, batch: int = 32) -> tuple[float, int]:
