@@ -32,6 +32,7 @@ TOPICS = {
         "section 6.2": "pre-training",
         "section 6.1": "from scratch|schedule|sharpness|papers' recipe|EfficientNets",
         "appendix A.1": "weight decay|from scratch|moving average|schedule|parameter groups",
+        "appendix A.2": "median|steps|accumulate",
         "appendix A.3": "mixup|cutmix|randaugment|from scratch|trained on",
         "appendix A.4": "sharpness|gradient at weights that|fine-tuning on",
         "appendix A.5": "pre-training",

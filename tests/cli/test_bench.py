@@ -5,7 +5,8 @@ import re
 import pytest
 
 from normfree import RunFailed
-from normfree.bench import Point, scaling
+from normfree.bench import Point, Samples, scaling, tables
+from normfree.bench.tables import Measured
 
 TINY = ["--batch", "2", "--size", "32", "--rounds", "1", "--device", "cpu"]
 
@@ -34,14 +35,53 @@ def test_a_network_that_cannot_train_on_one_image(normfree):
 
 
 def test_tables(normfree):
-    result = normfree("bench", "tables", "4", *TINY, "--contiguous", "--precision", "bfloat16")
+    result = normfree("bench", "tables", "4", *TINY, "--contiguous", "--precision", "bfloat16", "--batch", "2", "3")
     assert result.code == 0, result.err
-    assert "bfloat16, contiguous" in result.out
+    assert result.out.startswith("batch 2, 3, bfloat16, contiguous; ")
+    assert "median of 1 step of each network" in result.out
     assert "NF-ResNets, table 4" in result.out
-    assert "NFNets" not in result.out
-    assert re.search(
-        r"\| nf_resnet50 \| 32 \| \d+ \| .* \| bn_resnet50 \| \d+ \| [\d.]+ \| 0\.95 \(V100\) \|", result.out
+    assert "NFNets, table" not in result.out
+    for batch in (2, 3):  # the paper has neither: its smallest batch stands beside
+        assert re.search(
+            rf"\| nf_resnet50 \| {batch} \| 32 \| [\d.]+ \| [\d.]+ to [\d.]+ \| bn_resnet50 \| [\d.]+ \| [\d.]+ "
+            r"\| 17\.3 / 16\.42 \(V100, batch 16\) \| 0\.95 \(V100\) \|",
+            result.out,
+        )
+
+
+def lines_of(normfree, monkeypatch, measured, *arguments):
+    """The rows that are printed of what is not measured here."""
+    monkeypatch.setattr(tables, "measure", lambda row, **settings: measured)
+    result = normfree("bench", "tables", *arguments, "--device", "cpu")
+    assert result.code == 0, result.err
+    return [line for line in result.out.splitlines() if line.startswith("| nf")]
+
+
+def test_tables_say_where_memory_was_short(normfree, monkeypatch):
+    measured = Measured(Samples((0.2, 0.1, 0.4)), 8), Measured(None, None)
+    (line,) = lines_of(normfree, monkeypatch, measured, "3", "--batch", "32")
+    assert line == (
+        "| nfnet_f0 (micro-batch 8) | 32 | 192, 224 | 200 | 100 to 400 | resnet50 | out of memory | out of memory "
+        "| 73.3 / 41.6 (TPUv3, batch 32), 56.7 / 35.3 (V100, batch 32) | 1.76 (TPUv3), 1.61 (V100) |"
     )
+
+
+def test_tables_count_steps_per_second_as_the_paper(normfree, monkeypatch):
+    measured = Measured(Samples((0.2, 0.1, 0.4)), None), Measured(Samples((0.25,)), None)
+    lines = lines_of(normfree, monkeypatch, measured, "4", "--batch", "32", "64", "--rows", "4")
+    assert len(lines) == 8
+    measured = "| 224 | 5 | 2.5 to 10 | bn_resnet200 | 4 | 0.80 |"
+    assert lines[6] == f"| nf_resnet200 | 32 {measured} 3.26 / 2.61 (V100, batch 32) | 0.80 (V100) |"
+    assert lines[7] == f"| nf_resnet200 | 64 {measured} out of memory / out of memory (V100, batch 64) |  |"
+
+
+def test_tables_count_rounds_as_steps(normfree, monkeypatch):
+    """The option's former name."""
+    seen = []
+    monkeypatch.setattr(tables, "measure", lambda row, *, steps, **_: seen.append(steps) or [Measured(None, None)] * 2)
+    for options in ([], ["--rounds", "7"], ["--steps", "5000"]):
+        assert normfree("bench", "tables", "4", "--device", "cpu", *options).code == 0
+    assert seen == [3, 7, 5000]
 
 
 def test_scaling(normfree, tmp_path, monkeypatch):
@@ -107,6 +147,9 @@ def test_scaling_takes_models_by_name(normfree, tmp_path, trained, model):
         (["step", "nfnet_f0", "--precision", "float8"], "float8"),
         (["tables", "7"], "table 7 is not one of 3, 4, 5, 6"),
         (["tables", "--rows", "0"], "--rows (=0) must be at least 1"),
+        (["tables", "--batch", "16", "0"], "--batch (=0) must be at least 1"),
+        (["tables", "--steps", "0"], "--steps (=0) must be at least 1"),
+        (["step", "nfnet_f0", "--precision", "float16"], "float16"),
         (["scaling", "width"], "series 'width' is not one of batch, size, depth"),
         (["scaling", "--model", "x"], "'x'"),
         (["scaling", "--rounds", "0"], "--rounds (=0)"),

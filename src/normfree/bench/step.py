@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import RunFailed, UsageError
-from ..optim import EMA, param_groups
+from ..optim import EMA, SAM, param_groups
 from ..training import TrainStep
 from ..training.memory import Allocated, no_memory
 from ..training.step import autocast
@@ -93,6 +93,24 @@ def training_step(
         model: any network of images; its own parameters' roles decide what is clipped and decayed, in a network that
             declares none nothing is clipped and weights of several dimensions are decayed.
     """
+    step = train_step(model, clipping=clipping, precision=precision, compiled=compiled, micro_batch=micro_batch)
+    return lambda: step(batch, LR)
+
+
+def train_step(
+    model: nn.Module,
+    *,
+    clipping: float | None,
+    precision: str,
+    compiled: bool,
+    micro_batch: int | None = None,
+    sam: bool = False,
+) -> TrainStep:
+    """The step of :func:`training_step`, to be called with a batch and :data:`LR`.
+
+    Args:
+        sam: with Sharpness-Aware Minimization, the ascent on a fifth of the batch (NFNets, appendix A.4).
+    """
     try:
         with warnings.catch_warnings():  # which layer is the classifier is of no weight for its time
             warnings.simplefilter("ignore")
@@ -102,17 +120,16 @@ def training_step(
             dict(params=[p for p in model.parameters() if (p.ndim > 1) == wide], weight_decay=decay, clipping=None)
             for wide, decay in ((True, DECAY), (False, 0.0))
         ]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
-    step = TrainStep(
+    return TrainStep(
         model.train(),
         CrossEntropy(),
-        optimizer,
+        torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
         ema=EMA(model, AVERAGE),
+        sam=SAM(model.parameters()) if sam else None,
         micro_batch=micro_batch,
         precision=precision,
         compiled=compiled,
     )
-    return lambda: step(batch, LR)
 
 
 def step_memory(model: nn.Module, batch: Batch, precision: str = "float32") -> tuple[int, int]:

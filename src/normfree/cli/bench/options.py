@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -33,10 +34,21 @@ def add_common(parser: Parser, *, batch: int, size: int | None, rounds: int, com
         metavar="N",
         help=f"images per step; default: {batch}",
     )
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"samples of each; default: {rounds}")
+    add_machine(parser, size=size, compile_too=compile_too)
+
+
+def add_machine(
+    parser: Parser,
+    *,
+    size: int | None,
+    precisions: Sequence[str] = ("float32", "bfloat16"),
+    compile_too: bool = True,
+) -> None:
+    """Options of images, precision and device."""
     text = "the table's" if size is None else size
     parser.add_argument("--size", type=int, default=size, metavar="PX", help=f"side of the images; default: {text}")
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"samples of each; default: {rounds}")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+    parser.add_argument("--precision", choices=precisions, default="float32", help="default: float32")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto")
     parser.add_argument("--contiguous", action="store_true", help="layout of the maps; default: channels last")
     if compile_too:
@@ -49,10 +61,16 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UsageError: a number out of range, or a device that is not there.
     """
-    for name, most in (("batch", MOST_BATCH), ("size", MAX_INPUT_SIDE), ("rounds", MOST_ROUNDS)):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= most:
-            raise UsageError(f"--{name} (={value}) must be at least 1 and at most {most}")
+    for name, most in (
+        ("batch", MOST_BATCH),
+        ("size", MAX_INPUT_SIDE),
+        ("rounds", MOST_ROUNDS),
+        ("steps", MOST_ROUNDS),
+    ):
+        value = getattr(options, name, None)
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and not 1 <= number <= most:
+                raise UsageError(f"--{name} (={number}) must be at least 1 and at most {most}")
     options.device = pick_device(options.device, float64=True)
     keep_freed_memory()  # as in training
     options.channels_last = not options.contiguous
