@@ -11,10 +11,11 @@ from torch import nn
 
 import normfree
 from normfree import UsageError
+from normfree.export import prepack
 from normfree.functional import expected_skip_variances, expected_variances, standardize_weight
 from normfree.models import Inverted, NFInvertedBlock
 from normfree.models.backbone import level_scales
-from normfree.nn import Activation, SameConv2d, WSConv2d, parameter_roles
+from normfree.nn import Activation, ChannelAffine, SameConv2d, WSConv2d, parameter_roles
 from normfree.optim import param_groups
 
 DOUBLE = torch.float64
@@ -130,7 +131,7 @@ def test_raw_depthwise_weights_pass_the_mean_on():
     weights sum to 0. This is the mean shift that Scaled Weight Standardization removes (NF-ResNets, section 4.1)."""
     x, act = torch.randn(8, 600, 32, 32), Activation("silu")
     for standardize, expected in ((True, 0.0), (False, act.gamma**2 * act(torch.randn(10**6)).mean().item() ** 2)):
-        block = NFInvertedBlock(Inverted(600, 8, expansion=1), act=act, standardize_depthwise=standardize)
+        block = NFInvertedBlock(Inverted(600, 8, expansion=1), act=act, depthwise=None if standardize else SameConv2d)
         block.conv1.input_scale = act.gamma
         out = block.conv1(act(x))[..., 1:-1, 1:-1]
         squared_mean = out.mean((0, 2, 3)).square().mean().item()
@@ -164,6 +165,63 @@ def test_a_raw_depthwise_convolution_keeps_the_constants_of_its_input(name):
         assert relative(block.conv1(x), convolution(block.conv1, block.act.gamma * x)) < 1e-12  # float64 rounding
     x = torch.randn(2, 3, 64, 64, dtype=DOUBLE)
     assert relative(normfree.fold(model)(x), model(x)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("affine", "convs"),
+    [("gain", {"gain"}), ("bias", {"bias"}), ("none", set()), ("activation", set())],
+)
+@pytest.mark.parametrize("standardize", [True, False])
+def test_gains_and_biases(affine, convs, standardize):
+    """A raw depthwise convolution has no gain; with "activation" there is a pair in front of each activation."""
+    model = small(NAME, affine=affine, standardize_depthwise=standardize)
+    for layer in (m for m in model.modules() if isinstance(m, SameConv2d)):
+        own = convs if isinstance(layer, WSConv2d) else convs - {"gain"}
+        assert {key for key, _ in layer.named_parameters()} - {"weight"} == own
+    transforms = [m.gain.numel() for m in model.modules() if isinstance(m, ChannelAffine)]
+    if affine == "activation":
+        expected = [b.conv1.out_channels for b in blocks(model) for _ in range(1 + (b.conv0 is not None))]
+        assert transforms == [16, *expected, 4 * 56]  # of the stem, of the blocks, in front of the last activation
+    else:
+        assert transforms == []
+
+
+@torch.no_grad()
+def test_transforms_in_front_of_activations_are_gains_and_biases_of_the_convolutions():
+    """Those of a block's first two convolutions, whose outputs are activated; its last one has none."""
+    apart, same = small(NAME, affine="activation", skip_gain=0.0).double(), small(NAME, skip_gain=0.0).double()
+    for block, other in zip(blocks(apart), blocks(same), strict=True):
+        state = block.state_dict()
+        for before, behind in (("conv0", "conv1"), ("conv1", "conv2")):
+            for key in ("gain", "bias"):
+                if f"affines.{behind}.{key}" in state:
+                    state[f"{before}.{key}"] = state.pop(f"affines.{behind}.{key}")
+        state |= {"conv2.gain": torch.ones_like(other.conv2.gain), "conv2.bias": torch.zeros_like(other.conv2.bias)}
+        other.load_state_dict(state)
+        x = torch.randn(2, block.in_channels, 8, 8, dtype=DOUBLE)
+        assert relative(block(x), other(x)) < 1e-12  # float64 rounding
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("affine", ["gain", "bias", "none", "activation"])
+def test_folded_and_prepacked_with_gains_and_biases_elsewhere(affine):
+    model, x = small(NAME, affine=affine).double(), torch.randn(2, 3, 33, 33, dtype=DOUBLE)
+    assert relative(normfree.fold(model)(x), model(x)) < 1e-12
+    images = x.float()
+    assert relative(prepack(model.float(), images.shape)(images).double(), model.double()(x)) < 1e-5  # float32 rounding
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(affine="relu"), r"affine \(='relu'\) must be one of conv, gain, bias, none, activation"),
+        (dict(affine="gain", weight_scheme="raw"), r"affine \(='gain'\) must be another one with weight_scheme raw"),
+    ],
+    ids=str,
+)
+def test_wrong_gains_and_biases(options, message):
+    with pytest.raises(UsageError, match=message):
+        small(NAME, **options)
 
 
 def test_nothing_but_depthwise_convolutions_can_be_left_raw():

@@ -45,6 +45,11 @@ def _packable_block(block: nn.Module) -> bool:
     return _unchanged(block, NFBlock, methods) and block.affines is None and block.se_position != "straddled"
 
 
+def _packable_inverted(block: NFInvertedBlock) -> bool:
+    """The same of :class:`PackedInverted`."""
+    return _unchanged(block, NFInvertedBlock, ("forward", "_transformed")) and block.affines is None
+
+
 def _unchanged(block: nn.Module, kind: type[nn.Module], methods: Sequence[str]) -> bool:
     """Whether a block has the methods of its kind, and no hooks inside."""
     own = all(getattr(type(block), name, None) is vars(kind)[name] for name in methods)
@@ -267,7 +272,7 @@ def _pack(
     for name, child in module.named_children():
         if isinstance(child, NFBlock) and _packable_block(child):
             child = in_place_of(child, _pack(PackedBlock(child, shapes), shapes))
-        elif isinstance(child, NFInvertedBlock) and _unchanged(child, NFInvertedBlock, ("forward",)):
+        elif isinstance(child, NFInvertedBlock) and _packable_inverted(child):
             child = in_place_of(child, _pack(PackedInverted(child, shapes), shapes))
         elif type(child) is nn.Linear and "forward" not in vars(child):
             child = in_place_of(child, PackedLinear(child))

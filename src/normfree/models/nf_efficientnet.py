@@ -10,12 +10,15 @@ from ..errors import UsageError
 from ..functional import expected_skip_variances, residual_merge
 from ..nn import (
     Activation,
+    Affine,
+    ChannelAffine,
     SameConv2d,
     SkipInit,
     StochasticDepth,
     StochdepthScaling,
     WSConv2d,
     activated,
+    affine_conv,
     gated_activated,
 )
 from .body import Place
@@ -29,7 +32,7 @@ from .efficientnet import (
     efficientnet_variants,
     skip_flags,
 )
-from .weight_schemes import WeightScheme, convolution_of, default_gamma
+from .weight_schemes import WeightScheme, default_gamma, scheme_conv
 
 VARIANTS = efficientnet_variants("nf_efficientnet", 6, stochdepth_rate=0.1)
 
@@ -45,8 +48,9 @@ class NFInvertedBlock(InvertedBlock):
         shape: channels, kernel size, stride.
         beta: square root of the expected variance of the input.
         skip_gain: initial value of a learnable factor of the branch (SkipInit); None: there is none.
-        conv: the kind of the convolutions.
-        standardize_depthwise: False: the depthwise convolution has its raw weight.
+        conv: makes the convolutions.
+        depthwise: makes the depthwise one; None: ``conv``.
+        affine: a :class:`.ChannelAffine` stands in front of each activation (NF-ResNets, appendix B.1).
 
     Example:
         >>> block = NFInvertedBlock(Inverted(8, 8), act=Activation("silu"), skip_gain=0.0)
@@ -64,34 +68,41 @@ class NFInvertedBlock(InvertedBlock):
         beta: float = 1.0,
         skip_gain: float | None = None,
         se_factor: float = 2.0,
-        conv: type[SameConv2d] = WSConv2d,
-        standardize_depthwise: bool = True,
+        conv: Callable[..., SameConv2d] = WSConv2d,
+        depthwise: Callable[..., SameConv2d] | None = None,
+        affine: bool = False,
         stochdepth_rate: float = 0.0,
         stochdepth_scaling: StochdepthScaling = "none",
     ):
         super().__init__(
             shape,
             conv=conv,
-            depthwise=conv if standardize_depthwise else SameConv2d,
+            depthwise=depthwise or conv,
             act=act,
             beta=beta,
             se_factor=se_factor,
             stochdepth=StochasticDepth(stochdepth_rate, stochdepth_scaling, alpha),
         )
+        convs = ("conv2",) if self.conv0 is None else ("conv1", "conv2")  # with an activation in front
+        self.affines = nn.ModuleDict({name: ChannelAffine(shape.width) for name in convs}) if affine else None
         self.skip_init: SkipInit | None = SkipInit(alpha, skip_gain) if shape.has_skip else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv0 is None:
             out = self.conv1(x)
         else:
-            (out,) = activated(self.act, self.conv0(x), self.conv1)
+            (out,) = activated(self.act, self._transformed("conv1", self.conv0(x)), self.conv1)
         scale = None if self.skip_init is None else self.skip_init.scale()
         last = self.conv2 if scale is None else lambda x: self.conv2(x, scale)
-        out = gated_activated(self.act, out, self.squeeze_excite.gate, last)
+        out = gated_activated(self.act, self._transformed("conv2", out), self.squeeze_excite.gate, last)
         if not self.has_skip:
             return out
         keep = self.stochdepth.mask(x)
         return x + out if keep is None else residual_merge(self.stochdepth.skip(x, keep), out, keep)
+
+    def _transformed(self, conv: str, x: Tensor) -> Tensor:
+        """The input of the activation in front of ``conv``, which may have an affine transform in front."""
+        return x if self.affines is None else self.affines[conv](x)
 
     @property
     def folded(self) -> bool:
@@ -118,9 +129,13 @@ class NFEfficientNet(EfficientNet):
 
     B0 is 3.2 % below the network with BatchNorm (NF-ResNets, section 5.2); ``standardize_depthwise=False`` makes it
     more accurate and less stable, and ``skip_gain=0`` (SkipInit) is said to fail.
+
+    Args:
+        affine: gains and biases, see :func:`.affine_conv`.
     """
 
     act: nn.Module
+    final_affine: nn.Module
     family = "nf_efficientnet"
 
     def __init__(
@@ -136,10 +151,11 @@ class NFEfficientNet(EfficientNet):
         se_factor: float = 2.0,
         weight_scheme: WeightScheme = "standardized",
         standardize_depthwise: bool = True,
+        affine: Affine = "conv",
         stochdepth_scaling: StochdepthScaling = "none",
         **options: Unpack[EfficientNetOptions],
     ):
-        conv = convolution_of(weight_scheme)
+        conv, apart = scheme_conv(weight_scheme, affine), affine == "activation"
         act = Activation(activation, default_gamma(weight_scheme, activation) if gamma is None else gamma)
         if act.gamma <= 0:
             raise UsageError(f"gamma (={gamma}) must be above 0")
@@ -155,19 +171,21 @@ class NFEfficientNet(EfficientNet):
                 skip_gain=skip_gain,
                 se_factor=se_factor,
                 conv=conv,
-                standardize_depthwise=standardize_depthwise,
+                depthwise=None if standardize_depthwise else affine_conv(affine, SameConv2d),
+                affine=apart,
                 stochdepth_rate=place.stochdepth_rate,
                 stochdepth_scaling=stochdepth_scaling,
             )
 
+        channels = FINAL_FACTOR * widths[-1]
         super().__init__(
             widths=widths,
             depths=depths,
             conv=conv,
-            behind_stem=dict(act=act.clone()),
+            behind_stem=dict(affine=ChannelAffine(stem_width), act=act.clone()) if apart else dict(act=act.clone()),
             make_block=make_block,
-            final_conv=conv(widths[-1], FINAL_FACTOR * widths[-1], 1, input_scale=variances[-1] ** -0.5),
-            final=dict(act=act),
+            final_conv=conv(widths[-1], channels, 1, input_scale=variances[-1] ** -0.5),
+            final=dict(final_affine=ChannelAffine(channels), act=act) if apart else dict(act=act),
             stem_width=stem_width,
             classifier_std=0.0,
             **options,
@@ -176,8 +194,8 @@ class NFEfficientNet(EfficientNet):
         self.feature_gamma = act.gamma
 
     def forward_final(self, x: Tensor) -> Tensor:
-        """Activation and its gamma."""
-        x = self.act(x)
+        """Activation and its gamma, perhaps behind an affine transform."""
+        x = self.act(self.final_affine(x) if "final_affine" in self.final_names else x)
         return x if self.feature_gamma == 1.0 else x * self.feature_gamma
 
     def map_variances(self) -> list[float]:
