@@ -11,6 +11,7 @@ import torch
 
 from normfree.cli import main
 from normfree.data import decode_image, digits
+from normfree.runs import signals
 from normfree.runs.load import load_trained
 from normfree.spp import record
 
@@ -94,6 +95,21 @@ def test_files_of_one_network(normfree, mine, suffix):
 def test_a_file_name_for_a_prefix(normfree, mine):
     assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen.png").code == 0
     assert sorted(path.name for path in mine.glob("seen*")) == ["seen.csv", "seen.png"]
+
+
+def test_columns_are_the_pictures_panels(normfree, mine, monkeypatch):
+    figures = []
+
+    def plot(*recorded, draw=signals.plot, **options):
+        figures.append(draw(*recorded, **options))
+        return figures[-1]
+
+    monkeypatch.setattr(signals, "plot", plot)
+    for options in ([], ["--columns", "avg_var, cosine"]):
+        assert normfree("spp", "my_spp_nets:ready", *QUICK, *options).code == 0
+    titles = [[axes.get_title() for axes in figure.axes] for figure in figures]
+    assert [len(some) for some in titles] == [3, 2]
+    assert titles[1] == ["average channel variance", "mean cosine between examples"]
 
 
 def test_a_folder_is_where_the_files_go(normfree, mine):
@@ -304,6 +320,8 @@ def test_blocks_and_batch_statistics(normfree, mine):
         (["my_spp_nets:Net", "--seed", "9" * 40], "--seed"),
         (["my_spp_nets:Net", "--device", "abacus"], "device (='abacus') is not available"),
         (["my_spp_nets:Net", "--format", "gif"], "invalid choice: 'gif'"),
+        (["my_spp_nets:Net", "--columns", "avg_var,gate"], "--columns: 'gate' must be one of avg_sq_mean, avg_var, "),
+        (["my_spp_nets:Net", "--columns", "cosine,cosine"], "--columns (=['cosine', 'cosine']) must be different ones"),
         (["my_spp_nets:Net", "--data", "nowhere"], "nowhere does not exist"),
         (["my_spp_nets:Net", "--data", "empty"], "empty holds no image"),
         (["my_spp_nets:Net", "--data", "broken"], "--data: broken/bad.png: "),

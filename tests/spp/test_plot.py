@@ -144,6 +144,53 @@ def test_files(recorded, tmp_path, suffix):
     assert {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix] == content[: 5 if suffix == "svg" else 4]
 
 
+def test_columns_choose_the_panels(recorded):
+    columns = ["cosine", "avg_var", "pixel_norm", "avg_mean"]
+    figure = recorded[0].plot(recorded[1], columns=columns)
+    for axes, column in zip(figure.axes, columns, strict=True):
+        drawn = curves(axes)
+        assert all(drawn[spp.name] == getattr(spp, column) for spp in recorded)
+        assert None not in drawn["nf"]
+    assert len({axes.get_title() for axes in figure.axes}) == 4
+    dashed = [any(line.get_linestyle() == "--" for line in axes.lines) for axes in figure.axes]
+    assert dashed == [False, True, False, False]
+    assert [axes.get_legend() is not None for axes in figure.axes] == [True, True, False, False]
+    places = {(round(axes.get_position().x0, 1), round(axes.get_position().y0, 1)) for axes in figure.axes}
+    assert len(places) == 4  # two lines of two
+
+
+@pytest.mark.parametrize("log", [None, True])
+def test_values_below_0_have_a_linear_axis(log):
+    spp = made_up("x", [1.0] * 3)
+    means = (-0.5, 1e-5, 0.25)
+    rows = [dataclasses.replace(row, avg_mean=mean) for row, mean in zip(spp.rows, means, strict=True)]
+    (axes,) = SPP("x", rows).plot(columns=["avg_mean"], log=log).axes
+    assert axes.get_yscale() == "linear"
+    low, high = axes.get_ylim()
+    assert low < -0.5
+    assert high > 0.25
+
+
+def test_a_column_that_older_files_lack_leaves_its_panel_empty(tmp_path):
+    figure = made_up("x", [1.0, 2.0]).plot(columns=["cosine"])
+    assert all(math.isnan(value) for value in curves(figure.axes[0])["x"])
+    figure.savefig(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["avg_vra"], r"columns: 'avg_vra' must be one of avg_sq_mean, avg_var, res_avg_var, avg_mean, pixel_norm, co"),
+        (["cosine", "cosine"], r"columns \(=\['cosine', 'cosine'\]\) must be different ones"),
+        ([], r"columns \(=\[\]\) must be different ones, at least one"),
+        ("cosine", r"columns: 'c' must be one of"),
+    ],
+)
+def test_wrong_columns(columns, message):
+    with pytest.raises(UsageError, match=message):
+        plot(made_up("x", [1.0]), columns=columns)
+
+
 def test_nothing_to_plot():
     with pytest.raises(UsageError, match="at least one"):
         plot()

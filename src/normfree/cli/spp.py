@@ -14,6 +14,7 @@ from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output, try_to_write
 from ..runs.signals import first_record, record_and_diagnose, with_unique_names, write, write_spectra, writing
+from ..spp.plot import COLUMNS, TITLES, check_columns
 from ..training import pick_device
 from ..words import tell
 from .parser import Parser
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
     for name, value in dict(batch=options.batch, size=options.size).items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
+    columns = _columns(options.columns)
     overrides, device = _overrides(options.option), pick_device(options.device, float64=True)
     networks = with_unique_names(
         [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
@@ -35,7 +37,8 @@ def run(argv: Sequence[str]) -> int:
     first = {text: first_record(text) for text in options.network}
     pairs = zip(networks, options.network, strict=True)
     recorded = [record_and_diagnose(network, options, device, first[text]) for network, text in pairs]
-    tell(*write(recorded, prefix, options.format, log={"auto": None, "log": True, "linear": False}[options.scale]))
+    log = {"auto": None, "log": True, "linear": False}[options.scale]
+    tell(*write(recorded, prefix, options.format, columns, log))
     if options.spectra:
         tell(*write_spectra(networks, prefix))
     return 0
@@ -50,6 +53,7 @@ def _parser() -> Parser:
         "  normfree spp nf_resnet50 --option gamma=1.414 --option skip_gain=1\n"
         "  normfree spp bn_resnet50 nf_resnet50 --out compare\n"
         "  normfree spp runs/digits --data photos\n"
+        "  normfree spp nf_resnet50 --columns avg_var,avg_mean,pixel_norm,cosine\n"
         "  normfree spp torchvision.models:resnet50\n"
         "  normfree spp timm:create_model --option model_name=resnetv2_50\n\n"
         "pkg.module:factory imports that module and calls the function: it runs code, and looks for modules in the\n"
@@ -95,6 +99,12 @@ def _add_outputs(parser: Parser) -> None:
         help="files PREFIX.png and PREFIX.csv, or a folder for them; default: spp-NETWORK in the current folder",
     )
     parser.add_argument("--format", choices=FORMATS, help="of the picture; default: what --out ends in, else png")
+    parser.add_argument(
+        "--columns",
+        metavar="A,B,..",
+        default=",".join(COLUMNS),
+        help=f"the picture's panels, of {', '.join(TITLES)}; default: the first three",
+    )
     parser.add_argument("--scale", choices=["auto", "log", "linear"], default="auto", help="of its axes; default: auto")
 
 
@@ -111,6 +121,15 @@ def _add_inputs(parser: Parser) -> None:
         action="store_true",
         help="show unit Gaussian noise; default, but runs are shown their test images",
     )
+
+
+def _columns(text: str) -> list[str]:
+    columns = [column.strip() for column in text.split(",")]
+    try:
+        check_columns(columns)
+    except UsageError as error:
+        raise UsageError(f"--{error}") from error
+    return columns
 
 
 def _overrides(options: Sequence[str]) -> dict[str, Any]:

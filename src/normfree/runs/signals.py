@@ -149,16 +149,17 @@ def writing(path: Path) -> Iterator[None]:
         raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
-def write(recorded: list[SPP], prefix: str, suffix: str, log: bool | None) -> list[str]:
+def write(recorded: list[SPP], prefix: str, suffix: str, columns: Sequence[str], log: bool | None) -> list[str]:
     """Write PREFIX.csv and the picture PREFIX.SUFFIX; lines for the user.
 
     Args:
+        columns: the picture's panels.
         log: logarithmic axes of the picture; None chooses.
     """
     picture, path = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")
     with writing(picture), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # of names in any script
-        plot(*recorded, log=log).savefig(picture)
+        plot(*recorded, columns=columns, log=log).savefig(picture)
     with writing(path), path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         for number, spp in enumerate(recorded):

@@ -16,19 +16,28 @@ PANELS = (
     ("avg_var", "average channel variance"),
     ("res_avg_var", "branch's average channel variance"),
 )
+MORE_PANELS = (  # NF-ResNets, appendix G.2; NFNets, section 2
+    ("avg_mean", "mean of all values"),
+    ("pixel_norm", "norm over channels, averaged over pixels"),
+    ("cosine", "mean cosine between examples"),
+)
+TITLES = dict(PANELS + MORE_PANELS)
+COLUMNS = tuple(name for name, _ in PANELS)
+_IN_A_LINE = 3  # panels
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 LOG_RANGE, ZERO = 1e3, 1e-6  # a panel with a curve that spans more is logarithmic; smaller values count as 0
 
 
 def plot(
     *plots: Recording,
+    columns: Sequence[str] = COLUMNS,
     log: bool | None = None,
     theory: bool = True,
     title: str = "",
     labels: Sequence[str] | None = None,
 ) -> "Figure":
-    """Three panels over block depth. Dots mark the ends of stages; a dashed line is the expected variance of a
-    Normalizer-Free network.
+    """A panel over block depth for each column. Dots mark the ends of stages; a dashed line is the expected variance of
+    a Normalizer-Free network.
 
     >>> class Residual(nn.Conv2d):
     ...     def forward(self, x):
@@ -37,10 +46,15 @@ def plot(
     >>> figure = plot(spp, title="two blocks at initialization")
     >>> len(figure.axes)
     3
+    >>> len(plot(spp, columns=["avg_var", "cosine"]).axes)
+    2
 
     Args:
         plots: recordings, overlaid.
-        log: logarithmic value axes; None: if a network spans more than three decades.
+        columns: of ``avg_sq_mean``, ``avg_var``, ``res_avg_var`` (the default: the paper's), ``avg_mean``,
+            ``pixel_norm``, ``cosine``; see :class:`.Row`.
+        log: logarithmic value axes; None: if a network spans more than three decades. Where values are below 0, the
+            axis is linear.
         theory: draw ``expected_var`` of Normalizer-Free networks.
         labels: of the networks, instead of their names.
 
@@ -48,25 +62,47 @@ def plot(
         A figure with an Agg canvas; ``figure.savefig("spp.png")`` writes it.
 
     Raises:
-        UsageError: no recordings; another number of labels than of recordings.
+        UsageError: no recordings; another number of labels than of recordings; an unknown column, one twice, or none.
     """
     if not plots:
         raise UsageError("plot needs at least one recorded network")
     if labels is not None and len(labels) != len(plots):
         raise UsageError(f"labels (={list(labels)}) must be as many as the {counted(len(plots), 'network')}")
+    check_columns(columns)
     names = [_plain(name) for name in ([spp.name for spp in plots] if labels is None else labels)]
-    figure = new_figure(15, 4.2)
-    for axes, (field, text) in zip(figure.subplots(1, 3), PANELS, strict=True):
-        curves = _panel(axes, plots, names, field, theory=theory and field == "avg_var")
-        axes.set(xlabel="block depth", title=text)
+    figure = _panels(len(columns))
+    panels: list[Any] = figure.axes
+    for axes, column in zip(panels, columns, strict=True):
+        curves = _panel(axes, plots, names, column, theory=theory and column == "avg_var")
+        axes.set(xlabel="block depth", title=TITLES[column])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         _scale(axes, curves, log)
-    figure.axes[0].legend(frameon=False, fontsize=9)
-    if any(line.get_linestyle() == "--" for line in figure.axes[1].lines):
-        figure.axes[1].legend(*_only_theory(figure.axes[1]), frameon=False, fontsize=9)
+        if axes is panels[0]:
+            axes.legend(frameon=False, fontsize=9)
+        elif any(line.get_linestyle() == "--" for line in axes.lines):
+            axes.legend(*_only_theory(axes), frameon=False, fontsize=9)
     if title:
         figure.suptitle(_plain(title))
+    return figure
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuse what :func:`plot` cannot draw."""
+    for column in columns:
+        if column not in TITLES:
+            raise UsageError(f"columns: {column!r} must be one of {', '.join(TITLES)}")
+    if not columns or len(set(columns)) < len(columns):
+        raise UsageError(f"columns (={list(columns)}) must be different ones, at least one")
+
+
+def _panels(count: int) -> "Figure":
+    """An empty figure with so many panels, three in a line where there are more."""
+    lines = math.ceil(count / _IN_A_LINE)
+    in_a_line = math.ceil(count / lines)
+    figure = new_figure(5 * in_a_line, 4.2 * lines)
+    for place in range(count):
+        figure.add_subplot(lines, in_a_line, place + 1)
     return figure
 
 
@@ -128,10 +164,14 @@ def _only_theory(axes: Any) -> tuple[list[Any], list[str]]:
 
 def _scale(axes: Any, curves: list[list[float]], log: bool | None) -> None:
     values = [value for curve in curves for value in curve]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low < -ZERO:  # a mean or a cosine
+        axes.set_ylim(bottom=1.08 * low, top=max(1.08 * high, 0.0))
+        return
     if log is None:
         positive = [[value for value in curve if value > ZERO] for curve in curves]
         log = any(max(curve) > LOG_RANGE * min(curve) for curve in positive if curve)
     if log and any(value > 0 for value in values):
         axes.set_yscale("log")
     elif values:
-        axes.set_ylim(bottom=0, top=1.08 * max(values) if max(values) > ZERO else 1)
+        axes.set_ylim(bottom=0, top=1.08 * high if high > ZERO else 1)

@@ -39,7 +39,7 @@ class SPP(Recording):
         return path
 
     def plot(self, *others: "SPP", **options: Any) -> "Figure":
-        """Three panels, other networks overlaid; see :func:`normfree.spp.plot`."""
+        """Three panels, or those of ``columns``, other networks overlaid; see :func:`normfree.spp.plot`."""
         return plot(self, *others, **options)
 
     def diagnose(self, **options: Any) -> list[Finding]:
