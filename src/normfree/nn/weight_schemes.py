@@ -3,6 +3,8 @@
 "NF-ResNets" is arXiv:2101.08692 and "NFNets" is arXiv:2102.06171.
 """
 
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,22 @@ from ..kernels import fused_standardize_weight
 from .conv import Map, SameConv2d, autocast_type
 from .recompute import not_kept
 from .roles import Role
+
+
+class ScaleOptions(TypedDict, total=False):
+    """Keyword arguments that :class:`GainConv2d` passes on to :class:`.SameConv2d`."""
+
+    input_scale: float
+    atrous: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class GainOptions(ScaleOptions, total=False):
+    """Keyword arguments of :class:`GainConv2d`."""
+
+    gain: bool
+    eps: float
 
 
 class GainConv2d(SameConv2d):
@@ -53,36 +71,20 @@ class GainConv2d(SameConv2d):
         bias: bool = True,
         *,
         gain: bool = True,
-        input_scale: float = 1.0,
-        atrous: int = 1,
         eps: float = 1e-4,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[ScaleOptions],
     ):
         check_finite("eps", eps)
         if eps < 0:
             raise UsageError(f"eps (={eps!r}) must be at least 0")
         self.eps = eps  # before the constructor fills the weight, which may need it
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            input_scale=input_scale,
-            atrous=atrous,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **options)
         if self.centred and self.weight[0].numel() == 1:
             raise UsageError(
                 f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
                 "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
             )
-        self.gain = nn.Parameter(torch.ones(out_channels, device=device, dtype=dtype)) if gain else None
+        self.gain = nn.Parameter(self.weight.new_ones(out_channels)) if gain else None
 
     def reset_parameters(self) -> None:
         """Normal weights of variance 1 / fan-in, gain 1, bias 0."""
@@ -163,30 +165,10 @@ class WSConv2d(GainConv2d):
         groups: int = 1,
         bias: bool = True,
         *,
-        gain: bool = True,
-        input_scale: float = 1.0,
-        atrous: int = 1,
-        eps: float = 1e-4,
         add_eps: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **options: Unpack[GainOptions],
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            gain=gain,
-            input_scale=input_scale,
-            atrous=atrous,
-            eps=eps,
-            device=device,
-            dtype=dtype,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **options)
         self.add_eps = add_eps
 
     def standardized_weight(self, scale: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Layer-wise adaptive rate scaling, a rival of gradient clipping (NFNets, section 4)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 from ..errors import UsageError
 from .foreach import foreach_add, foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sub_
 from .sharded import add_parts, local
-from .state import evaluated, gradients, parameters, state
+from .state import GroupOptimizer, gradients, state
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(GroupOptimizer):
     """SGD with momentum whose step has a fixed ratio to the norm of each tensor (You et al. 2017, arXiv:1708.03888).
 
     The gradient ``g`` of a tensor ``w``, decay included, is scaled by ``trust_coefficient * |w| / (|g| + eps)``. So the
@@ -61,19 +61,6 @@ class LARS(torch.optim.Optimizer):
             raise UsageError(f"trust_coefficient (={trust_coefficient}) must be above 0, or None for steps of SGD")
         options = dict(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
         super().__init__(params, options | dict(trust_coefficient=trust_coefficient, eps=eps))
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step.
-
-        Args:
-            closure: computes loss and gradients first; its loss is returned.
-        """
-        loss = evaluated(closure)
-        for group in self.param_groups:
-            if params := parameters(self, group):
-                self._step(params, group)
-        return loss
 
     def _step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         weights = [local(p) for p in params]

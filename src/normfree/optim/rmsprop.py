@@ -1,6 +1,6 @@
 """RMSProp as TensorFlow computes it, and with it the published EfficientNets."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 from ..errors import UsageError
 from .foreach import foreach_add, foreach_addcdiv_, foreach_addcmul_, foreach_mul_, foreach_sqrt_, foreach_sub_
 from .sharded import local
-from .state import evaluated, gradients, parameters, state
+from .state import GroupOptimizer, gradients, state
 
 
-class RMSProp(torch.optim.Optimizer):
+class RMSProp(GroupOptimizer):
     """RMSProp (Tieleman and Hinton 2012) with TensorFlow's details, which EfficientNets need (NFNets, section 6.1).
 
     ``square = decay * square + (1 - decay) * g^2``, from 1 on;
@@ -59,19 +59,6 @@ class RMSProp(torch.optim.Optimizer):
             if not value >= 0:
                 raise UsageError(f"{name} (={value}) must be at least 0")
         super().__init__(params, dict(lr=lr, decay=decay, momentum=momentum, eps=eps, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step.
-
-        Args:
-            closure: computes loss and gradients first; its loss is returned.
-        """
-        loss = evaluated(closure)
-        for group in self.param_groups:
-            if params := parameters(self, group):
-                self._step(params, group)
-        return loss
 
     def _step(self, params: list[Tensor], group: dict[str, Any]) -> None:
         weights, grads = [local(p) for p in params], gradients(params)

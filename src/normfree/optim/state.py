@@ -1,4 +1,4 @@
-"""What this package's optimizers have in common: gradients and state of a group; of sharded tensors the local rows."""
+"""What this package's optimizers share: step, gradients and state of a group; of sharded tensors the local rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,9 +43,25 @@ def state(
     return [local(optimizer.state[p][key]) for p in params]
 
 
-def evaluated(closure: Callable[[], Any] | None) -> Any:
-    """The loss of the closure of a step, with gradients; None without one."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
+class GroupOptimizer(torch.optim.Optimizer):
+    """An optimizer that updates the parameters of a group together."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step.
+
+        Args:
+            closure: computes loss and gradients first; its loss is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if params := parameters(self, group):
+                self._step(params, group)
+        return loss
+
+    def _step(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update the parameters of a group that have gradients."""
+        raise NotImplementedError
