@@ -65,16 +65,48 @@ def clipped_mean(model, x, labels, **options):
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_each_example_is_clipped_by_itself(chunk):
+@pytest.mark.parametrize(("kind", "clipping"), [("unit", 0.02), ("layer", 0.02), ("norm", None)])
+def test_each_example_is_clipped_by_itself(kind, clipping, chunk):
     model = network("nfnet_f0")
     x, labels = examples(COUNT)
-    options = dict(clipping=0.02, unclipped=["stem.*"])
-    expected, fraction = clipped_mean(model, x, labels, **options)
+    options = dict(unclipped=["stem.*"])
+    if clipping is None:  # shorter than the gradients of two examples
+        clipping = sum(lengths(model, x, labels, **options)[-3:-1]) / 2
+    expected, fraction = clipped_mean(model, x, labels, clipping=clipping, clipping_kind=kind, **options)
     assert 0.05 < fraction < 0.95
-    found = agc_each_(model, F.cross_entropy, x, labels, 0.02, unclipped=["stem.*"], chunk=chunk)
+    found = agc_each_(model, F.cross_entropy, x, labels, clipping, kind=kind, chunk=chunk, **options)
     assert found == pytest.approx(fraction, abs=1e-12)
     for name, p in model.named_parameters():
         assert (p.grad - expected[name]).norm() <= 1e-9 * max(expected[name].norm(), 1e-6), name
+
+
+def lengths(model, x, labels, **options):
+    """The norms of the examples' gradients over all parameters that are clipped, from the shortest on."""
+    clipped = {
+        id(p) for group in param_groups(model, clipping=1.0, **options) if group["clipping"] for p in group["params"]
+    }
+    names = [name for name, p in model.named_parameters() if id(p) in clipped]
+    return sorted(sum(g[name].square().sum().item() for name in names) ** 0.5 for g in one_by_one(model, x, labels))
+
+
+@pytest.mark.parametrize("kind", ["unit", "layer", "norm"])
+def test_a_parameter_without_dimensions(kind):
+    """Its gradient for each example is -2 x: 1, 2 and 4 long, at most 1 after clipping."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(-1.0))
+
+        def forward(self, x):
+            return self.scale * x
+
+    model, x = Scaled(), torch.tensor([[0.5], [1.0], [2.0]])
+    clipped = agc_each_(
+        model, lambda y, t: (y - t).sum() * -2, x, torch.zeros(3, 1), 1.0, kind=kind, roles={"scale": "gain"}
+    )
+    assert clipped == pytest.approx(2 / 3)
+    assert model.scale.grad.item() == pytest.approx(-1.0)
 
 
 def test_no_example_moves_a_unit_by_more_than_its_bound():
@@ -111,3 +143,5 @@ def test_what_is_refused():
         next(per_example_gradients(batch_norm, F.cross_entropy, *examples(2, torch.float32)))
     with pytest.raises(UsageError, match=r"^there are no examples"):
         agc_each_(model, F.mse_loss, torch.randn(0, 3), torch.randn(0, 2), 0.1, roles={"weight": "weight"})
+    with pytest.raises(UsageError, match=r"^clipping_kind \(='row'\) must be one of unit, layer, norm"):
+        agc_each_(model, F.mse_loss, torch.randn(1, 3), torch.randn(1, 2), 0.1, kind="row", roles={"weight": "weight"})
