@@ -19,6 +19,7 @@ from torch import nn
 import normfree
 from normfree import (
     bench,
+    convert,
     data,
     errors,
     export,
@@ -38,7 +39,7 @@ from normfree import (
     words,
 )
 
-ROOMS = [normfree.nn, models, optim, kernels, weights, bench, data, export, private, spp, training]
+ROOMS = [normfree.nn, models, optim, kernels, weights, bench, convert, data, export, private, spp, training]
 ALSO = [studies]  # of which not every function has an example
 MODULES = [functional, gain, measured, errors, files, internals, words]
 # in the examples of to_archive and to_onnx

@@ -27,6 +27,7 @@ ALLOWED = {
     "spp": {"functional", "gain", "nn", "models"},
     "weights": {"functional", "gain", "nn", "models"},
     "export": {"functional", "gain", "nn", "models"},
+    "convert": {"functional", "gain", "nn", "models", "spp"},
     "optim": {"functional", "gain", "kernels", "nn"},
     "data": set(),
     "pictures": set(),

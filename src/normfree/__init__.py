@@ -5,6 +5,7 @@ from types import ModuleType
 
 from . import requirements as requirements  # isort: skip - before anything that needs the packages
 from . import functional, nn, optim, spp, weights
+from .convert import convert_model
 from .errors import RunFailed, UsageError
 from .export import fold
 from .gain import activation_gain
@@ -42,6 +43,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "activation_gain",
+    "convert_model",
     "create_model",
     "fold",
     "functional",

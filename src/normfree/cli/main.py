@@ -22,6 +22,7 @@ VERBS = {
     "noise-scale": "measure from which batch size on larger batches save few steps",
     "spp": "draw and judge how the signal propagates through a network",
     "convert": "weights of the authors, of timm and of normfree, each as the others",
+    "convert-model": "take BatchNorm and its like out of any network",
     "bench": "time and memory of training on this machine, and the papers' tables of speed",
     "figures": "draw the signal propagation plots of the first paper",
     "models": "list the networks with their size and cost",

@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     columns = _columns(options.columns)
-    overrides, device = _overrides(options.option), pick_device(options.device, float64=True)
+    overrides, device = parse_options(options.option), pick_device(options.device, float64=True)
     networks = with_unique_names(
         [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
     )
@@ -132,7 +132,8 @@ def _columns(text: str) -> list[str]:
     return columns
 
 
-def _overrides(options: Sequence[str]) -> dict[str, Any]:
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """``--option KEY=VALUE`` as arguments."""
     overrides = {}
     for option in options:
         key, equals, value = option.partition("=")

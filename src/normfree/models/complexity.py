@@ -9,6 +9,20 @@ from torch import nn
 
 def macs_by_module(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """Multiply-adds of each convolution and linear layer for one input of ``input_shape`` (C, H, W)."""
+    return _counted(model, (torch.empty(1, *input_shape, device=next(model.parameters()).device),))
+
+
+def macs_of(model: nn.Module, inputs: Sequence[torch.Tensor]) -> int:
+    """Multiply-adds of one example of ``inputs``, the tensors that a network takes.
+
+    Example:
+        >>> macs_of(nn.Conv2d(3, 8, 3, padding=1), [torch.randn(4, 3, 16, 16)])
+        55296
+    """
+    return sum(_counted(model, [x[:1] for x in inputs]).values())
+
+
+def _counted(model: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
     macs: dict[str, int] = {}
 
     def counter(name: str, fan_in: int) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
@@ -24,10 +38,10 @@ def macs_by_module(model: nn.Module, input_shape: Sequence[int]) -> dict[str, in
         for name, module, weight in weights
         if isinstance(weight, torch.Tensor) and weight.ndim > 1
     ]
-    training, device = model.training, next(model.parameters()).device
+    training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.empty(1, *input_shape, device=device))
+            model.eval()(*inputs)
     finally:
         model.train(training)
         for hook in hooks:

@@ -105,12 +105,14 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         self.frames: list[Frame] = []
         self.origins = Origins()
         self.paused, self.started = False, False
+        self.flat: set[str] = set()  # names of graphs, which call modules within modules
         self.latest: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # the last sum or block's output
 
     @contextmanager
     def watching(self, model: nn.Module, x: Tensor) -> Iterator[None]:
         """Hooks and mode are active inside the ``with`` block, and removed afterwards, also after an exception."""
         self.origins[x] = Origin()
+        self.flat = {name for name, module in model.named_modules() if isinstance(module, torch.fx.GraphModule)}
         hooks = []
         try:
             for name, module in model.named_modules():
@@ -203,8 +205,15 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         origin = self.origins.known(output)
         origin = origin if origin.number is None else origin.plain()
         if origin.depth > frame.depth:
-            origin = replace(origin, child=frame.name.rpartition(".")[2])
+            origin = replace(origin, child=self._child(frame.name))
         self.origins[output] = origin
+
+    def _child(self, name: str) -> str:
+        """A module in the words of the one that runs it: a graph calls modules of any depth."""
+        parent = self.frames[-1].name if self.frames else ""
+        if parent in self.flat:
+            return name.removeprefix(f"{parent}.")
+        return name.rpartition(".")[2]
 
     # Operations
 
