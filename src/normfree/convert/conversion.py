@@ -91,6 +91,7 @@ def convert(
         0: Conv2d -> WSConv2d (1, theory): standardized, with gain and bias
         1: BatchNorm2d -> removed: its place is taken by 0
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     _check_arguments(model, mode, leave, freeze, alpha, skip_gain)
     inputs = example_inputs(model, example)
     _check_has_norms(model, mode, leave)

@@ -1,7 +1,7 @@
 """What a module or a function does to a signal, as far as a conversion has to know."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from ..nn import BATCH_NORM
 
-Modules = dict[str, nn.Module]
+Modules = Mapping[str, nn.Module]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)

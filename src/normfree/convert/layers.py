@@ -56,29 +56,33 @@ def _padding(conv: nn.Conv2d) -> int | None:
     return int(conv.padding[0]) if len(set(conv.padding)) == 1 else None
 
 
-def standardized(conv: nn.Conv2d, *, init: bool) -> WSConv2d:
+def standardized(conv: nn.Module, *, init: bool) -> WSConv2d:
     """The layer with a standardized weight, gain and bias in place of a convolution that :func:`why_not` allows.
 
     Args:
         init: draw weights anew; else the convolution's are standardized.
     """
+    assert isinstance(conv, nn.Conv2d)
     layer = WSConv2d(*_sizes(conv), device=conv.weight.device, dtype=conv.weight.dtype)
     with torch.no_grad():
         if not init:
             layer.weight.copy_(conv.weight)
             if conv.bias is not None and layer.bias is not None:
                 layer.bias.copy_(conv.bias)
-    return _like(layer, conv)
+    layer.train(conv.training)
+    return layer
 
 
-def with_gain(conv: nn.Conv2d) -> GainConv2d:
+def with_gain(conv: nn.Module) -> GainConv2d:
     """The layer of the same weight, and bias, with a gain per channel."""
+    assert isinstance(conv, nn.Conv2d)
     layer = GainConv2d(*_sizes(conv), device=conv.weight.device, dtype=conv.weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(conv.weight)
         if conv.bias is not None and layer.bias is not None:
             layer.bias.copy_(conv.bias)
-    return _like(layer, conv)
+    layer.train(conv.training)
+    return layer
 
 
 def _sizes(conv: nn.Conv2d) -> tuple[int, int, int, int, str | int, int, int]:
@@ -87,8 +91,3 @@ def _sizes(conv: nn.Conv2d) -> tuple[int, int, int, int, str | int, int, int]:
         *(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]),
         *(padding, conv.dilation[0], conv.groups),
     )
-
-
-def _like(layer: nn.Module, conv: nn.Module) -> "nn.Module":
-    layer.train(conv.training)
-    return layer

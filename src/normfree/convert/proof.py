@@ -42,8 +42,8 @@ def prove(conversion: Conversion) -> Proof:
     both = conversion.original, conversion.model
     params = [sum(p.numel() for p in model.parameters()) for model in both]
     macs = [macs_of(model, conversion.inputs) for model in both]
-    signals, reasons = zip(*(_recorded(model, conversion.inputs) for model in both), strict=True)
-    return Proof((params[0], params[1]), (macs[0], macs[1]), signals, reasons)
+    (before, no_before), (after, no_after) = (_recorded(model, conversion.inputs) for model in both)
+    return Proof((params[0], params[1]), (macs[0], macs[1]), (before, after), (no_before, no_after))
 
 
 def _recorded(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[SPP | None, str]:

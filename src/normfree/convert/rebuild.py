@@ -4,6 +4,7 @@ import operator
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx, nn
 
 from ..nn import SkipInit
@@ -51,6 +52,7 @@ class Rebuilder:
         self.graph, self.modules = structure.graph, structure.modules
         self.norms = [n for n in structure.norms if not is_left(str(n.target), leave)]
         self.edited = Edited(self.graph)
+        self.like = next((p for p in self.graph.parameters() if p.is_floating_point()), torch.zeros(()))
         self.layers = [n for n in structure.nodes if self._is_body(n)]
 
     def refusals(self) -> list[Refusal]:
@@ -122,7 +124,7 @@ class Rebuilder:
             self.edited.units.add(str(end.target))
             self._note(str(end.target), "end of a branch", "Rescale", "the branch ends with variance 1")
             name = free_name(self.graph, owner, "skip")
-            skip = SkipInit(self.alpha, self.skip_gain)
+            skip = SkipInit(self.alpha, self.skip_gain).to(self.like.device, self.like.dtype)
             self._after(end, name, skip, [merge.node])
             self._note(name, "addition of a branch", "SkipInit", "alpha * skip_gain at the branch's end")
         else:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from ..gain import activation_gain, variance_behind
 from ..nn import BATCH_NORM, SkipInit
-from .kinds import CONCATENATIONS, activation_of, is_move, is_product, is_sum, is_weighted, module_of
+from .kinds import CONCATENATIONS, Modules, activation_of, is_move, is_product, is_sum, is_weighted, module_of
 from .layers import Rescale
 from .rebuild import Edited
 
@@ -49,7 +49,7 @@ class Walk(fx.Interpreter):
     def __init__(self, edited: Edited):
         super().__init__(edited.graph, garbage_collect_values=True)
         self.edited = edited
-        self.modules = dict(edited.graph.named_modules())
+        self.modules: Modules = dict(edited.graph.named_modules())
         self.signals: dict[fx.Node, Signal] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -66,7 +66,8 @@ class Walk(fx.Interpreter):
         name = str(node.target)
         if node.op != "call_module":
             return
-        module, before = self.modules[name], self._input(node)
+        module: Any = self.modules[name]
+        before = self._input(node)
         if name in self.edited.layers and name not in self.edited.in_gates:
             module.input_scale = _root(before.variance)
             self._note(name, module.input_scale, before.source)
@@ -84,7 +85,7 @@ class Walk(fx.Interpreter):
         measured = _measured(out, _dim_behind(self.modules[name]))
         if name in self.edited.in_gates or measured is None or abs(measured - 1) <= TOLERANCE or measured <= 0:
             return out
-        module = self.modules[name]
+        module: Any = self.modules[name]
         module.input_scale *= measured**-0.5
         self._note(name, module.input_scale, "measured")
         return super().run_node(node)
@@ -203,7 +204,7 @@ def _dim_behind(module: nn.Module) -> int:
     return -1 if isinstance(module, nn.Linear) or "Linear" in type(module).__name__ else 1
 
 
-def _moved(node: fx.Node, modules: dict[str, nn.Module], dim: int, out: Tensor) -> int:
+def _moved(node: fx.Node, modules: Modules, dim: int, out: Tensor) -> int:
     """The channels' place behind a permutation."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     order: Any = getattr(module_of(node, modules), "dims", None)  # of torchvision's Permute
