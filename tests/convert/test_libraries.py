@@ -38,6 +38,14 @@ def test_a_fused_normalization_leaves_its_activation():
     assert seen[0] == pytest.approx(1, abs=0.25)
 
 
+def test_a_shortcut_that_starts_behind_one():
+    from timm.layers import BatchNormAct2d
+
+    net = nn.Sequential(conv(3, 16), BatchNormAct2d(16), torchvision.models.resnet.BasicBlock(16, 16))
+    new = convert(net, (8, 3, 16, 16)).model
+    assert new.get_submodule("signal_scale").factor == pytest.approx(1.71, rel=0.1)
+
+
 def test_keeping_one_keeps_its_outputs():
     net = collect(fused()).eval()
     new = convert(net, (8, 3, 16, 16), mode="keep").model

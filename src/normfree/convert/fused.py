@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from .change import is_left
 from .kinds import is_normalization, module_of
+from .tracing import owner_of
 
 
 def parts_behind(module: nn.Module) -> dict[str, nn.Module]:
@@ -28,5 +29,6 @@ def split_fused(graph: fx.GraphModule, shapes: dict[str, Any], leave: Collection
                 new = graph.graph.call_module(f"{node.target}.{name}", (node,))
             last.replace_all_uses_with(new)
             new.args = (last,)
-            new.meta, shapes[new.name] = dict(node.meta), shapes[node.name]
+            new.meta = dict(node.meta, owner=owner_of(node))
+            shapes[new.name] = shapes[node.name]
             last = new

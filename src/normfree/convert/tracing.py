@@ -142,6 +142,8 @@ def _check_same(evaluation: fx.GraphModule, training: fx.GraphModule) -> None:
 
 def owner_of(node: fx.Node) -> str:
     """Name of the module in whose ``forward`` a node is."""
+    if "owner" in node.meta:  # of the parts of a fused normalization
+        return node.meta["owner"]
     stack = node.meta.get("nn_module_stack")
     names = [entry[0] if isinstance(entry, tuple) else str(key) for key, entry in (stack or {}).items()]
     name = names[-1] if names else ""
