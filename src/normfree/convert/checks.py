@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 
 from .change import Refusal, is_left
 from .kinds import (
@@ -20,6 +20,7 @@ from .kinds import (
 from .structure import Structure
 from .tracing import owner_of
 
+_TRACKED = "num_batches_tracked"
 _ATTENTION = (F.scaled_dot_product_attention, torch.matmul, torch.bmm, operator.matmul, torch.baddbmm, "bmm", "matmul")
 
 
@@ -102,23 +103,11 @@ def uncollected(model: nn.Module, leave: Collection[str]) -> list[Refusal]:
     for name, module in model.named_modules():
         if not is_batch_norm(module) or is_left(name, leave):
             continue
-        tracked = getattr(module, "num_batches_tracked", None)
-        if getattr(module, "running_mean", None) is None or getattr(module, "running_var", None) is None:
+        mean, var, tracked = (module._buffers.get(key) for key in ("running_mean", "running_var", _TRACKED))
+        if mean is None or var is None:
             found.append(Refusal(name, "it has no running statistics (track_running_stats=False), nothing to fold"))
-        elif _fresh(module) and isinstance(tracked, torch.Tensor) and not int(tracked):
+        elif tracked is not None and not int(tracked) and not mean.any() and bool((var == 1).all()):
             found.append(Refusal(name, "its running statistics were never collected: no batch has passed in training"))
-        elif not bool(torch.isfinite(module.running_var).all() and torch.isfinite(module.running_mean).all()):
+        elif not bool(var.isfinite().all() and mean.isfinite().all()):
             found.append(Refusal(name, "its running statistics are not finite"))
     return found
-
-
-def _fresh(module: nn.Module) -> bool:
-    mean, var = module.running_mean, module.running_var
-    return (
-        isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor) and not mean.any() and bool((var == 1).all())
-    )
-
-
-def nodes_of(structure: Structure) -> dict[str, fx.Node]:
-    """The node that calls each module; of those that run once."""
-    return {str(node.target): node for node in structure.nodes if node.op == "call_module"}
