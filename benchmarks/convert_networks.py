@@ -3,6 +3,7 @@
     python benchmarks/convert_networks.py --out networks.csv
     python benchmarks/convert_networks.py torchvision:resnet18 timm:densenet121 --size 128
     python benchmarks/convert_networks.py --mode keep --out kept.csv
+    python benchmarks/convert_networks.py --out networks.csv --markdown
 
 Each network is made without trained weights and rebuilt with unit noise. The variances are measured on other noise,
 with skip gains of 1, as theory has them; the pass forward and backward at batch size 1 has them at 0. With "keep", the
@@ -15,6 +16,7 @@ import csv
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "torchvision:googlenet": dict(aux_logits=False, init_weights=False),
     "torchvision:inception_v3": dict(aux_logits=False, init_weights=False),
 }
-LEAVE: dict[str, tuple[str, ...]] = {}
+LEAVE: dict[str, tuple[str, ...]] = {"timm:convnextv2_atto": ("*.grn",)}
 SMALLEST = {"torchvision:inception_v3": 128, "timm:inception_resnet_v2": 128}
 COLUMNS = (
     *("network", "converted", "reason", "layers", "merges", "branch median", "branches within 20 %", "layer median"),
@@ -148,7 +150,7 @@ def _variances(model: nn.Module, size: int) -> dict[str, str]:
         elif kind.startswith("WS"):
             dim = -1 if kind == "WSLinear" else 1
             hooks.append(module.register_forward_hook(lambda m, args, out, dim=dim: note(layers, out, dim)))
-    x = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(1))
     model.eval()(x)
     for hook in hooks:
         hook.remove()
@@ -159,9 +161,22 @@ def _variances(model: nn.Module, size: int) -> dict[str, str]:
         found |= {"branches within 20 %": f"{near} of {len(branches)}"}
     try:
         findings = "; ".join(map(str, record(model, x).diagnose())) or "none"
-    except UsageError as error:
-        findings = str(error).partition(" in ")[0]
+    except UsageError:
+        findings = "no residual blocks"
     return found | {"findings": findings}
+
+
+def markdown(rows: list[dict[str, str]], columns: Sequence[str]) -> str:
+    """The rows as a table; of refused networks only the reason."""
+    shown = [column for column in columns if column not in ("converted", "reason", "seconds")]
+    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
+    for row in rows:
+        cells = [row["network"], *(row[column] or "-" for column in shown[1:])]
+        if row["converted"] != "yes":
+            cells = [row["network"], f"refused: {row['reason'].partition(': ')[2] or row['reason']}"]
+            cells += [""] * (len(shown) - 2)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -170,12 +185,16 @@ def main() -> None:
     parser.add_argument("--mode", choices=["rebuild", "keep"], default="rebuild")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", help="a CSV file; networks that it has are left out")
+    parser.add_argument("--markdown", action="store_true", help="print the file as a table, and measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     names = options.networks or [f"torchvision:{n}" for n in TORCHVISION] + [f"timm:{n}" for n in TIMM]
     out = Path(options.out) if options.out else None
     columns, make = (KEPT, kept_row_of) if options.mode == "keep" else (COLUMNS, row_of)
     done = {row["network"] for row in csv.DictReader(out.open())} if out and out.exists() else set()
+    if options.markdown and out:
+        print(markdown(list(csv.DictReader(out.open())), columns))
+        return
     if out and not done:
         out.write_text(",".join(columns) + "\n")
     for name in names:

@@ -58,6 +58,7 @@ FLAGS = {
         "--quiet",
         "--model.options",
     ],
+    "convert-model": ["--mode", "--option", "--leave", "--freeze", "--size", "--batch", "--alpha", "--out", "--table"],
     "spp": [
         "--option",
         "--size",

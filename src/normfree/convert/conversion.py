@@ -116,7 +116,7 @@ def _rebuilt(
     clean(edited)
     _check_gone(graph, leave, name)
     graph.train(model.training)
-    changes = [*edited.changes.values(), *_left(model, leave)]
+    changes = _in_order([*edited.changes.values(), *_left(model, leave)], model)
     return Conversion(graph, model, "rebuild", inputs, changes)
 
 
@@ -151,6 +151,19 @@ def _structure(graph: fx.GraphModule, inputs: tuple[Tensor, ...], leave: Collect
 def _whole(model: nn.Module, leave: Collection[str]) -> set[str]:
     """Modules that ``leave`` names: the outermost ones stay one operation."""
     return {name for name, _ in model.named_modules() if name and is_left(name, leave)}
+
+
+def _in_order(changes: list[Change], model: nn.Module) -> list[Change]:
+    """As the network's modules are; what was added comes behind the module that it is in."""
+    places = {name: place for place, (name, _) in enumerate(model.named_modules())}
+
+    def place(change: Change) -> int:
+        name = change.module
+        while name not in places:
+            name = name.rpartition(".")[0]
+        return places[name]
+
+    return sorted(changes, key=place)
 
 
 def _left(model: nn.Module, leave: Collection[str]) -> list[Change]:

@@ -52,6 +52,7 @@ class Rebuilder:
         self.graph, self.modules = structure.graph, structure.modules
         self.norms = [n for n in structure.norms if not is_left(str(n.target), leave)]
         self.edited = Edited(self.graph)
+        self.in_branches = self._in_branches()
         self.like = next((p for p in self.graph.parameters() if p.is_floating_point()), torch.zeros(()))
         self.layers = [n for n in structure.nodes if self._is_body(n)]
 
@@ -88,13 +89,22 @@ class Rebuilder:
     # Which layers
 
     def _is_body(self, node: fx.Node) -> bool:
-        """A layer with a normalization somewhere behind it, or in front of it without another layer between."""
+        """A layer with a normalization behind it, on its branch, or in front of it without a layer between."""
         if not is_weighted(node, self.modules) or is_left(str(node.target), self.leave):
             return False
         if node in self.structure.inside_gates:  # Squeeze-Excite stays as it is, but for normalizations in it
             return any(user in self.norms for user in node.users)
         behind = any(self.structure.is_above(node, n) for n in self.norms if n not in self.structure.inside_gates)
-        return behind or self._follows_norm(node)
+        return behind or node in self.in_branches or (self._follows_norm(node) and not self._is_last(node))
+
+    def _in_branches(self) -> set[fx.Node]:
+        """What lies on residual branches that have a normalization."""
+        found: set[fx.Node] = set()
+        for merge in self.structure.merges:
+            nodes = [*self.structure.between(merge.fork, merge.branch), merge.branch]
+            if any(norm in nodes for norm in self.norms):
+                found |= set(nodes)
+        return found
 
     def _follows_norm(self, node: fx.Node) -> bool:
         seen, todo = set(), list(node.all_input_nodes)
@@ -106,6 +116,11 @@ class Rebuilder:
                 seen.add(above)
                 todo += above.all_input_nodes
         return False
+
+    def _is_last(self, node: fx.Node) -> bool:
+        """A layer with no other one behind it: the head of a dense prediction."""
+        layers = (n for n in self.structure.nodes if is_weighted(n, self.modules))
+        return not any(self.structure.is_above(node, other) for other in layers)
 
     def _is_pooled(self, node: fx.Node) -> bool:
         """A layer on pooled features, such as a classifier."""
