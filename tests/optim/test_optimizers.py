@@ -10,7 +10,7 @@ from torch import nn
 
 from normfree import UsageError
 from normfree.optim import AGC, LARS, FusedStep, RMSProp, agc_, param_groups
-from normfree.optim.optimizers import OPTIMIZERS, kept_tensors, options_of
+from normfree.optim.optimizers import OPTIMIZERS, Shared, kept_tensors, options_of
 
 MAKERS = {
     "lars": lambda groups: LARS(groups),
@@ -214,25 +214,42 @@ def test_options_by_name():
     assert options_of("lars", dict(scaled=["gain"])).scaled == ("gain",)
     for name, given, message in (
         ("sgdd", {}, r"name \(='sgdd'\) is no optimizer; did you mean sgd\?"),
-        ("zzz", {}, "there are sgd, lars, rmsprop"),
+        ("zzz", {}, "there are sgd, lars, rmsprop, adam, adamw"),
         ("rmsprop", dict(dekay=0.9), r"options names 'dekay', which rmsprop does not have; did you mean decay\?"),
         ("sgd", dict(decay=0.9), "options names 'decay', which sgd does not have; it has none"),
         ("rmsprop", dict(decay=1.0), r"options.decay \(=1.0\) must be a number at least 0 and below 1"),
         ("rmsprop", dict(eps=True), r"options.eps \(=True\) must be a number at least 0"),
         ("lars", dict(eps=float("inf")), r"options.eps \(=inf\) must be a number at least 0"),
         ("lars", dict(trust_coefficient=0.0), r"options.trust_coefficient \(=0.0\) must be a number above 0"),
+        ("adam", dict(betas=[0.9, 1.0]), r"options.betas \(=1.0\) must be a number at least 0 and below 1"),
+        ("adamw", dict(betas=0.9), r"options.betas \(=0.9\) must be two numbers"),
         ("lars", dict(scaled=["gains"]), r"options.scaled \(=\('gains',\)\) must be a list of roles: weight, "),
     ):
         with pytest.raises(UsageError, match=message):
             options_of(name, given)
 
 
+@pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adamw", 0.1)])
+def test_the_first_step_of_adam_by_hand(name, decay):
+    """Without a decay of weights it is the learning rate, whatever the gradient; adamw's decay stands beside it."""
+    p = nn.Parameter(torch.tensor([2.0, -1.0], dtype=torch.float64))
+    groups: list[dict] = [dict(params=[p], name="weight", weight_decay=decay)]
+    optimizer = OPTIMIZERS[name].build(groups, Shared(0.9, False), options_of(name, dict(eps=0.0)))
+    optimizer.param_groups[0]["lr"] = 0.25
+    p.grad = torch.tensor([1e3, -1e-3], dtype=torch.float64)
+    optimizer.step()
+    keeps = 1 - 0.25 * decay
+    torch.testing.assert_close(p.detach(), torch.tensor([2 * keeps - 0.25, 0.25 - keeps], dtype=torch.float64))
+
+
 def test_what_optimizers_keep():
     """The estimate of memory counts on it."""
     for name, entry in OPTIMIZERS.items():
         p = nn.Parameter(torch.randn(3, 2))
-        optimizer = {"sgd": torch.optim.SGD, **CLASSES}[name]([p], lr=0.1, momentum=0.9)
+        groups: list[dict] = [dict(params=[p], name="weight")]
+        optimizer = entry.build(groups, Shared(momentum=0.9, nesterov=entry.nesterov), options_of(name, {}))
         p.grad = torch.ones_like(p)
         optimizer.step()
-        assert len(optimizer.state[p]) == entry.kept == kept_tensors(optimizer)
+        kept = [value for value in optimizer.state[p].values() if value.shape == p.shape]  # not the number of steps
+        assert len(kept) == entry.kept == kept_tensors(optimizer)
     assert kept_tensors(torch.optim.Adagrad([p])) == 1

@@ -93,6 +93,27 @@ def test_micro_batches_play_replicas(micro_batch):
         assert (p.grad - expected[name]).norm() <= 1e-10 * expected[name].norm()
 
 
+def test_an_ascent_on_the_next_micro_batch():
+    """Four, four and two images: each piece moves by the gradient of the one behind it, the last one by the first's."""
+    torch.manual_seed(0)
+    model, data = network().double(), batch()
+    pieces, expected = list(data.pieces(4)), {}
+    for piece, other in zip(pieces, [*pieces[1:], pieces[0]], strict=True):
+        grads = textbook(model, next(other.pieces(max(1, round(0.2 * len(other))))), piece, 0.05)
+        for name, grad in grads.items():
+            expected[name] = expected.get(name, 0) + grad * len(piece) / 10
+    model.zero_grad()
+    optim = OptimConfig(clipping=None, momentum=0.9, weight_decay=0.0, sam_rho=0.05, sam_ascent="next")
+    optimizer = optim.build(model.train())
+    step = TrainStep(model, CrossEntropy(), optimizer, sam=optim.build_sam(model), micro_batch=4)
+    step(data, 0.0)
+    for name, p in model.named_parameters():
+        assert (p.grad - expected[name]).norm() <= 1e-10 * expected[name].norm()
+    whole = TrainStep(model, CrossEntropy(), optimizer, sam=optim.build_sam(model))
+    with pytest.raises(UsageError, match=r"optim.sam_ascent \(='next'\) needs train.micro_batch"):
+        whole(data, 0.0)
+
+
 def test_a_flat_loss_moves_nothing():
     p = torch.nn.Parameter(torch.ones(3))
     with SAM([p]).moved((p * 0).sum()) as norm:

@@ -17,6 +17,8 @@ ASSUMED = {
     "nf_resnet50_batch*": ("warm-up", "weight decay", "label smoothing"),
     "nf_resnet*_agc": ("dropout", "stochastic depth", "weight decay", "label smoothing", "warm-up"),
     "nf_regnet_*": ("alpha",),
+    "nf_efficientnet_b0": ("optimizer", "averaging", "stochastic depth", "CutMix"),
+    "efficientnet_b0": ("RMSProp", "weight decay", "averaging", "RandAugment", "BatchNorm"),
     "nfnet_f?": ("alpha",),
     "nfnet_f?_sam": ("alpha", "rho"),
     "nf_resnet50_depth": ("weight decay", "warm-up", "micro-batch"),

@@ -192,6 +192,20 @@ def test_images_of_ones_own_are_not_read_as_digits(write, tmp_path):
     assert (recipe.data.test_size, recipe.data.flip) == (64, True)
 
 
+def test_weights_that_each_run_starts_from(write):
+    """The names of axes become values as the names of folders have them."""
+    axes = {"net": {"a b": {"optim.lr": 0.1}, "c": {"optim.lr": 0.2}}, "optim.momentum": [0.5]}
+    study = studies.load_study(write(axes=axes, seeds=[7], init="first/net={net},seed={seed}/{optim.momentum}"))
+    assert [cell.init for cell in studies.cells(study)] == ["first/net=a-b,seed=7/0.5", "first/net=c,seed=7/0.5"]
+    assert studies.cells(studies.load_study(write(axes=axes), init="all"))[1].init == "all"
+    assert studies.cells(studies.load_study(write(axes=axes)))[0].init is None
+    assert "init: first/net={net}" in studies.dump_study(study)
+    with pytest.raises(UsageError, match=r"init names \{nett\}, which is no axis of the study; did you mean net\?"):
+        studies.load_study(write(axes=axes, init="{nett}"))
+    with pytest.raises(UsageError, match="init .*must be text"):
+        studies.load_study(write(axes=axes, init=3))
+
+
 def test_the_cost_by_hand(write):
     planned = studies.plan(studies.load_study(write(seeds=2), {"train.batch_size": 100}))
     costs = {one.cost for one in planned}
@@ -232,7 +246,9 @@ def test_every_cell_of_them_can_be_run(name, scale, monkeypatch, tmp_path):
     monkeypatch.delenv("NORMFREE_DATA", raising=False)
     planned = studies.plan(studies.load_study(name, scale=scale, seeds=1), download=False)
     assert [one.refused for one in planned if one.refused] == []
-    assert all(bool(one.missing) == (scale == "paper" or name == "batch_size") for one in planned)
+    embedded = [one.asked.data.source.partition(":")[0] in ("digits", "scenes") for one in planned]
+    assert [not one.missing for one in planned] == embedded
+    assert scale == "small" or not any(embedded)
 
 
 def test_a_plan_downloads_nothing_that_is_only_to_be_counted(monkeypatch, tmp_path):

@@ -27,6 +27,8 @@ CASES = {
     ),
     "rmsprop": dict(name="rmsprop", lr=0.005),
     "rmsprop without momentum": dict(name="rmsprop", lr=0.005, momentum=0.0, lr_decay=0.9, lr_decay_epochs=1.0),
+    "adam": dict(name="adam", lr=0.005, options=dict(betas=[0.8, 0.9])),
+    "adamw, unclipped": dict(name="adamw", lr=0.005, clipping=None),
     "by layer": dict(clipping_kind="layer", clipping_parts={"stem": False, "classifier": True}),
     "by norm": dict(clipping_kind="norm", clipping=0.5, clipping_parts={"stages.0": False}),
 }

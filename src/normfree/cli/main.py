@@ -25,6 +25,7 @@ VERBS = {
     "convert-model": "take BatchNorm and its like out of any network",
     "bench": "time and memory of training on this machine, and the papers' tables of speed",
     "figures": "draw the signal propagation plots of the first paper",
+    "published": "draw the papers' figures of accuracy with your runs beside",
     "models": "list the networks with their size and cost",
     "recipes": "list the recipes, or print one",
 }

@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     overrides = parse_overrides(rest)
     if options.data is not None:
         overrides["data.source"] = with_kind(options.data)
-    study = studies.load_study(name, overrides, scale=options.scale, seeds=_seeds(options.seeds))
+    study = studies.load_study(name, overrides, scale=options.scale, seeds=_seeds(options.seeds), init=options.init)
     part = None if options.shard is None else studies.parse_part(options.shard)
     planned = studies.plan(study, download=not options.dry_run)
     out = options.out or studies.default_folder(study)
@@ -76,6 +76,9 @@ def _parser() -> Parser:
     parser.add_argument("--data", metavar="SOURCE", help="images, as for `normfree train` (default: the study's)")
     parser.add_argument(
         "--seeds", metavar="N|LIST", help="how many seeds, or which: 3, or 0,1,7 (default: the study's)"
+    )
+    parser.add_argument(
+        "--init", metavar="PATTERN", help="weights that each run starts from; {AXIS} and {seed} stand for its own"
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder of the study (default: studies/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs and what they cost")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..nn import Activation, Affine, SameConv2d, affine_conv
@@ -52,6 +52,8 @@ class NFRegNet(NormFreeNet):
         shortcut: of a transition: a strided 1x1 convolution, or one behind 2x2 average pooling ("pooled").
         affine: gains and biases, see :func:`.affine_conv`.
         squeeze_excite, se_ratio, se_factor, se_width, se_position: whether, how wide and where, see :class:`.Branch`.
+        stem_norm: one BatchNorm behind the first convolution, for training with AutoAugment or RandAugment (section
+            5.2).
         final: a 1x1 convolution behind the last stage, a linear layer behind the pooling ("linear"), or nothing
             ("none").
         classifier_std: standard deviation of the classifier's first weight.
@@ -85,6 +87,7 @@ class NFRegNet(NormFreeNet):
         se_factor: float = 2.0,
         se_width: SEWidth = "gated",
         se_position: SEPosition = "middle",
+        stem_norm: bool = False,
         final: Final = "conv",
         classifier_std: float = 0.0,
         **options: Unpack[NormFreeOptions],
@@ -93,8 +96,9 @@ class NFRegNet(NormFreeNet):
             raise UsageError(f"standardize_depthwise (=False) needs group_width 1, not {group_width}")
         conv = scheme_conv(weight_scheme, affine)
         gamma = default_gamma(weight_scheme, activation) if gamma is None else gamma
+        behind_stem = dict[str, nn.Module](norm=nn.BatchNorm2d(widths[0])) if stem_norm else {}
         super().__init__(
-            stem=conv_stem(stem, conv, in_chans, widths[0]),
+            stem=conv_stem(stem, conv, in_chans, widths[0], **behind_stem),
             widths=widths,
             depths=depths,
             strides=(2, 2, 2, 2),

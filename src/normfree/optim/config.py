@@ -13,7 +13,7 @@ from .groups import param_groups
 from .optimizers import OPTIMIZERS, Shared, named, options_of
 from .parts import check_parts
 from .pull import WeightPull, check_strength, pulled_layers
-from .sam import SAM
+from .sam import SAM, Ascent
 from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
 
 MAX_NUMBER = 1e20  # beyond, float32 overflows
@@ -25,9 +25,10 @@ class OptimConfig:
 
     Args:
         name: the optimizer: sgd, with momentum; lars, whose steps have a fixed ratio to the weights; rmsprop, as
-            TensorFlow computes it.
+            TensorFlow computes it; adam; adamw, whose weight decay is decoupled.
         options: of the optimizer alone. lars: {trust_coefficient: 0.001, eps: 0, scaled: [weight, classifier, gain,
-            bias, skip_gain]}, the roles whose steps are scaled; rmsprop: {decay: 0.9, eps: 0.001}.
+            bias, skip_gain]}, the roles whose steps are scaled; rmsprop: {decay: 0.9, eps: 0.001}; adam and adamw:
+            {betas: [0.9, 0.999], eps: 1.0e-8}.
         lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
@@ -42,7 +43,7 @@ class OptimConfig:
         warmup_steps: the same in steps; takes precedence.
         restarts: steps at which the cosine (or what replaces it) begins again at the peak, without warm-up, and lasts
             until the next one or the end (SGDR, arXiv:1608.03983).
-        momentum: of sgd, lars and rmsprop.
+        momentum: of sgd, lars and rmsprop; adam and adamw have betas.
         nesterov: Nesterov's form of momentum. null: where the optimizer has it (sgd and lars).
         weight_decay: of weights; gains, biases and skip gains are not decayed.
         weight_pull: the part of the way to its standardized weight that a weight goes after each step, above 0 and at
@@ -59,6 +60,8 @@ class OptimConfig:
         ema_decay: decay of the moving average of the weights; null keeps none.
         sam_rho: length of the ascent of Sharpness-Aware Minimization, 0.05 in the paper; null: none.
         sam_fraction: part of each micro-batch that the ascent sees.
+        sam_ascent: whose gradient moves the weights for a micro-batch: "same", its own; "next", that of the next
+            micro-batch of the step, to see that this is of no use.
         frozen: modules whose parameters are not trained, for example [stem, stages.0].
     """
 
@@ -86,6 +89,7 @@ class OptimConfig:
     ema_decay: float | None = 0.99999
     sam_rho: float | None = None
     sam_fraction: float = 0.2
+    sam_ascent: Ascent = "same"
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -195,4 +199,6 @@ class OptimConfig:
 
     def build_sam(self, model: nn.Module) -> SAM | None:
         """Sharpness-Aware Minimization over the model's parameters, if there is any."""
-        return None if self.sam_rho is None else SAM(model.parameters(), self.sam_rho, self.sam_fraction)
+        return (
+            None if self.sam_rho is None else SAM(model.parameters(), self.sam_rho, self.sam_fraction, self.sam_ascent)
+        )

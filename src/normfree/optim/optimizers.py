@@ -76,6 +76,21 @@ class RMSPropOptions:
         check_number("eps", self.eps, least=0)
 
 
+@dataclass(frozen=True)
+class AdamOptions:
+    """Of :class:`torch.optim.Adam` and :class:`torch.optim.AdamW`; ``betas`` are in the place of the momentum."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise UsageError(f"betas (={self.betas!r}) must be two numbers, such as [0.9, 0.999]")
+        for beta in self.betas:
+            check_number("betas", beta, least=0, below=1)
+        check_number("eps", self.eps, least=0)
+
+
 def _sgd(groups: Groups, shared: Shared, options: NoOptions) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov)
 
@@ -90,10 +105,20 @@ def _rmsprop(groups: Groups, shared: Shared, options: RMSPropOptions) -> RMSProp
     return RMSProp(groups, lr=0.0, momentum=shared.momentum, decay=options.decay, eps=options.eps)
 
 
+def _adam(groups: Groups, shared: Shared, options: AdamOptions) -> torch.optim.Adam:
+    return torch.optim.Adam(groups, lr=0.0, betas=options.betas, eps=options.eps)
+
+
+def _adamw(groups: Groups, shared: Shared, options: AdamOptions) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=options.eps)
+
+
 OPTIMIZERS: dict[str, Named] = {
     "sgd": Named(torch.optim.SGD, NoOptions, _sgd, nesterov=True),
     "lars": Named(LARS, LARSOptions, _lars, nesterov=True),
     "rmsprop": Named(RMSProp, RMSPropOptions, _rmsprop, kept=2),
+    "adam": Named(torch.optim.Adam, AdamOptions, _adam, kept=2),
+    "adamw": Named(torch.optim.AdamW, AdamOptions, _adamw, kept=2),
 }
 
 

@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from .foreach import foreach_add_, foreach_copy_, foreach_mul_, foreach_norm
+
+Ascent = Literal["same", "next"]
 
 
 class SAM:
@@ -28,12 +31,14 @@ class SAM:
         params: all parameters that are trained.
         rho: length of the move.
         fraction: of the batch that the ascent sees; 0.2 in the paper.
+        ascent: what a step of training takes for the ascent of a micro-batch: a part of it ("same"), or of the "next"
+            one, which the paper says to destroy all benefit.
 
     Raises:
         UsageError: not parameters; rho or fraction out of range.
     """
 
-    def __init__(self, params: Iterable[Tensor], rho: float = 0.05, fraction: float = 0.2):
+    def __init__(self, params: Iterable[Tensor], rho: float = 0.05, fraction: float = 0.2, ascent: Ascent = "same"):
         if not rho > 0:
             raise UsageError(f"SAM's rho (={rho}) must be above 0")
         if not 0 < fraction <= 1:
@@ -42,7 +47,7 @@ class SAM:
         if tensors is None or not all(isinstance(p, Tensor) for p in tensors):
             raise UsageError("SAM takes parameters, SAM(model.parameters()), not a network, an optimizer or groups")
         self.params = [p for p in tensors if p.requires_grad]
-        self.rho, self.fraction = rho, fraction
+        self.rho, self.fraction, self.ascent = rho, fraction, ascent
 
     def part(self, count: int) -> slice:
         """The first examples of a batch of ``count``, as many as the ascent sees; at least one."""

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..recipes import Recipe, load_recipe, path_names
 from ..words import shown
 from .axes import Value
-from .study import SEED, Study
+from .study import PLACE, SEED, Study
 
 MOST_CELLS, MOST_LETTERS = 100_000, 160
 
@@ -25,6 +25,7 @@ class Cell:
         name: of its folder.
         values: by the name of the axis.
         fields: what is set in the base recipe, by dotted path.
+        init: weights that it starts from; None: none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Cell:
     values: dict[str, Value]
     seed: int
     fields: dict[str, Any]
+    init: str | None = None
 
     @property
     def names(self) -> dict[str, str]:
@@ -68,7 +70,9 @@ def cells(study: Study) -> list[Cell]:
                 fields |= value.fields
             parts = [(short[name], value.name) for name, value in values.items()]
             name = folder_name([*parts, ("seed", str(seed))])
-            found.append(Cell(name, study.base, values, seed, fields | {**study.given, SEED: seed}))
+            found.append(
+                Cell(name, study.base, values, seed, fields | {**study.given, SEED: seed}, _init(study, values, seed))
+            )
     if not found:
         raise UsageError(f"study {study.name} has no run: skip leaves out all of them")
     names = [cell.name for cell in found]
@@ -76,6 +80,12 @@ def cells(study: Study) -> list[Cell]:
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"study {study.name}: two values make the same folder {twice}; give one another name")
     return found
+
+
+def _init(study: Study, values: Mapping[str, Value], seed: int) -> str | None:
+    """The weights that a cell starts from: names of axes become its values, as in the names of folders."""
+    names = {axis: _plain(value.name) for axis, value in values.items()} | {"seed": str(seed)}
+    return PLACE.sub(lambda found: names[found[1]], study.init) or None
 
 
 def share(every: Sequence[Cell], part: tuple[int, int] | None) -> list[Cell]:
@@ -106,11 +116,14 @@ def folder_name(parts: Sequence[tuple[str, str]]) -> str:
     >>> folder_name([("network", "NF, with AGC"), ("clipping", "0.02"), ("seed", "0")])
     'network=NF-with-AGC,clipping=0.02,seed=0'
     """
-    plain = (re.sub(r"[^A-Za-z0-9_.+-]+", "-", value).strip("-") or "-" for _, value in parts)
-    name = ",".join(f"{key}={value}" for (key, _), value in zip(parts, plain, strict=True))
+    name = ",".join(f"{key}={_plain(value)}" for key, value in parts)
     if len(name) > MOST_LETTERS:
         name = f"{name[:MOST_LETTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
+
+
+def _plain(value: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", value).strip("-") or "-"
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was trained is saved.
 
     Example:
-        >>> study = normfree.studies.load_study("depth", {"train.epochs": 5})  # doctest: +SKIP
+        >>> study = normfree.studies.load_study("nf_resnets_table1", {"train.epochs": 5})  # doctest: +SKIP
         >>> outcome = normfree.studies.run(study, "studies/five")  # doctest: +SKIP
         >>> print((outcome.folder / "table.md").read_text())  # doctest: +SKIP
     """
@@ -219,7 +219,7 @@ class _Work:
         try:
             if planned.refused:
                 raise UsageError(planned.refused)
-            train(cell.base, cell.fields, out=out, resume=True, progress=self.progress, stop=self.stop)
+            train(cell.base, cell.fields, out=out, init=cell.init, resume=True, progress=self.progress, stop=self.stop)
             self.results.forget(planned)
         except FolderInUse:
             raise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,13 +22,14 @@ from ..words import printable, shown
 from .axes import Axis, check_field, check_keys, label, parse_axis
 from .report import Report, dump_report, parse_report
 
-PARTS = ("base", "set", "axes", "seeds", "skip", "report", "images", "classes")
+PARTS = ("base", "set", "axes", "seeds", "skip", "report", "images", "classes", "init")
 MERGED = ("set", "axes")  # of which a scale adds to what both scales share
 SCALES = ("small", "paper")
 MOST_SEEDS = 1000
 EMBEDDED, PHOTOS = "digits", "folder"  # a source that needs no files, and the recipe for images of one's own
 PHOTO_SIDE = 64  # px
 SEED = "train.seed"
+PLACE = re.compile(r"\{([^{}]*)\}")  # in ``init``, the name of an axis
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Study:
         skip: values of axes that are left out where they meet.
         reports: tables and plots.
         images, classes: of the training images, for the cost where they are not there.
+        init: weights that each run starts from, as ``normfree train --init`` takes them; ``{AXIS}`` and ``{seed}``
+            stand for the cell's own. Empty: none.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Study:
     reports: tuple[Report, ...]
     images: int | None = None
     classes: int | None = None
+    init: str = ""
 
     @property
     def title(self) -> str:
@@ -104,6 +109,7 @@ def load_study(
     *,
     scale: str | None = None,
     seeds: int | Sequence[int] | None = None,
+    init: str | None = None,
 ) -> Study:
     """A study by name or YAML file.
 
@@ -115,6 +121,7 @@ def load_study(
         overrides: fields of every cell by dotted path, such as ``{"train.epochs": 3}``.
         scale: "small" or "paper" of a file that has both; None: small.
         seeds: how many, or which; None: the file's.
+        init: weights that each run starts from, see :class:`Study`; None: the file's.
 
     Raises:
         UsageError: unknown study, broken YAML (with the line), an unknown key, field or axis (the nearest one is
@@ -143,6 +150,7 @@ def load_study(
         tuple(_skipped(one, axes, f"{source}, skip") for one in _listed(content.get("skip"), f"{source}, skip")),
         tuple(parse_report(one, axes, len(chosen), f"{source}, report", fewer=seeds is not None) for one in several),
         *(_count(content.get(key), f"{source}, {key}") for key in ("images", "classes")),
+        _init(content.get("init") if init is None else init, axes, source),
     )
 
 
@@ -156,7 +164,8 @@ def dump_study(study: Study) -> str:
     }
     content = dict(base=study.base, set={**study.settings, **study.given}, axes=axes, seeds=list(study.seeds))
     content |= dict(skip=[{key: list(values) for key, values in one.items()} for one in study.skip])
-    content |= dict(images=study.images, classes=study.classes, report=[dump_report(one) for one in study.reports])
+    content |= dict(images=study.images, classes=study.classes, init=study.init or None)
+    content |= dict(report=[dump_report(one) for one in study.reports])
     kept = {key: value for key, value in content.items() if value not in (None, [], {})}
     return yaml.safe_dump(kept, sort_keys=False, width=120)
 
@@ -265,6 +274,17 @@ def _listed(content: Any, where: str) -> list[Any]:
     if content is not None and not isinstance(content, list):
         raise UsageError(f"{where} (={shown(content)}) must be a list of mappings of axes to values")
     return content or []
+
+
+def _init(value: Any, axes: Sequence[Axis], source: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{source}: init (={shown(value)}) must be text: a run folder or a file")
+    known = [*(axis.name for axis in axes), "seed"]
+    for name in PLACE.findall(value or ""):
+        if name not in known:
+            hint = did_you_mean(name, known, f"there are {', '.join(known)}")
+            raise UsageError(f"{source}: init names {{{name}}}, which is no axis of the study; {hint}")
+    return value or ""
 
 
 def _count(value: Any, where: str) -> int | None:

@@ -71,7 +71,7 @@ class PrivateStep(TrainStep):
         enough = min(self.replicas.gather(len(batch))) >= self.views
         return super()._largest_micro_batch(batch) if enough else self.micro_batch
 
-    def _backward(self, piece: Batch, images: int, last: bool) -> tuple[Tensor, Tensor]:
+    def _backward(self, piece: Batch, images: int, last: bool, ascent: Batch | None = None) -> tuple[Tensor, Tensor]:
         """Add a micro-batch's clipped gradients to the parameters'."""
         piece = _whole_images(piece, self.views)
         if not len(piece):

@@ -1,7 +1,7 @@
 """One optimizer step: forward and backward in pieces, clipping, momentum, averaging."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -134,8 +134,9 @@ class TrainStep:
             group["lr"] = lr * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss = correct = torch.zeros((), device=self.device)
-        for piece, last in _with_last(self._pieces(batch)):
-            part, right = self._backward(piece, images, last)
+        pieces = self._pieces(batch)
+        for piece, ascent, last in zip(pieces, self._ascents(pieces), _lasts(pieces), strict=True):
+            part, right = self._backward(piece, images, last, ascent)
             loss, correct = loss + part, correct + right
         value, correct = self.replicas.sum(torch.stack([loss.double(), correct.double()]).tolist())  # one wait
         if not torch.isfinite(torch.tensor(value)):
@@ -151,6 +152,14 @@ class TrainStep:
             count = max(self.replicas.gather(len(pieces)))
             pieces += [batch.part(slice(0, 0))] * (count - len(pieces))
         return pieces
+
+    def _ascents(self, pieces: list[Batch]) -> list[Batch]:
+        """The micro-batch whose gradient moves the weights for each one, see :class:`SAM`."""
+        if self.sam is None or self.sam.ascent == "same":
+            return pieces
+        if len(pieces) < 2:
+            raise UsageError("optim.sam_ascent (='next') needs train.micro_batch: two micro-batches in each step")
+        return [*pieces[1:], pieces[0]]
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Exchange gradients between processes only in the backward pass of the last micro-batch."""
@@ -184,12 +193,16 @@ class TrainStep:
         _restore(buffers)
         return size
 
-    def _backward(self, piece: Batch, images: int, last: bool) -> tuple[Tensor, Tensor]:
-        """Add a micro-batch's gradients to the parameters'; returns its share of the mean loss, and right answers."""
+    def _backward(self, piece: Batch, images: int, last: bool, ascent: Batch | None = None) -> tuple[Tensor, Tensor]:
+        """Add a micro-batch's gradients to the parameters'; returns its share of the mean loss, and right answers.
+
+        Args:
+            ascent: the micro-batch of the ascent; None: ``piece``.
+        """
         weight = len(piece) / images
         with contextlib.ExitStack() as stack:
             if self.sam is not None:
-                self._ascend(self.sam, piece, stack)
+                self._ascend(self.sam, piece if ascent is None else ascent, stack)
             stack.enter_context(self._exchange(last))
             output = self._output(self.replica, piece)
             # a process without images takes part in the exchange of gradients, with zeros
@@ -274,11 +287,9 @@ def _restore(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
         buffer.copy_(before)
 
 
-def _with_last(pieces: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
-    """Each piece, and whether it is the last."""
-    rest = list(pieces)
-    for number, piece in enumerate(rest, start=1):
-        yield piece, number == len(rest)
+def _lasts(pieces: list[Batch]) -> list[bool]:
+    """Of each piece, whether it is the last."""
+    return [number == len(pieces) for number in range(1, len(pieces) + 1)]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
