@@ -109,9 +109,11 @@ def test_an_ascent_on_the_next_micro_batch():
     step(data, 0.0)
     for name, p in model.named_parameters():
         assert (p.grad - expected[name]).norm() <= 1e-10 * expected[name].norm()
-    whole = TrainStep(model, CrossEntropy(), optimizer, sam=optim.build_sam(model))
-    with pytest.raises(UsageError, match=r"optim.sam_ascent \(='next'\) needs train.micro_batch"):
-        whole(data, 0.0)
+    for micro_batch in (None, 10):
+        with pytest.raises(UsageError, match=r"optim.sam_ascent \(='next'\) needs train.micro_batch"):
+            TrainStep(model, CrossEntropy(), optim.build(model), sam=optim.build_sam(model), micro_batch=micro_batch)(
+                data, 0.0
+            )
 
 
 def test_a_flat_loss_moves_nothing():

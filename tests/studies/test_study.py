@@ -202,7 +202,7 @@ def test_weights_that_each_run_starts_from(write):
     assert "init: first/net={net}" in studies.dump_study(study)
     with pytest.raises(UsageError, match=r"init names \{nett\}, which is no axis of the study; did you mean net\?"):
         studies.load_study(write(axes=axes, init="{nett}"))
-    with pytest.raises(UsageError, match="init .*must be text"):
+    with pytest.raises(UsageError, match=r"init .*must be text"):
         studies.load_study(write(axes=axes, init=3))
 
 

@@ -145,6 +145,7 @@ def draw_published(figure: PublishedFigure, own: Sequence[Point] = ()) -> "Figur
         text = p.label.replace("$", r"\$")
         axes.annotate(text, (p.x, p.top1), xytext=(7, 4), textcoords="offset points", fontsize=8, color=OWN)
     axes.set_xscale("log")
+    axes.margins(x=0.1)
     axes.set(xlabel=AXES[figure.axis], ylabel="top-1, per cent", title=figure.title)
     axes.grid(visible=True, which="both", color="#e4e6e9", linewidth=0.6)
     axes.set_axisbelow(True)

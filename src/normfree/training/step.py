@@ -21,6 +21,8 @@ from .memory import largest_micro_batch
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAX_SKIPPED = 20  # steps in a row whose float16 gradients overflow; the loss scale halves each time
 
+NEEDS_TWO = "optim.sam_ascent (='next') needs train.micro_batch: two micro-batches in each step"
+
 
 class Losses(Protocol):
     """What a training step needs of a task."""
@@ -92,6 +94,8 @@ class TrainStep:
             raise UsageError(
                 "train.micro_batch (='auto') must be a number with optim.sam_rho: each micro-batch has its own ascent"
             )
+        if sam is not None and sam.ascent == "next" and micro_batch is None:
+            raise UsageError(NEEDS_TWO)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
@@ -158,7 +162,7 @@ class TrainStep:
         if self.sam is None or self.sam.ascent == "same":
             return pieces
         if len(pieces) < 2:
-            raise UsageError("optim.sam_ascent (='next') needs train.micro_batch: two micro-batches in each step")
+            raise UsageError(NEEDS_TWO)
         return [*pieces[1:], pieces[0]]
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[None]:
