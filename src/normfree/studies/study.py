@@ -150,7 +150,7 @@ def load_study(
         tuple(_skipped(one, axes, f"{source}, skip") for one in _listed(content.get("skip"), f"{source}, skip")),
         tuple(parse_report(one, axes, len(chosen), f"{source}, report", fewer=seeds is not None) for one in several),
         *(_count(content.get(key), f"{source}, {key}") for key in ("images", "classes")),
-        _init(content.get("init") if init is None else init, axes, source),
+        init=_init(content.get("init") if init is None else init, axes, source),
     )
 
 
