@@ -167,7 +167,7 @@ def test_device_and_dtype():
         (dict(in_channels=0), r"in_channels \(=0\)"),
         (dict(out_channels=-3), r"out_channels \(=-3\)"),
         (dict(kernel_size=0), r"kernel_size \(=0\)"),
-        (dict(kernel_size=(3, 3)), r"kernel_size \(=\(3, 3\)\)"),
+        (dict(kernel_size=(3, 3, 3)), r"kernel_size \(=\(3, 3, 3\)\)"),
         (dict(stride=0), r"stride \(=0\)"),
         (dict(stride=1.5), r"stride \(=1.5\)"),
         (dict(dilation=0), r"dilation \(=0\)"),

@@ -120,7 +120,7 @@ def test_device_and_dtype():
     ("options", "quoted"),
     [
         (dict(in_channels=0), r"in_channels \(=0\)"),
-        (dict(kernel_size=(3, 3)), r"kernel_size \(=\(3, 3\)\)"),
+        (dict(kernel_size=(3, 3, 3)), r"kernel_size \(=\(3, 3, 3\)\)"),
         (dict(stride=1.5), r"stride \(=1.5\)"),
         (dict(groups=5), r"in_channels \(=48\) must be divisible by groups \(=5\)"),
         (dict(groups=16), r"out_channels \(=40\) must be divisible by groups \(=16\)"),

@@ -174,12 +174,14 @@ def test_parameters_without_a_role_are_named():
 
 
 @pytest.mark.parametrize("layer", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
-def test_layers_whose_units_are_not_the_first_dimension_are_not_guessed(layer):
-    with pytest.raises(UsageError, match=r"no role is known for weight; pass"):
-        param_groups(layer(2, 2, 1))
-    roles, unclipped = {"weight": "weight"}, ["weight"]
-    groups = param_groups(layer(2, 2, 1), weight_decay=0.1, clipping=0.01, roles=roles, unclipped=unclipped)
-    assert [(g["name"], g["weight_decay"], g["clipping"]) for g in groups] == [("weight", 0.1, None), ("bias", 0, 0.01)]
+def test_layers_whose_units_are_not_the_first_dimension_say_so(layer):
+    groups = param_groups(layer(4, 2, 1, groups=2), weight_decay=0.1, clipping=0.01)
+    assert [(g["name"], g["weight_decay"], g.get("transposed")) for g in groups] == [
+        ("weight", 0.1, 2),
+        ("bias", 0, None),
+    ]
+    groups = param_groups(layer(2, 2, 1), weight_decay=0.1, clipping=0.01, unclipped=["weight"])
+    assert [(g["clipping"], g.get("transposed")) for g in groups] == [(None, None), (0.01, None)]
 
 
 def test_roles_of_parameters_that_do_not_exist_are_named():

@@ -8,8 +8,8 @@ from torch import nn
 from ..errors import UsageError
 from ..models import NFBlock, NFInvertedBlock
 from ..models.cifarnet import ConvBlock
-from ..nn import SameConv2d
-from ..nn.conv import FoldedConv2d
+from ..nn import SameConv, WSConvTranspose
+from ..nn.folded import FOLDED
 
 
 @torch.no_grad()
@@ -39,19 +39,19 @@ def fold(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
     _check(model, inplace)
     model = model if inplace else copy.deepcopy(model)
-    if isinstance(model, SameConv2d):
-        return model.folded(plain_type=FoldedConv2d)
+    if isinstance(model, SameConv):
+        return model.folded(plain_type=_with_scale(model))
     for module in model.modules():
         if isinstance(module, NFBlock | NFInvertedBlock | ConvBlock):
             module.fold_()
     modules = list(model.modules())
     with_scale = {child for module in modules if not _calls_plainly(module) for child in module.children()}
-    folded: dict[nn.Module, nn.Conv2d] = {}  # a layer may stand in several places
+    folded: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
     for module in modules:
         for name, child in module._modules.items():
-            if isinstance(child, SameConv2d):
+            if isinstance(child, SameConv):
                 if child not in folded:
-                    folded[child] = child.folded(plain_type=FoldedConv2d if child in with_scale else nn.Conv2d)
+                    folded[child] = child.folded(plain_type=_with_scale(child) if child in with_scale else None)
                 module._modules[name] = folded[child]
     return model.requires_grad_(False)
 
@@ -64,16 +64,21 @@ def _check(model: nn.Module, inplace: bool) -> None:
     if training is not None:
         raise UsageError(f"fold takes a network in evaluation mode; {training} is in training mode: call model.eval()")
     for name, module in model.named_modules():
-        if isinstance(module, SameConv2d) and (method := module.overridden()):
+        if isinstance(module, SameConv) and (method := module.overridden()):
             raise UsageError(
                 f"cannot tell what {name or 'the network'} computes: {type(module).__name__} has its own {method};"
                 " give the class its own folded(), which returns a plain layer of the same function"
             )
-    if inplace and isinstance(model, SameConv2d):
+    if inplace and isinstance(model, SameConv):
         raise UsageError(
             f"a {type(model).__name__} alone cannot be folded in place, since another layer replaces it; "
             "leave inplace=True out"
         )
+
+
+def _with_scale(layer: SameConv) -> type[nn.Module] | None:
+    """The plain layer that takes ``scale`` as this one does; None: there is none."""
+    return None if isinstance(layer, WSConvTranspose) else FOLDED[layer.dims]
 
 
 def _calls_plainly(module: nn.Module) -> bool:

@@ -13,7 +13,8 @@ from ..functional import pad_same, residual_merge
 from ..models import NFBlock, NFInvertedBlock
 from ..models.features import FeatureMaps
 from ..nn import Activation, PaddedConv2d
-from ..nn.conv import FoldedConv2d, in_place_of
+from ..nn.conv import in_place_of
+from ..nn.folded import FoldedConv2d
 from .fold import fold
 
 # activations that oneDNN computes after a convolution: its names for them and for the algorithm

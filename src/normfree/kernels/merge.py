@@ -22,7 +22,8 @@ def supported(shortcut: Tensor, branch: Tensor) -> bool:
 def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Tensor]) -> Tensor:
     """``shortcut + gate_of(branch.mean((2, 3))) * branch`` (NFNets, appendix C): (N, C, H, W) twice -> (N, C, H, W).
 
-    Computed by torch's operations; the compiled kernels compute the gradient if they support it.
+    Of maps of other dimensions likewise. Computed by torch's operations; the compiled kernels compute the gradient if
+    they support it.
 
     Args:
         gate_of: from (N, C) means over places to a gate (N, C, 1, 1), differentiable.
@@ -33,7 +34,7 @@ def gated_merge(shortcut: Tensor, branch: Tensor, gate_of: Callable[[Tensor], Te
         torch.Size([2, 4, 8, 8])
     """
     if not (torch.is_grad_enabled() and supported(shortcut, branch)):
-        return residual_merge(shortcut, branch, gate_of(branch.mean((2, 3))))
+        return residual_merge(shortcut, branch, gate_of(branch.mean(tuple(range(2, branch.ndim)))))
     link = _Link()
     branch, mean = _Squeeze.apply(branch, link)
     return _Merge.apply(shortcut, branch, gate_of(mean), link)

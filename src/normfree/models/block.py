@@ -21,6 +21,7 @@ from ..nn import (
     WSConv2d,
     activated,
     gated_merge,
+    mean_over_places,
 )
 from ..words import shown
 
@@ -262,10 +263,10 @@ class NFBlock(nn.Module):
         scale = self._scale()
         if self.se_position == "end":
             (out,) = self._activated("conv2", out, self.conv2)
-            return gated_merge(shortcut, out, lambda mean: self._gate(mean, scale, keep))
+            return gated_merge(shortcut, out, lambda mean: self._gate(mean, scale, keep, out.ndim - 2))
         if self.se_position == "straddled":
             mean, out = self._activated("conv2", out, self._mean, self.conv2)
-            return residual_merge(shortcut, out, self._gate(mean, scale, keep))
+            return residual_merge(shortcut, out, self._gate(mean, scale, keep, out.ndim - 2))
         (out,) = self._activated("conv2", out, self.conv2 if scale is None else lambda x: self.conv2(x, scale))
         return shortcut + out if keep is None else residual_merge(shortcut, out, keep)
 
@@ -275,7 +276,7 @@ class NFBlock(nn.Module):
 
     def _mean(self, activated: Tensor) -> Tensor:
         """Means over places of a convolution's input, gamma included: (N, C)."""
-        return activated.mean((2, 3)) * self.act.gamma
+        return mean_over_places(activated) * self.act.gamma
 
     def _scale(self) -> Tensor | None:
         """The factor of the branch, ``alpha * skip_gain``; None once it is folded."""
@@ -287,10 +288,10 @@ class NFBlock(nn.Module):
         assert scale is not None
         return 1.0, scale.item() ** 2
 
-    def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:
+    def _gate(self, mean: Tensor, scale: Tensor | None, keep: Tensor | None, dims: int) -> Tensor:
         """The factor of the branch: Squeeze-Excite, ``alpha * skip_gain``, stochastic depth."""
         assert self.squeeze_excite is not None
-        gate = self.squeeze_excite.gate_of(mean)
+        gate = self.squeeze_excite.gate_of(mean, dims)
         gate = gate if scale is None else gate * scale
         return gate if keep is None else gate * keep
 

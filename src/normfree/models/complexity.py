@@ -6,6 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn import WSConvTranspose
+
+_TRANSPOSED = (WSConvTranspose, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def macs_by_module(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """Multiply-adds of each convolution and linear layer for one input of ``input_shape`` (C, H, W)."""
@@ -25,16 +29,18 @@ def macs_of(model: nn.Module, inputs: Sequence[torch.Tensor]) -> int:
 def _counted(model: nn.Module, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
     macs: dict[str, int] = {}
 
-    def counter(name: str, fan_in: int) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
+    def counter(name: str, weight: torch.Tensor) -> Callable[[nn.Module, tuple[Any, ...], torch.Tensor], None]:
         def count(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            places = output.numel() // output.shape[0]
+            places, fan_in = output.numel() // output.shape[0], weight[0].numel()
+            if isinstance(module, _TRANSPOSED):  # each input meets the whole kernel of each output channel
+                places, fan_in = args[0].numel() // args[0].shape[0], weight.numel() // module.in_channels
             macs[name] = macs.get(name, 0) + places * fan_in
 
         return count
 
     weights = [(name, module, getattr(module, "weight", None)) for name, module in model.named_modules()]
     hooks = [
-        module.register_forward_hook(counter(name, weight[0].numel()))
+        module.register_forward_hook(counter(name, weight))
         for name, module, weight in weights
         if isinstance(weight, torch.Tensor) and weight.ndim > 1
     ]

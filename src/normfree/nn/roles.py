@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UsageError
 from .batch_norm import BATCH_NORM
@@ -44,15 +44,15 @@ class ParameterRole(NamedTuple):
     reason: str
 
 
-# Roles of torch's layers. A transposed convolution's weight is left out: its units are not its first dimension.
+# Roles of torch's layers.
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _NORM = (*BATCH_NORM, *_INSTANCE_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # a row of a weight is a unit of a gate
 _TORCH_ROLES: dict[tuple[type[nn.Module], ...], dict[str, Role]] = {
-    (*_CONV, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
+    (*_CONV, *_TRANSPOSED, nn.Linear, nn.Bilinear): {"weight": Role.WEIGHT, "bias": Role.BIAS},
     (nn.Embedding, nn.EmbeddingBag): {"weight": Role.WEIGHT},
-    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d): {"bias": Role.BIAS},
     (nn.MultiheadAttention,): {f"{part}_proj_weight": Role.WEIGHT for part in ("in", "q", "k", "v")}
     | {name: Role.BIAS for name in ("in_proj_bias", "bias_k", "bias_v")},
     _NORM: {"weight": Role.GAIN, "bias": Role.BIAS},
@@ -148,6 +148,18 @@ def _overrides(roles: Mapping[str, Role | str], parameters: list[str]) -> dict[s
     if unknown:
         raise UsageError(f"roles names {', '.join(sorted(unknown))}, which the model does not have")
     return overrides
+
+
+def transposed_groups(model: nn.Module) -> dict[Tensor, int]:
+    """Weights of torch's transposed convolutions, (in, out / groups, ...), with their groups: their units are output
+    channels, which are not the first dimension.
+
+    Example:
+        >>> layer = nn.ConvTranspose2d(6, 4, 2, groups=2)
+        >>> transposed_groups(nn.Sequential(layer))[layer.weight]
+        2
+    """
+    return {module.weight: module.groups for module in model.modules() if isinstance(module, _TRANSPOSED)}
 
 
 def matching(pattern: str, names: list[str]) -> list[str]:

@@ -29,8 +29,8 @@ def lecun_normal_(weight: Tensor) -> Tensor:
 class SqueezeExcite(nn.Module):
     """Channel-wise gate ``factor * sigmoid(fc1(relu(fc0(mean(x)))))`` (NFNets, appendix C).
 
-    ``(N, C, H, W) -> (N, C, H, W)``. The activation inside is by default a bare ReLU, as released (the paper says
-    GELU).
+    ``(N, C, *places) -> (N, C, *places)``, of any number of dimensions. The activation inside is by default a bare
+    ReLU, as released (the paper says GELU).
 
     Args:
         channels: C.
@@ -80,13 +80,13 @@ class SqueezeExcite(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
-        return self.gate_of(x.mean((2, 3)))
+        """The gate alone, shape (N, C, 1, ...), ``factor`` included."""
+        return self.gate_of(mean_over_places(x), x.ndim - 2)
 
-    def gate_of(self, mean: Tensor) -> Tensor:
-        """The gate of (N, C) means over places."""
+    def gate_of(self, mean: Tensor, dims: int = 2) -> Tensor:
+        """The gate of (N, C) means over places, for maps of ``dims`` dimensions."""
         h = self.fc1(self.function(self.fc0(mean)))
-        return (self.factor * torch.sigmoid(h))[:, :, None, None]
+        return (self.factor * torch.sigmoid(h))[(..., *(None,) * dims)]
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
@@ -98,7 +98,7 @@ class SqueezeExcite(nn.Module):
 class EfficientChannelAttention(nn.Module):
     """Gate of a convolution over neighbouring channels, ``factor * sigmoid(conv1d(mean(x)))`` (ECA, Wang et al. 2020).
 
-    ``(N, C, H, W) -> (N, C, H, W)``. Not in the papers; timm's variants have it. The kernel grows with log2(C).
+    ``(N, C, *places) -> (N, C, *places)``. Not in the papers; timm's variants have it. The kernel grows with log2(C).
 
     Example:
         >>> EfficientChannelAttention(16).gate(torch.randn(2, 16, 4, 4)).shape
@@ -117,16 +117,26 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate alone, shape (N, C, 1, 1), ``factor`` included."""
-        return self.gate_of(x.mean((2, 3)))
+        """The gate alone, shape (N, C, 1, ...), ``factor`` included."""
+        return self.gate_of(mean_over_places(x), x.ndim - 2)
 
-    def gate_of(self, mean: Tensor) -> Tensor:
-        """The gate of (N, C) means over places."""
+    def gate_of(self, mean: Tensor, dims: int = 2) -> Tensor:
+        """The gate of (N, C) means over places, for maps of ``dims`` dimensions."""
         h = self.conv(mean[:, None])
-        return (self.factor * torch.sigmoid(h)).transpose(1, 2)[..., None]
+        return (self.factor * torch.sigmoid(h)).transpose(1, 2)[(..., *(None,) * (dims - 1))]
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
 
     def extra_repr(self) -> str:
         return f"factor={self.factor:g}"
+
+
+def mean_over_places(x: Tensor) -> Tensor:
+    """(N, C, *places) -> (N, C).
+
+    Example:
+        >>> mean_over_places(torch.ones(2, 3, 4, 5, 6)).shape
+        torch.Size([2, 3])
+    """
+    return x.mean(tuple(range(2, x.ndim)))

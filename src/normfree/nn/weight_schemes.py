@@ -11,49 +11,45 @@ from torch import Tensor, nn
 from ..errors import UsageError, check_finite
 from ..functional import normalize_weight, pull_weight
 from ..kernels import fused_standardize_weight
-from .conv import Map, SameConv2d, autocast_type
+from .conv import Map, SameConv, SameConv1d, SameConv2d, SameConv3d, Size, autocast_type
 from .recompute import not_kept
 from .roles import Role
 
 
 class ScaleOptions(TypedDict, total=False):
-    """Keyword arguments that :class:`GainConv2d` passes on to :class:`.SameConv2d`."""
+    """Keyword arguments that :class:`GainConv` passes on to :class:`.SameConv`."""
 
     input_scale: float
-    atrous: int
+    atrous: Size
     device: torch.device | str | None
     dtype: torch.dtype | None
 
 
 class GainOptions(ScaleOptions, total=False):
-    """Keyword arguments of :class:`GainConv2d`."""
+    """Keyword arguments of :class:`GainConv`."""
 
     gain: bool
     eps: float
 
 
-class GainConv2d(SameConv2d):
-    """2-D convolution of the raw weight times a gain per output channel: what the layers of all weight schemes share.
+class GainConv(SameConv):
+    """Convolution of the raw weight times a gain per output channel: what the layers of all weight schemes share.
 
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
-    (out,), ``bias`` (out,). A scheme overrides what it makes of the weight (:meth:`reparameterized`).
+    ``(N, in_channels, *places) -> (N, out_channels, *places')``. Parameters: ``weight`` (out, in / groups, *kernel),
+    ``gain`` (out,), ``bias`` (out,). A scheme overrides what it makes of the weight (:meth:`reparameterized`); a class
+    of it for each dimension says only the dimension.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv2d`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv`.
         gain: whether to multiply with a gain.
         input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
             weight.
-        atrous: as in :class:`.SameConv2d`.
+        atrous: as in :class:`.SameConv`.
         eps: lower bound of a unit's squared norm, where the scheme divides by the norm.
 
     Raises:
-        UsageError: as in :class:`.SameConv2d`; an eps below 0; a fan-in of 1 where the scheme subtracts the mean, which
+        UsageError: as in :class:`.SameConv`; an eps below 0; a fan-in of 1 where the scheme subtracts the mean, which
             would leave 0.
-
-    Example:
-        >>> conv = GainConv2d(16, 32, 3, stride=2)
-        >>> conv(torch.randn(1, 16, 8, 8)).shape, torch.equal(conv.effective_weight(), conv.weight)
-        (torch.Size([1, 32, 4, 4]), True)
     """
 
     parameter_roles = {"weight": Role.WEIGHT, "gain": Role.GAIN, "bias": Role.BIAS}
@@ -63,10 +59,10 @@ class GainConv2d(SameConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: str | int = "same",
-        dilation: int = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = "same",
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -82,7 +78,7 @@ class GainConv2d(SameConv2d):
         if self.centred and self.weight[0].numel() == 1:
             raise UsageError(
                 f"in_channels / groups (={in_channels} / {groups}) with kernel_size 1 is one weight per output, which "
-                "standardization makes 0; take fewer groups, a larger kernel, or SameConv2d"
+                f"standardization makes 0; take fewer groups, a larger kernel, or SameConv{self.dims}d"
             )
         self.gain = nn.Parameter(self.weight.new_ones(out_channels)) if gain else None
 
@@ -108,7 +104,7 @@ class GainConv2d(SameConv2d):
         """The weight of the convolution: gain, ``input_scale`` and an optional output scale (one element) included."""
         return self.reparameterized(self.weight, self.gain, scale, autocast_type(self.weight))
 
-    folded = SameConv2d.folded  # by the weight above
+    folded = SameConv.folded  # by the weight above
 
     def _apply_weight(self, function: Map, scale: Tensor | None, form: Map = lambda weight: weight) -> Tensor:
         if self.weight_kept:
@@ -126,30 +122,25 @@ class GainConv2d(SameConv2d):
         return super().extra_repr() + ("" if self.gain is not None else ", gain=False")
 
 
-class WSConv2d(GainConv2d):
-    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
+class WSConv(GainConv):
+    """Convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
 
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
-    (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance.
+    ``(N, in_channels, *places) -> (N, out_channels, *places')``. Parameters: ``weight`` (out, in / groups, *kernel),
+    ``gain`` (out,), ``bias`` (out,). A standardized weight is computed in float32 and keeps the signal's variance, in
+    any number of dimensions: a unit is an output channel, its fan-in ``in / groups * prod(kernel)``. Take
+    :class:`WSConv1d`, :class:`WSConv2d` or :class:`WSConv3d`.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv2d`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in :class:`.SameConv`.
         gain: whether to multiply with a gain.
         input_scale: a constant factor of the input (gamma / beta of the activation before it), folded into the
             standardized weight.
-        atrous: as in :class:`.SameConv2d`.
+        atrous: as in :class:`.SameConv`.
         eps: lower bound of ``var * N`` in the standardization; with ``add_eps`` it is added to ``var`` (timm).
 
     Raises:
         UsageError: channels not divisible by groups, a size below 1, an unknown padding, a number that is not finite, a
             fan-in of 1 (whose standardized weight is 0).
-
-    Example:
-        >>> conv = WSConv2d(16, 32, 3, stride=2)
-        >>> conv(torch.randn(1, 16, 8, 8)).shape
-        torch.Size([1, 32, 4, 4])
-        >>> conv.standardized_weight().mean((1, 2, 3)).abs().max() < 1e-6
-        tensor(True)
     """
 
     centred = True
@@ -158,10 +149,10 @@ class WSConv2d(GainConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: str | int = "same",
-        dilation: int = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = "same",
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
         *,
@@ -186,18 +177,13 @@ class WSConv2d(GainConv2d):
         )
 
 
-class WNConv2d(GainConv2d):
-    """2-D convolution of a normalized weight: each output's weights, means included, have norm 1 (Salimans & Kingma
-    2016; named beside Weight Standardization in NF-ResNets, appendix G.1).
+class WNConv(GainConv):
+    """Convolution of a normalized weight: each output's weights, means included, have norm 1 (Salimans & Kingma 2016;
+    named beside Weight Standardization in NF-ResNets, appendix G.1).
 
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Arguments and parameters are those of :class:`GainConv2d`;
-    ``eps`` bounds the squared norm. With the mean, a unit also passes on the mean of its inputs: behind an activation
-    whose mean is not 0, what stays constant is the second moment, with the ``gamma`` of :func:`normfree.gain.he_gain`.
-
-    Example:
-        >>> conv = WNConv2d(16, 32, 3)
-        >>> conv.effective_weight().square().sum((1, 2, 3)).allclose(torch.ones(32))
-        True
+    Shapes, arguments and parameters are those of :class:`GainConv`; ``eps`` bounds the squared norm. With the mean, a
+    unit also passes on the mean of its inputs: behind an activation whose mean is not 0, what stays constant is the
+    second moment, with the ``gamma`` of :func:`normfree.gain.he_gain`.
     """
 
     def reparameterized(
@@ -208,18 +194,13 @@ class WNConv2d(GainConv2d):
         return weight if dtype is None else weight.to(dtype)
 
 
-class DecoupledWSConv2d(GainConv2d):
-    """2-D convolution of a weight that the optimizer keeps standardized (Decoupled Weight Standardization, NF-ResNets,
+class DecoupledWSConv(GainConv):
+    """Convolution of a weight that the optimizer keeps standardized (Decoupled Weight Standardization, NF-ResNets,
     appendix G.1).
 
-    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Arguments and parameters are those of :class:`GainConv2d`.
-    The layer convolves with the weight as it is. It starts standardized, and :class:`normfree.optim.WeightPull`
-    standardizes it again after each update: no gradient goes through the standardization.
-
-    Example:
-        >>> conv = DecoupledWSConv2d(16, 32, 3)
-        >>> conv.weight.square().sum((1, 2, 3)).allclose(torch.ones(32)), conv.weight.mean((1, 2, 3)).abs().max() < 1e-6
-        (True, tensor(True))
+    Shapes, arguments and parameters are those of :class:`GainConv`. The layer convolves with the weight as it is. It
+    starts standardized, and :class:`normfree.optim.WeightPull` standardizes it again after each update: no gradient
+    goes through the standardization.
     """
 
     centred = True
@@ -236,9 +217,109 @@ class DecoupledWSConv2d(GainConv2d):
         self.weight.copy_(pull_weight(self.weight, eps=self.eps))
 
 
-class SoftWSConv2d(DecoupledWSConv2d):
-    """The same as :class:`DecoupledWSConv2d`, of which each update is followed by only a part of the standardization:
+class GainConv1d(GainConv, SameConv1d):
+    """1-D convolution of the raw weight times a gain per output channel, see :class:`GainConv`."""
+
+
+class GainConv2d(GainConv, SameConv2d):
+    """2-D convolution of the raw weight times a gain per output channel, see :class:`GainConv`.
+
+    Example:
+        >>> conv = GainConv2d(16, 32, 3, stride=2)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape, torch.equal(conv.effective_weight(), conv.weight)
+        (torch.Size([1, 32, 4, 4]), True)
+    """
+
+
+class GainConv3d(GainConv, SameConv3d):
+    """3-D convolution of the raw weight times a gain per output channel, see :class:`GainConv`."""
+
+
+class WSConv1d(WSConv, GainConv1d):
+    """1-D convolution of a standardized weight: (N, in_channels, L) -> (N, out_channels, L'); see :class:`WSConv`.
+
+    Example:
+        >>> WSConv1d(16, 32, 9, stride=4)(torch.randn(1, 16, 100)).shape
+        torch.Size([1, 32, 25])
+    """
+
+
+class WSConv2d(WSConv, GainConv2d):
+    """2-D convolution of a standardized weight, with a gain and a bias per output channel (NFNets, eq. 1).
+
+    ``(N, in_channels, H, W) -> (N, out_channels, H', W')``. Parameters: ``weight`` (out, in / groups, k, k), ``gain``
+    (out,), ``bias`` (out,). The arguments, and what is refused, are those of :class:`WSConv`.
+
+    Example:
+        >>> conv = WSConv2d(16, 32, 3, stride=2)
+        >>> conv(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+        >>> conv.standardized_weight().mean((1, 2, 3)).abs().max() < 1e-6
+        tensor(True)
+    """
+
+
+class WSConv3d(WSConv, GainConv3d):
+    """3-D convolution of a standardized weight: (N, in_channels, D, H, W) -> (N, out_channels, D', H', W').
+
+    See :class:`WSConv`.
+
+    Example:
+        >>> WSConv3d(16, 32, (1, 3, 3), stride=(1, 2, 2))(torch.randn(1, 16, 4, 8, 8)).shape
+        torch.Size([1, 32, 4, 4, 4])
+    """
+
+
+class WNConv1d(WNConv, GainConv1d):
+    """1-D convolution of a normalized weight, see :class:`WNConv`."""
+
+
+class WNConv2d(WNConv, GainConv2d):
+    """2-D convolution of a normalized weight: each output's weights, means included, have norm 1; see :class:`WNConv`.
+
+    Example:
+        >>> conv = WNConv2d(16, 32, 3)
+        >>> conv.effective_weight().square().sum((1, 2, 3)).allclose(torch.ones(32))
+        True
+    """
+
+
+class WNConv3d(WNConv, GainConv3d):
+    """3-D convolution of a normalized weight, see :class:`WNConv`."""
+
+
+class DecoupledWSConv1d(DecoupledWSConv, GainConv1d):
+    """1-D convolution of a weight that the optimizer keeps standardized, see :class:`DecoupledWSConv`."""
+
+
+class DecoupledWSConv2d(DecoupledWSConv, GainConv2d):
+    """2-D convolution of a weight that the optimizer keeps standardized, see :class:`DecoupledWSConv`.
+
+    Example:
+        >>> conv = DecoupledWSConv2d(16, 32, 3)
+        >>> conv.weight.square().sum((1, 2, 3)).allclose(torch.ones(32)), conv.weight.mean((1, 2, 3)).abs().max() < 1e-6
+        (True, tensor(True))
+    """
+
+
+class DecoupledWSConv3d(DecoupledWSConv, GainConv3d):
+    """3-D convolution of a weight that the optimizer keeps standardized, see :class:`DecoupledWSConv`."""
+
+
+class SoftWSConv(DecoupledWSConv):
+    """The same as :class:`DecoupledWSConv`, of which each update is followed by only a part of the standardization:
     ``W - strength * (W - standardized W)`` (Soft WS, NF-ResNets, appendix G.1).
+    """
+
+    soft = True
+
+
+class SoftWSConv1d(SoftWSConv, DecoupledWSConv1d):
+    """1-D convolution of a weight that each update pulls a part of the way, see :class:`SoftWSConv`."""
+
+
+class SoftWSConv2d(SoftWSConv, DecoupledWSConv2d):
+    """2-D convolution of a weight that each update pulls a part of the way, see :class:`SoftWSConv`.
 
     Example:
         >>> conv = SoftWSConv2d(16, 32, 3)
@@ -246,11 +327,13 @@ class SoftWSConv2d(DecoupledWSConv2d):
         torch.Size([1, 32, 8, 8])
     """
 
-    soft = True
+
+class SoftWSConv3d(SoftWSConv, DecoupledWSConv3d):
+    """3-D convolution of a weight that each update pulls a part of the way, see :class:`SoftWSConv`."""
 
 
 def recompute_weights(model: nn.Module, enable: bool = True) -> None:
-    """Whether the backward pass computes the weights of all :class:`WSConv2d`, or of another scheme, again.
+    """Whether the backward pass computes the weights of all :class:`WSConv`, or of another scheme, again.
 
     Keeping them takes as much memory as the parameters, and a little less time.
 
@@ -258,5 +341,5 @@ def recompute_weights(model: nn.Module, enable: bool = True) -> None:
         >>> recompute_weights(nn.Sequential(WSConv2d(3, 8, 3)))
     """
     for module in model.modules():
-        if isinstance(module, GainConv2d):
+        if isinstance(module, GainConv):
             module.weight_kept = not enable

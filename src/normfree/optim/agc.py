@@ -13,7 +13,7 @@ from ..errors import UsageError
 from .clip import agc_, as_groups
 from .clip_statistics import ClipStatistics
 
-_OWN_KEYS = ("name", "clipping", "clipping_kind", "one_unit")  # entries of a group that only AGC uses
+_OWN_KEYS = ("name", "clipping", "clipping_kind", "one_unit", "transposed")  # entries of a group that only AGC uses
 
 
 class AGC:

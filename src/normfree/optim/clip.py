@@ -39,7 +39,8 @@ def agc_(
     Args:
         groups_or_params: groups with a ``clipping`` each (:func:`param_groups`, or an optimizer's ``param_groups``), or
             parameters, all clipped with ``clipping``. Parameters without a gradient are skipped. In a group with
-            ``one_unit=True`` each tensor is one unit, whatever its shape.
+            ``one_unit=True`` each tensor is one unit, whatever its shape; with ``transposed=G`` tensors are weights of
+            :class:`torch.nn.ConvTranspose2d` in G groups, (in, out / G, ...), and a unit is an output channel.
         clipping: threshold lambda; for groups, the default of those without one.
         eps: lower bound of a unit's weight norm, so that parameters that start at zero can move.
         kind: see the table; for groups, the default of those without ``clipping_kind``.
@@ -114,11 +115,21 @@ def _measure(group: dict[str, Any], clipping: float | None, eps: float, kind: st
         )
     kind = group.get("clipping_kind", kind)
     one_unit = kind != "unit" or bool(group.get("one_unit"))
-    norms = _norms(grads, one_unit)
+    if not one_unit and (groups := group.get("transposed")):
+        if any(is_sharded(p) for p in params):
+            raise UsageError(
+                f"group {name!r} has sharded weights of transposed convolutions, whose units are cut; take "
+                "normfree.nn.WSConvTranspose2d, or leave these layers whole"
+            )
+        grads = [g.unflatten(0, (groups, -1)) for g in grads]  # views: they are scaled in place
+    else:
+        groups = 0
+    norms = _norms(grads, one_unit, bool(groups))
     flat = torch.cat([n.flatten() for n in norms])
     weights = None
     if threshold is not None and kind != "norm":
-        weights = torch.cat([n.flatten() for n in _norms(params, one_unit)]).to(flat.dtype)
+        values = [p.unflatten(0, (groups, -1)) for p in params] if groups else params
+        weights = torch.cat([n.flatten() for n in _norms(values, one_unit, bool(groups))]).to(flat.dtype)
     return _Measured(name, threshold, eps, kind, one_unit, params, grads, [n.shape for n in norms], flat, weights)
 
 
@@ -154,8 +165,16 @@ def _norm_of_groups(groups: list[_Measured]) -> Tensor:
     return norm_of_all(torch.cat([group.grad_norm for group in groups]), [p for group in groups for p in group.params])
 
 
-def _norms(tensors: list[Tensor], one_unit: bool) -> list[Tensor]:
-    """Norm of each unit of which this process has a part, over all parts."""
+def _norms(tensors: list[Tensor], one_unit: bool, transposed: bool = False) -> list[Tensor]:
+    """Norm of each unit of which this process has a part, over all parts.
+
+    Of ``transposed`` convolutions, tensors are (groups, in / groups, out / groups, ...).
+    """
+    if transposed:
+        return [
+            unitwise_norm(t.transpose(1, 2).flatten(0, 1)).view(len(t), 1, t.shape[2], *(1,) * (t.ndim - 3))
+            for t in tensors
+        ]
     norms = [unitwise_norm(local(t)) for t in tensors]
     if one_unit:
         norms = [torch.linalg.vector_norm(n).view((1,) * n.ndim) for n in norms]

@@ -63,7 +63,8 @@ class FusedStep:
 
     def possible(self) -> bool:
         """Whether a kernel supports this step: plain SGD of dense float32 parameters on one device, without a
-        :class:`~normfree.optim.WeightPull`, which stands between the step and the average.
+        :class:`~normfree.optim.WeightPull`, which stands between the step and the average, and without clipped weights
+        of torch's transposed convolutions, whose units are not rows.
 
         Clipping is per unit or per layer. On a GPU, a unit or layer has 1,048,576 elements at most.
         """
@@ -75,6 +76,7 @@ class FusedStep:
                 group.get("maximize")
                 or group.get("differentiable")
                 or self._clipped_together(group)
+                or self._of_columns(group)
                 or group["momentum"] == 0
                 or isinstance(group["lr"], Tensor)  # on a GPU, its value is not known here
                 for group in groups
@@ -95,6 +97,11 @@ class FusedStep:
     def _clipped_together(self, group: dict[str, Any]) -> bool:
         return group.get("clipping_kind", self.kind) == "norm" and self._threshold(group) is not None
 
+    def _of_columns(self, group: dict[str, Any]) -> bool:
+        """Whether units are clipped that are not rows."""
+        clipped = self._threshold(group) is not None and not self._one_unit(group)
+        return clipped and bool(group.get("transposed"))
+
     def _one_unit(self, group: dict[str, Any]) -> bool:
         """Whether each tensor of the group is one unit."""
         return bool(group.get("one_unit")) or group.get("clipping_kind", self.kind) == "layer"
@@ -110,6 +117,10 @@ class FusedStep:
         groups = self.optimizer.param_groups
         if any(self._clipped_together(group) for group in groups):
             raise UsageError("clipping_kind (='norm') has no fused step (possible() is false); take the step of AGC")
+        if any(self._of_columns(group) for group in groups):
+            raise UsageError(
+                "weights of transposed convolutions have no fused step (possible() is false); take the step of AGC"
+            )
         rows = [(group, p) for group in groups for p in group["params"]]
         params = [p for _, p in rows]
         buffers, first = zip(*(self._buffer(p) for p in params), strict=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
-from ..nn import ParameterRole, Role, explain_roles
+from ..nn import ParameterRole, Role, explain_roles, transposed_groups
 from .clip import check_clipping, check_kind
 from .parts import Parts, check_parts
 from .sharded import FLAT, is_flat
@@ -57,7 +57,8 @@ def param_groups(
 
     Returns:
         Groups with ``params``, ``name``, ``weight_decay`` and ``clipping`` (None: not clipped); several of one name
-        if a role's parameters are not all treated alike. ``one_unit=True`` marks gains and biases with several rows.
+        if a role's parameters are not all treated alike. ``one_unit=True`` marks gains and biases with several rows,
+        ``transposed`` the weights of torch's transposed convolutions, by their groups: a unit is an output channel.
         Parameters that do not require a gradient are included.
 
     Raises:
@@ -84,7 +85,11 @@ def param_groups(
         _check_parameters(model)
     entries, parameters = explain_roles(model, roles), dict(model.named_parameters())
     chosen = _chosen(model, entries, clipping_parts or {}, unclipped)
-    rows = [_Row(entry, p := parameters[entry.name], _treatment(entry, p, chosen.get(p))) for entry in entries]
+    transposed = transposed_groups(model)
+    rows = []
+    for entry in entries:
+        p = parameters[entry.name]
+        rows.append(_Row(entry, p, _treatment(entry, p, chosen.get(p), transposed.get(p, 0))))
     if clipping is not None:
         _warn_of_classifier([row.entry for row in rows if row.parameter not in chosen])
     if verbose:
@@ -99,6 +104,7 @@ class _Treatment(NamedTuple):
     clipped: bool
     one_unit: bool  # although it has several rows
     threshold: float | None  # of its part; None: the threshold of all
+    transposed: int  # groups of torch's transposed convolution, whose units are its second dimension; 0: of no such
 
 
 class _Row(NamedTuple):
@@ -123,20 +129,23 @@ def _grouped(rows: Sequence[_Row], weight_decay: float, clipping: float | None, 
         )
         if treatment.one_unit:
             group["one_unit"] = True
+        if treatment.transposed:
+            group["transposed"] = treatment.transposed
         if kind != "unit":
             group["clipping_kind"] = kind
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _treatment(entry: ParameterRole, p: Tensor, chosen: float | bool | None) -> _Treatment:
+def _treatment(entry: ParameterRole, p: Tensor, chosen: float | bool | None, transposed: int) -> _Treatment:
     """``chosen``: what the parameter's part says; None: it is in none, and its role decides."""
     clipped = entry.role is not Role.CLASSIFIER if chosen is None else chosen is not False
     threshold = None if chosen is None or isinstance(chosen, bool) else chosen
     # a parameter that is not decayed by its own role stays so as a classifier
     decayed = (entry.own if entry.own and entry.role is Role.CLASSIFIER else entry.role) in _DECAYED
     rows = p.ndim > 1 and p.shape[0] > 1
-    return _Treatment(decayed, clipped, clipped and rows and not decayed, threshold)
+    one_unit = clipped and rows and not decayed
+    return _Treatment(decayed, clipped, one_unit, threshold, transposed if clipped and not one_unit else 0)
 
 
 def _chosen(

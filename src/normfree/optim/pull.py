@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import UsageError
 from ..kernels import fused_standardize_weight
-from ..nn import DecoupledWSConv2d
+from ..nn import DecoupledWSConv
 from .agc import own_optimizer
 from .sharded import is_flat, local, splits_units
 
@@ -27,8 +27,8 @@ class WeightPull:
     >>> weight.mean((1, 2, 3)).abs().max() < 1e-6, weight.square().sum((1, 2, 3)).allclose(torch.ones(16))
     (tensor(True), True)
 
-    A hook behind the optimizer's own step, which acts on the weights of :class:`normfree.nn.DecoupledWSConv2d` and
-    :class:`normfree.nn.SoftWSConv2d` that had a gradient in it; frozen weights stay. It keeps no state, and reads
+    A hook behind the optimizer's own step, which acts on the weights of :class:`normfree.nn.DecoupledWSConv` and
+    :class:`normfree.nn.SoftWSConv` that had a gradient in it; frozen weights stay. It keeps no state, and reads
     neither gradients nor momentum. Averages of the weights (:class:`.EMA`) are taken afterwards. Parameters that are
     split by rows over processes (FSDP2) are pulled in their own process.
 
@@ -57,7 +57,7 @@ class WeightPull:
         check_strength(layers, strength)
         _check_whole(model, layers)
         self.optimizer, self.strength = optimizer, strength
-        self.layers: dict[Tensor, DecoupledWSConv2d] = {layer.weight: layer for layer in layers.values()}
+        self.layers: dict[Tensor, DecoupledWSConv] = {layer.weight: layer for layer in layers.values()}
         own = own_optimizer(optimizer)
         if not any(p in self.layers for group in own.param_groups for p in group["params"]):
             raise UsageError(
@@ -97,12 +97,12 @@ def pull_of(optimizer: torch.optim.Optimizer) -> WeightPull | None:
     return vars(optimizer).get(_PULL)
 
 
-def pulled_layers(model: nn.Module) -> dict[str, DecoupledWSConv2d]:
+def pulled_layers(model: nn.Module) -> dict[str, DecoupledWSConv]:
     """The layers whose weights are pulled, by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, DecoupledWSConv2d)}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, DecoupledWSConv)}
 
 
-def check_strength(layers: dict[str, DecoupledWSConv2d], strength: float | None, name: str = "strength") -> None:
+def check_strength(layers: dict[str, DecoupledWSConv], strength: float | None, name: str = "strength") -> None:
     """Raise UsageError if the strength of a pull is out of range, missing, or for layers that are not there."""
     soft = any(layer.soft for layer in layers.values())
     if strength is None and soft:
@@ -113,7 +113,7 @@ def check_strength(layers: dict[str, DecoupledWSConv2d], strength: float | None,
         raise UsageError(f"{name} (={strength}) is for soft weights (weight_scheme soft); the network has none")
 
 
-def _check_whole(model: nn.Module, layers: dict[str, DecoupledWSConv2d]) -> None:
+def _check_whole(model: nn.Module, layers: dict[str, DecoupledWSConv]) -> None:
     """Refuse weights of which a process has a part of a unit, whose mean and variance it cannot know."""
     flat = any(is_flat(p) for p in model.parameters())
     split = next((name for name, layer in layers.items() if flat or splits_units(layer.weight)), None)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UsageError
-from ..nn import SameConv2d
+from ..nn import SameConv
 from .layers import Convolution, Layer, Linear
 from .weights import Source, source_of
 
@@ -150,7 +150,7 @@ class Tape(TorchFunctionMode):
         """
         handles = []
         for module in model.modules():
-            if isinstance(module, SameConv2d):
+            if isinstance(module, SameConv):
                 handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leave, always_call=True))
         marked = [_Mark.apply(x, self.leaf) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]

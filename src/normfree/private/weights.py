@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn import SameConv2d, WSConv2d
+from ..nn import SameConv, WSConv
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def source_of(weight: Tensor, module: nn.Module | None, scale: Tensor | None, kn
     """
     if known:
         return Raw(weight)
-    if isinstance(module, SameConv2d) and weight.shape == module.weight.shape:
-        if isinstance(module, WSConv2d):
-            if _is(module, WSConv2d, "effective_weight", "standardized_weight", "reparameterized", "_factor"):
+    if isinstance(module, SameConv) and weight.shape == module.weight.shape:
+        if isinstance(module, WSConv):
+            if _is(module, WSConv, "effective_weight", "standardized_weight", "reparameterized", "_factor"):
                 gain, eps = module.gain, module.eps
                 return Standardized(module.weight, gain, module.input_scale, scale, eps, module.add_eps)
-        elif _is(module, SameConv2d, "effective_weight", "_factor", "_apply_weight"):
+        elif _is(module, SameConv, "effective_weight", "_factor", "_apply_weight"):
             return Raw(module.weight, module.input_scale, scale)
     return Derived(weight)
 

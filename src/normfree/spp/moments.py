@@ -77,12 +77,12 @@ def row_moments(x: Tensor, dim: int, examples: int) -> Moments:
 
 
 def projected_moments(x: Tensor, weight: Tensor, bias: Tensor | None) -> Moments:
-    """Moments of the 1x1 convolution of ``x`` (N, C, H, W) with ``weight`` (out, C, 1, 1), without computing it.
+    """Moments of the 1x1 convolution of ``x`` (N, C, *places) with ``weight`` (out, C, 1, ...), without computing it.
 
     Its variances are ``diag(W Cov(x) W^T)``: with the papers' bottlenecks, a quarter of the convolution's cost.
     """
     mean = channel_moments(x, 1).mean
-    centred = (x - mean.to(x.dtype).view(1, -1, 1, 1)).flatten(2)
+    centred = (x - mean.to(x.dtype).view(-1, *(1,) * (x.ndim - 2))).flatten(2)
     covariance = torch.bmm(centred, centred.mT).double().sum(0) / (x.numel() // x.shape[1])
     matrix = weight.double().flatten(1)
     shift = 0.0 if bias is None else bias.double()

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..functional import same_padding
+from ..functional import per_axis, same_padding
 from ..gain import activation_gain, he_gain, moment_behind, variance_behind
 from ..models import NFBlock, NFInvertedBlock
-from ..nn import SameConv2d
+from ..nn import SameConv
 from .inverted import InvertedTheory, has_theory, inverted_variances
 from .rows import BlockTheory, Row
 
@@ -85,7 +85,7 @@ def block_theory(block: NFBlock, variance: float, shape: tuple[int, ...]) -> Blo
         branch = _behind(block, branch)
     for conv in (block.conv1, block.conv1b):
         if conv is not None:
-            branch *= _inside(conv, shape[-2:], conv.stride)
+            branch *= _inside(conv, shape[-conv.dims :])
     return BlockTheory(
         beta=block.beta,
         res_var=branch,
@@ -99,12 +99,13 @@ def _activations(block: NFBlock) -> int:
     return 3 + (block.conv1b is not None)
 
 
-def _inside(conv: SameConv2d, size: tuple[int, ...], stride: int) -> float:
+def _inside(conv: SameConv, size: tuple[int, ...]) -> float:
     """Share of a convolution's taps on the map instead of the zeros around it; ``size`` is that of its output."""
     share = 1.0
-    for out in size:
-        before, _ = same_padding(out * stride, conv.kernel_size, stride)
-        taps = [i * stride - before + k for i in range(out) for k in range(conv.kernel_size)]
+    geometry = per_axis(conv.kernel_size, conv.dims), per_axis(conv.stride, conv.dims)
+    for out, kernel, stride in zip(size, *geometry, strict=True):
+        before, _ = same_padding(out * stride, kernel, stride)
+        taps = [i * stride - before + k for i in range(out) for k in range(kernel)]
         share *= sum(0 <= tap < out * stride for tap in taps) / len(taps)
     return share
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
 from ..models import InvertedBlock
-from ..nn import SameConv2d
+from ..nn import SameConv
 from .examples import likeness
 from .finding import ALIKE
 from .moments import Moments, row_moments
@@ -23,7 +23,7 @@ from .result import SPP
 from .rows import Row
 from .trace import Frame, Tracer
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv)
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LOCK = threading.Lock()  # a recording changes hooks, modes and buffers of its model
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn import SameConv2d
+from ..nn import SameConv
 
 _ROUNDING = 1e-15  # of the Gram matrix's eigenvalues, against the largest
 
@@ -51,7 +51,7 @@ def spectra(model: nn.Module) -> list[Spectrum]:
 
 
 def _weight(layer: nn.Module) -> Tensor | None:
-    if isinstance(layer, SameConv2d):
+    if isinstance(layer, SameConv):
         return layer.effective_weight() / layer.input_scale
     if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return layer.weight

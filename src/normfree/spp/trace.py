@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..internals import private
-from ..nn import SameConv2d
+from ..nn import SameConv
 from .moments import Moments, Products, channel_moments, projected_moments, row_moments
 from .origin import Origin, Origins, operations, tensors_in
 
@@ -145,7 +145,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
             return
         tensor = next((x for x in tensors_in(output) if self.origins[x] is not None), None)
         with self._pause():
-            if isinstance(module, SameConv2d) and len(args) == 2 and args[1] is not None and output is tensor:
+            if isinstance(module, SameConv) and len(args) == 2 and args[1] is not None and output is tensor:
                 self._take_out_scale(module, *args, output)
             if frame.merges or (frame.name in self.taken and tensor is not None):
                 self._report(frame, tensor)
@@ -175,14 +175,16 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         """Store the signal, to compare the next row's shortcut with; ``changing``: its version will still increase."""
         self.latest = (weakref.ref(x), x._version + changing)
 
-    def _take_out_scale(self, layer: SameConv2d, x: Tensor, scale: Tensor, output: Tensor) -> None:
+    def _take_out_scale(self, layer: SameConv, x: Tensor, scale: Tensor, output: Tensor) -> None:
         """Undo alpha and skip gain, which normfree's convolutions have in their weight; the branch ends before them."""
         factor = scale.detach().double().reshape(-1)
         before = None
         if not factor.all():  # the output is 0: measure it without the scale
-            pointwise = layer.kernel_size == layer.stride == layer.groups == 1 and x.is_floating_point()
+            one = layer.kernel_size == layer.stride == layer.groups == 1
+            pointwise = one and layer.dims > 0 and x.is_floating_point()
             weight, bias = layer.effective_weight(), layer.bias
-            before = projected_moments(x, weight, bias) if pointwise else channel_moments(layer.forward(x), 1)
+            channels = 1 if layer.dims else -1  # of the output
+            before = projected_moments(x, weight, bias) if pointwise else channel_moments(layer.forward(x), channels)
         self.origins[output] = replace(self.origins.known(output), factor=factor, before=before)
 
     def _report(self, frame: Frame, output: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ..errors import UsageError
-from ..nn import GainConv2d, WSConv2d
+from ..nn import GainConv, WSConv
 
 
 def check_standardized(model: nn.Module, whose: str) -> None:
@@ -13,7 +13,7 @@ def check_standardized(model: nn.Module, whose: str) -> None:
         UsageError: naming the first such layer.
     """
     for name, layer in model.named_modules():
-        if isinstance(layer, GainConv2d) and not isinstance(layer, WSConv2d):
+        if isinstance(layer, GainConv) and not isinstance(layer, WSConv):
             raise UsageError(
                 f"{whose} standardize weights in the forward pass, {name} ({type(layer).__name__}) does not: "
                 'take a network with weight_scheme "standardized"'
