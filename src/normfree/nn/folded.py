@@ -91,8 +91,8 @@ class CroppedTranspose(nn.Module):
 
     crop: tuple[int, ...] = ()
 
-    def forward(self, input: Tensor) -> Tensor:
-        return cropped(super().forward(input), self.crop)
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return cropped(super().forward(input, output_size), self.crop)
 
 
 class CroppedConvTranspose1d(CroppedTranspose, nn.ConvTranspose1d):
