@@ -7,9 +7,10 @@ from .machine import cores
 from .scenes import SceneSplit
 from .sources import ArraySplit, NoiseSplit, Source, TargetSplit
 from .splits import ImageSplit
+from .volumes import VolumeSplit
 
 MAX_WORKERS, MIN_IMAGES = 8, 100  # processes; images, below which it is not worth starting them
-COMPUTED = ArraySplit, NoiseSplit, SceneSplit  # nothing is decoded
+COMPUTED = ArraySplit, NoiseSplit, SceneSplit, VolumeSplit  # nothing is decoded
 
 
 def workers_for(source: Source[ImageSplit]) -> int:

@@ -16,8 +16,10 @@ from .controls import (
     BNNFNet,
     BNResNet,
     BNResNetV1,
+    BNUNet,
     FixupBlock,
     FixupResNet,
+    INUNet,
     PostactBlock,
     PreactBlock,
     Preactivation,
@@ -33,7 +35,8 @@ from .nf_efficientnet import NFEfficientNet, NFInvertedBlock
 from .nf_regnet import NFRegNet
 from .nf_resnet import NFResNet
 from .nfnet import NFNet
-from .registry import ModelInfo, build_model, list_models, model_info
+from .registry import ModelInfo, build_model, build_unet, list_models, model_info
+from .unet import NFUNet, UNet
 
 create_model = build_model  # normfree.create_model can load weights, too
 
@@ -44,6 +47,7 @@ __all__ = [
     "BNNFNet",
     "BNResNet",
     "BNResNetV1",
+    "BNUNet",
     "Branch",
     "ClassifierHead",
     "ConstantVarianceBlock",
@@ -53,6 +57,7 @@ __all__ = [
     "EfficientNet",
     "FixupBlock",
     "FixupResNet",
+    "INUNet",
     "Inverted",
     "InvertedBlock",
     "ModelInfo",
@@ -62,6 +67,7 @@ __all__ = [
     "NFNet",
     "NFRegNet",
     "NFResNet",
+    "NFUNet",
     "NormFreeNet",
     "PostactBlock",
     "PreactBlock",
@@ -69,7 +75,9 @@ __all__ = [
     "ResidualNet",
     "ScalarBias",
     "SkipInitResNet",
+    "UNet",
     "build_model",
+    "build_unet",
     "count_macs",
     "create_model",
     "depth_estimator",

@@ -204,6 +204,8 @@ class NFBlock(nn.Module):
         True
     """
 
+    restarts = False  # whether its input has variance 1 whatever the block before leaves, as behind a concatenation
+
     def __init__(
         self,
         in_channels: int,

@@ -75,7 +75,7 @@ class Place:
     stochdepth_rate: float
 
 
-def _spelled_out(cls: type) -> inspect.Signature:
+def spelled_out(cls: type) -> inspect.Signature:
     """A constructor's signature with its ``**options`` replaced by the parameters of the base class."""
     signature = inspect.signature(cls.__init__)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -117,7 +117,7 @@ class ResidualNet(FeatureMaps):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "__init__" in vars(cls):
-            vars(cls)["__init__"].__signature__ = _spelled_out(cls)
+            vars(cls)["__init__"].__signature__ = spelled_out(cls)
 
     def __init__(
         self,

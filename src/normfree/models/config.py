@@ -1,5 +1,6 @@
 """The ``model`` section of a recipe."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,8 @@ from ..errors import UsageError
 from ..words import shown
 from .body import ResidualNet
 from .options import check_options
-from .registry import build_model, lookup
+from .registry import build_model, build_unet, list_models, lookup, lookup_unet
+from .unet import UNet
 
 
 @dataclass
@@ -44,9 +46,23 @@ class ModelConfig:
             raise UsageError(
                 f"model.options must not hold {', '.join(repeated)}: fields of the recipe or the data say it"
             )
-        check_options(lookup(self.name)[0], self.options, "model.options.")
+        return self._built(lookup(self.name)[0], build_model, fields)
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether the network answers at each place by itself."""
+        return self.name in list_models(task="segmentation")
+
+    def build_unet(self, *, num_classes: int, in_chans: int) -> UNet:
+        """The same of a U-Net."""
+        rates = dict(drop_rate=self.drop_rate, stochdepth_rate=self.stochdepth_rate)
+        fields = dict(num_classes=num_classes, in_chans=in_chans, **rates)
+        return self._built(lookup_unet(self.name)[0], build_unet, fields)
+
+    def _built(self, cls: type[Any], build: Callable[..., Any], fields: dict[str, Any]) -> Any:
+        check_options(cls, self.options, "model.options.")
         try:
-            return build_model(self.name, **fields, **self.options)
+            return build(self.name, **fields, **self.options)
         except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())
             if any(reason.startswith(f"{key} (=") for key in self.options):

@@ -11,10 +11,11 @@ import torch
 
 from ..errors import UsageError, did_you_mean
 from ..words import shown
-from . import cifarnet, nf_efficientnet, nf_regnet, nf_resnet, nfnet, timm_nfnet
+from . import cifarnet, nf_efficientnet, nf_regnet, nf_resnet, nfnet, timm_nfnet, unet
 from .body import ResidualNet
-from .complexity import Complexity
+from .complexity import Complexity, count_macs
 from .controls import bn_cifarnet, bn_efficientnet, bn_nfnet, bn_resnet, fixup_resnet, skipinit_resnet
+from .controls import unet as unet_controls
 from .options import check_options
 from .published import PUBLISHED
 
@@ -46,6 +47,17 @@ _VARIANTS: dict[str, tuple[type[ResidualNet], dict[str, Any]]] = {
     for name, variant in variants.items()
 }
 
+# networks for segmentation, which answer at each place
+_UNETS: dict[str, tuple[type[unet.UNet], dict[str, Any]]] = {
+    name: (cls, variant)
+    for cls, variants in (
+        (unet.NFUNet, unet.VARIANTS),
+        (unet_controls.BNUNet, unet_controls.BN_VARIANTS),
+        (unet_controls.INUNet, unet_controls.IN_VARIANTS),
+    )
+    for name, variant in variants.items()
+}
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -73,14 +85,24 @@ class ModelInfo:
     stochdepth_rate: float
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, task: Literal["classification", "segmentation"] = "classification") -> list[str]:
     """Names of all models that match a shell pattern, for example ``"nfnet_*"``.
+
+    Args:
+        task: "classification": the networks with a classifier, which are backbones, too; "segmentation": U-Nets.
+
+    Raises:
+        UsageError: another task.
 
     Example:
         >>> list_models("nfnet_f[01]*")
         ['nfnet_f0', 'nfnet_f1', 'nfnet_f0_plus', 'nfnet_f1_plus']
+        >>> list_models("*3d", task="segmentation")
+        ['nf_unet3d', 'bn_unet3d', 'in_unet3d']
     """
-    return [name for name in _VARIANTS if fnmatch.fnmatch(name, pattern)]
+    if task not in ("classification", "segmentation"):
+        raise UsageError(f'task (={task!r}) must be "classification" or "segmentation"')
+    return [name for name in (_UNETS if task == "segmentation" else _VARIANTS) if fnmatch.fnmatch(name, pattern)]
 
 
 def build_model(
@@ -92,7 +114,7 @@ def build_model(
     stochdepth_rate: float | None = None,
     **overrides: Any,
 ) -> ResidualNet:
-    """A model by name, freshly initialized: (N, in_chans, H, W) -> (N, num_classes).
+    """A model by name, freshly initialized: (N, in_chans, H, W) -> (N, num_classes); see :func:`build_unet` for U-Nets.
 
     :func:`normfree.create_model` is this function with pretrained weights.
 
@@ -111,6 +133,9 @@ def build_model(
         >>> model(torch.randn(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
+    if name in _UNETS:
+        rates = dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate)
+        return build_unet(name, num_classes=num_classes, in_chans=in_chans, **rates, **overrides)  # pyright: ignore
     cls, variant = lookup(name)
     options = dict(num_classes=num_classes, in_chans=in_chans)
     options |= {k: v for k, v in dict(drop_rate=drop_rate, stochdepth_rate=stochdepth_rate).items() if v is not None}
@@ -128,7 +153,55 @@ def build_model(
     return model
 
 
-def _check_overrides(name: str, cls: type[ResidualNet], overrides: Mapping[str, Any]) -> None:
+def build_unet(name: str, *, num_classes: int, in_chans: int, **options: Any) -> unet.UNet:
+    """A U-Net by name, freshly initialized: (N, in_chans, *places) -> (N, num_classes, *places).
+
+    Args:
+        name: one of ``list_models(task="segmentation")``.
+        options: of the family's class, for example ``depths=(1, 1, 1)``; None takes the default.
+
+    Raises:
+        UsageError: as :func:`build_model`.
+
+    Example:
+        >>> model = build_unet("nf_unet3d", num_classes=3, in_chans=1, widths=(8, 16, 16))
+        >>> model(torch.randn(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 3, 8, 8, 8])
+    """
+    cls, variant = lookup_unet(name)
+    options = {key: value for key, value in options.items() if value is not None}
+    _check_overrides(name, cls, options)
+    structure = {k: v for k, v in variant.items() if k not in ("train_size", "test_size")}
+    model = cls(**{**structure, "num_classes": num_classes, "in_chans": in_chans, **options})
+    cfg: dict[str, Any] = dict(
+        architecture=name,
+        num_classes=num_classes,
+        input_size=(in_chans, *(variant["train_size"],) * model.dims),
+        test_input_size=(in_chans, *(variant["test_size"],) * model.dims),
+        mean=IMAGENET_MEAN if in_chans == 3 else (0.5,) * in_chans,
+        std=IMAGENET_STD if in_chans == 3 else (0.5,) * in_chans,
+        first_conv="stem",
+        classifier="classifier",
+        paper_ids=cls.paper,
+    )
+    model.default_cfg = model.pretrained_cfg = cfg
+    return model
+
+
+def lookup_any(name: str) -> tuple[type[Any], dict[str, Any]]:
+    """A model's class and its arguments, a U-Net's too."""
+    return _UNETS[name] if name in _UNETS else lookup(name)
+
+
+def lookup_unet(name: str) -> tuple[type[unet.UNet], dict[str, Any]]:
+    """A U-Net's class and its arguments; UsageError with the nearest names if the name is unknown."""
+    if name not in _UNETS:
+        hint = did_you_mean(name, _UNETS, f"there are {', '.join(_UNETS)}")
+        raise UsageError(f"model {shown(name)} is no U-Net; {hint}")
+    return _UNETS[name]
+
+
+def _check_overrides(name: str, cls: type[Any], overrides: Mapping[str, Any]) -> None:
     allowed = [k for k in inspect.signature(cls.__init__).parameters if k != "self"]
     for key in overrides:
         if key not in allowed:
@@ -154,6 +227,8 @@ def model_info(name: str, **overrides: Any) -> ModelInfo:
         >>> model_info("nf_resnet26_small", depths=(2, 3, 4)).params
         633409
     """
+    if name in _UNETS:
+        return _unet_info(name, overrides)
     cls, variant = lookup(name)
     _check_overrides(name, cls, overrides)
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
@@ -177,6 +252,21 @@ def model_info(name: str, **overrides: Any) -> ModelInfo:
     )
 
 
+def _unet_info(name: str, overrides: Mapping[str, Any]) -> ModelInfo:
+    """The numbers of a U-Net, at the classes and channels that it has by itself."""
+    cls, variant = lookup_unet(name)
+    _check_overrides(name, cls, overrides)
+    sizes = {key: variant[key] for key in ("train_size", "test_size")}
+    options = {key: value for key, value in variant.items() if key not in sizes} | dict(overrides)
+    with torch.device("meta"):
+        model = cls(**options)
+    macs = count_macs(model, (model.in_chans, *(sizes["test_size"],) * model.dims))
+    widths, depths = tuple(options["widths"]), tuple(options["depths"])
+    rates = dict(drop_rate=model.dropout.p, stochdepth_rate=options.get("stochdepth_rate", 0.0))
+    params = sum(p.numel() for p in model.parameters())
+    return ModelInfo(name, cls.family, widths, depths, params, macs, macs, **sizes, **rates)
+
+
 @functools.cache
 def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) -> Complexity:
     """Shared by variants that differ in depth alone."""
@@ -190,8 +280,10 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:
     """A model's class and its arguments; UsageError with the nearest names if the name is unknown."""
+    if name in _UNETS:
+        raise UsageError(f"model.name (={name}) is a U-Net, for segmentation; it has no classifier of whole images")
     if name not in _VARIANTS:
-        hint = did_you_mean(name, _VARIANTS, "`normfree models` lists them")
+        hint = did_you_mean(name, [*_VARIANTS, *_UNETS], "`normfree models` lists them")
         raise UsageError(f"model {shown(name)} is unknown; {hint}")
     return _VARIANTS[name]
 

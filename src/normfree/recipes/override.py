@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from ..models.registry import lookup
+from ..models.registry import lookup_any
 from ..nn import batch_norms
 from ..words import shown
 
@@ -80,7 +80,7 @@ def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str,
 def _unfit_options(options: Mapping[str, Any], old_name: str, new_name: str) -> list[str]:
     """Names of a recipe's options for one model that do not fit another."""
     try:
-        (old, old_row), (new, new_row) = lookup(str(old_name)), lookup(str(new_name))
+        (old, old_row), (new, new_row) = lookup_any(str(old_name)), lookup_any(str(new_name))
     except UsageError:  # building the network raises it again
         return []
     if old.family != new.family:

@@ -7,7 +7,7 @@ from typing import Literal
 from ..errors import UsageError
 
 # names of tasks; `normfree.tasks.register` adds to them
-NAMES = ["classification", "segmentation", "depth", "detection", "regression"]
+NAMES = ["classification", "segmentation", "depth", "detection", "regression", "volumes"]
 MAX_WIDTH, MAX_REGIONS, MAX_RATIOS = 16384, 10_000, 16
 # fields that are for detection only, with their defaults
 DETECTION = dict(masks=True, anchor_scale=8.0, anchor_ratios=(0.5, 1.0, 2.0), proposals=1000, regions=512)
@@ -19,7 +19,8 @@ class TaskConfig:
 
     Args:
         name: "classification"; "regression", numbers for each image, from a labels.csv; "segmentation", a class for
-            each pixel; "depth", metres for each pixel; "detection", boxes and masks of objects.
+            each pixel; "volumes", a class for each voxel; "depth", metres for each pixel; "detection", boxes and masks
+            of objects.
         labels: of classification, "single": one class per image; "multi": any number of classes per image, from a
             labels.csv (binary cross-entropy, summed over classes).
         label_smoothing: probability mass spread evenly over all classes; 0.1 in the papers' classification.

@@ -106,6 +106,8 @@ class Origins:
         if largest.channels is not None:  # a gate or shift may be deeper than its operand, but has another shape
             deepest = replace(deepest, channels=largest.channels, dim=largest.dim)
         kind = func.overloadpacket
+        if kind is aten.cat and deepest.dim is not None:
+            return self._joined(args, inputs, deepest)
         if kind in _CONVOLUTIONS and self[args[1]] is None:
             outputs = args[1].shape[1] * args[8] if args[6] else args[1].shape[0]  # transposed or not
             return Origin(deepest.depth + 1, outputs, 1, deepest.child, gates=deepest.gates)
@@ -127,6 +129,14 @@ class Origins:
         if kind in (aten.permute, aten.transpose) and deepest.dim is not None:
             return replace(deepest.plain(), dim=_moved(deepest.dim, kind, args))
         return deepest if kind in _COPIES else deepest.plain()
+
+    def _joined(self, args: tuple[Any, ...], inputs: list[Tensor], deepest: Origin) -> Origin:
+        """Of concatenated maps; along their channels, these add up."""
+        axis, ndim = (args[1] if len(args) > 1 else 0), inputs[0].ndim
+        dim = deepest.dim or 0
+        if axis % ndim != dim % ndim:
+            return deepest.plain()
+        return replace(deepest.plain(), channels=sum(x.shape[axis] for x in tensors_in(args[0])), gates=())
 
     def _product(self, a: Any, b: Any, deepest: Origin) -> Origin:
         x, other = (a, b) if self[a] is not None else (b, a)

@@ -32,8 +32,9 @@ def predict(model: nn.Module, rows: list[Row], stem: Row | None) -> None:
         expected = dict(zip(network, normfree_variances(network), strict=True))
         for row, block in zip(rows, blocks, strict=True):
             row.expected_var, row.expected_res_var = expected[block]
-            if before is not None and math.isfinite(before):
-                row.theory = block_theory(block, before, row.shape)
+            entering = 1.0 if block.restarts else before
+            if entering is not None and math.isfinite(entering):
+                row.theory = block_theory(block, entering, row.shape)
             before = row.avg_var
         return
     for row in rows:
@@ -66,6 +67,7 @@ def normfree_variances(blocks: list[NFBlock]) -> list[tuple[float, float]]:
     """
     variance, expected = 1.0, []
     for block in blocks:
+        variance = 1.0 if block.restarts else variance
         branch = _behind(block, variance / block.beta**2)
         shortcut = variance if block.conv_shortcut is None else branch / (4 if block.pool is not None else 1)
         for _ in range(_activations(block) - 1):

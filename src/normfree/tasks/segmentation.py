@@ -13,7 +13,8 @@ from ..data.masks import MaskValues
 from ..data.pairs import VOC_CLASSES
 from ..data.pixels import IGNORE
 from ..data.target_checks import check_masks, check_test_masks
-from ..models import segmenter
+from ..errors import UsageError
+from ..models import UNet, segmenter
 from ..pictures.drawing import class_colors, draw_mask
 from ..recipes import Recipe
 from ..recipes.task import TaskConfig
@@ -47,6 +48,8 @@ class Segmentation(PixelTask):
 
     @classmethod
     def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
+        if recipe.model.is_unet:
+            return unet_of(recipe, classes, 2)
         return segmenter(cls.build_backbone(recipe), len(classes), width=recipe.task.head_width)
 
     @classmethod
@@ -119,6 +122,21 @@ class Segmentation(PixelTask):
 
     def metrics(self) -> "Overlap":
         return Overlap(self.classes)
+
+
+def unet_of(recipe: Recipe, classes: Sequence[str], dims: int) -> UNet:
+    """The U-Net of a recipe for these classes.
+
+    Raises:
+        UsageError: a head's width, which U-Nets do not have; a network of other dimensions.
+    """
+    if recipe.task.head_width is not None:
+        raise UsageError(f"task.head_width (={recipe.task.head_width}) must be null for {recipe.model.name}, a U-Net")
+    model = recipe.model.build_unet(num_classes=len(classes), in_chans=recipe.data.channels)
+    if model.dims != dims:
+        what = "images" if dims == 2 else "volumes"
+        raise UsageError(f"{recipe.model.name} has {model.dims} dimensions; task.name {recipe.task.name} has {what}")
+    return model
 
 
 class Overlap:

@@ -11,6 +11,7 @@ from .multilabel import MultiLabel
 from .regression import Regression
 from .segmentation import Segmentation
 from .task import Task
+from .volumes import Volumes
 
 TASKS: dict[str, type[Task]] = {}  # by kind
 
@@ -32,7 +33,7 @@ def register(task: type[Task]) -> type[Task]:
     return task
 
 
-for _task in (Classification, MultiLabel, Regression, Segmentation, Depth, Detection):
+for _task in (Classification, MultiLabel, Regression, Segmentation, Volumes, Depth, Detection):
     register(_task)
 
 

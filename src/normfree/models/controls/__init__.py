@@ -6,6 +6,7 @@ from .bn_resnet import BNResNet, BNResNetV1, GNResNet, PostactBlock
 from .fixup_resnet import FixupBlock, FixupResNet, ScalarBias
 from .preact import PreactBlock, Preactivation
 from .skipinit_resnet import SkipInitResNet
+from .unet import BNUNet, INUNet, NormUNetBlock
 
 __all__ = [
     "BNEfficientNet",
@@ -13,9 +14,12 @@ __all__ = [
     "BNNFNet",
     "BNResNet",
     "BNResNetV1",
+    "BNUNet",
     "FixupBlock",
     "FixupResNet",
     "GNResNet",
+    "INUNet",
+    "NormUNetBlock",
     "PostactBlock",
     "PreactBlock",
     "Preactivation",
