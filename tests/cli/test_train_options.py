@@ -71,7 +71,7 @@ def test_the_help_shows_defaults_by_use(capsys):
     assert "--train.steps  (an integer or null; null)" in text
     assert "--data.scale  (a list (each entry a number); [1.0, 1.0])" in text
     assert "--data.crop  (one of distorted, shift, random, none; distorted)" in text
-    names = "classification, segmentation, depth, detection, regression"
+    names = "classification, segmentation, depth, detection, regression, volumes"
     assert re.search(rf"--task.name  \(one of {names}(, \w+)*; classification\)", text)
     for short in ("--epochs", "--lr", "--batch-size", "--warm-restart"):
         assert re.search(rf"^  {short}\b", text, re.M)

@@ -73,8 +73,8 @@ WRONG = [
     ("data.std", [0.0], r"=\[0\.0\]\) must be above 0"),
     ("data.mean", ["x"], r"must be a list.* number"),
     ("data.source", 3, r"=3\) must be text"),
-    ("task.name", 3, r"=3\) must be one of classification, segmentation, depth, detection, regression$"),
-    ("task.name", ["depth"], r"must be one of classification, segmentation, depth, detection, regression$"),
+    ("task.name", 3, r"=3\) must be one of classification, segmentation, depth, detection, regression, volumes$"),
+    ("task.name", ["depth"], r"must be one of classification, segmentation, depth, detection, regression, volumes$"),
     ("data.workers", -1, r"=-1\) must be at least 0"),
     ("model.name", {"a": 1}, r"must be text"),
     ("model.options", 3, r"=3\) must be a mapping"),
@@ -117,7 +117,9 @@ def test_null_is_refused_where_it_means_nothing():
             except UsageError as error:
                 messages[path] = str(error)
     expected = {path: f"{path} (=null) must be {describe_field(field_paths()[path])}" for path in messages}
-    assert expected["task.name"].endswith("must be one of classification, segmentation, depth, detection, regression")
+    assert expected["task.name"].endswith(
+        "must be one of classification, segmentation, depth, detection, regression, volumes"
+    )
     assert {path: message.replace("=None", "=null") for path, message in messages.items()} == expected
 
 

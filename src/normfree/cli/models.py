@@ -12,9 +12,11 @@ def run(argv: Sequence[str]) -> int:
     parser = Parser("models", description="List the networks: parameters, multiply-adds at test size, image sizes.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example 'nfnet_*'")
     options = parser.parse_args(list(argv))
-    names = list_models(options.pattern)
+    unets = list_models(options.pattern, task="segmentation")
+    names = list_models(options.pattern) + unets
     if not names:
-        hint = did_you_mean(options.pattern, list_models(), "normfree models lists all of them")
+        known = list_models() + list_models(task="segmentation")
+        hint = did_you_mean(options.pattern, known, "normfree models lists all of them")
         raise UsageError(f"no model matches {options.pattern!r}; {hint}")
     width = max(map(len, names))
     print(f"{'model':{width}}  {'parameters':>11}  {'multiply-adds':>13}  train px  test px  dropout  stoch. depth")
@@ -27,6 +29,8 @@ def run(argv: Sequence[str]) -> int:
             f"{info.test_size:7}  {info.drop_rate:7}  {info.stochdepth_rate:12}"
         )
     print("At 1000 classes. Multiply-adds of one image at test size, as the papers count them.")
+    if unets:
+        print("U-Nets are for segmentation: at 2 classes and 3 channels; of volumes, sizes are voxels a side.")
     if rounded:
         print("* the network rounds odd map sizes up and does a few per cent more (model_info(name).macs_executed).")
     return 0

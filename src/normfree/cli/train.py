@@ -80,5 +80,6 @@ def report(summary: Summary, folder: Path, trainer: Trainer) -> list[str]:
     run = shlex.quote(str(folder))
     lines += [f"next: normfree eval {run}", f"      normfree report {run}"]
     shown = shlex.quote(str(examples)) if examples.is_dir() else "IMAGE_OR_FOLDER ..."
-    lines.append(f"      normfree predict {run} {shown}")
+    if getattr(trainer.task, "predicts", True):
+        lines.append(f"      normfree predict {run} {shown}")
     return lines

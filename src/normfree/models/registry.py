@@ -262,9 +262,11 @@ def _unet_info(name: str, overrides: Mapping[str, Any]) -> ModelInfo:
         model = cls(**options)
     macs = count_macs(model, (model.in_chans, *(sizes["test_size"],) * model.dims))
     widths, depths = tuple(options["widths"]), tuple(options["depths"])
-    rates = dict(drop_rate=model.dropout.p, stochdepth_rate=options.get("stochdepth_rate", 0.0))
     params = sum(p.numel() for p in model.parameters())
-    return ModelInfo(name, cls.family, widths, depths, params, macs, macs, **sizes, **rates)
+    rates = model.dropout.p, options.get("stochdepth_rate", 0.0)
+    return ModelInfo(
+        name, cls.family, widths, depths, params, macs, macs, sizes["train_size"], sizes["test_size"], *rates
+    )
 
 
 @functools.cache

@@ -153,7 +153,7 @@ class UNet(nn.Module):
     def named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """All residual blocks in their order, each with its name."""
         levels = [(f"stages.{i}", stage) for i, stage in enumerate(self.stages)]
-        levels += [(f"ups.{i}.blocks", up.blocks) for i, up in enumerate(self.ups)]
+        levels += [(f"ups.{i}.blocks", up.get_submodule("blocks")) for i, up in enumerate(self.ups)]
         for name, level in levels:
             for number, block in level.named_children():
                 yield f"{name}.{number}", block

@@ -1,5 +1,6 @@
 """What else changes in a recipe when a field is overridden."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,8 @@ def _unfit_options(options: Mapping[str, Any], old_name: str, new_name: str) -> 
     except UsageError:  # building the network raises it again
         return []
     if old.family != new.family:
-        return [name for name in options if name not in TASK_OPTIONS]
+        known = inspect.signature(new.__init__).parameters
+        return [name for name in options if name not in TASK_OPTIONS or name not in known]
     return [name for name in options if name in old_row or name in new_row]
 
 

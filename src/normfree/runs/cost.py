@@ -63,6 +63,7 @@ def count_network(recipe: Recipe, classes: Sequence[str]) -> tuple[int, int | No
         model = task.build_network(recipe, classes)
     task.set_sizes(recipe, model)
     height = data.image_size or 1
-    shape = data.channels, height, data.image_width or height
+    volumes = getattr(model, "dims", 2) == 3
+    shape = (data.channels, height, *((height, height) if volumes else (data.image_width or height,)))
     macs = None if task.name == "detection" else count_macs(model, shape)
     return sum(p.numel() for p in model.parameters()), macs

@@ -28,6 +28,8 @@ FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 class InspectedNetwork:
     """A network with its name, the shape (C, H, W) of its inputs and the preprocessing of its images.
 
+    Of volumes, the shape is (C, D, H, W).
+
     Attributes:
         run: the trained network of a run or a checkpoint file; None for others.
         pretrained: whether its weights are trained.
@@ -35,7 +37,7 @@ class InspectedNetwork:
 
     name: str
     model: nn.Module
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resize_margin: int = 32
@@ -100,12 +102,10 @@ def _described(name: str, model: nn.Module) -> InspectedNetwork:
     """With the input size and statistics in the model's ``default_cfg``; else 3 x 224 x 224 and those of ImageNet."""
     config = getattr(model, "default_cfg", None)
     config = config if isinstance(config, dict) else {}
-    channels, height, width = config.get("input_size") or (3, 224, 224)
+    shape = tuple(config.get("input_size") or (3, 224, 224))
     mean, std = (config["mean"], config["std"]) if config.get("mean") else (IMAGENET_MEAN, IMAGENET_STD)
-    mean, std = (mean, std) if len(mean) == channels else ((0.5,) * channels,) * 2
-    return InspectedNetwork(
-        name, model, (channels, height, width), tuple(mean), tuple(std), test_crop=test_crop(config)
-    )
+    mean, std = (mean, std) if len(mean) == shape[0] else ((0.5,) * shape[0],) * 2
+    return InspectedNetwork(name, model, shape, tuple(mean), tuple(std), test_crop=test_crop(config))
 
 
 def _call(text: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -76,7 +76,7 @@ def other_wanted(text: str, kind: Kind) -> UsageError:
         )
     if kind is Kind.FUNCTION:
         return UsageError(f"{text} does not exist; give a run folder, a file of weights or {PREFIX}NAME")
-    if text in list_models():
+    if text in list_models() + list_models(task="segmentation"):
         hint = f"{PREFIX}{text} names its published weights" if text in PUBLISHED else "no weights of it are published"
         return UsageError(f"{text} is a model's name, not a trained network; {hint}")
     candidates = [*(PREFIX + name for name in PUBLISHED), *sorted(os.listdir())[:MAX_COMPARED]]

@@ -76,13 +76,15 @@ def _inputs(network: InspectedNetwork, options: argparse.Namespace) -> SignalInp
         return signal_inputs(network.run, _test_images(network.run), options.batch or PROBE)
     count = options.batch or 4
     if options.data is None:
-        shape = (count, channels, size, size)
+        shape = (count, channels, *(size,) * (len(network.shape) - 1))
         try:
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed))
         except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"inputs of shape {shape} cannot be made: {reason}") from error
         return SignalInputs(noise, "unit Gaussian noise", False)
+    if len(network.shape) != 3:
+        raise UsageError(f"--data: {network.name} takes volumes, not images; leave it out for noise")
     paths = given_images([options.data])[:count]
     transform = EvalTransform(size, network.resize_margin, network.mean, network.std, network.test_crop)
     try:

@@ -132,11 +132,12 @@ class Origins:
 
     def _joined(self, args: tuple[Any, ...], inputs: list[Tensor], deepest: Origin) -> Origin:
         """Of concatenated maps; along their channels, these add up."""
-        axis, ndim = (args[1] if len(args) > 1 else 0), inputs[0].ndim
+        maps, *rest = args
+        axis, ndim = (rest[0] if rest else 0), inputs[0].ndim
         dim = deepest.dim or 0
         if axis % ndim != dim % ndim:
             return deepest.plain()
-        return replace(deepest.plain(), channels=sum(x.shape[axis] for x in tensors_in(args[0])), gates=())
+        return replace(deepest.plain(), channels=sum(x.shape[axis] for x in tensors_in(maps)), gates=())
 
     def _product(self, a: Any, b: Any, deepest: Origin) -> Origin:
         x, other = (a, b) if self[a] is not None else (b, a)

@@ -39,6 +39,7 @@ class Task(InferenceTask):
         named_outputs: whether outputs have names, of classes or of numbers.
         output: name of the output in an exported file, see :class:`normfree.export.Description`; None: not exported.
         options: the fields of :class:`.PredictOptions` that only some tasks have, and this one has.
+        predicts: whether there are :meth:`answers`.
     """
 
     score: str
@@ -48,6 +49,7 @@ class Task(InferenceTask):
     named_outputs: ClassVar[bool] = True
     output: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
+    predicts: ClassVar[bool] = True
 
     # From a recipe.
 

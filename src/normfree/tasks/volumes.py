@@ -36,6 +36,7 @@ class Volumes(Segmentation):
     name = kind = "volumes"
     purpose = "is for volumes"
     output = None
+    predicts = False
     options = frozenset()
     score, score_label = "dice", "test Dice"
 
