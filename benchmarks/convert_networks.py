@@ -150,7 +150,7 @@ def _variances(model: nn.Module, size: int) -> dict[str, str]:
         elif kind.startswith("WS"):
             dim = -1 if kind == "WSLinear" else 1
             hooks.append(module.register_forward_hook(lambda m, args, out, dim=dim: note(layers, out, dim)))
-    x = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
     model.eval()(x)
     for hook in hooks:
         hook.remove()

@@ -9,7 +9,7 @@ from torch import nn
 
 import normfree
 from normfree.convert import convert
-from normfree.nn import BATCH_NORM, ChannelAffine, GainConv2d
+from normfree.nn import BATCH_NORM, ChannelAffine, GainConv, GainConv2d
 
 SHAPE = (4, 3, 16, 16)
 BLOCKS = dict(
@@ -74,7 +74,7 @@ def test_what_does_not_depend_on_the_batch_is_left():
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_layers_without_one_of_ours_have_the_factor_in_their_weight(dims):
+def test_layers_of_every_dimension(dims):
     norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
     plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
@@ -85,6 +85,8 @@ def test_layers_without_one_of_ours_have_the_factor_in_their_weight(dims):
     new = convert(net, x, mode="keep").model
     assert torch.allclose(new(x), net(x), atol=1e-12)
     assert not [m for m in new.modules() if isinstance(m, BATCH_NORM)]
+    assert isinstance(new[0], GainConv)
+    assert type(new[3]) is transposed  # there is no gain for it: the factor is in its weight
 
 
 def test_linear_layers_too():

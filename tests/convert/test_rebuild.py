@@ -10,7 +10,7 @@ from torch import nn
 
 import normfree
 from normfree.convert import Rescale, convert
-from normfree.nn import SkipInit, WSConv2d
+from normfree.nn import SkipInit, WSConv, WSConv2d, WSLinear
 
 SHAPE = (8, 3, 24, 24)
 RELU = normfree.activation_gain("relu")
@@ -245,3 +245,45 @@ def test_every_parameter_has_a_role():
 
 def test_rescale_is_a_factor():
     assert torch.equal(Rescale(0.5)(torch.ones(3)), torch.full((3,), 0.5))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_every_dimension(dims):
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 1]
+    sizes = (3, 5, 1)[:dims]
+    layers = [plain(4, 32, sizes, padding=tuple(k // 2 for k in sizes)), norm(32), nn.ReLU()]
+    net = nn.Sequential(*layers, transposed(32, 24, 2, stride=2), norm(24), nn.ReLU(), plain(24, 16, 3), norm(16))
+    shape = (8, 4, *[12] * dims)
+    new = convert(net, shape).model.eval()
+    assert not [m for m in new.modules() if "Norm" in type(m).__name__]
+    assert sum(isinstance(m, WSConv) for m in new.modules()) == 3
+    y = new(torch.randn(shape))
+    assert y.shape == net.eval()(torch.randn(shape)).shape
+    assert y.var().item() == pytest.approx(1, abs=0.25)
+
+
+def test_the_last_layer_is_left():
+    layers = [conv(3, 16), nn.BatchNorm2d(16), nn.ReLU(), conv(16, 16), nn.ReLU(), nn.Conv2d(16, 5, 1)]
+    new = convert(nn.Sequential(*layers), SHAPE).model
+    assert isinstance(new.get_submodule("3"), WSConv2d)
+    assert type(new.get_submodule("5")) is nn.Conv2d
+
+
+def test_linear_layers_between_normalizations():
+    class Perceptron(nn.Module):
+        """As ConvNeXt's block, on tokens."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc1, self.fc2 = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 96), nn.Linear(96, WIDTH)
+
+        def forward(self, x):
+            h = self.norm(x.permute(0, 2, 3, 1))
+            return x + self.fc2(nn.functional.gelu(self.fc1(h))).permute(0, 3, 1, 2)
+
+    new = convert(Net(Perceptron(), Perceptron()), SHAPE).model
+    assert isinstance(new.get_submodule("blocks.0.fc1"), WSLinear)
+    assert isinstance(new.get_submodule("fc"), nn.Linear)
+    assert all(0.8 < variance < 1.2 for variance in branch_variances(new))

@@ -11,7 +11,7 @@ from ..nn import ChannelAffine
 from .change import Change, is_left
 from .fused import parts_behind
 from .kinds import CONVOLUTIONS, is_batch_norm
-from .layers import why_not, with_gain
+from .layers import has_gain, is_plain, with_gain
 from .structure import Structure
 
 
@@ -43,7 +43,7 @@ def _fold(model: nn.Module, structure: Structure, norm: fx.Node) -> list[Change]
     gain, bias = _affine(module)
     source = norm.all_input_nodes[0]
     layer = structure.modules.get(str(source.target)) if source.op == "call_module" else None
-    if isinstance(layer, (*CONVOLUTIONS, nn.Linear)) and len(source.users) == 1 and not _is_tied(layer):
+    if layer is not None and is_plain(layer) and len(source.users) == 1:
         where = str(source.target)
         now = _into_layer(model, where, gain, bias)
         model.set_submodule(name, _in_order(parts) if parts else nn.Identity())
@@ -57,10 +57,6 @@ def _fold(model: nn.Module, structure: Structure, norm: fx.Node) -> list[Change]
     affine.bias.copy_(bias)
     model.set_submodule(name, _in_order({"affine": affine, **parts}) if parts else affine)
     return [Change(name, kind, "ChannelAffine", "it follows no layer of its own; gain and bias stand in its place")]
-
-
-def _is_tied(layer: nn.Module) -> bool:
-    return nn.utils.parametrize.is_parametrized(layer) or hasattr(layer, "weight_g")
 
 
 def _in_order(parts: dict[str, nn.Module]) -> nn.Module:
@@ -89,10 +85,8 @@ def _into_layer(model: nn.Module, name: str, gain: Tensor, bias: Tensor) -> str:
     """A layer with a gain where there is one of ours, else the weight is multiplied; the class that stands there."""
     layer = model.get_submodule(name)
     own = layer.bias.double() * gain if isinstance(layer.bias, Tensor) else 0.0
-    if why_not(layer) is None and isinstance(layer, nn.Conv2d):
+    if has_gain(layer):
         ours = with_gain(layer)
-        assert ours.gain is not None
-        assert ours.bias is not None
         ours.gain.copy_(gain)
         ours.bias.copy_(bias + own)
         model.set_submodule(name, ours)
