@@ -144,7 +144,7 @@ def test_a_dilated_network_holds_the_strided_one(name, output_stride):
     dilated, strided = small(name, output_stride=output_stride).double(), small(name).double()
     strided.load_state_dict(dilated.state_dict())
     for block in (*blocks(dilated), *blocks(strided)):
-        block.squeeze_excite.gate_of = lambda mean: mean.new_ones(1, 1, 1, 1)
+        block.squeeze_excite.gate_of = lambda mean, dims: mean.new_ones(1, 1, 1, 1)
     step = 32 // output_stride
     x = torch.randn(1, 3, 75, 96, dtype=torch.float64)
     wide, narrow = (network.forward_features(x) for network in (dilated, strided))

@@ -117,7 +117,7 @@ def test_dilation_with_average_pooled_shortcuts(name):
     for network in (dilated, strided):
         for module in network.modules():
             if hasattr(module, "squeeze_excite") and module.squeeze_excite is not None:
-                module.squeeze_excite.gate_of = lambda mean: mean.new_ones(1, 1, 1, 1)
+                module.squeeze_excite.gate_of = lambda mean, dims: mean.new_ones(1, 1, 1, 1)
                 module.squeeze_excite.forward = lambda x: x
     x = torch.randn(1, 3, 75, 96, dtype=torch.float64)
     wide, narrow = (

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 import yaml
+from torch import nn
 
+from normfree.nn import BATCH_NORM
 from normfree.recipes import (
     Recipe,
     describe_type,
@@ -31,11 +33,14 @@ def value_at(recipe: Recipe, path: str):
 def test_shipped_recipe_is_sound(name, write):
     recipe = load_recipe(name)
     with torch.device("meta"):
-        model = recipe.model.build(num_classes=10, in_chans=recipe.data.channels)
+        build = recipe.model.build_unet if recipe.model.is_unet else recipe.model.build
+        model = build(num_classes=10, in_chans=recipe.data.channels)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     groups = [group["name"] for group in recipe.optim.build(model).param_groups]
+    normalized = any(isinstance(module, (*BATCH_NORM, nn.InstanceNorm3d)) for module in model.modules())
+    without_scalar = normalized or "efficientnet" in name  # with SkipInit, EfficientNets do not train
     assert {"weight", "classifier", "gain", "bias"} <= set(groups)
-    assert ("skip_gain" in groups) == (not name.endswith("_bn"))  # a twin with BatchNorm has none
+    assert ("skip_gain" in groups) == (not without_scalar)
     assert recipe.optim.peak_lr(recipe.train.batch_size) > 0
     assert load_recipe(write(dump_recipe(recipe))) == recipe
     recipe.data.decides = ()  # as in a run: there all fields are given
