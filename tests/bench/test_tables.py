@@ -7,7 +7,9 @@ from torch import nn
 
 from normfree import RunFailed, UsageError, list_models
 from normfree.bench import tables
+from normfree.bench.published import STEPS
 from normfree.bench.tables import TABLES, Row, Side
+from normfree.report.published import published_figure
 
 
 def ratios(row):
@@ -26,6 +28,18 @@ def test_ratios_of_the_papers():
     assert ratios(TABLES[3].rows[0]) == pytest.approx({("TPUv3", 32): 1.762, ("V100", 32): 1.606}, abs=1e-3)
     assert ratios(TABLES[5].rows[0]) == pytest.approx({("V100", 16): 0.429}, abs=1e-3)
     assert ratios(TABLES[6].rows[0]) == pytest.approx({("TPUv3", 32): 0.656}, abs=1e-3)
+
+
+def test_the_times_are_those_of_the_figure():
+    """Table 3 stands in ``report.published`` as well, where the picture of figure 1 takes it from."""
+    lines = published_figure("nfnets_1").lines
+    drawn = {point.label: point.x for name in ("NFNet", "NFNet + SAM", "EfficientNet") for point in lines[name]}
+    names = {
+        f"nfnet_{label}".replace("_F", "_f") if label[0] == "F" else f"bn_efficientnet_{label.lower()}": label
+        for label in drawn
+    }
+    assert {name: STEPS[name][0] for name in names} == {name: drawn[label] for name, label in names.items()}
+    assert len(names) == 8 + 6
 
 
 def test_batches_of_table_4():
@@ -59,6 +73,7 @@ def test_ladder_of_table_6():
 @pytest.mark.parametrize("number", TABLES)
 def test_networks_exist(number):
     for row in TABLES[number].rows:
+        assert row.ours.network in list_models()
         for side in (row.ours, row.theirs):
             assert side.network in list_models() or side.network in torchvision.models.list_models()
             assert 192 <= side.size <= 600

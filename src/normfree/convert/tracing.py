@@ -80,15 +80,7 @@ def _graph(model: nn.Module, whole: Collection[str]) -> fx.GraphModule:
         tracer = GraphTracer(whole)
         try:
             graph = tracer.trace(model)
-        except (
-            TraceError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AttributeError,
-            NotImplementedError,
-            KeyError,
-        ) as error:
+        except (TraceError, TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
             place = tracer.running[-1] if tracer.running else ""
             module = model.get_submodule(place)
             if place and not any(is_normalization(m) or isinstance(m, CONVOLUTIONS) for m in module.modules()):
