@@ -181,7 +181,7 @@ def test_layers_whose_units_are_not_the_first_dimension_say_so(layer):
         ("bias", 0, None),
     ]
     groups = param_groups(layer(2, 2, 1), weight_decay=0.1, clipping=0.01, unclipped=["weight"])
-    assert [(g["clipping"], g.get("transposed")) for g in groups] == [(None, None), (0.01, None)]
+    assert [(g["clipping"], g.get("transposed")) for g in groups] == [(None, 1), (0.01, None)]
 
 
 def test_roles_of_parameters_that_do_not_exist_are_named():

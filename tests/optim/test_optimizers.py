@@ -9,7 +9,7 @@ from optim_golden import RATES, WEIGHTS, parameters, set_gradients, theirs
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import AGC, LARS, FusedStep, RMSProp, agc_, param_groups
+from normfree.optim import AGC, LARS, FusedStep, Muon, RMSProp, agc_, param_groups
 from normfree.optim.optimizers import OPTIMIZERS, Shared, kept_tensors, options_of
 
 MAKERS = {
@@ -108,8 +108,12 @@ def test_norms_of_half_types_do_not_overflow():
     torch.testing.assert_close(p.detach(), torch.full_like(p, 0.9), rtol=2e-3, atol=0)  # float16
 
 
-OPTIONS = {"lars": dict(lr=0.5, trust_coefficient=0.02, weight_decay=0.01), "rmsprop": dict(lr=0.01, weight_decay=0.01)}
-CLASSES = {"lars": LARS, "rmsprop": RMSProp}
+OPTIONS = {
+    "lars": dict(lr=0.5, trust_coefficient=0.02, weight_decay=0.01),
+    "muon": dict(lr=0.05, weight_decay=0.01),
+    "rmsprop": dict(lr=0.01, weight_decay=0.01),
+}
+CLASSES = {"lars": LARS, "muon": Muon, "rmsprop": RMSProp}
 
 
 def made(name, params):
@@ -185,14 +189,12 @@ def test_there_is_no_fused_step(name):
 def test_sparse_gradients_are_refused(name):
     embedding = nn.Embedding(4, 3, sparse=True)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(UsageError, match=r"group 'params' has sparse gradients; (LARS|RMSProp) needs dense ones"):
+    with pytest.raises(UsageError, match=r"group 'params' has sparse gradients; (LARS|Muon|RMSProp) needs dense ones"):
         made(name, embedding.parameters()).step()
 
 
 @pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize(
-    "wrong", [dict(momentum=1.0), dict(momentum=-0.1), dict(lr=-1.0), dict(eps=-1), dict(weight_decay=-1)]
-)
+@pytest.mark.parametrize("wrong", [dict(momentum=1.0), dict(momentum=-0.1), dict(lr=-1.0), dict(weight_decay=-1)])
 def test_numbers_out_of_range_are_refused(name, wrong):
     (key,) = wrong
     with pytest.raises(UsageError, match=rf"{key} \(=.*\) must be at least 0"):
@@ -201,6 +203,9 @@ def test_numbers_out_of_range_are_refused(name, wrong):
 
 def test_what_else_is_refused():
     p = [nn.Parameter(torch.ones(2))]
+    for kind in (LARS, RMSProp):
+        with pytest.raises(UsageError, match=r"eps \(=-1\) must be at least 0"):
+            kind(p, eps=-1)
     with pytest.raises(UsageError, match=r"nesterov \(=True\) needs momentum above 0"):
         LARS(p, momentum=0.0, nesterov=True)
     with pytest.raises(UsageError, match=r"trust_coefficient \(=0\) must be above 0, or None"):
@@ -214,7 +219,7 @@ def test_options_by_name():
     assert options_of("lars", dict(scaled=["gain"])).scaled == ("gain",)
     for name, given, message in (
         ("sgdd", {}, r"name \(='sgdd'\) is no optimizer; did you mean sgd\?"),
-        ("zzz", {}, "there are sgd, lars, rmsprop, adam, adamw"),
+        ("zzz", {}, "there are sgd, lars, muon, rmsprop, adam, adamw"),
         ("rmsprop", dict(dekay=0.9), r"options names 'dekay', which rmsprop does not have; did you mean decay\?"),
         ("sgd", dict(decay=0.9), "options names 'decay', which sgd does not have; it has none"),
         ("rmsprop", dict(decay=1.0), r"options.decay \(=1.0\) must be a number at least 0 and below 1"),

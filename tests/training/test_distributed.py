@@ -64,6 +64,8 @@ CASES = {
         dict(name="lars", lr=1.0, options=dict(trust_coefficient=0.02), clipping=1.0, clipping_kind="norm"),
         {},
     ),
+    "muon": (torch.float64, {}, dict(name="muon", lr=0.05), {}),
+    "sharded, muon": (torch.float64, dict(parallel="fsdp"), dict(name="muon", lr=0.05), {}),
     "sharded, rmsprop by layer": (
         *(torch.float64, dict(parallel="fsdp")),
         dict(name="rmsprop", lr=0.005, clipping_kind="layer", clipping_parts={"classifier": True}),

@@ -25,6 +25,8 @@ CASES = {
         options=dict(scaled=["weight", "classifier"]),
         clipping=None,
     ),
+    "muon": dict(name="muon", lr=0.05),
+    "muon, not relative": dict(name="muon", lr=0.02, options=dict(relative=False), clipping_kind="layer"),
     "rmsprop": dict(name="rmsprop", lr=0.005),
     "rmsprop without momentum": dict(name="rmsprop", lr=0.005, momentum=0.0, lr_decay=0.9, lr_decay_epochs=1.0),
     "adam": dict(name="adam", lr=0.005, options=dict(betas=[0.8, 0.9])),
@@ -112,7 +114,7 @@ def test_pieces_of_a_batch_give_the_same_update(case):
         assert (a - b).norm() <= 1e-11 * a.norm()
 
 
-@pytest.mark.parametrize("name", ["lars", "rmsprop"])
+@pytest.mark.parametrize("name", ["lars", "muon", "rmsprop"])
 def test_roles_have_their_factor_of_the_learning_rate(name):
     """The first step is in proportion to the learning rate: no momentum yet."""
     changes = []

@@ -8,6 +8,7 @@ from .ema import EMA, ema_decay
 from .fused import FusedStep
 from .groups import freeze, param_groups
 from .lars import LARS
+from .muon import Muon
 from .optimizers import OPTIMIZERS
 from .pull import WeightPull
 from .rmsprop import RMSProp
@@ -22,6 +23,7 @@ __all__ = [
     "SAM",
     "ClipStatistics",
     "FusedStep",
+    "Muon",
     "OptimConfig",
     "RMSProp",
     "TensorClipping",

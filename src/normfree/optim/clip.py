@@ -115,7 +115,7 @@ def _measure(group: dict[str, Any], clipping: float | None, eps: float, kind: st
         )
     kind = group.get("clipping_kind", kind)
     one_unit = kind != "unit" or bool(group.get("one_unit"))
-    if not one_unit and (groups := group.get("transposed")):
+    if threshold is not None and not one_unit and (groups := group.get("transposed")):
         if any(is_sharded(p) for p in params):
             raise UsageError(
                 f"group {name!r} has sharded weights of transposed convolutions, whose units are cut; take "

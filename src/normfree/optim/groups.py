@@ -145,7 +145,7 @@ def _treatment(entry: ParameterRole, p: Tensor, chosen: float | bool | None, tra
     decayed = (entry.own if entry.own and entry.role is Role.CLASSIFIER else entry.role) in _DECAYED
     rows = p.ndim > 1 and p.shape[0] > 1
     one_unit = clipped and rows and not decayed
-    return _Treatment(decayed, clipped, one_unit, threshold, transposed if clipped and not one_unit else 0)
+    return _Treatment(decayed, clipped, one_unit, threshold, 0 if one_unit else transposed)
 
 
 def _chosen(

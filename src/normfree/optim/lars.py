@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .foreach import foreach_add, foreach_add_, foreach_mul, foreach_mul_, foreach_norm, foreach_sub_
-from .sharded import add_parts, local
-from .state import GroupOptimizer, gradients, state
+from .foreach import foreach_add, foreach_add_, foreach_mul, foreach_mul_, foreach_sub_
+from .sharded import local
+from .state import GroupOptimizer, gradients, state, tensor_norms
 
 
 class LARS(GroupOptimizer):
@@ -82,13 +82,7 @@ def _rates(params: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -
     """The learning rate of each tensor."""
     if group["trust_coefficient"] is None:
         return group["lr"]
-    sizes, lengths = _norms([local(p) for p in params], params), _norms(updates, params)
+    sizes, lengths = tensor_norms([local(p) for p in params], params), tensor_norms(updates, params)
     ratios = group["trust_coefficient"] * sizes / (lengths + group["eps"])
     rates = group["lr"] * torch.where((sizes == 0) | (lengths == 0), torch.ones_like(ratios), ratios)
     return [rate.to(update.dtype) for rate, update in zip(rates.unbind(), updates, strict=True)]
-
-
-def _norms(tensors: list[Tensor], of: list[Tensor]) -> Tensor:
-    """The norm of each whole tensor; of half types in float32, since theirs could overflow."""
-    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors)
-    return torch.stack(add_parts(foreach_norm(tensors, 2, torch.float32 if half else None), of, whole=True))

@@ -11,6 +11,7 @@ import torch
 from ..errors import UsageError, did_you_mean
 from ..nn import Role
 from .lars import LARS
+from .muon import Muon
 from .rmsprop import RMSProp
 
 Groups = list[dict[str, Any]]
@@ -60,8 +61,24 @@ class LARSOptions:
     def __post_init__(self) -> None:
         check_number("trust_coefficient", self.trust_coefficient, above=0)
         check_number("eps", self.eps, least=0)
-        if isinstance(self.scaled, str) or any(role not in ROLES for role in self.scaled):
-            raise UsageError(f"scaled (={self.scaled!r}) must be a list of roles: {', '.join(ROLES)}")
+        check_roles("scaled", self.scaled)
+
+
+@dataclass(frozen=True)
+class MuonOptions:
+    """Of :class:`Muon`; ``orthogonalized``: the roles whose steps are, the others take those of SGD."""
+
+    relative: bool = True
+    steps: int = 5
+    orthogonalized: tuple[str, ...] = (Role.WEIGHT.value,)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.relative, bool):
+            raise UsageError(f"relative (={self.relative!r}) must be true or false")
+        check_number("steps", self.steps, least=1, below=100)
+        if self.steps != int(self.steps):
+            raise UsageError(f"steps (={self.steps!r}) must be a whole number")
+        check_roles("orthogonalized", self.orthogonalized)
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,13 @@ def _lars(groups: Groups, shared: Shared, options: LARSOptions) -> LARS:
     return LARS(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov, eps=options.eps)
 
 
+def _muon(groups: Groups, shared: Shared, options: MuonOptions) -> Muon:
+    for group in groups:
+        group["orthogonalized"] = group["name"] in options.orthogonalized
+    relative, steps = options.relative, int(options.steps)
+    return Muon(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov, relative=relative, steps=steps)
+
+
 def _rmsprop(groups: Groups, shared: Shared, options: RMSPropOptions) -> RMSProp:
     return RMSProp(groups, lr=0.0, momentum=shared.momentum, decay=options.decay, eps=options.eps)
 
@@ -116,6 +140,7 @@ def _adamw(groups: Groups, shared: Shared, options: AdamOptions) -> torch.optim.
 OPTIMIZERS: dict[str, Named] = {
     "sgd": Named(torch.optim.SGD, NoOptions, _sgd, nesterov=True),
     "lars": Named(LARS, LARSOptions, _lars, nesterov=True),
+    "muon": Named(Muon, MuonOptions, _muon, nesterov=True),
     "rmsprop": Named(RMSProp, RMSPropOptions, _rmsprop, kept=2),
     "adam": Named(torch.optim.Adam, AdamOptions, _adam, kept=2),
     "adamw": Named(torch.optim.AdamW, AdamOptions, _adamw, kept=2),
@@ -173,6 +198,16 @@ def check_number(
     if not (inside and number < (float("inf") if below is None else below)):
         range_ = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
         raise UsageError(f"{name} (={value!r}) must be a number {range_}".rstrip())
+
+
+def check_roles(name: str, value: Any) -> None:
+    """Refuse what is not a list of roles.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, str) or not isinstance(value, tuple) or any(role not in ROLES for role in value):
+        raise UsageError(f"{name} (={value!r}) must be a list of roles: {', '.join(ROLES)}")
 
 
 def _known() -> str:

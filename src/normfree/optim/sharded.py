@@ -27,6 +27,30 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def joined(part: Tensor, like: Tensor) -> Tensor:
+    """The whole tensor of which each process has a part, split as ``like`` is; all processes must call it."""
+    if not is_sharded(like):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements, shape, stride = like.device_mesh, like.placements, like.shape, like.stride()
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
+
+
+def part_like(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor that every process has, split as ``like`` is; nothing is sent."""
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import DTensor, Replicate
+
+    copies = [Replicate()] * like.device_mesh.ndim
+    return (
+        DTensor.from_local(value, like.device_mesh, copies, run_check=False)
+        .redistribute(placements=like.placements)
+        .to_local()
+    )
+
+
 @torch.no_grad()
 def fill(target: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .sharded import is_sharded, local
+from .foreach import foreach_norm
+from .sharded import add_parts, is_sharded, local
 
 
 def parameters(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> list[Tensor]:
@@ -41,6 +42,17 @@ def state(
         if key not in optimizer.state[p]:
             optimizer.state[p][key] = initial(p.detach())
     return [local(optimizer.state[p][key]) for p in params]
+
+
+def tensor_norms(tensors: Sequence[Tensor], of: Sequence[Tensor]) -> Tensor:
+    """The norm of each whole tensor, from its local rows; of half types in float32, since theirs could overflow.
+
+    Args:
+        of: the parameters, which say how the tensors are split over processes.
+    """
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors)
+    norms = foreach_norm(tensors, 2, torch.float32 if half else None)
+    return torch.stack(add_parts(norms, of, whole=True))
 
 
 class GroupOptimizer(torch.optim.Optimizer):
