@@ -26,13 +26,16 @@ SHORT = {
 NEW = ("recipe", "out", "init", "model")  # options of a new run
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+def parse(argv: Sequence[str], parser: Parser | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The options, and the fields of the recipe that they override.
+
+    Args:
+        parser: of another command that takes these options, with :func:`add_training`; None: of ``normfree train``.
 
     Raises:
         UsageError: an unknown option, or options that do not go together.
     """
-    options, rest = _parser().parse_known_args(list(argv))
+    options, rest = (parser or _parser()).parse_known_args(list(argv))
     words = list[str]()
     overrides = parse_overrides(rest, words)
     if words:
@@ -82,16 +85,8 @@ def _images(words: Sequence[str], data: str | None) -> str:
     return first
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        "train",
-        usage="normfree train [IMAGES] [options]",
-        description="Train a network. IMAGES is a folder with a folder of images for each class, or what --data takes; "
-        f"length, batch,\nlearning rate and size follow from it. Without arguments: recipe {DEFAULT}.",
-        epilog="Every field of the recipe is an option. Values are YAML; in brackets: the type, and the value where "
-        f"the recipe says\nnothing.\n{fields_help()}\n\nnormfree recipes lists the recipes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_training(parser: Parser) -> None:
+    """Add the options that say what is trained, and how."""
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--recipe", metavar="NAME", help=f"name or YAML file (default: {DEFAULT}, or {FOLDER_RECIPE} with other --data)"
@@ -115,6 +110,21 @@ def _parser() -> Parser:
     how = parser.add_argument_group("how (default: the recipe's)")
     for name, (path, metavar, text) in SHORT.items():
         how.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{text}; short for --{path}")
+    parser.epilog = (
+        "Every field of the recipe is an option. Values are YAML; in brackets: the type, and the value where "
+        f"the recipe says\nnothing.\n{fields_help()}\n\nnormfree recipes lists the recipes."
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "train",
+        usage="normfree train [IMAGES] [options]",
+        description="Train a network. IMAGES is a folder with a folder of images for each class, or what --data takes; "
+        f"length, batch,\nlearning rate and size follow from it. Without arguments: recipe {DEFAULT}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_training(parser)
     where = parser.add_argument_group("where, and going on")
     where.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/RECIPE, numbered if it exists)")
     where.add_argument(

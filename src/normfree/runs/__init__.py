@@ -11,6 +11,7 @@ runs.noise_scale("runs/five").noise.scale  # normfree noise-scale
 """
 
 from .evaluate import Evaluation, evaluate
+from .find_lr import FoundRate, find_lr
 from .initialize import initialize
 from .load import load
 from .lock import FolderInUse, RunLock
@@ -24,9 +25,11 @@ __all__ = [
     "Evaluation",
     "Finished",
     "FolderInUse",
+    "FoundRate",
     "RunLock",
     "RunNoise",
     "evaluate",
+    "find_lr",
     "initialize",
     "load",
     "noise_scale",

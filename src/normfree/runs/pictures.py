@@ -17,14 +17,14 @@ STRIP = "spp.png"  # the picture of the recorded signals
 
 def draw_film(folder: Path) -> None:
     """Draw the film strip of a run; none if nothing was recorded, or if the file is incomplete."""
-    with _drawing(folder / STRIP), contextlib.suppress(UsageError):
+    with drawing(folder / STRIP), contextlib.suppress(UsageError):
         strip = plot_film(read_film(folder / FILM))
         with whole_file(folder / STRIP) as part:
             strip.savefig(part, format="png")
 
 
 @contextlib.contextmanager
-def _drawing(picture: Path) -> Iterator[None]:
+def drawing(picture: Path) -> Iterator[None]:
     """Turn any error in drawing into a warning, so that it does not hide how a run ended."""
     try:
         yield
@@ -39,5 +39,5 @@ def draw_curves(folder: Path, score: str) -> None:
     Args:
         score: of the run's task, such as "top1".
     """
-    with _drawing(folder / CURVES):
+    with drawing(folder / CURVES):
         plot_curves(folder, score)

@@ -98,7 +98,7 @@ def prepare(
     """
     replicas = replicas or Replicas()
     as_given = as_asked(recipe)
-    inputs = _open_inputs(recipe, resume, warm_restart, init, replicas)
+    inputs = open_inputs(recipe, resume, warm_restart, init, replicas)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
     board = recipe.train.tensorboard and replicas.main
     trainer = Trainer(
@@ -117,7 +117,7 @@ def prepare(
     if inputs.checkpoint is not None:
         messages += _resume(trainer, inputs.checkpoint, recipe, inputs.changes, warm_restart)
     elif replicas.main:
-        _write_start(folder, recipe, as_given, inputs)
+        write_start(folder, recipe, as_given, inputs)
     if recipe.train.spp_every is not None and replicas.main:
         images, last = probe_images(inputs.task).to(trainer.device), trainer.total_steps
         trainer.on_step = Film(inputs.model, images, recipe.train.spp_every, folder / FILM, last=last)
@@ -126,7 +126,7 @@ def prepare(
     return trainer, folder
 
 
-def _open_inputs(
+def open_inputs(
     recipe: Recipe,
     resume: Path | None,
     warm_restart: bool,
@@ -253,7 +253,7 @@ def _workers(task: Task, recipe: Recipe) -> list[str]:
     return [f"{counted(workers, 'process', 'processes')} for decoding images (--data.workers N changes it)"]
 
 
-def _write_start(folder: Path, recipe: Recipe, as_given: dict[str, Any], inputs: Inputs) -> None:
+def write_start(folder: Path, recipe: Recipe, as_given: dict[str, Any], inputs: Inputs) -> None:
     """Write what a new run starts with: recipe, images, held-out images, examples."""
     write_started(folder, as_given, inputs.images)
     with whole_file(folder / RECIPE) as part:

@@ -73,7 +73,7 @@ def train(
     out, init = (None if path is None else str(path) for path in (out, init))
     overrides = dict(overrides or {})
     keep_freed_memory()
-    name, chosen, notes = _recipe(recipe, overrides, resume)
+    name, chosen, notes = chosen_recipe(recipe, overrides, resume)
     with replicas(chosen.train.device) as group, RunLock(say=lambda line: say(group, line)) as lock:
         resumed = ("the run of --out" if resume else None) if isinstance(resume, bool) else str(resume)
         same = {"--resume": resumed, "--out": out, "--init": init, "--warm-restart": warm_restart}
@@ -87,7 +87,9 @@ def train(
         return _fit(*prepare(chosen, Path(name).stem, out, lock=lock, init=fill, resume=folder, **how))
 
 
-def _recipe(recipe: str | None, overrides: dict[str, Any], resume: str | Path | bool) -> tuple[str, Recipe, list[str]]:
+def chosen_recipe(
+    recipe: str | None, overrides: dict[str, Any], resume: str | Path | bool = False
+) -> tuple[str, Recipe, list[str]]:
     """Name and content of the recipe, and messages for the user; ``overrides`` are completed."""
     notes = list[str]()
     if isinstance(overrides.get("data.source"), str):

@@ -1,9 +1,11 @@
-"""Curves of a run as a picture."""
+"""Curves of a run, and of a learning rate range test, as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import whole_file
+from .lr_range import RangeStep
 from .run import CURVES, read_metrics
 
 
@@ -17,14 +19,10 @@ def plot_curves(folder: str | Path, name: str = "top1") -> Path:
     >>> plot_curves(folder).name
     'curves.png'
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
-    from matplotlib.figure import Figure
-
     lines = read_metrics(folder)
     train = [line for line in lines if line["kind"] == "train"]
     evals = [line for line in lines if line["kind"] == "eval"]
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(10, 6.5)
     (loss, score), (lr, clipped) = figure.subplots(2, 2)
     _curve(loss, train, "loss", "training, smoothed labels")
     _curve(loss, evals, "loss", "test")
@@ -44,7 +42,59 @@ def plot_curves(folder: str | Path, name: str = "top1") -> Path:
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
-    path = Path(folder) / CURVES
+    return _save(figure, Path(folder) / CURVES)
+
+
+def plot_range(rows: Sequence[RangeStep], path: str | Path, *, suggested: float | None, own: float) -> Path:
+    """Draw loss and clipped fraction of a learning rate range test over the rate.
+
+    Losses far above the first one, where it diverges, are cut off.
+
+    >>> test = normfree.training.lr_range.RangeTest(0.01, 1.0, steps=3)
+    >>> for loss in (2.3, 1.8, 2.0):
+    ...     test.add(loss, 0.1)
+    >>> plot_range(test.rows, Path(tempfile.mkdtemp()) / "find_lr.png", suggested=0.05, own=0.1).name
+    'find_lr.png'
+
+    Args:
+        suggested: the rate that was found; None: none.
+        own: the recipe's.
+    """
+    figure = _figure(8, 6)
+    loss, clipped = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    rates = [row.lr for row in rows]
+    loss.plot(rates, [row.loss for row in rows], alpha=0.3, color="C0", label="of each step")
+    loss.plot(rates, [row.smoothed for row in rows], color="C0", label="smoothed")
+    if rows:
+        lowest = min(rows, key=lambda row: row.smoothed)
+        loss.plot(lowest.lr, lowest.smoothed, "o", color="C0", label=f"lowest, at {lowest.lr:.2g}")
+        least, most = min(row.loss for row in rows), max(row.loss for row in rows[: len(rows) // 10 + 1])
+        margin = 0.1 * (most - least) or 0.1
+        loss.set_ylim(least - margin, most + 2 * margin)
+    fractions = [(row.lr, row.clipped) for row in rows if row.clipped is not None]
+    if fractions:
+        clipped.plot(*zip(*fractions, strict=True), color="C1")
+    loss.set(title="training loss", xscale="log")
+    clipped.set(title="fraction of units clipped", ylim=(0, 1), xlabel="learning rate")
+    for axes in (loss, clipped):
+        if suggested is not None:
+            axes.axvline(suggested, color="C2", label=f"suggested, {suggested:.2g}")
+        axes.axvline(own, color="0.4", linestyle=":", label=f"the recipe's, {own:.2g}")
+        axes.grid(alpha=0.3)
+    loss.legend(frameon=False, loc="lower left")
+    return _save(figure, Path(path))
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> Path:
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=110)
     return path
