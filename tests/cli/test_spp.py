@@ -112,6 +112,16 @@ def test_columns_are_the_pictures_panels(normfree, mine, monkeypatch):
     assert titles[1] == ["average channel variance", "mean cosine between examples"]
 
 
+def test_gradients(normfree, mine):
+    result = normfree("spp", "my_spp_nets:ready", *QUICK, "--backward", "--table", "--out", "seen")
+    assert result.code == 0, result.err
+    assert "gradient var." in result.out
+    assert all(float(row["grad_var"]) > 0 for row in rows(mine / "seen.csv"))
+    refused = normfree("spp", "my_spp_nets:ready", *QUICK, "--columns", "avg_var,grad_norm")
+    assert refused.code == 2
+    assert refused.err.strip().endswith("--columns grad_norm: gradients are recorded with --backward only")
+
+
 def test_a_folder_is_where_the_files_go(normfree, mine):
     (mine / "seen").mkdir()
     assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen").code == 0

@@ -58,7 +58,7 @@ class Added(nn.Module):
     ("model", "batch", "said"),
     [
         (None, (1, 3, 8, 8), "not None"),
-        (nn.Conv2d(3, 3, 1), {"x": torch.zeros(500)}, "must be a tensor or a shape"),
+        (nn.Conv2d(3, 3, 1), {"x": torch.zeros(500)}, "does not fit Conv2d.forward"),
         (nn.Conv2d(3, 3, 1), (True, 3, 8, 8), "must be a tensor or a shape"),
         (nn.Conv2d(3, 3, 1), torch.zeros(0, 3, 8, 8), "has no values"),
         (nn.Conv2d(3, 3, 1, device="meta"), (1, 3, 8, 8), "meta device"),

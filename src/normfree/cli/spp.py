@@ -14,7 +14,7 @@ from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output, try_to_write
 from ..runs.signals import first_record, record_and_diagnose, with_unique_names, write, write_spectra, writing
-from ..spp.plot import COLUMNS, TITLES, check_columns
+from ..spp.plot import GRADIENTS, TITLES, check_columns
 from ..training import pick_device
 from ..words import tell
 from .parser import Parser
@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     for name, value in dict(batch=options.batch, size=options.size).items():
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
-    columns = _columns(options.columns)
+    columns = _columns(options)
     overrides, device = parse_options(options.option), pick_device(options.device, float64=True)
     networks = with_unique_names(
         [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
@@ -54,6 +54,7 @@ def _parser() -> Parser:
         "  normfree spp bn_resnet50 nf_resnet50 --out compare\n"
         "  normfree spp runs/digits --data photos\n"
         "  normfree spp nf_resnet50 --columns avg_var,avg_mean,pixel_norm,cosine\n"
+        "  normfree spp nf_resnet50 --backward\n"
         "  normfree spp torchvision.models:resnet50\n"
         "  normfree spp timm:create_model --option model_name=resnetv2_50\n\n"
         "pkg.module:factory imports that module and calls the function: it runs code, and looks for modules in the\n"
@@ -84,6 +85,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--running-stats", action="store_true", help="BatchNorm by running statistics, not by the batch"
     )
+    parser.add_argument("--backward", action="store_true", help="gradients of the blocks' outputs, too")
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     parser.add_argument("--spectra", action="store_true", help="singular values of the weights, too")
     parser.add_argument("--table", action="store_true", help="print the numbers of every block")
@@ -102,8 +104,7 @@ def _add_outputs(parser: Parser) -> None:
     parser.add_argument(
         "--columns",
         metavar="A,B,..",
-        default=",".join(COLUMNS),
-        help=f"the picture's panels, of {', '.join(TITLES)}; default: the first three",
+        help=f"the picture's panels, of {', '.join(TITLES)}; default: the first three, with --backward grad_var",
     )
     parser.add_argument("--scale", choices=["auto", "log", "linear"], default="auto", help="of its axes; default: auto")
 
@@ -123,12 +124,18 @@ def _add_inputs(parser: Parser) -> None:
     )
 
 
-def _columns(text: str) -> list[str]:
-    columns = [column.strip() for column in text.split(",")]
+def _columns(options: argparse.Namespace) -> list[str] | None:
+    """The panels that were asked for; None: the usual ones."""
+    if options.columns is None:
+        return None
+    columns = [column.strip() for column in options.columns.split(",")]
     try:
         check_columns(columns)
     except UsageError as error:
         raise UsageError(f"--{error}") from error
+    unknown = [column for column in columns if column in GRADIENTS]
+    if unknown and not options.backward:
+        raise UsageError(f"--columns {','.join(unknown)}: gradients are recorded with --backward only")
     return columns
 
 

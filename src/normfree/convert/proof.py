@@ -47,16 +47,13 @@ def prove(conversion: Conversion) -> Proof:
 
 
 def _recorded(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[SPP | None, str]:
-    first, *others = inputs
-    if others:
-        return None, "networks of several inputs are not recorded"
     gains = [module.skip_gain for module in model.modules() if isinstance(module, SkipInit)]
     values = [gain.detach().clone() for gain in gains]
     try:
         with torch.no_grad():
             for gain in gains:
                 gain.fill_(1.0)
-        return record(model, first), ""
+        return record(model, inputs), ""
     except UsageError as error:
         return None, str(error).partition(";")[0]
     finally:

@@ -29,6 +29,7 @@ FLAGS = {
     "blocks=": "--blocks ",
     "blocks (=": "--blocks (=",
     "batch_stats=False": "--running-stats",
+    "backward=True": "--backward",
     "larger inputs or more of them": "larger inputs (--size) or more of them (--batch-size)",
     "larger inputs, or more of them": "larger inputs (--size), or more of them (--batch-size)",
 }
@@ -49,9 +50,9 @@ def record_and_diagnose(
 ) -> SPP:
     """Record the signal of a network, and print the diagnosis."""
     inputs = _inputs(network, options)
-    settings = dict(blocks=options.blocks, batch_stats=not options.running_stats, name=network.name)
+    settings = dict(blocks=options.blocks, batch_stats=not options.running_stats, backward=options.backward)
     try:
-        spp = record(network.model.to(device), inputs.images.to(device), **settings)
+        spp = record(network.model.to(device), inputs.images.to(device), name=network.name, **settings)
     except UsageError as error:
         raise UsageError(_as_flags(str(error))) from error
     except Exception as error:  # often another input size is needed; it may be the user's code
@@ -151,11 +152,11 @@ def writing(path: Path) -> Iterator[None]:
         raise UsageError(f"--out: cannot write {path}: {error.strerror or error}") from error
 
 
-def write(recorded: list[SPP], prefix: str, suffix: str, columns: Sequence[str], log: bool | None) -> list[str]:
+def write(recorded: list[SPP], prefix: str, suffix: str, columns: Sequence[str] | None, log: bool | None) -> list[str]:
     """Write PREFIX.csv and the picture PREFIX.SUFFIX; lines for the user.
 
     Args:
-        columns: the picture's panels.
+        columns: the picture's panels; None: the usual ones.
         log: logarithmic axes of the picture; None chooses.
     """
     picture, path = Path(f"{prefix}.{suffix}"), Path(f"{prefix}.csv")

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..words import counted
 from .finding import Finding, examples_alike, finite, no_signal, not_finite
 from .frame import Frame
+from .gradients import gradient_findings
 from .rows import Recording, Row
 from .spectra import Spectrum
 from .trained import trained_findings
@@ -56,7 +57,7 @@ def diagnose(
         return trained_findings(spp, first, spectra)
     if first is not None or spectra:
         raise UsageError("first and spectra are for trained networks; pass trained=True")
-    return _untrained(spp)
+    return _untrained(spp) + gradient_findings(spp)
 
 
 def _untrained(spp: Recording) -> list[Finding]:

@@ -21,8 +21,13 @@ MORE_PANELS = (  # NF-ResNets, appendix G.2; NFNets, section 2
     ("pixel_norm", "norm over channels, averaged over pixels"),
     ("cosine", "mean cosine between examples"),
 )
-TITLES = dict(PANELS + MORE_PANELS)
+GRADIENT_PANELS = (  # of record(..., backward=True)
+    ("grad_var", "variance of the gradient"),
+    ("grad_norm", "norm of the gradient of an example"),
+)
+TITLES = dict(PANELS + MORE_PANELS + GRADIENT_PANELS)
 COLUMNS = tuple(name for name, _ in PANELS)
+GRADIENTS = tuple(name for name, _ in GRADIENT_PANELS)
 _IN_A_LINE = 3  # panels
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 LOG_RANGE, ZERO = 1e3, 1e-6  # a panel with a curve that spans more is logarithmic; smaller values count as 0
@@ -30,7 +35,7 @@ LOG_RANGE, ZERO = 1e3, 1e-6  # a panel with a curve that spans more is logarithm
 
 def plot(
     *plots: Recording,
-    columns: Sequence[str] = COLUMNS,
+    columns: Sequence[str] | None = None,
     log: bool | None = None,
     theory: bool = True,
     title: str = "",
@@ -52,7 +57,8 @@ def plot(
     Args:
         plots: recordings, overlaid.
         columns: of ``avg_sq_mean``, ``avg_var``, ``res_avg_var`` (the default: the paper's), ``avg_mean``,
-            ``pixel_norm``, ``cosine``; see :class:`.Row`.
+            ``pixel_norm``, ``cosine``, ``grad_var`` (also by default where gradients were recorded), ``grad_norm``; see
+            :class:`.Row`.
         log: logarithmic value axes; None: if a network spans more than three decades. Where values are below 0, the
             axis is linear.
         theory: draw ``expected_var`` of Normalizer-Free networks.
@@ -68,6 +74,7 @@ def plot(
         raise UsageError("plot needs at least one recorded network")
     if labels is not None and len(labels) != len(plots):
         raise UsageError(f"labels (={list(labels)}) must be as many as the {counted(len(plots), 'network')}")
+    columns = default_columns(plots) if columns is None else columns
     check_columns(columns)
     names = [_plain(name) for name in ([spp.name for spp in plots] if labels is None else labels)]
     figure = _panels(len(columns))
@@ -77,7 +84,7 @@ def plot(
         axes.set(xlabel="block depth", title=TITLES[column])
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
-        _scale(axes, curves, log)
+        _scale(axes, curves, log, 0.0 if column in GRADIENTS else ZERO)
         if axes is panels[0]:
             axes.legend(frameon=False, fontsize=9)
         elif any(line.get_linestyle() == "--" for line in axes.lines):
@@ -85,6 +92,12 @@ def plot(
     if title:
         figure.suptitle(_plain(title))
     return figure
+
+
+def default_columns(plots: Sequence[Recording]) -> tuple[str, ...]:
+    """The paper's three panels, and the gradient where it was recorded."""
+    recorded = any(row.grad_var is not None for spp in plots for row in spp.rows)
+    return (*COLUMNS, GRADIENTS[0]) if recorded else COLUMNS
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -162,16 +175,17 @@ def _only_theory(axes: Any) -> tuple[list[Any], list[str]]:
     return lines, [line.get_label() for line in lines]
 
 
-def _scale(axes: Any, curves: list[list[float]], log: bool | None) -> None:
+def _scale(axes: Any, curves: list[list[float]], log: bool | None, zero: float) -> None:
+    """Limits and kind of an axis; ``zero``: up to this, values count as 0."""
     values = [value for curve in curves for value in curve]
     low, high = min(values, default=0.0), max(values, default=0.0)
-    if low < -ZERO:  # a mean or a cosine
+    if low < -zero:  # a mean or a cosine
         axes.set_ylim(bottom=1.08 * low, top=max(1.08 * high, 0.0))
         return
     if log is None:
-        positive = [[value for value in curve if value > ZERO] for curve in curves]
+        positive = [[value for value in curve if value > zero] for curve in curves]
         log = any(max(curve) > LOG_RANGE * min(curve) for curve in positive if curve)
     if log and any(value > 0 for value in values):
         axes.set_yscale("log")
     elif values:
-        axes.set_ylim(bottom=0, top=1.08 * high if high > ZERO else 1)
+        axes.set_ylim(bottom=0, top=1.08 * high if high > zero else 1)

@@ -1,10 +1,9 @@
 """Recording a signal propagation plot: one forward pass, statistics of every residual block."""
 
 import math
-import operator
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
@@ -14,26 +13,26 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
 from ..models import InvertedBlock
-from ..nn import SameConv
-from .examples import likeness
-from .finding import ALIKE
+from .backward import GradientEdge, fill_gradients
+from .inputs import Inputs, batches_only, inputs_of, named
 from .moments import Moments, row_moments
+from .origin import tensors_in
 from .predict import predict
 from .result import SPP
 from .rows import Row
 from .trace import Frame, Tracer
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SameConv)
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LOCK = threading.Lock()  # a recording changes hooks, modes and buffers of its model
 
 
 def record(
     model: nn.Module,
-    batch_or_shape: Tensor | Sequence[int],
+    batch_or_shape: Tensor | Sequence[Any] | Mapping[str, Any],
     *,
     blocks: str | None = None,
     batch_stats: bool = True,
+    backward: bool = False,
     seed: int = 0,
     name: str = "",
 ) -> SPP:
@@ -48,25 +47,35 @@ def record(
     >>> spp = record(normfree.create_model("nf_resnet50", num_classes=10), (4, 3, 64, 64))
     >>> spp.blocks[:3], len(spp.avg_var)
     (['stages.0.0', 'stages.0.1', 'stages.0.2'], 16)
+    >>> class Two(nn.Linear):
+    ...     def forward(self, a, *, b):
+    ...         return a + super().forward(b)
+    >>> record(Two(8, 8), [(4, 8), {"b": torch.ones(4, 8)}], backward=True).grad_var[0] > 0.5
+    True
 
     Args:
-        model: any module that takes one tensor. One made by ``torch.compile`` is measured uncompiled.
-        batch_or_shape: inputs, or their shape (N, ...) for unit Gaussian noise drawn from ``seed``.
+        model: any module. One made by ``torch.compile`` is measured uncompiled.
+        batch_or_shape: inputs, or their shape (N, ...) for unit Gaussian noise drawn from ``seed``. Of several inputs,
+            a list of these (a list within it is one input, made of several tensors); of keyword inputs, a dict, which
+            may also be the last item of the list. Other values in them (None, numbers, text) are passed on.
         blocks: names of the modules to take as blocks instead of those found: a shell pattern per part of the dotted
             name, for example ``"features.*"``.
         batch_stats: BatchNorm normalizes by the batch, as in training; False: by its running statistics.
+        backward: also run the backward pass, from a cotangent of N(0, 1) at every number of the output, and measure the
+            gradient of each block's output. It needs memory for all activations, as a training step does; parameters
+            get no gradient.
         name: of the network, in plots and sentences.
 
     Raises:
         UsageError: not a module, or one without hooks (TorchScript) or values (meta device); not a tensor or shape, or
-            one without a batch dimension; no residual block was found; no module matches ``blocks``; too few inputs for
-            batch statistics.
+            one without a batch dimension; inputs that do not fit ``model.forward``; no residual block was found; no
+            module matches ``blocks``; too few inputs for batch statistics; a backward pass that fails.
     """
     model = _recordable(model)
-    named = None if blocks is None else _matching(model, blocks)
-    x = _inputs(model, batch_or_shape, seed)
+    chosen = None if blocks is None else _matching(model, blocks)
+    inputs = inputs_of(model, batch_or_shape, seed)
     with _LOCK, torch.inference_mode(False), torch.no_grad(), _measuring(model, batch_stats), _seeded(model, seed):
-        rows, stem, output = _forward(model, x, named)
+        rows, stem, output = _forward(model, inputs, chosen, backward, seed)
         lost = _lost(model)
     if not rows:
         raise UsageError(
@@ -78,26 +87,35 @@ def record(
     return SPP(str(name) or type(model).__name__, rows, stem, output, lost)
 
 
-def _forward(model: nn.Module, x: Tensor, named: set[str] | None) -> tuple[list[Row], Row | None, Row | None]:
+def _forward(
+    model: nn.Module, inputs: Inputs, blocks: set[str] | None, backward: bool, seed: int
+) -> tuple[list[Row], Row | None, Row | None]:
     """One forward pass: the rows of the blocks, of the first block's input, and of the output."""
     timed: list[tuple[int, Row]] = []
-    stems: list[Moments] = []
-
+    edges: list[tuple[Row, GradientEdge | None]] = []
+    stems: list[Row] = []
     whole = {name for name, m in model.named_modules() if isinstance(m, InvertedBlock) and not m.has_skip}
 
     def on_block(frame: Frame, alone: Moments | None, shape: torch.Size) -> None:
         times = [merge.time for merge in frame.merges] or [tracer.origins.time]
-        timed.extend(zip(times, _rows(frame, alone, shape, frame.name in whole), strict=True))
+        rows = _rows(frame, alone, shape, frame.name in whole)
+        timed.extend(zip(times, rows, strict=True))
+        edges.extend(zip(rows, [merge.edge for merge in frame.merges] or [frame.edge], strict=True))
 
-    alike = bool((x == x[:1]).all()) if x.ndim else True
-    examples = 0 if alike else _told_apart(x)
-    tracer = Tracer(on_block, stems.append, named, whole, examples)
-    x = x.clone()  # the model may change it in place
-    with _enough_values(), tracer.watching(model, x), _batches_only(model, x.shape):
-        y = model(x)
+    def on_stem(moments: Moments, depth: int, edge: GradientEdge | None) -> None:
+        stems.append(_row("stem", moments, depth=depth))
+        edges.append((stems[-1], edge))
+
+    examples, alike = inputs.examples, inputs.alike
+    tracer = Tracer(on_block, on_stem, blocks, whole, examples)
+    given = inputs.copied(backward=backward)
+    watching = tracer.watching(model, given.signals)
+    with _enough_values(), torch.set_grad_enabled(backward), watching, batches_only(model, given):
+        y = model(*given.args, **given.kwargs)
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
-    stem = _row("stem", stems[0]) if stems else None
-    return rows, stem, _output(y, alike, examples)
+    if backward and rows:
+        fill_gradients(edges, y, len(inputs.main), seed, type(model).__name__)
+    return rows, stems[0] if stems else None, _output(y, inputs, alike, examples)
 
 
 def _row(block: str, moments: Moments, **more: Any) -> Row:
@@ -115,17 +133,16 @@ def _row(block: str, moments: Moments, **more: Any) -> Row:
     )
 
 
-def _told_apart(x: Tensor) -> int:
-    """How many examples the inputs are; 0 where they are alike themselves, so that nothing can tell them apart."""
-    cosine = likeness(x, 1).cosine if x.ndim > 1 and not x.is_complex() else None
-    return len(x) if cosine is None or cosine < ALIKE else 0
+def _output(output: Any, inputs: Inputs, alike: bool, examples: int) -> Row | None:
+    """The network's output, for example logits; with inputs that are all ``alike`` it does not have to vary.
 
-
-def _output(y: Any, alike: bool, examples: int) -> Row | None:
-    """The network's output, for example logits; with inputs that are all ``alike`` it does not have to vary."""
-    if not isinstance(y, Tensor) or y.ndim < 2 or not y.is_floating_point() or not y.numel():
+    Of several outputs it is the first one with a batch.
+    """
+    several = [y for y in tensors_in(output) if y.ndim > 1 and len(y) == len(inputs.main)]
+    y = output if isinstance(output, Tensor) else next((y for y in several if y.is_floating_point()), None)
+    if y is None or y.ndim < 2 or not y.is_floating_point() or not y.numel():
         return None
-    moments = row_moments(y, 1, examples)
+    moments = row_moments(y.detach(), 1, examples)
     return _row("output", moments, shape=tuple(y.shape[1:]), values=1 if alike else moments.values)
 
 
@@ -146,6 +163,7 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size, whole: bool) -
             normalized=frame.normalized,
             shape=tuple(shape[1:]),
             values=alone.values,
+            depth=frame.deepest,
             module=frame.name,
         )
         if whole:
@@ -170,6 +188,7 @@ def _rows(frame: Frame, alone: Moments | None, shape: torch.Size, whole: bool) -
                 normalized=frame.normalized,
                 shape=tuple(merge.shape[1:]),
                 values=output.values,
+                depth=merge.depth,
                 module=frame.name,
             )
         )
@@ -194,18 +213,12 @@ def _recordable(model: Any) -> nn.Module:
     """The module to record."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
-        raise UsageError(f"record takes a torch.nn.Module, not {_named(model)}")
+        raise UsageError(f"record takes a torch.nn.Module, not {named(model)}")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise UsageError(f"{type(model).__name__} is TorchScript, without hooks; record the module it was made from")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UsageError(f"{type(model).__name__} is on the meta device, without values; create it on another")
     return model
-
-
-def _named(value: Any) -> str:
-    """A value for an error message, in a few words."""
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
 @contextmanager
@@ -218,55 +231,6 @@ def _enough_values() -> Iterator[None]:
         raise UsageError(
             "BatchNorm needs more than one value per channel; give larger inputs or more of them, or batch_stats=False"
         ) from error
-
-
-@contextmanager
-def _batches_only(model: nn.Module, shape: torch.Size) -> Iterator[None]:
-    """Check that the first convolution gets a batch: torch's also accept one image, whose channels look like images."""
-    if len(shape) < 2:
-        raise _without_batch(shape)
-
-    def check(module: nn.Module, args: tuple[Any, ...]) -> None:
-        for handle in handles:
-            handle.remove()
-        if not args or not isinstance(args[0], Tensor) or not isinstance(module, _CONVOLUTIONS):
-            return
-        if args[0].ndim < module.weight.ndim:
-            raise _without_batch(shape)
-
-    convolutions = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
-    handles = [module.register_forward_pre_hook(check) for module in convolutions]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _without_batch(shape: Sequence[int]) -> UsageError:
-    return UsageError(
-        f"batch_or_shape (of shape {tuple(shape)}) has no batch dimension; give {(4, *shape)}, for example"
-    )
-
-
-def _inputs(model: nn.Module, batch_or_shape: Tensor | Sequence[int], seed: int) -> Tensor:
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    if isinstance(batch_or_shape, Tensor):
-        if batch_or_shape.is_meta or not batch_or_shape.numel():
-            raise UsageError(f"batch_or_shape (a tensor of shape {tuple(batch_or_shape.shape)}) has no values")
-        return batch_or_shape.to(like.device)
-    try:
-        shape = tuple(operator.index(n) for n in batch_or_shape if not isinstance(n, bool))
-    except TypeError:
-        shape = ()
-    if not shape or min(shape) < 1 or len(shape) != len(batch_or_shape):
-        raise UsageError(
-            f"batch_or_shape (={_named(batch_or_shape)}) must be a tensor or a shape such as (4, 3, 224, 224)"
-        )
-    if not isinstance(seed, int) or abs(seed) >= 2**63:
-        raise UsageError(f"seed (={_named(seed)}) must be an integer below 2**63")
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return noise.to(like.device, like.dtype)
 
 
 @contextmanager
@@ -306,7 +270,7 @@ def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
 
 def _matching(model: nn.Module, pattern: str) -> set[str]:
     if not isinstance(pattern, str):
-        raise UsageError(f"blocks (={_named(pattern)}) must be a pattern of names, for example {_example(model)!r}")
+        raise UsageError(f"blocks (={named(pattern)}) must be a pattern of names, for example {_example(model)!r}")
     part = r"[^.]*"
     expression = re.escape(pattern).replace(r"\*", part).replace(r"\?", "[^.]")
     names = [name for name, _ in model.named_modules() if name]

@@ -39,7 +39,7 @@ class SPP(Recording):
         return path
 
     def plot(self, *others: "SPP", **options: Any) -> "Figure":
-        """Three panels, or those of ``columns``, other networks overlaid; see :func:`normfree.spp.plot`."""
+        """Three panels, four with gradients, or those of ``columns``; see :func:`normfree.spp.plot`."""
         return plot(self, *others, **options)
 
     def diagnose(self, **options: Any) -> list[Finding]:
@@ -50,10 +50,13 @@ class SPP(Recording):
         blocks, stages = counted(len(self.rows), "residual block"), counted(self.rows[-1].stage + 1, "stage")
         lines = [f"{self.name}: {blocks} in {stages}"]
         width = max(len("block"), *(len(row.block) for row in self.rows))
+        backward = any(row.grad_var is not None for row in self.rows)
         lines.append(f"{'block':{width}}  squared mean   variance  branch var.  expected   cosine")
+        lines[1] += "  gradient var." if backward else ""
         for row in ([self.stem] if self.stem else []) + self.rows:
             numbers = (row.avg_sq_mean, row.avg_var, row.res_avg_var, row.expected_var, row.cosine)
-            cells = zip(numbers, (12, 9, 11, 8, 7), strict=True)
+            numbers += (row.grad_var,) if backward else ()
+            cells = zip(numbers, (12, 9, 11, 8, 7, 13)[: len(numbers)], strict=True)
             lines.append(f"{row.block:{width}}  " + "  ".join(_number(*cell) for cell in cells))
         return "\n".join(lines)
 

@@ -55,6 +55,11 @@ class Row:
         cosine: mean over pairs of different examples of the cosine between their outputs (NFNets, section 2: their
             inner product). Near 1, all examples are alike. None with fewer than two examples that are not 0, with
             inputs that are alike themselves, and where the output's first dimension is not the batch.
+        grad_var: mean square of the gradient of the block's output, which has no mean, for a cotangent of N(0, 1) at
+            the network's output; ``grad_norm``: the norm of that gradient, root mean square over examples. Layers whose
+            weights have variance 1 / fan-in keep the norm, also where the shape changes. None where no gradients were
+            recorded.
+        depth: convolutions and linear layers on the longest way from the network's input to the block's output.
         module: name of the module that merges.
         theory: of a Normalizer-Free block.
     """
@@ -78,6 +83,9 @@ class Row:
     avg_mean: float | None = None
     pixel_norm: float | None = None
     cosine: float | None = None
+    grad_var: float | None = None
+    grad_norm: float | None = None
+    depth: int | None = None
     module: str = ""
     theory: BlockTheory | None = None
 
@@ -147,6 +155,16 @@ class Recording:
     def cosine(self) -> list[float | None]:
         """Mean cosine between the outputs of different examples, of each block."""
         return [row.cosine for row in self.rows]
+
+    @property
+    def grad_var(self) -> list[float | None]:
+        """Mean square of the gradient of each block's output."""
+        return [row.grad_var for row in self.rows]
+
+    @property
+    def grad_norm(self) -> list[float | None]:
+        """Norm of the gradient of each block's output, root mean square over examples."""
+        return [row.grad_norm for row in self.rows]
 
     @property
     def expected_var(self) -> list[float | None]:

@@ -6,7 +6,7 @@ networks are understood as well. Nothing is changed: the operations run as they 
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..internals import private
 from ..nn import SameConv
+from .backward import GradientEdge, edge_of
 from .moments import Moments, Products, channel_moments, projected_moments, row_moments
 from .origin import Origin, Origins, operations, tensors_in
 
@@ -36,6 +37,8 @@ class Merge:
         shortcut_var: variance of the shortcut; None if it is the unchanged output of the block before.
         output: moments of the sum when the block returns it; ``activated``: it has been changed since the addition.
         examples: number of the network's inputs, as the tracer's.
+        depth: of the sum.
+        edge: where the gradient of the output arrives, if it is asked for.
     """
 
     child: str
@@ -52,12 +55,15 @@ class Merge:
     version: int = 0
     output: Moments | None = None
     activated: bool = False
+    depth: int = 0
+    edge: GradientEdge | None = None
 
     def settle(self) -> Moments:
         """Take the moments of the sum, and drop its tensor."""
         if self.output is None:
             assert self.result is not None
             self.activated = self.activated or self.result._version != self.version
+            self.edge = edge_of(self.result)
             self.output, self.result = row_moments(self.result, self.dim, self.examples), None
         return self.output
 
@@ -70,6 +76,7 @@ class Frame:
         inputs: its input activations, the deepest of depth ``depth``; since: the time of its start.
         signal: depth of its last merge, or of its input.
         normalized: it has run a normalization.
+        edge, deepest: where the gradient of its output arrives, and its depth.
     """
 
     name: str
@@ -79,13 +86,15 @@ class Frame:
     since: int
     normalized: bool = False
     merges: list[Merge] = field(default_factory=list)
+    deepest: int = 0
+    edge: GradientEdge | None = None
 
 
 class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     """Calls ``on_block(frame, output moments, shape)`` at the end of every residual block, or module of ``named``.
 
     Args:
-        on_stem: called with the moments of the first block's input.
+        on_stem: called with the moments and the depth of the first block's input, and where its gradient arrives.
         named: names of the modules to take as blocks; None: those that merge.
         whole: names of blocks without a skip, which are taken although they do not merge.
         examples: number of the inputs, to compare them; 0: they are not compared.
@@ -94,7 +103,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     def __init__(
         self,
         on_block: Callable[[Frame, Moments | None, torch.Size], None],
-        on_stem: Callable[[Moments], None],
+        on_stem: Callable[[Moments, int, GradientEdge | None], None],
         named: set[str] | None = None,
         whole: Set[str] = frozenset(),
         examples: int = 0,
@@ -109,9 +118,10 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         self.latest: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # the last sum or block's output
 
     @contextmanager
-    def watching(self, model: nn.Module, x: Tensor) -> Iterator[None]:
+    def watching(self, model: nn.Module, signals: Iterable[Tensor]) -> Iterator[None]:
         """Hooks and mode are active inside the ``with`` block, and removed afterwards, also after an exception."""
-        self.origins[x] = Origin()
+        for x in signals:
+            self.origins[x] = Origin()
         self.flat = {name for name, module in model.named_modules() if isinstance(module, torch.fx.GraphModule)}
         hooks = []
         try:
@@ -157,15 +167,17 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         """Do not watch the tracer's own operations."""
         self.paused = True
         try:
-            yield
+            with torch.no_grad():
+                yield
         finally:
             self.paused = False
 
     def _start(self, frame: Frame) -> None:
         """Measure the first block's input, before the block may change it in place."""
         if not self.started and frame.inputs:
-            self.on_stem(self._row_moments(frame.inputs[0]))
-            self._remember(frame.inputs[0])
+            x = frame.inputs[0]
+            self.on_stem(self._row_moments(x), self.origins.known(x).depth, edge_of(x))
+            self._remember(x)
         self.started = True
 
     def _row_moments(self, x: Tensor) -> Moments:
@@ -200,6 +212,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         alone = None if frame.merges or output is None else self._row_moments(output)
         if output is not None:
             self._remember(output)
+            frame.edge, frame.deepest = edge_of(output), self.origins.known(output).depth
         self.on_block(frame, alone, output.shape if output is not None else frame.merges[-1].shape)
 
     def _label(self, frame: Frame, output: Tensor) -> None:
@@ -269,7 +282,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         if frame.merges:
             frame.merges[-1].settle()
         frame.merges.append(merge)
-        frame.signal = self.origins.known(branch).depth
+        frame.signal = merge.depth = self.origins.known(branch).depth
         return merge
 
     def _owner(self, a: Tensor, b: Tensor) -> Frame | None:
