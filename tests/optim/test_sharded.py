@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from normfree import UsageError
-from normfree.optim import AGC, LARS, FusedStep, Muon, RMSProp, agc_, param_groups
+from normfree.optim import AGC, LAMB, LARS, FusedStep, LaProp, Muon, RMSProp, agc_, param_groups
 from normfree.optim.sharded import norm_of_all, whole
 
 WORLD = 2
@@ -74,6 +74,8 @@ def norm_of_several_meshes():
 
 OPTIMIZERS = {
     "lars": lambda params: LARS(params, lr=1.0, nesterov=True, weight_decay=0.1, trust_coefficient=0.1),
+    "lamb": lambda params: LAMB(params, lr=0.1, weight_decay=0.1),
+    "laprop": lambda params: LaProp(params, lr=0.1, weight_decay=0.1),
     "muon": lambda params: Muon(params, lr=0.1, weight_decay=0.1),
     "muon, not relative": lambda params: Muon(params, lr=0.1, relative=False),
     "rmsprop": lambda params: RMSProp(params, lr=0.1, weight_decay=0.1),

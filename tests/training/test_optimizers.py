@@ -31,6 +31,8 @@ CASES = {
     "rmsprop without momentum": dict(name="rmsprop", lr=0.005, momentum=0.0, lr_decay=0.9, lr_decay_epochs=1.0),
     "adam": dict(name="adam", lr=0.005, options=dict(betas=[0.8, 0.9])),
     "adamw, unclipped": dict(name="adamw", lr=0.005, clipping=None),
+    "lamb": dict(name="lamb", lr=0.02),
+    "laprop": dict(name="laprop", lr=0.005),
     "by layer": dict(clipping_kind="layer", clipping_parts={"stem": False, "classifier": True}),
     "by norm": dict(clipping_kind="norm", clipping=0.5, clipping_parts={"stages.0": False}),
 }
@@ -69,8 +71,8 @@ def test_a_run_that_goes_on_is_the_uninterrupted_one(tmp_path, case):
     assert all(value is None for value in clipped) if CASES[case].get("clipping", 1) is None else any(clipped)
     state = capture(whole.step, whole.state)[0]
     name = CASES[case].get("name")
-    assert ("optimizer" in state) == (name in ("rmsprop", "adam", "adamw"))
-    assert bool(state["momentum"]) == (CASES[case].get("momentum") != 0 and name not in ("adam", "adamw"))
+    assert ("optimizer" in state) == (name not in (None, "lars", "muon"))
+    assert bool(state["momentum"]) == (CASES[case].get("momentum") != 0 and name in (None, "lars", "muon", "rmsprop"))
 
 
 def test_state_of_an_unknown_parameter_is_refused(tmp_path):

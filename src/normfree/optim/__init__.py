@@ -1,5 +1,6 @@
 """Optimization of Normalizer-Free networks: parameter groups, clipping, sharpness, schedule, averaging."""
 
+from .adaptive import LAMB, LaProp
 from .agc import AGC
 from .clip import agc_
 from .clip_statistics import ClipStatistics, TensorClipping
@@ -18,11 +19,13 @@ from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
 __all__ = [
     "AGC",
     "EMA",
+    "LAMB",
     "LARS",
     "OPTIMIZERS",
     "SAM",
     "ClipStatistics",
     "FusedStep",
+    "LaProp",
     "Muon",
     "OptimConfig",
     "RMSProp",

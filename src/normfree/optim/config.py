@@ -26,11 +26,12 @@ class OptimConfig:
     Args:
         name: the optimizer: sgd, with momentum; lars, whose steps have a fixed ratio to the weights; muon, whose
             steps of weights are orthogonalized; rmsprop, as TensorFlow computes it; adam; adamw, whose weight decay is
-            decoupled.
+            decoupled; lamb, adam with steps of a fixed ratio to the weights; laprop, which normalizes gradients first.
         options: of the optimizer alone. lars: {trust_coefficient: 0.001, eps: 0, scaled: [weight, classifier, gain,
             bias, skip_gain]}, the roles whose steps are scaled; muon: {relative: true, steps: 5, orthogonalized:
             [weight]}, the roles whose steps are orthogonalized (the others take those of sgd); rmsprop: {decay: 0.9,
-            eps: 0.001}; adam and adamw: {betas: [0.9, 0.999], eps: 1.0e-8}.
+            eps: 0.001}; adam, adamw and laprop: {betas: [0.9, 0.999], eps: 1.0e-8}; lamb: {betas: [0.9, 0.999], eps:
+            1.0e-6, scaled: [weight, classifier]}.
         lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
@@ -45,7 +46,7 @@ class OptimConfig:
         warmup_steps: the same in steps; takes precedence.
         restarts: steps at which the cosine (or what replaces it) begins again at the peak, without warm-up, and lasts
             until the next one or the end (SGDR, arXiv:1608.03983).
-        momentum: of sgd, lars, muon and rmsprop; adam and adamw have betas.
+        momentum: of sgd, lars, muon and rmsprop; the others have betas.
         nesterov: Nesterov's form of momentum. null: where the optimizer has it (sgd, lars and muon).
         weight_decay: of weights; gains, biases and skip gains are not decayed.
         weight_pull: the part of the way to its standardized weight that a weight goes after each step, above 0 and at

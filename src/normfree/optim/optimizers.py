@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UsageError, did_you_mean
 from ..nn import Role
+from .adaptive import LAMB, LaProp
 from .lars import LARS
 from .muon import Muon
 from .rmsprop import RMSProp
@@ -95,7 +96,8 @@ class RMSPropOptions:
 
 @dataclass(frozen=True)
 class AdamOptions:
-    """Of :class:`torch.optim.Adam` and :class:`torch.optim.AdamW`; ``betas`` are in the place of the momentum."""
+    """Of :class:`torch.optim.Adam`, :class:`torch.optim.AdamW` and :class:`LaProp`; ``betas`` are in the place of the
+    momentum."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -106,6 +108,18 @@ class AdamOptions:
         for beta in self.betas:
             check_number("betas", beta, least=0, below=1)
         check_number("eps", self.eps, least=0)
+
+
+@dataclass(frozen=True)
+class LAMBOptions(AdamOptions):
+    """Of :class:`LAMB`; ``scaled``: the roles whose steps have the length of their tensor."""
+
+    eps: float = 1e-6
+    scaled: tuple[str, ...] = (Role.WEIGHT.value, Role.CLASSIFIER.value)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_roles("scaled", self.scaled)
 
 
 def _sgd(groups: Groups, shared: Shared, options: NoOptions) -> torch.optim.SGD:
@@ -137,6 +151,16 @@ def _adamw(groups: Groups, shared: Shared, options: AdamOptions) -> torch.optim.
     return torch.optim.AdamW(groups, lr=0.0, betas=options.betas, eps=options.eps)
 
 
+def _lamb(groups: Groups, shared: Shared, options: LAMBOptions) -> LAMB:
+    for group in groups:
+        group["scaled"] = group["name"] in options.scaled
+    return LAMB(groups, lr=0.0, betas=options.betas, eps=options.eps)
+
+
+def _laprop(groups: Groups, shared: Shared, options: AdamOptions) -> LaProp:
+    return LaProp(groups, lr=0.0, betas=options.betas, eps=options.eps)
+
+
 OPTIMIZERS: dict[str, Named] = {
     "sgd": Named(torch.optim.SGD, NoOptions, _sgd, nesterov=True),
     "lars": Named(LARS, LARSOptions, _lars, nesterov=True),
@@ -144,6 +168,8 @@ OPTIMIZERS: dict[str, Named] = {
     "rmsprop": Named(RMSProp, RMSPropOptions, _rmsprop, kept=2),
     "adam": Named(torch.optim.Adam, AdamOptions, _adam, kept=2),
     "adamw": Named(torch.optim.AdamW, AdamOptions, _adamw, kept=2),
+    "lamb": Named(LAMB, LAMBOptions, _lamb, kept=2),
+    "laprop": Named(LaProp, AdamOptions, _laprop, kept=2),
 }
 
 
