@@ -49,7 +49,8 @@ def test_steps_are_those_of_timm(name, decay):
             if q.grad is not None:
                 optimizer.step()
         for p, q in zip(params, others, strict=True):
-            torch.testing.assert_close(p, q, **FLOAT64)
+            # timm keeps the corrections of LaProp in float32
+            torch.testing.assert_close(p, q, **(FLOAT64 if name == "lamb" else dict(rtol=1e-5, atol=1e-7)))
 
 
 def test_lamb_without_scaling_is_adamw():
