@@ -219,7 +219,11 @@ def test_options_by_name():
     assert options_of("lars", dict(scaled=["gain"])).scaled == ("gain",)
     for name, given, message in (
         ("sgdd", {}, r"name \(='sgdd'\) is no optimizer; did you mean sgd\?"),
-        ("zzz", {}, "there are sgd, lars, muon, rmsprop, adam, adamw, lamb, laprop"),
+        (
+            "zzz",
+            {},
+            "there are sgd, lars, muon, rmsprop, adam, adamw, lamb, laprop, schedulefree_sgd",
+        ),
         ("rmsprop", dict(dekay=0.9), r"options names 'dekay', which rmsprop does not have; did you mean decay\?"),
         ("sgd", dict(decay=0.9), "options names 'decay', which sgd does not have; it has none"),
         ("rmsprop", dict(decay=1.0), r"options.decay \(=1.0\) must be a number at least 0 and below 1"),

@@ -1,5 +1,6 @@
 """The ``optim`` section of a recipe, and the optimizer it describes."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,12 +10,15 @@ from torch import nn
 from ..errors import UsageError
 from ..nn import Role
 from .clip import check_kind
+from .ema import EMA
 from .groups import param_groups
+from .imported import is_import
 from .optimizers import OPTIMIZERS, Shared, named, options_of
 from .parts import check_parts
 from .pull import WeightPull, check_strength, pulled_layers
 from .sam import SAM, Ascent
 from .schedule import warmup_cosine, warmup_drops, warmup_exp_decay
+from .schedule_free import ScheduleFreeAverage
 
 MAX_NUMBER = 1e20  # beyond, float32 overflows
 
@@ -26,12 +30,16 @@ class OptimConfig:
     Args:
         name: the optimizer: sgd, with momentum; lars, whose steps have a fixed ratio to the weights; muon, whose
             steps of weights are orthogonalized; rmsprop, as TensorFlow computes it; adam; adamw, whose weight decay is
-            decoupled; lamb, adam with steps of a fixed ratio to the weights; laprop, which normalizes gradients first.
+            decoupled; lamb, adam with steps of a fixed ratio to the weights; laprop, which normalizes gradients first;
+            schedulefree_sgd and schedulefree_adamw, whose learning rate is constant after the warm-up, and whose own
+            average is evaluated (ema_decay must be null). Or the class of another optimizer, "package.module:Class",
+            on the command line and from Python; its options are the arguments of the class, its momentum included.
         options: of the optimizer alone. lars: {trust_coefficient: 0.001, eps: 0, scaled: [weight, classifier, gain,
             bias, skip_gain]}, the roles whose steps are scaled; muon: {relative: true, steps: 5, orthogonalized:
             [weight]}, the roles whose steps are orthogonalized (the others take those of sgd); rmsprop: {decay: 0.9,
             eps: 0.001}; adam, adamw and laprop: {betas: [0.9, 0.999], eps: 1.0e-8}; lamb: {betas: [0.9, 0.999], eps:
-            1.0e-6, scaled: [weight, classifier]}.
+            1.0e-6, scaled: [weight, classifier]}; schedulefree_sgd: {r: 0}; schedulefree_adamw: {betas: [0.9, 0.999],
+            eps: 1.0e-8, r: 0}.
         lr: peak learning rate; with lr_reference_batch, the one for that batch size.
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
@@ -143,8 +151,22 @@ class OptimConfig:
             raise UsageError(f"optim.{error}") from error
         if self.nesterov and not named(self.name).nesterov:
             raise UsageError(f"optim.nesterov (=true) must be false or null: {self.name} has no such form of momentum")
+        if named(self.name).schedule_free:
+            self._check_schedule_free()
         if self.nesterov and self.momentum == 0:
             raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
+
+    def _check_schedule_free(self) -> None:
+        unset = dict(ema_decay=None, lr_decay=None, lr_end=0, lr_drops=(), restarts=())
+        for name, value in unset.items():
+            if getattr(self, name) != value:
+                wanted = json.dumps(value)
+                raise UsageError(
+                    f"optim.{name} (={getattr(self, name)}) must be {wanted} with optim.name {self.name}, which has a "
+                    "constant learning rate and its own average"
+                )
+        if self.name == "schedulefree_sgd" and self.momentum == 0:
+            raise UsageError(f"optim.momentum (=0) must be above 0 with optim.name {self.name}")
 
     @property
     def clips(self) -> bool:
@@ -163,7 +185,7 @@ class OptimConfig:
         if start:
             warmup = 0
         options = dict(peak=self.peak_lr(batch_size), total_steps=total_steps, warmup_steps=min(warmup, total_steps))
-        if self.lr_drops:
+        if self.lr_drops or named(self.name).schedule_free:
             return warmup_drops(step, **options, drops=self.lr_drops)
         if self.lr_decay is not None and self.lr_decay_epochs is not None:
             del options["total_steps"]
@@ -189,11 +211,25 @@ class OptimConfig:
             group["lr_factor"] = self.lr_factors.get(group["name"], 1.0)
         chosen = named(self.name)
         nesterov = chosen.nesterov and self.momentum > 0 if self.nesterov is None else self.nesterov
-        return chosen.build(groups, Shared(self.momentum, nesterov), options_of(self.name, self.options))
+        try:
+            return chosen.build(groups, Shared(self.momentum, nesterov), options_of(self.name, self.options))
+        except UsageError as error:
+            raise UsageError(f"optim.{error}" if is_import(self.name) else str(error)) from error
+
+    def build_average(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> EMA | None:
+        """The average of the weights that is evaluated beside them, if there is any; updated after each step."""
+        if named(self.name).schedule_free:
+            return ScheduleFreeAverage(model, optimizer)
+        return EMA(model, self.ema_decay) if self.ema_decay is not None else None
 
     def check_pull(self, model: nn.Module) -> None:
         """Raise UsageError if ``weight_pull`` does not fit the weight scheme of a network."""
         check_strength(pulled_layers(model), self.weight_pull, "optim.weight_pull")
+        if pulled_layers(model) and named(self.name).schedule_free:
+            raise UsageError(
+                f"optim.name (={self.name}) keeps weights that nothing would pull to their standardized ones; take "
+                "another optimizer, or model.options.weight_scheme standardized"
+            )
 
     def build_pull(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> WeightPull | None:
         """What follows the optimizer's steps, if the weight scheme of the network wants it."""

@@ -11,9 +11,11 @@ import torch
 from ..errors import UsageError, did_you_mean
 from ..nn import Role
 from .adaptive import LAMB, LaProp
+from .imported import build_imported, is_import
 from .lars import LARS
 from .muon import Muon
 from .rmsprop import RMSProp
+from .schedule_free import build_schedule_free
 
 Groups = list[dict[str, Any]]
 ROLES = tuple(role.value for role in Role)
@@ -32,18 +34,20 @@ class Named:
     """An optimizer with a name.
 
     Attributes:
-        kind: its class.
-        options: a dataclass of its own options, which checks their values.
+        kind: the name of its class.
+        options: a dataclass of its own options, which checks their values; dict for any.
         build: the optimizer over groups, with learning rate 0.
         nesterov: whether it has Nesterov's form of momentum.
         kept: tensors of a parameter's size that it keeps for each.
+        schedule_free: whether it has a constant learning rate and an average of its own.
     """
 
-    kind: type[torch.optim.Optimizer]
+    kind: str
     options: type
     build: Callable[[Groups, Shared, Any], torch.optim.Optimizer]
     nesterov: bool = False
     kept: int = 1
+    schedule_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,28 @@ class LAMBOptions(AdamOptions):
         check_roles("scaled", self.scaled)
 
 
+@dataclass(frozen=True)
+class ScheduleFreeOptions:
+    """Of schedule-free SGD; ``r``: the power of the number of the step by which steps weigh in the average."""
+
+    r: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("r", self.r, least=0)
+
+
+@dataclass(frozen=True)
+class ScheduleFreeAdamWOptions(AdamOptions):
+    """Of schedule-free AdamW; ``r`` as there."""
+
+    r: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("r", self.r, least=0)
+        check_number("betas", self.betas[0], above=0)
+
+
 def _sgd(groups: Groups, shared: Shared, options: NoOptions) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.0, momentum=shared.momentum, nesterov=shared.nesterov)
 
@@ -161,24 +187,39 @@ def _laprop(groups: Groups, shared: Shared, options: AdamOptions) -> LaProp:
     return LaProp(groups, lr=0.0, betas=options.betas, eps=options.eps)
 
 
+def _schedulefree_sgd(groups: Groups, shared: Shared, options: ScheduleFreeOptions) -> torch.optim.Optimizer:
+    return build_schedule_free("SGDScheduleFree", groups, momentum=shared.momentum, r=options.r)
+
+
+def _schedulefree_adamw(groups: Groups, shared: Shared, options: ScheduleFreeAdamWOptions) -> torch.optim.Optimizer:
+    own = dict(betas=options.betas, eps=options.eps, r=options.r)
+    return build_schedule_free("AdamWScheduleFree", groups, **own)
+
+
 OPTIMIZERS: dict[str, Named] = {
-    "sgd": Named(torch.optim.SGD, NoOptions, _sgd, nesterov=True),
-    "lars": Named(LARS, LARSOptions, _lars, nesterov=True),
-    "muon": Named(Muon, MuonOptions, _muon, nesterov=True),
-    "rmsprop": Named(RMSProp, RMSPropOptions, _rmsprop, kept=2),
-    "adam": Named(torch.optim.Adam, AdamOptions, _adam, kept=2),
-    "adamw": Named(torch.optim.AdamW, AdamOptions, _adamw, kept=2),
-    "lamb": Named(LAMB, LAMBOptions, _lamb, kept=2),
-    "laprop": Named(LaProp, AdamOptions, _laprop, kept=2),
+    "sgd": Named("SGD", NoOptions, _sgd, nesterov=True),
+    "lars": Named("LARS", LARSOptions, _lars, nesterov=True),
+    "muon": Named("Muon", MuonOptions, _muon, nesterov=True),
+    "rmsprop": Named("RMSProp", RMSPropOptions, _rmsprop, kept=2),
+    "adam": Named("Adam", AdamOptions, _adam, kept=2),
+    "adamw": Named("AdamW", AdamOptions, _adamw, kept=2),
+    "lamb": Named("LAMB", LAMBOptions, _lamb, kept=2),
+    "laprop": Named("LaProp", AdamOptions, _laprop, kept=2),
+    "schedulefree_sgd": Named("SGDScheduleFree", ScheduleFreeOptions, _schedulefree_sgd, schedule_free=True),
+    "schedulefree_adamw": Named(
+        "AdamWScheduleFree", ScheduleFreeAdamWOptions, _schedulefree_adamw, kept=2, schedule_free=True
+    ),
 }
 
 
 def named(name: str) -> Named:
-    """An optimizer by its name.
+    """An optimizer by its name, or by ``package.module:Class``, which is imported only when it is built.
 
     Raises:
         UsageError: there is none of that name; the nearest one is suggested.
     """
+    if is_import(name):
+        return Named("", dict, lambda groups, shared, options: build_imported(name, groups, options))
     if name not in OPTIMIZERS:
         raise UsageError(f"name (={name!r}) is no optimizer; {did_you_mean(name, OPTIMIZERS, _known())}")
     return OPTIMIZERS[name]
@@ -194,20 +235,23 @@ def options_of(name: str, given: Mapping[str, Any]) -> Any:
         UsageError: an unknown name or option, or a value out of range.
     """
     kind = named(name).options
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    if kind is dict:  # of an imported class, which checks them itself
+        return given
     fields = [field.name for field in dataclasses.fields(kind)]
     for key in given:
         if key not in fields:
             hint = did_you_mean(str(key), fields, f"it has {', '.join(fields) or 'none'}")
             raise UsageError(f"options names {key!r}, which {name} does not have; {hint}")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        return kind(**given)
     except UsageError as error:
         raise UsageError(f"options.{error}") from error
 
 
 def kept_tensors(optimizer: torch.optim.Optimizer) -> int:
     """Tensors of a parameter's size that an optimizer keeps for each; 1 for unknown ones."""
-    return next((entry.kept for entry in OPTIMIZERS.values() if type(optimizer) is entry.kind), 1)
+    return next((entry.kept for entry in OPTIMIZERS.values() if type(optimizer).__name__ == entry.kind), 1)
 
 
 def check_number(

@@ -1,6 +1,7 @@
 """One YAML file per published number, and the schema they follow."""
 
 from .earlier import with_earlier_defaults
+from .override import check_import
 from .recipe import (
     DEFAULT,
     Recipe,
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT",
     "Recipe",
     "TaskConfig",
+    "check_import",
     "describe",
     "describe_field",
     "describe_type",

@@ -1,6 +1,7 @@
 """What else changes in a recipe when a field is overridden."""
 
 import inspect
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from ..errors import UsageError
 from ..models.registry import lookup_any
 from ..nn import batch_norms
+from ..optim.imported import is_import
 from ..words import shown
 
 # An override of the first field unsets the second one in the recipe, which would take precedence.
@@ -48,6 +50,24 @@ def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) 
         left_out = _listed({name: options[name] for name in names})
         messages.append(f"model.options of the recipe ({left_out}) are for {old}; {new} is built without them")
     return unset | dict(overrides), messages
+
+
+def check_import(optimizer: Any, overrides: Mapping[str, Any], source: str) -> None:
+    """Refuse the class of an optimizer that a file names: importing it runs code, which the user has to ask for.
+
+    Args:
+        optimizer: ``optim.name`` of the file.
+        overrides: what the user asks for.
+        source: the file, for the message.
+
+    Raises:
+        UsageError: it names a class, and ``overrides`` name no optimizer.
+    """
+    if is_import(optimizer) and "optim.name" not in overrides:
+        raise UsageError(
+            f"{source}: optim.name (={shown(optimizer)}) is a class to import, which runs its code; if you trust it, "
+            f"say so with --optim.name {shlex.quote(str(optimizer))}"
+        )
 
 
 def _listed(options: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from ..words import shown
 from .decide import CLOSED_BY, open_fields, without_sizes
 from .duplicate_keys import refuse_repeated
 from .earlier import is_run_recipe, with_earlier_defaults
-from .override import check_exact, resolve_overrides
+from .override import check_exact, check_import, resolve_overrides
 from .safe_yaml import check_length, load_yaml
 from .task import TaskConfig
 
@@ -161,6 +161,8 @@ def load_recipe(
     content = {} if content is None else _without_empty_sections(content)
     _check_fields(content, Recipe, "", source)
     content = with_earlier_defaults(content) if is_run_recipe(name) else content
+    if not is_run_recipe(name):  # reading a run imports nothing; training from one is refused where it starts
+        check_import((content.get("optim") or {}).get("name"), overrides or {}, source)
     original = copy.deepcopy(content)
     resolved, messages = resolve_overrides(content, overrides or {})
     for path, value in resolved.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import read_object, whole_file
-from ..recipes import Recipe, dump_recipe, field_paths, load_recipe, with_earlier_defaults
+from ..recipes import Recipe, check_import, dump_recipe, field_paths, load_recipe, with_earlier_defaults
 from ..training import read_description
 from ..training.checkpoints import WEIGHTS, read_state
 from ..training.environment import basis_of
@@ -80,6 +80,7 @@ def resumed_recipe(run: str, overrides: dict[str, object]) -> tuple[str, Recipe]
             raise UsageError(f"--resume {run} is no run folder: it has no recipe.yaml")
         raise UsageError(f"--resume {run} has nothing to go on with; --out {run} --resume starts the run there")
     written, recipe = load_recipe(str(path)), load_recipe(str(path), overrides)
+    check_import(recipe.optim.name, overrides, str(path))
     started = read_started(Path(run)).get("asked", {})
     for name in sorted(overrides.keys() - CHANGEABLE):
         section, field = name.split(".")[:2]

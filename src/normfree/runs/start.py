@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.layouts import with_kind
 from ..errors import UsageError
-from ..recipes import DEFAULT, Recipe, load_recipe
+from ..recipes import DEFAULT, Recipe, check_import, load_recipe
 from ..training import Replicas, StopRequests, Summary, Trainer, keep_freed_memory, replicas
 from .agreement import compare_processes, on_all, settings
 from .initialize import adopt, initialize
@@ -99,7 +99,9 @@ def chosen_recipe(
     if overrides.get("task.name") == "regression":  # a recipe for classes smooths their labels
         overrides.setdefault("task.label_smoothing", 0.0)
     name = recipe or default_recipe(overrides.get("data.source"))
-    return name, load_recipe(name, overrides, notes.append), notes
+    chosen = load_recipe(name, overrides, notes.append)
+    check_import(chosen.optim.name, overrides, f"recipe {name}")
+    return name, chosen, notes
 
 
 def _folder_to_resume(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
+from ..optim.imported import is_import
 from ..recipes import Recipe, load_recipe, path_names
 from ..words import shown
 from .axes import Value
@@ -46,6 +47,8 @@ class Cell:
         Raises:
             UsageError: its settings do not fit together.
         """
+        if is_import(optimizer := self.fields.get("optim.name")):
+            raise UsageError(f"optim.name (={shown(optimizer)}) is a class to import, which a study cannot name")
         return load_recipe(self.base, self.fields)
 
 

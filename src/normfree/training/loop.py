@@ -17,7 +17,7 @@ from torch import nn
 from ..data import Batch, Loader, Unreadable
 from ..errors import NotFinite, RunFailed
 from ..nn import recompute_weights
-from ..optim import EMA, OptimConfig
+from ..optim import OptimConfig
 from ..private import PrivateConfig
 from .activation_checkpointing import set_checkpointing
 from .batch_norm import seen_by_batch_norm
@@ -138,7 +138,7 @@ class Trainer:
             self.task,
             optimizer,
             **more,
-            ema=EMA(self.model, optim.ema_decay) if optim.ema_decay is not None else None,
+            ema=optim.build_average(self.model, optimizer),
             sam=optim.build_sam(self.model),
             clipping_eps=optim.clipping_eps,
             micro_batch=train.micro_batch,

@@ -98,6 +98,7 @@ class TrainStep:
             raise UsageError(NEEDS_TWO)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
+        self.groups_at_start = [dict(group) for group in optimizer.param_groups]  # some optimizers count in them
         self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
         self.fused = FusedStep(optimizer, ema, clipping_eps)
         norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]

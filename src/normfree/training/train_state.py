@@ -16,6 +16,7 @@ from .step import TrainStep
 from .weights_file import load_weights
 
 MOMENTUM = "momentum_buffer"  # torch's name of it in the state of an optimizer
+COUNTS = {str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.int64)}
 
 
 @dataclass
@@ -68,6 +69,8 @@ def capture(step: TrainStep, progress: TrainState) -> tuple[dict[str, dict[str, 
     )
     if step.ema is not None:
         rest["ema_steps"] = step.ema.steps
+    if any(numbers := _group_numbers(step)):
+        rest["groups"] = numbers
     return files, rest
 
 
@@ -83,6 +86,7 @@ def restore(checkpoint: Path, step: TrainStep) -> tuple[TrainState, list[str]]:
     state, notes = read_state(checkpoint), []
     load_weights(step.model, read_tensors(checkpoint, "weights"), str(checkpoint))
     notes += _restore_optimizer(checkpoint, step)
+    _restore_groups(state.get("groups", []), step, checkpoint)
     if step.ema is not None:
         if "ema_steps" not in state:
             raise UsageError(f"{checkpoint} has no averaged weights; the run it is of had optim.ema_decay null")
@@ -141,6 +145,38 @@ def _restore_optimizer(checkpoint: Path, step: TrainStep) -> list[str]:
         for entry, (name, key) in found.items():
             step.optimizer.state[parameters[name]][key] = _like(parameters[name], tensors[entry])
     return notes
+
+
+def _group_numbers(step: TrainStep) -> list[dict[str, Any]]:
+    """What the optimizer has changed in its groups, which some use for counts of steps; the learning rate aside."""
+    changed = []
+    for group, start in zip(step.optimizer.param_groups, step.groups_at_start, strict=True):
+        changed.append({})
+        for key, value in group.items():
+            if key in ("params", "lr") or value is start.get(key):
+                continue
+            single = isinstance(value, Tensor) and value.ndim == 0
+            if not single and not isinstance(value, int | float):
+                raise UsageError(
+                    f"{type(step.optimizer).__name__} keeps {key!r} in its groups, which is not a number, so that no "
+                    "run could go on"
+                )
+            number = value.item() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor) or number != start.get(key):
+                kind = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else None
+                changed[-1][key] = number if kind is None else dict(tensor=number, dtype=kind)
+    return changed
+
+
+def _restore_groups(numbers: list[dict[str, Any]], step: TrainStep, checkpoint: Path) -> None:
+    groups = step.optimizer.param_groups
+    if numbers and len(numbers) != len(groups):
+        raise UsageError(f"{checkpoint} has {len(numbers)} groups of parameters, and the optimizer {len(groups)}")
+    for group, changed in zip(groups, numbers, strict=False):
+        for key, value in changed.items():
+            if isinstance(value, dict):
+                value = torch.tensor(value["tensor"], dtype=COUNTS.get(value["dtype"]))
+            group[key] = value
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
