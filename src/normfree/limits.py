@@ -13,6 +13,7 @@ MAX_MASK_PIXELS = 2**30  # pixels of the masks of one image together
 MAX_OUTLINE_PIXELS = 10**6  # pixels along the polygons of one object
 MAX_POLYGONS = 10_000  # of one object
 MAX_COCO_ID = 2**53  # an id of COCO's files: beyond, numbers are no longer exact in every reader
+MAX_VOLUME_VALUES = 2**30  # numbers of a volume: 4 GiB as they are computed with
 MAX_FILE_BYTES = 2**30  # bytes of a file that is read whole: an image in a shard, a PNG file of 16 bits
 MAX_NAME_LENGTH = 1024  # letters of the name of a sample, an image or a class
 MAX_TAR_HEADER_BYTES = 2**20  # bytes of what a tar says about one member

@@ -49,7 +49,7 @@ def test_every_recipe_by_epochs_that_is_a_papers_cuts_batches_across_them():
     published = {"cifar10", "cifar10_fast", "fashion_mnist", "tiny_imagenet", "tiny_imagenet_nfnet", "camvid", "bccd"}
     own |= published | {f"{name}_bn" for name in published} | {"pretrain_tiny_imagenet"}
     own |= {"fashion_mnist_private", "cifar10_private"}
-    own |= {"demo_volumes", "demo_volumes_bn", "demo_volumes_in", "camvid_unet", "camvid_unet_bn"}
+    own |= {"volumes", "demo_volumes", "demo_volumes_bn", "demo_volumes_in", "camvid_unet", "camvid_unet_bn"}
     by_epochs = {name for name in list_recipes() if load_recipe(name).train.steps is None}
     assert {name for name in by_epochs if load_recipe(name).train.across_epochs} == by_epochs - own
 

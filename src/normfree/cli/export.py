@@ -42,7 +42,8 @@ def run(argv: Sequence[str]) -> int:
     network = open_deployable(options.network, options.checkpoint, random=options.random)
     preprocessing = network.preprocessing
     if options.size is not None:
-        preprocessing = replace(preprocessing, size=options.size, width=None)
+        depth = None if preprocessing.depth is None else options.size
+        preprocessing = replace(preprocessing, size=options.size, width=None, depth=depth)
     settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
     settings |= dict(task=network.task.kind, targets=network.targets)
     tell(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)

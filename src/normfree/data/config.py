@@ -9,6 +9,7 @@ from ..limits import MAX_INPUT_CHANNELS, MAX_INPUT_SIDE
 from .masks import check_values
 
 MAX_WORKERS, MAX_TIMEOUT = 1024, 1e9  # the timeout in seconds
+MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm between voxels
 
 
 @dataclass
@@ -21,12 +22,14 @@ class DataConfig:
             "wds:FOLDER" or "wds:TRAIN,VAL", tar shards; "arrays:FILE.npz", arrays; "torchvision:NAME" or
             "torchvision:NAME:FOLDER", a data set of torchvision; "hf:NAME", "hf:NAME:CONFIG" or "hf:PATH", one of the
             Hugging Face hub; "synthetic:N", noise to measure speed with. For segmentation "scenes:N" (embedded),
-            "voc:PATH", "masks:PATH", "torchvision:NAME"; for depth "scenes:N", "nyu:FILE.mat", "depth:PATH"; for
-            detection "scenes:N", "coco:PATH", "torchvision:NAME".
+            "voc:PATH", "masks:PATH", "torchvision:NAME"; for volumes "volumes:N" (embedded) and "volumes:PATH"; for
+            depth "scenes:N", "nyu:FILE.mat", "depth:PATH"; for detection "scenes:N", "coco:PATH", "torchvision:NAME".
         image_size: side of the training images in pixels; null takes the model's.
         test_size: side of the evaluation images in pixels; null takes the model's.
-        image_width: width of the training images where it is not the height (segmentation, depth, detection).
-        test_width: width of the evaluation images where it is not the height (segmentation, depth, detection).
+        image_width: width of the training images where it is not the height (segmentation, depth, detection, volumes).
+        test_width: width of the evaluation images where it is not the height (segmentation, depth, detection, volumes).
+        image_depth: of volumes, the first side of the training patches where it is not the second, image_size.
+        test_depth: of volumes, the first side of the windows in evaluation where it is not the second, test_size.
         test_crop: how test images are cropped in classification. "squash", for NFNets, resizes to a square of
             test_size + resize_margin, whatever the aspect, and crops the centre. "centre", for all other networks,
             crops the middle square, test_size / (test_size + resize_margin) of the shorter side, and resizes it. null
@@ -35,8 +38,8 @@ class DataConfig:
         crop: how training images are cropped. For classification and regression: "distorted" (8..100 % of the area,
             aspect 3/4..4/3, as in the papers), "shift" (pad and crop: the image is padded by data.padding, and a square
             of its own size is cut anywhere from that; for small images) or "none".
-            For segmentation and depth: "random" (any position; smaller images are padded) or "none" (the centre). For
-            detection: "none" (images are resized to fit, and padded).
+            For segmentation, depth and volumes: "random" (any position; smaller images are padded) or "none" (the
+            centre). For detection: "none" (images are resized to fit, and padded).
         padding: pixels on each side of an image for "shift"; null: an eighth of the side, which is 4 at 32 pixels.
         padding_mode: what the padding of "shift" shows: "constant", black, or "reflect", mirrored at the border.
         short_side: pixels that the shorter side of images is resized to first (segmentation, depth, detection); null:
@@ -45,7 +48,11 @@ class DataConfig:
             [0.5, 2] in the papers' segmentation. Depth is divided by the factor, as if the camera were nearer.
         color: random grey, brightness, saturation and hue in training, as in the papers' depth (segmentation, depth,
             detection).
-        flip: mirror half of the training images.
+        flip: mirror half of the training images; of volumes, along each axis.
+        foreground: of volumes, the part of the random patches that are centred on a voxel of a class other than the
+            first, each of them as often as the others; 0: patches lie anywhere.
+        spacing: of volumes in files, mm between voxels along each axis, [a, b, c], to which they are resampled; null:
+            voxels are used as they are.
         mixup: alpha of MixUp, which blends pairs of images; 0.2 for NFNets; 0: off. It acts on the whole batch, or on
             its first half if CutMix is on too. With MixUp or CutMix, an epoch reads every image twice.
         cutmix: alpha of CutMix, which pastes a window of one image into another; 1 as released; 0: off. It acts on the
@@ -63,12 +70,15 @@ class DataConfig:
         value_range: the values that become black and white in images that do not have 8 bits: [a, b] maps a to 0 and b
             to 255. "auto" finds the two numbers from a sample of the training images: for integers from their number
             of bits; for floating-point numbers 0..1, 0..255, or the smallest and largest value. The run stores them.
+            Of volumes in files, [a, b] is a window of all values, as of CT in HU, and "auto" becomes "zscore": each
+            channel of each volume gets mean 0 and standard deviation 1, as for MR.
             null does what versions without this field did: of 16 bits the upper 8 are used, and all other values are
             taken as 0..255.
         mean: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         std: of each channel, on the 0..1 scale; null takes ImageNet's, or 0.5 if channels is not 3.
         val_fraction: fraction of the images of each class that is held out for testing if the source has no test split
-            (imagefolder:, csv:, arrays:, some of torchvision: and hf:). The run lists these images in held_out.json.
+            (imagefolder:, csv:, arrays:, volumes:PATH, some of torchvision: and hf:). The run lists these images in
+            held_out.json.
         val_seed: seed of the choice of the images that are held out.
         train_fraction: fraction of the training images of each class that is used, to see what fewer labels give
             (classification and regression); null: all of them.
@@ -100,6 +110,8 @@ class DataConfig:
     resize_margin: int = 32
     image_width: int | None = None
     test_width: int | None = None
+    image_depth: int | None = None
+    test_depth: int | None = None
     crop: Literal["distorted", "shift", "random", "none"] = "distorted"
     padding: int | None = None
     padding_mode: Literal["constant", "reflect"] = "constant"
@@ -107,6 +119,8 @@ class DataConfig:
     scale: tuple[float, ...] = (1.0, 1.0)
     color: bool = False
     flip: bool = True
+    foreground: float = 0.0
+    spacing: tuple[float, ...] | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     randaugment_layers: int = 0
@@ -115,7 +129,7 @@ class DataConfig:
     autoaugment: Literal["v0"] | None = None
     cutout: int = 0
     channels: int = 3
-    value_range: Literal["auto"] | tuple[float, ...] | None = "auto"
+    value_range: Literal["auto", "zscore"] | tuple[float, ...] | None = "auto"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     val_fraction: float | None = None
@@ -133,7 +147,7 @@ class DataConfig:
     max_unreadable: int = 10
 
     def __post_init__(self) -> None:
-        sides = ("image_size", "test_size", "image_width", "test_width", "short_side")
+        sides = ("image_size", "test_size", "image_width", "test_width", "image_depth", "test_depth", "short_side")
         minima = dict.fromkeys((*sides, "padding"), 1) | dict(resize_margin=0, workers=0, timeout=0, max_unreadable=0)
         minima |= dict(mixup=0, cutmix=0, randaugment_layers=0, randaugment_magnitude=0, cutout=0)
         for name, minimum in minima.items():
@@ -163,6 +177,7 @@ class DataConfig:
                 needed = f"images of 1 or 3 channels (data.channels), not for {self.channels}"
                 raise UsageError(f"data.{name} (={getattr(self, name)}) is for {needed}")
         _check_range(self.value_range)
+        _check_volumes(self.foreground, self.spacing)
         if len(self.scale) != 2 or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
             raise UsageError(f"data.scale (={list(self.scale)!s:.80}) must be two numbers from 0.1 to 10, in order")
         check_values(self.mask_values, self.mask_ignored)
@@ -182,8 +197,16 @@ class DataConfig:
             raise UsageError(f"data.std (={list(self.std)}) must be above 0")
 
 
-def _check_range(value: Literal["auto"] | tuple[float, ...] | None) -> None:
-    if value is None or value == "auto":
+def _check_volumes(foreground: float, spacing: tuple[float, ...] | None) -> None:
+    if not 0 <= foreground <= 1:
+        raise UsageError(f"data.foreground (={foreground}) must be from 0 to 1")
+    if spacing is not None and (len(spacing) != 3 or not all(MIN_SPACING <= one < MAX_SPACING for one in spacing)):
+        wanted = f"three numbers of mm, from {MIN_SPACING:g} to {MAX_SPACING:g}"
+        raise UsageError(f"data.spacing (={list(spacing)!s:.80}) must be {wanted}")
+
+
+def _check_range(value: str | tuple[float, ...] | None) -> None:
+    if value is None or isinstance(value, str):
         return
     if len(value) != 2 or not all(map(math.isfinite, value)) or not value[0] < value[1]:
         raise UsageError(

@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from .volume_files import ending
+
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 def with_kind(source: str) -> str:
     """The description ``KIND:PATH`` of a source that is given as a bare path, if it is one; else as it is.
 
-    A folder with masks or depths beside its images, COCO's annotations, Pascal VOC or tar shards is that; any other is
-    an image folder. A file is a table of labels (.csv), arrays of images (.npz) or NYU Depth v2 (.mat).
+    A folder with masks or depths beside its images, volumes with masks, COCO's annotations, Pascal VOC or tar shards is
+    that; any other is an image folder. A file is a table of labels (.csv), arrays of images (.npz) or NYU
+    Depth v2 (.mat).
     """
     path = Path(source).expanduser()
     if not source or source == "digits":
@@ -37,7 +40,11 @@ def targets_beside_images(folders: Iterable[str]) -> str | None:
 
 def _kind(folder: Path) -> str:
     for kind in ("masks", "depths"):
-        if any((folder / split / "images").is_dir() and (folder / split / kind).is_dir() for split in ("", *SPLITS)):
+        places = [folder / split for split in ("", *SPLITS)]
+        places = [place / kind for place in places if (place / "images").is_dir() and (place / kind).is_dir()]
+        if kind == "masks" and any(ending(file) for place in places for file in place.iterdir()):
+            return "volumes"
+        if places:
             return "depth" if kind == "depths" else "masks"
     if any(folder.glob("annotations/instances_*.json")) or any(
         (folder / f"{split}.json").is_file() for split in SPLITS

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +44,18 @@ class MaskValues:
             UnreadableImage: see :func:`read_values`; or a value belongs to no class.
         """
         pixels = read_values(path, colours=self.colours, maximum=MAX_VALUE if self.values else IGNORE)
+        return self.classes_of(pixels, path)
+
+    def classes_of(self, pixels: np.ndarray, path: str) -> Tensor:
+        """The int64 classes of values that were read, of the same shape; IGNORE for ignored ones.
+
+        Args:
+            pixels: integers, not below 0; colours packed.
+            path: of the file, for the message.
+
+        Raises:
+            UnreadableImage: a value belongs to no class.
+        """
         known = list(range(self.classes)) if self.values is None else [_packed(value) for value in self.values]
         ignored = _packed(self.ignored) if self.ignored is not None else None if self.colours else IGNORE
         if ignored is not None and ignored not in known:
@@ -62,9 +75,13 @@ class MaskValues:
 
     def image(self, classes: Tensor) -> Image.Image:
         """The mask of (H, W) classes as an image that :meth:`read` can read: 8 or 16 bits, or colours."""
+        return Image.fromarray(self.values_of(classes))
+
+    def values_of(self, classes: Tensor) -> np.ndarray:
+        """The values of int64 classes: uint8 or uint16 of the same shape; colours have another axis."""
         values = np.array(range(self.classes) if self.values is None else self.values)
         kind = np.uint16 if values.max() > 255 else np.uint8
-        return Image.fromarray(values.astype(kind)[classes.numpy()])
+        return values.astype(kind)[classes.numpy()]
 
     def _unknown(self, value: int) -> str:
         if self.values is None:
@@ -136,6 +153,27 @@ def listed(values: Sequence[Value]) -> str:
     """Values in a message."""
     shown = [str(value if isinstance(value, int) else list(value)) for value in values[:8]]
     return f"[{', '.join(shown + ['...'] * (len(values) > 8))}]"
+
+
+def class_names(file: Path) -> list[str]:
+    """The class names of a file, which has one per line in the order of their numbers.
+
+    Raises:
+        UsageError: it cannot be read, a line is blank, or a name is there twice.
+    """
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"data.source: {file} cannot be read: {error}") from error
+    if not 2 <= len(names) < IGNORE:
+        raise UsageError(f"data.source: {file} holds {len(names)} names; it must hold 2 to {IGNORE - 1}")
+    for place, name in enumerate(names):
+        if not name:
+            raise UsageError(f"data.source: line {place + 1} of {file} is blank; it must name class {place}")
+        if (first := names.index(name)) < place:
+            what = f"lines {first + 1} and {place + 1} of {file} are both {name!r:.40}"
+            raise UsageError(f"data.source: {what}; each class must have a name of its own")
+    return names
 
 
 def _packed(value: Value) -> int:

@@ -4,6 +4,7 @@ What an image is, and why it is unreadable, is as without it, to the last bit.
 """
 
 import io
+import math
 import multiprocessing
 import os
 import random
@@ -26,6 +27,7 @@ from .decode import UnreadableImage, named, threads_decode
 from .detection import Objects
 from .machine import cores, memory
 from .sources import Source
+from .volume_folders import VolumePairs
 from .workers import COMPUTED, MAX_WORKERS, innermost, workers_for
 
 AUTOMATIC = 2**30  # bytes of images that are kept where nobody says; of one machine
@@ -38,13 +40,13 @@ SMALLER = ((torch.uint8, 0, 255), (torch.int16, -(2**15), 2**15 - 1), (torch.int
 
 
 class Kept:
-    """Tensors of up to three axes packed into few, so that processes that share them copy nothing."""
+    """Tensors of up to four axes packed into few, so that processes that share them copy nothing."""
 
     def __init__(self, length: int):
         self.chunks: list[Tensor] = []
         self.free = 0  # where the last chunk goes on
         self.places = np.zeros((length, 2), np.int64)  # chunk and place
-        self.shapes = np.zeros((length, 3), np.int32)
+        self.shapes = np.zeros((length, 4), np.int32)
         self.kinds = np.full((length, 3), -1, np.int8)  # stored type, own type, order of the axes
 
     def put(self, index: int, values: Tensor) -> None:
@@ -62,19 +64,19 @@ class Kept:
         self.chunks[-1][self.free : self.free + len(content)] = content
         self.places[index] = len(self.chunks) - 1, self.free
         self.shapes[index, : len(shape)] = shape
-        self.kinds[index] = TYPES.index(flat.dtype), TYPES.index(own), values.ndim + 4 * channels_last
+        self.kinds[index] = TYPES.index(flat.dtype), TYPES.index(own), values.ndim + 8 * channels_last
         self.free += -(-len(content) // ALIGNED) * ALIGNED
 
     def get(self, index: int) -> Tensor:
         """What was put there, which is not to be changed in place."""
         stored, own, order = self.kinds[index].tolist()
         chunk, start = self.places[index].tolist()
-        shape: list[int] = self.shapes[index, : order % 4].tolist()
+        shape: list[int] = self.shapes[index, : order % 8].tolist()
         size = TYPES[stored].itemsize
         for side in shape:
             size *= side
         flat = self.chunks[chunk][start : start + size].view(TYPES[stored])
-        if order > 4:
+        if order > 8:
             flat = flat.view(shape[1], shape[2], shape[0]).permute(2, 0, 1)
             return flat.to(TYPES[own])
         return flat.view(shape).to(TYPES[own])
@@ -176,11 +178,11 @@ def looked_at(split: Any, pairs: bool) -> tuple[float, int]:
         try:
             if pairs and per_pixel is None:  # masks are bytes, depth is not
                 per_pixel = _per_pixel(split, index)
-            height, width, size = _image_size(split, index)
+            shape, size = _image_size(split, index)
         except UnreadableImage:
             continue
-        sizes.append(size + (per_pixel or 0) * height * width)
-        side = max(side, height, width)
+        sizes.append(size + (per_pixel or 0) * math.prod(shape))
+        side = max(side, *shape)
     return (sum(sizes) / len(sizes) if sizes else 0.0), side
 
 
@@ -194,22 +196,24 @@ def _per_pixel(split: Any, index: int) -> float:
     return one.bytes / max(1, target.numel())
 
 
-def _image_size(split: Any, index: int) -> tuple[int, int, int]:
-    """Height, width and bytes of an image, by the head of its file where that is known."""
+def _image_size(split: Any, index: int) -> tuple[tuple[int, ...], int]:
+    """Sides and bytes of an image, by the head of its file where that is known."""
     inner, place = split, index
     while inner is not innermost(split):
         inner, place = (inner.split, inner.indices[place]) if hasattr(inner, "indices") else (inner.images, place)
+    if isinstance(inner, VolumePairs):
+        return inner.size(place)
     file = getattr(inner, "file", None)
     if file is not None:
         content = file(place)
         try:
             with named(content), Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
                 if not is_deep(image) and inner.channels in (1, 3):
-                    return image.height, image.width, image.height * image.width * inner.channels
+                    return (image.height, image.width), image.height * image.width * inner.channels
         except UnreadableImage:  # of another kind, or none: decoding says it
             pass
     image = inner.image(place)
-    return image.shape[-2], image.shape[-1], image.numel() * image.element_size()
+    return tuple(image.shape[1:]), image.numel() * image.element_size()
 
 
 def _filled(split: Any, pairs: bool, timeout: float | None) -> MemorySplit:

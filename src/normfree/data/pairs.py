@@ -16,7 +16,7 @@ from .arrays import read_numpy
 from .decode import EXTENSIONS, UnreadableImage, decode_image, named
 from .exif import as_annotated, convention, header
 from .held_out import file_hash
-from .masks import MaskValues, Value, listed, open_png
+from .masks import MaskValues, Value, class_names, listed, open_png
 from .nyu import nyu
 from .pixels import IGNORE, valid_depth
 from .scenes import CLASSES, scenes
@@ -148,7 +148,7 @@ def masks(
     names, walk = root / "classes.txt", Walk()
     parts = [_matched(root / part, "masks", (".png",), walk) for part in _parts(root, known is not None)]
     if names.is_file():
-        classes = _names(names)
+        classes = class_names(names)
         if values is not None and len(values) != len(classes):
             what = f"data.mask_values (={listed(values)}) are {len(values)}"
             raise UsageError(f"{what}, {names} names {len(classes)} classes; each class has one value")
@@ -331,23 +331,6 @@ def _boundaries(sbd: Path, others: set[str]) -> list[tuple[str, str]]:
         if not file.is_file():
             raise UsageError(f"data.source: {file} is missing; the lists in {sbd} name it")
     return [(str(image), str(mask)) for image, mask in samples]
-
-
-def _names(file: Path) -> list[str]:
-    """The class names of a file, which has one per line in the order of their numbers."""
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"data.source: {file} cannot be read: {error}") from error
-    if not 2 <= len(names) < IGNORE:
-        raise UsageError(f"data.source: {file} holds {len(names)} names; it must hold 2 to {IGNORE - 1}")
-    for place, name in enumerate(names):
-        if not name:
-            raise UsageError(f"data.source: line {place + 1} of {file} is blank; it must name class {place}")
-        if (first := names.index(name)) < place:
-            what = f"lines {first + 1} and {place + 1} of {file} are both {name!r:.40}"
-            raise UsageError(f"data.source: {what}; each class must have a name of its own")
-    return names
 
 
 def _largest(samples: list[tuple[str, str]]) -> int:

@@ -15,6 +15,7 @@ from . import shards, torchvision_places
 from .decode import EXTENSIONS, decode_image
 from .held_out import HeldOut
 from .splits import ImageSplit
+from .volumes import MADE
 from .walk import Walk
 
 KINDS = (
@@ -165,7 +166,9 @@ def check_channels(kind: str, channels: int) -> None:
 def absolute(source: str) -> str:
     """The same source with absolute paths."""
     kind, colon, rest = source.partition(":")
-    if kind in ("imagefolder", "voc", "masks", "nyu", "depth", "coco"):
+    if kind in ("imagefolder", "voc", "masks", "nyu", "depth", "coco") or (
+        kind == "volumes" and not MADE.fullmatch(rest)
+    ):
         rest = str(Path(rest).expanduser().resolve())
     elif kind == "wds":
         rest = shards.absolute(rest)
@@ -219,7 +222,7 @@ def digits(channels: int = 1) -> Source[ArraySplit]:
     )
 
 
-def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]:
+def find_images(paths: list[str | Path], walk: Walk | None = None, endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
     """Image files among the given files and, recursively and sorted, inside the given folders.
 
     >>> folder = Path(tempfile.mkdtemp())
@@ -230,6 +233,7 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
 
     Args:
         walk: collects what was left out.
+        endings: of the files that are taken from folders.
 
     Raises:
         UsageError: a path does not exist or is a pipe, socket or device; a folder holds no image.
@@ -238,9 +242,9 @@ def find_images(paths: list[str | Path], walk: Walk | None = None) -> list[Path]
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            inside = walk.images(path)
+            inside = walk.images(path, endings=endings)
             if not inside:
-                raise UsageError(f"{path} holds no image ({', '.join(EXTENSIONS)})" + walk.reason())
+                raise UsageError(f"{path} holds no image ({', '.join(endings)})" + walk.reason())
             images += sorted(map(Path, inside))
         elif path.is_file():
             images.append(path)

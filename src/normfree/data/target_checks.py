@@ -100,7 +100,7 @@ def check_test_masks(source: Source[MapSplit]) -> None:
 
 def _plain(split: Any) -> bool:
     """Whether the values of masks are class indices, so that 255 is ignored."""
-    mask = getattr(getattr(split, "read", None), "__self__", None)
+    mask = getattr(split, "values", getattr(getattr(split, "read", None), "__self__", None))
     return isinstance(mask, MaskValues) and mask.values is None
 
 

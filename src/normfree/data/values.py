@@ -14,9 +14,11 @@ from .decode import LEVELS, UnreadableImage, raw_values, to_levels
 from .held_out import Part
 from .sources import Source, TargetSplit
 from .splits import ImageSplit
+from .volume_folders import VolumePairs
 
 S = TypeVar("S", bound=ImageSplit)
-ValueRange = tuple[float, ...] | Literal["auto"] | None
+ValueRange = tuple[float, ...] | Literal["auto", "zscore"] | None
+ZSCORE = "zscore"  # of volumes: each by its own mean and standard deviation
 BYTES = (0.0, 255.0)
 MAX_IMAGES, MAX_VALUES = 64, 20_000  # images of a split that are sampled, and values of each
 MIN_LEVELS, MAX_PER_LEVEL = 32, 8  # a range is refused if it keeps fewer levels, with more values per level
@@ -53,6 +55,10 @@ def resolve_value_range(
     Raises:
         UsageError: the images have types that no single range fits, or the range leaves too few levels.
     """
+    if value_range == ZSCORE:
+        if not isinstance(source.test, VolumePairs):
+            raise UsageError(f"data.value_range (={ZSCORE}) is for volumes in files; give auto, or two numbers")
+        return source, value_range
     if value_range is None:
         return source, None
     sample = sample_values(getattr(source, part))

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..errors import UsageError
 from .pixels import IGNORE
 
 CLASSES = ("background", "ellipsoid", "tube")
-MAX_VOLUMES, SIDES, SIDE = 10**9, (16, 128), 32
+SIDES, SIDE = (16, 128), 32
+MADE = re.compile(r"([0-9]{1,9})(?:,([0-9]{1,4}))?")  # what names made volumes; anything else is a folder
 _FAINT, _BRIGHT = 70.0, 150.0  # of shapes over the background, whatever their kind
 _NOISE = 30.0
 
@@ -111,7 +113,7 @@ def volumes(text: str) -> tuple[VolumeSplit, VolumeSplit]:
         >>> len(train), len(test)
         (100, 10)
     """
-    match = re.fullmatch(r"([0-9]{1,9})(?:,([0-9]{1,4}))?", text)
+    match = MADE.fullmatch(text)
     count, side = (int(n) for n in match.groups(str(SIDE))) if match else (0, 0)
     if not count or not SIDES[0] <= side <= SIDES[1]:
         raise UsageError(
@@ -125,39 +127,103 @@ def volumes(text: str) -> tuple[VolumeSplit, VolumeSplit]:
 
 @dataclass(frozen=True)
 class VolumeTransform:
-    """Volume (C, D, H, W) uint8 and mask (D, H, W) -> (C, side, side, side) normalized float32 and (side, side, side).
+    """Volume (C, D, H, W) and mask (D, H, W) -> (C, *size) normalized float32 and (*size), or of the whole volume.
 
     A longer axis is cropped, a shorter one padded: with the mean, and ``IGNORE`` in the mask.
 
     Args:
-        random: a random crop, else the centre.
+        size: (D, H, W) of the patch.
+        mean, std: of each channel, on the scale where ``value_range`` is 0..1.
+        value_range: what becomes 0 and 1, values beyond are clipped; "zscore": each channel of the whole volume gets
+            mean 0 and standard deviation 1 instead.
+        crop: whether patches are taken; else the whole volume.
+        random: a random patch, else the centre.
+        foreground: part of the random patches that are centred, as far as the volume goes, on a voxel of a class
+            other than the first: a random one of those that the mask has.
         flip: mirror each axis of half of the volumes.
     """
 
-    side: int
+    size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    value_range: tuple[float, ...] | str = (0.0, 255.0)
+    crop: bool = True
     random: bool = False
+    foreground: float = 0.0
     flip: bool = False
 
     def __call__(
         self, image: Tensor, target: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        places, mirrors = torch.rand(2, 3, generator=generator).tolist()
-        mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (self.mean, self.std))
-        image = (image.float() / 255 - mean) / std
-        for axis, (place, mirror) in enumerate(zip(places, mirrors, strict=True)):
-            more = target.shape[axis] - self.side
-            if more > 0:
-                start = int((place if self.random else 0.5) * more)
-                image, target = image.narrow(axis + 1, start, self.side), target.narrow(axis, start, self.side)
-            elif more < 0:
-                sides = [0, 0] * (2 - axis) + [-more // 2, -more - -more // 2]
-                image, target = F.pad(image, sides), F.pad(target, sides, value=IGNORE)
-            if self.flip and mirror < 0.5:
-                image, target = image.flip(axis + 1), target.flip(axis)
-        return image.contiguous(), target.contiguous()
+        scale, shift = self._statistics(image)
+        if self.crop:
+            places, mirrors = torch.rand(2, 3, generator=generator).tolist()
+            starts = self._starts(target, places if self.random else [0.5] * 3, generator)
+            image, target = self._placed(image, starts), self._placed(target[None], starts)[0]
+        else:
+            mirrors = [1.0] * 3
+        image, target = self._normalized(image, scale, shift), target.contiguous()
+        if self.crop:
+            image, target = self._padded(image, 0.0), self._padded(target, IGNORE)
+        axes = [axis for axis, mirror in zip((-3, -2, -1), mirrors, strict=True) if self.flip and mirror < 0.5]
+        return image.flip(axes), target.flip(axes)
 
     def view(self, image: Tensor) -> Tensor:
-        """A volume without a mask, as in evaluation: (C, side, side, side)."""
-        return self(image, torch.zeros(image.shape[1:], dtype=torch.int64))[0]
+        """The patch in the centre of a volume without a mask: (C, *size)."""
+        return self.centre(self.whole(image)[None])[0]
+
+    def centre(self, images: Tensor) -> Tensor:
+        """The patch in the centre of normalized volumes: (N, C, *size)."""
+        for axis, side in zip((-3, -2, -1), self.size, strict=True):
+            room = max(0, images.shape[axis] - side)
+            images = images.narrow(axis, room // 2, images.shape[axis] - room)
+        return self._padded(images, 0.0)
+
+    def whole(self, image: Tensor) -> Tensor:
+        """All of a volume without a mask, normalized: the same shape."""
+        return self._normalized(image, *self._statistics(image))
+
+    def _statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel, (C, 1, 1, 1) float32 each."""
+        if self.value_range == "zscore":
+            std, mean = torch.std_mean(image.flatten(1).float(), 1, correction=0)
+            scale = 1 / std.clamp(min=1e-6 * mean.abs().clamp(min=1))
+            shift = -mean * scale
+        else:
+            mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+            scale, shift = 1 / std, -mean / std
+        return scale.view(-1, 1, 1, 1), shift.view(-1, 1, 1, 1)
+
+    def _normalized(self, image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        image = image.float()
+        if not isinstance(self.value_range, str):
+            low, high = self.value_range
+            image = ((image - low) / (high - low)).clamp_(0, 1)
+        return torch.addcmul(shift, image, scale)
+
+    def _starts(self, target: Tensor, places: Sequence[float], generator: torch.Generator | None) -> list[int]:
+        """Where the patch begins along each axis."""
+        room = [max(0, has - side) for has, side in zip(target.shape, self.size, strict=True)]
+        if self.random and self.foreground:
+            chance, which, voxel = torch.rand(3, generator=generator).tolist()
+            classes = target.unique().tolist()
+            classes = [one for one in classes if one not in (0, IGNORE)]
+            if chance < self.foreground and classes:
+                found = (target == classes[int(which * len(classes))]).nonzero()
+                centre = found[int(voxel * len(found))].tolist()
+                return [min(max(0, c - n // 2), r) for c, n, r in zip(centre, self.size, room, strict=True)]
+        return [min(int(place * (r + 1)), r) for place, r in zip(places, room, strict=True)]
+
+    def _placed(self, maps: Tensor, starts: Sequence[int]) -> Tensor:
+        """The patch of maps (C, D, H, W) that begins there, without padding."""
+        for axis, (start, side) in enumerate(zip(starts, self.size, strict=True)):
+            maps = maps.narrow(axis + 1, start, min(side, maps.shape[axis + 1]))
+        return maps
+
+    def _padded(self, maps: Tensor, value: float) -> Tensor:
+        """Maps (..., D, H, W) in the middle of the patch."""
+        sides = []
+        for axis in (-1, -2, -3):
+            more = self.size[axis] - maps.shape[axis]
+            sides += [more // 2, more - more // 2]
+        return F.pad(maps, sides, value=value) if any(sides) else maps

@@ -30,8 +30,8 @@ class Walk:
         self.unsearched: list[str] = []
         self.loose: list[str] = []
 
-    def images(self, folder: str | Path, deep: bool = True) -> list[str]:
-        """The image files in a folder by their suffix, sorted by folder and name; with ``deep``, in its folders too.
+    def images(self, folder: str | Path, deep: bool = True, endings: tuple[str, ...] = EXTENSIONS) -> list[str]:
+        """The files in a folder whose names end so, sorted by folder and name; with ``deep``, in its folders too.
 
         A dead link is an image that cannot be read, so it is among them.
         """
@@ -40,7 +40,7 @@ class Walk:
             suffix, kind = os.path.splitext(entry.name)[1].lower(), _kind(entry)
             if kind is not None:
                 getattr(self, kind).append(entry.path)
-            if suffix in EXTENSIONS and kind != "special":
+            if entry.name.lower().endswith(endings) and kind != "special":
                 images.append((place, entry.name))
             elif kind is None:
                 self.others[suffix] += 1

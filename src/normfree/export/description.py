@@ -24,6 +24,7 @@ RESIZE = dict(
     centre=dict(interpolation="bicubic", cubic_a=-0.5, antialias=False),  # of the first paper's networks
     short_side=dict(interpolation="bicubic", cubic_a=-0.5, antialias=True, outside="mean"),
     none=dict(outside="mean"),
+    windows=dict(outside="mean"),  # of volumes
 )
 # names of the networks' outputs, by task; those of VECTORS are (N, outputs)
 VECTORS = {"classification": "logits", "multi-label": "logits", "regression": "numbers"}
@@ -40,14 +41,18 @@ class Preprocessing:
     pixels, from (H - side + 1) // 2 and (W - side + 1) // 2, is resized to ``size`` by the same cubic; all other
     networks for classification are evaluated so. With "short_side" the shorter side gets ``short_side`` pixels
     (bicubic, antialiased) and the aspect stays, with "none" the image is as it is; where it is smaller than the crop
-    then, it lies in the middle of pixels of the mean colour.
+    then, it lies in the middle of pixels of the mean colour. With "windows" it is a volume, of which the network sees
+    windows.
 
     Args:
         size: height of the network's input in pixels, and its width unless ``width`` says otherwise.
         channels: 3 for red, green, blue; 1 for grey; else what images have.
         resize_margin: of "squash" and "centre".
         value_range: of images that do not have 8 bits, the values that become 0 and 255; None: 16 bits become 8 by
-            their upper half.
+            their upper half. Of volumes, the values that become 0 and 1 in place of ``pixel / 255``; or "zscore": each
+            channel of a volume gets mean 0 and standard deviation 1, without ``mean`` and ``std``.
+        depth: first side of the windows of volumes; None of images.
+        spacing: of volumes, mm between voxels along each axis, to which they are resampled; None: not at all.
 
     Raises:
         UsageError: a number out of range; mean or std of another number of channels; an unknown resize, or one that
@@ -62,12 +67,16 @@ class Preprocessing:
     width: int | None = None
     resize: str = "squash"
     short_side: int | None = None
-    value_range: tuple[float, float] | None = None
+    value_range: tuple[float, float] | str | None = None
+    depth: int | None = None
+    spacing: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("size", 1), ("channels", 1), ("resize_margin", 0), ("width", 1), ("short_side", 1)):
+        optional = ("width", "short_side", "depth")
+        for name in ("size", "channels", "resize_margin", *optional):
             value, high = getattr(self, name), MAX_INPUT_CHANNELS if name == "channels" else MAX_INPUT_SIDE
-            if value is None and name in ("width", "short_side"):
+            low = 0 if name == "resize_margin" else 1
+            if value is None and name in optional:
                 continue
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} (={shown(value)}) must be an integer of {low} to {high}")
@@ -77,6 +86,8 @@ class Preprocessing:
             raise UsageError(
                 f"short_side (={self.short_side}) belongs to resize 'short_side' alone; resize is {self.resize!r}"
             )
+        if (self.resize == "windows") != (self.depth is not None):
+            raise UsageError(f"depth (={self.depth}) belongs to resize 'windows' alone; resize is {self.resize!r}")
         if self.resize in ("squash", "centre") and self.width not in (None, self.size):
             raise UsageError(f"width (={self.width}) must be that of size (={self.size}) for resize {self.resize!r}")
         for name in ("mean", "std"):
@@ -85,11 +96,15 @@ class Preprocessing:
                 raise UsageError(
                     f"{name} (={getattr(self, name)}) must have a number for each of {self.channels} channels"
                 )
-        if self.value_range is not None:
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
+            if len(self.spacing) != 3 or not all(0 < one < math.inf for one in self.spacing):
+                raise UsageError(f"spacing (={self.spacing}) must be three numbers above 0, in mm")
+        if self.value_range is not None and not (self.value_range == "zscore" and self.depth is not None):
             object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
-            if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            if len(self._range) != 2 or not self._range[0] < self._range[1]:
                 raise UsageError(f"value_range (={self.value_range}) must be two numbers, the smaller first")
-        if not all(map(math.isfinite, (*self.mean, *self.std, *(self.value_range or ())))):
+        if not all(map(math.isfinite, (*self.mean, *self.std, *self._range))):
             raise UsageError(f"mean (={self.mean}), std (={self.std}) and value_range must be finite")
         if min(self.std) <= 0:
             raise UsageError(f"std (={self.std}) must be above 0")
@@ -111,9 +126,15 @@ class Preprocessing:
         return cls(size, channels, mean, std, resize=test_crop(config))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the network's input."""
-        return self.channels, self.size, self.width or self.size
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the network's input, of volumes (C, D, H, W)."""
+        depth = () if self.depth is None else (self.depth,)
+        return self.channels, *depth, self.size, self.width or self.size
+
+    @property
+    def _range(self) -> tuple[float, ...]:
+        """The numbers of the value range."""
+        return () if self.value_range is None or isinstance(self.value_range, str) else self.value_range
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,6 @@ def count_network(recipe: Recipe, classes: Sequence[str]) -> tuple[int, int | No
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = task.build_network(recipe, classes)
     task.set_sizes(recipe, model)
-    height = data.image_size or 1
-    volumes = getattr(model, "dims", 2) == 3
-    shape = (data.channels, height, *((height, height) if volumes else (data.image_width or height,)))
+    shape = task.input_shape(data, data.image_size or 1, data.image_width, data.image_depth)
     macs = None if task.name == "detection" else count_macs(model, shape)
     return sum(p.numel() for p in model.parameters()), macs

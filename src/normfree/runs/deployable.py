@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.pixels import PixelTransform
+from ..data.volumes import VolumeTransform
 from ..errors import UsageError
 from ..export import Preprocessing
 from ..models import create_model as create_untrained
@@ -87,6 +88,10 @@ def _preprocessing(trained: Trained) -> Preprocessing:
     """The preprocessing of its test images, for the description of an exported file."""
     view, data = trained.transform, trained.recipe.data
     common: dict[str, Any] = dict(channels=data.channels, mean=view.mean, std=view.std, value_range=data.value_range)
+    if isinstance(view, VolumeTransform):
+        depth, height, width = view.size
+        common |= dict(value_range=view.value_range, resize="windows", resize_margin=0, width=width)
+        return Preprocessing(height, **common, depth=depth, spacing=data.spacing)
     if not isinstance(view, PixelTransform):
         return Preprocessing(view.size, **common, resize_margin=view.margin, resize=view.crop)
     common |= dict(resize="none" if view.short_side is None else "short_side", short_side=view.short_side)
@@ -111,7 +116,8 @@ def open_ready(text: str, which: str | None = None, device: str = "auto", size: 
         file = open_exported(text, pick_device(device))
         about = file.description
         run_file = functools.partial(run_batches, file)
-        return ReadyNetwork(run_file, about.preprocessing, about.classes, TASKS[about.task], exported=True)
+        options: dict[str, Any] = dict(exported=True, targets=about.targets)
+        return ReadyNetwork(run_file, about.preprocessing, about.classes, TASKS[about.task], **options)
     trained = open_trained(text, which)
     if trained is not None and trained.task.targets == "pairs":
         model = trained.model.to(pick_device(device))

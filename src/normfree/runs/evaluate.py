@@ -61,7 +61,7 @@ def evaluate(
     if data is None and config.source == UNKNOWN_SOURCE:
         raise UsageError(f"{trained.source} does not say where images are; give --data SOURCE")
     if size:
-        config.test_size, config.test_width = size, None
+        config.test_size, config.test_width, config.test_depth = size, None, None
     source = open_test_images(trained.recipe, trained.classes, trained.source, data, trained.held_out)
     task.check_test(source, config)
     for line in source.notes:

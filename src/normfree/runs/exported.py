@@ -78,11 +78,13 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
         "data.std": list(images.std),
         "data.resize_margin": images.resize_margin,
     }
-    fields["data.value_range"] = images.value_range and list(images.value_range)
+    values = images.value_range
+    fields["data.value_range"] = values if values is None or isinstance(values, str) else list(values)
     if description.task in VECTORS:
         fields["data.test_crop"] = images.resize
     else:
         fields |= {"data.test_width": images.width, "data.short_side": images.short_side}
+        fields |= {"data.test_depth": images.depth, "data.spacing": images.spacing and list(images.spacing)}
     recipe = recipe_from(fields)
     if description.task == "regression" and recipe.task.target_mean is None:
         raise UsageError(f"{network.path} does not say mean and std of the training numbers; export the run again")

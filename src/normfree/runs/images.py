@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data import find_images
+from ..data.decode import EXTENSIONS
 from ..data.walk import Walk
 from ..words import tell
 
 
-def given_images(paths: Sequence[str]) -> list[Path]:
+def given_images(paths: Sequence[str], endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
     """The paths of :func:`normfree.data.find_images`; messages about skipped files go to standard error.
+
+    Args:
+        endings: of the files that are taken from folders.
 
     Raises:
         UsageError: as there.
     """
     walk = Walk()
-    images = find_images(list(paths), walk)
+    images = find_images(list(paths), walk, endings)
     tell(*walk.notes(", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")), file=sys.stderr)
     return images

@@ -68,19 +68,19 @@ def open_inspected(text: str, overrides: dict[str, Any], seed: int, which: str |
     check_choice(text, kind, which)
     if kind not in (Kind.FUNCTION, Kind.MODEL):
         network = load_trained(text, which)
-        network.task.set_sizes(network.recipe, network.model)
-        data = network.recipe.data
-        side = data.test_size or 0  # set above
+        shape, data = network.shape, network.recipe.data
+        if len(shape) == 3:
+            shape = (shape[0], shape[1], shape[1])
         return InspectedNetwork(
             Path(text).resolve().name,
             network.model,
-            (data.channels, side, side),
+            shape,
             *image_statistics(data),
             data.resize_margin,
             data.test_crop or "squash",
             run=network,
             pretrained=True,
-            value_range=None if data.value_range == "auto" else data.value_range,
+            value_range=None if isinstance(data.value_range, str) else data.value_range,
         )
     label = ", ".join(f"{key}={value}" for key, value in overrides.items())
     if kind is Kind.FUNCTION:

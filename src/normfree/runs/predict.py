@@ -5,14 +5,14 @@ import csv
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import Unreadable, UnreadableImage, decode_image
+from ..data import Unreadable, UnreadableImage
 from ..data.exif import header
 from ..errors import UsageError
 from ..tasks import TASKS, Answers, Asked, PredictOptions
@@ -40,7 +40,7 @@ def open_answers(options: PredictOptions, which: str | None = None) -> Answers:
     network = open_ready(options.network, which, options.device, options.size)
     check_options(options, network.task)
     if network.exported and network.preprocessing is not None:
-        for flag in ("size", "masks", "depths"):
+        for flag in ("size", "masks", "depths") if network.preprocessing.depth is None else ("size",):
             if getattr(options, flag):
                 shape = " x ".join(map(str, network.preprocessing.shape[1:]))
                 why = f"sees the centre of images, {shape} pixels" if flag != "size" else f"takes images of {shape}"
@@ -121,7 +121,8 @@ def _named(answers: Answers, options: PredictOptions) -> dict[Path, str]:
     Raises:
         UsageError: there are no images; an output would overwrite one of them.
     """
-    names = _names(list(dict.fromkeys(given_images(options.images))))
+    paths = list(dict.fromkeys(given_images(options.images, answers.endings)))
+    names = _names(paths, answers.name)
     _check_outputs(answers, options, names)
     return names
 
@@ -160,9 +161,9 @@ def _check_outputs(answers: Answers, options: PredictOptions, names: Mapping[Pat
     for flag, endings in dict(csv=TABLES, boxes=(".json",)).items():
         if path := getattr(options, flag):
             check_output(f"--{flag}", path, endings, inputs)
-    folders = dict(masks=(".png",), depths=(".png", ".npy"), out=(answers.picture_ending,))
+    folders = dict(masks=answers.mask_endings, depths=(".png", ".npy"), out=(answers.picture_ending,))
     for flag, endings in folders.items():
-        if folder := getattr(options, flag):
+        if folder := getattr(options, flag) or (answers.default_masks if flag == "masks" else None):
             read = set(map(os.path.realpath, names))
             for output in (os.path.join(folder, name + ending) for name in names.values() for ending in endings):
                 if os.path.realpath(output) in read:
@@ -176,7 +177,7 @@ def _batches(
     batch: list[tuple[Asked, Tensor]] = []
     for path in paths:
         try:
-            image = answers.placed(path, decode_image(path, answers.channels, value_range=answers.value_range))
+            image = answers.placed(path, answers.read(path))
             view = answers.view(image)
         except UnreadableImage as error:
             tell(f"skipped unreadable image {Unreadable.of(str(path), error)}", file=sys.stderr)
@@ -227,15 +228,15 @@ class _Table:
             self.file.close()
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
+def _names(paths: Sequence[Path], name_of: Callable[[Path], str]) -> dict[Path, str]:
     """A name for the files about each image; images of the same name in several folders are numbered."""
     taken: set[str] = set()
     names, numbers = {}, Counter[str]()
     for path in paths:
-        name = path.stem
+        name = own = name_of(path)
         while name in taken:
-            numbers[path.stem] += 1
-            name = f"{path.stem}-{1 + numbers[path.stem]}"
+            numbers[own] += 1
+            name = f"{own}-{1 + numbers[own]}"
         taken.add(name)
         names[path] = name
     return names

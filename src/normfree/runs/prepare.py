@@ -360,7 +360,7 @@ def probe_images(task: Task) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         for batch in task.test:
             if len(batch):
-                return batch.images[:PROBE]
+                return task.probe(batch.images[:PROBE])
     raise UsageError("train.spp_every needs a readable test image, and there is none")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.layouts import with_kind
+from ..data.volumes import MADE
 from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, check_import, load_recipe
 from ..training import Replicas, StopRequests, Summary, Trainer, keep_freed_memory, replicas
@@ -139,5 +140,7 @@ def _fit(trainer: Trainer, folder: Path) -> Finished:
 
 def default_recipe(source: object) -> str:
     """The recipe for a source of images, such as "imagefolder:PATH"."""
-    kind = source.partition(":")[0] if isinstance(source, str) else ""
+    kind, _, rest = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if kind == "volumes":
+        return "demo_volumes" if MADE.fullmatch(rest) else "volumes"
     return RECIPE_OF.get(kind, DEFAULT)

@@ -121,7 +121,7 @@ class _Meter:
     def _network(self, recipe: Recipe, classes: Sequence[str]) -> tuple[int, int | None]:
         """Parameters, and multiply-adds of a training image."""
         data = recipe.data
-        sizes = data.channels, data.image_size, data.image_width
+        sizes = data.channels, data.image_size, data.image_width, data.image_depth
         key = json.dumps([dataclasses.asdict(recipe.model), dataclasses.asdict(recipe.task), len(classes), sizes])
         if key not in self.networks:
             self.networks[key] = count_network(recipe, classes)

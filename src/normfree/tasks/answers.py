@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data import decode_image
+from ..data.decode import EXTENSIONS
 from ..errors import RunFailed, UsageError
 
 
@@ -59,15 +61,33 @@ class Answers:
         channels, value_range: for decoding images, see :func:`normfree.data.decode_image`.
         columns: of the CSV file, after the image's path; set after the first :meth:`ask`.
         picture_ending: end of the file names of pictures, after the image's name.
+        endings: of the files that are read, among those of a folder.
+        mask_endings: of the files that ``--masks`` writes, after the image's name.
+        default_masks: the folder of masks where ``--masks`` is not given; None: none are written.
     """
 
     channels: int = 3
     value_range: tuple[float, ...] | None = None
     columns: Sequence[str] = ()
     picture_ending: str = ".png"
+    endings: tuple[str, ...] = EXTENSIONS
+    mask_endings: tuple[str, ...] = (".png",)
+    default_masks: Path | None = None
 
     def begin(self, paths: Sequence[Path]) -> None:
         """Called once before all else, with the paths of all images."""
+
+    def name(self, path: Path) -> str:
+        """What files about an image are called, without their ending."""
+        return path.stem
+
+    def read(self, path: Path) -> Tensor:
+        """An image file as (C, H, W), upright; of volumes (C, D, H, W).
+
+        Raises:
+            UnreadableImage: it cannot be read.
+        """
+        return decode_image(path, self.channels, value_range=self.value_range)
 
     def placed(self, path: Path, image: Tensor) -> Tensor:
         """An upright image in the orientation that predictions are for.

@@ -69,6 +69,8 @@ class Scored:
     def __init__(self, metrics: Any, score: Callable[[Any, Batch], Iterable[float]]):
         self.metrics, self.score = metrics, score
         self.images: list[tuple[float, int]] = []
+        if hasattr(metrics, "answer"):
+            self.answer = metrics.answer
 
     def update(self, output: Any, batch: Batch) -> None:
         self.metrics.update(output, batch)

@@ -53,7 +53,7 @@ def open_test_images(
     task, own_source = task_of(recipe), with_kind(recipe.data.source)
     source = None if source is None else with_kind(source)
     own = source is None or absolute(source) == recipe.data.source
-    if task.targets != "pairs" and own and recipe.data.val_fraction is not None:
+    if task.holds_out and own and recipe.data.val_fraction is not None:
         opened = _fitted(recipe, task.open(recipe, source or own_source, held_out=held_out), "test")
     else:
         opened = task.open_test(recipe, source or own_source, classes, network)

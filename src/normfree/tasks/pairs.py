@@ -24,6 +24,7 @@ class PairTask(Task):
     """
 
     targets = "pairs"
+    holds_out = False
 
     def __init__(self, source: Source[Any], config: TaskConfig, data: DataConfig, **options: Any):
         if data.sampler != "shuffled":

@@ -20,6 +20,8 @@ from .gallery import Gallery, Look
 from .measured import Measured
 from .trained import InferenceTask, ReadyNetwork, Trained
 
+VOLUME_FIELDS: dict[str, Any] = dict(image_depth=None, test_depth=None, foreground=0.0, spacing=None)
+
 
 class Task(InferenceTask):
     """Everything that differs between tasks: opening images, building, training and evaluating a network, predictions.
@@ -40,6 +42,7 @@ class Task(InferenceTask):
         output: name of the output in an exported file, see :class:`normfree.export.Description`; None: not exported.
         options: the fields of :class:`.PredictOptions` that only some tasks have, and this one has.
         predicts: whether there are :meth:`answers`.
+        holds_out: whether ``data.val_fraction`` may hold images out for testing.
     """
 
     score: str
@@ -50,6 +53,7 @@ class Task(InferenceTask):
     output: ClassVar[str | None] = None
     options: ClassVar[frozenset[str]] = frozenset()
     predicts: ClassVar[bool] = True
+    holds_out: ClassVar[bool] = True
 
     # From a recipe.
 
@@ -222,6 +226,7 @@ class Task(InferenceTask):
             poisson: draw training batches by Poisson sampling.
             memory: the same images kept in memory.
         """
+        self.refuse_others(data)
         self.source, self.config, self.data, self.classes = source, config, data, len(source.classes)
         self.notes = [] if memory is None else [memory.told]  # for the user
         images = memory or source
@@ -230,7 +235,7 @@ class Task(InferenceTask):
             images.train,
             self.train_transform(data),
             batch_size,
-            shape=shape_of(data, data.image_size, data.image_width),
+            shape=self.input_shape(data, data.image_size, data.image_width, data.image_depth),
             seed=seed,
             shuffle=True,
             drop_last=len(source.train) >= batch_size,
@@ -243,9 +248,33 @@ class Task(InferenceTask):
             images.test,
             self.test_transform(data),
             batch_size,
-            shape=shape_of(data, data.test_size, data.test_width),
+            shape=self.input_shape(data, data.test_size, data.test_width, data.test_depth),
             **shared,
         )
+
+    @classmethod
+    def refuse_others(cls, data: DataConfig) -> None:
+        """Refuse fields of the data section that are for other tasks.
+
+        Raises:
+            UsageError: one is set.
+        """
+        refuse_fields(data, VOLUME_FIELDS, "volumes")
+
+    @classmethod
+    def input_shape(
+        cls, data: DataConfig, height: int | None, width: int | None = None, depth: int | None = None
+    ) -> tuple[int, ...]:
+        """(C, H, W) of transformed images, of volumes (C, D, H, W); sizes are those of ``data``.
+
+        Raises:
+            UsageError: ``height`` is not set.
+        """
+        return shape_of(data, height, width)
+
+    def probe(self, images: Tensor) -> Tensor:
+        """What of a batch of test images is shown to the network to record its signals."""
+        return images
 
     @classmethod
     def train_options(cls, data: DataConfig) -> dict[str, Any]:

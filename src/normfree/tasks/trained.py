@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 from ..data import DataConfig, EvalTransform, HeldOut, Loader, Source, normalize
 from ..data.pixels import PixelTransform
 from ..data.resize import centre_crop, padded_centre_window
+from ..data.volumes import VolumeTransform
 from ..export import Preprocessing
 from ..recipes import Recipe
 from .answers import Answers, PredictOptions
@@ -27,6 +28,13 @@ class InferenceTask:
     targets: ClassVar[Literal["labels", "vectors", "pairs"]]
     output: ClassVar[str | None]
     options: ClassVar[frozenset[str]]
+    holds_out: ClassVar[bool]
+
+    @classmethod
+    def input_shape(
+        cls, data: DataConfig, height: int | None, width: int | None = None, depth: int | None = None
+    ) -> tuple[int, ...]:
+        raise NotImplementedError
 
     @classmethod
     def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
@@ -93,12 +101,11 @@ class Trained:
         return self.task.test_transform(self.recipe.data)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the network's input for an image."""
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the network's input for an image, (C, D, H, W) for a volume."""
         self.task.set_sizes(self.recipe, self.model)
         data = self.recipe.data
-        height = data.test_size or 0  # which is set by now
-        return data.channels, height, data.test_width or height
+        return self.task.input_shape(data, data.test_size, data.test_width, data.test_depth)
 
     def view(self, image: Tensor) -> Tensor:
         """The network's input for an image (C, H, W) uint8."""
@@ -143,8 +150,14 @@ class AntialiasedTransform(EvalTransform):
         return normalize(centre_crop(image, self.size), self.mean, self.std)
 
 
-def view_of(preprocessing: Preprocessing, *, antialias: bool = False) -> EvalTransform | PixelTransform:
+def view_of(
+    preprocessing: Preprocessing, *, antialias: bool = False
+) -> EvalTransform | PixelTransform | VolumeTransform:
     """The transform for a preprocessing; ``antialias`` is for classification and regression."""
+    if preprocessing.depth is not None:
+        _, *size = preprocessing.shape
+        values = preprocessing.value_range or (0.0, 255.0)
+        return VolumeTransform((size[0], size[1], size[2]), preprocessing.mean, preprocessing.std, values, crop=False)
     if preprocessing.resize not in ("squash", "centre"):
         _, height, width = preprocessing.shape
         return PixelTransform(height, width, preprocessing.mean, preprocessing.std, preprocessing.short_side)

@@ -7,10 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Batch, DataConfig, HeldOut, Source
+from ..data import Batch, DataConfig, HeldOut, Loader, Source
+from ..data.memory import MemorySplit
 from ..data.pixels import IGNORE
-from ..data.volumes import CLASSES, VolumeTransform, volumes
+from ..data.values import ZSCORE
+from ..data.volume_folders import VolumePairs, volume_folder
+from ..data.volumes import CLASSES, MADE, VolumeTransform, volumes
 from ..errors import UsageError
+from ..models import UNet
 from ..recipes import Recipe
 from .answers import Answers, PredictOptions
 from .gallery import Gallery, Look
@@ -18,16 +22,19 @@ from .measured import Measured, named_rows
 from .pairs import refuse_mixing
 from .segmentation import Overlap, Segmentation, unet_of
 from .statistics import image_statistics
-from .task import refuse_fields, refuse_masks
+from .task import refuse_fields, refuse_masks, shape_of
 from .trained import ReadyNetwork, Trained
+from .volume_answers import VolumeAnswers
+from .windows import WHOLE, in_windows
 
-_OTHERS: dict[str, Any] = dict(short_side=None, scale=(1.0, 1.0), color=False, image_width=None, test_width=None)
+_OTHERS: dict[str, Any] = dict(short_side=None, scale=(1.0, 1.0), color=False)
 
 
 class Volumes(Segmentation):
     """Volumes and masks of a source, cross-entropy and soft Dice loss over voxels, Dice coefficient.
 
-    The network is a U-Net of three dimensions. Volumes are not predicted, exported or drawn yet.
+    The network is a U-Net of three dimensions. It is trained on patches and evaluated on whole volumes, large ones in
+    windows (:func:`.in_windows`). Volumes are not drawn.
 
     Args:
         source, data, options: as :class:`.PairTask`.
@@ -35,25 +42,35 @@ class Volumes(Segmentation):
 
     name = kind = "volumes"
     purpose = "is for volumes"
-    output = None
-    predicts = False
-    options = frozenset()
+    output = "logits"
+    holds_out = True
+    options = frozenset({"masks"})
     score, score_label = "dice", "test Dice"
 
     @classmethod
     def open(
         cls, recipe: Recipe, source: str, *, held_out: HeldOut | None = None, known: Sequence[str] | None = None
     ) -> Source[Any]:
-        cls.refuse_held_out(recipe)
         data = recipe.data
         kind, _, rest = source.partition(":")
         if kind != "volumes":
-            raise UsageError(f'data.source (={source!r}) must be "volumes:N" for volumes')
-        if data.channels != 1:
-            raise UsageError(f"data.channels (={data.channels}) must be 1 for volumes")
-        refuse_masks(recipe)
-        train, test = volumes(rest)
-        return Source(train, test, list(CLASSES))
+            raise UsageError(f'data.source (={source!r}) must be "volumes:N" or "volumes:PATH" for volumes')
+        if MADE.fullmatch(rest):
+            return _made(recipe, rest)
+        if held_out is None and data.val_fraction is not None and known is None:
+            held_out = HeldOut(data.val_fraction, data.val_seed)
+        opened = volume_folder(
+            rest,
+            data.channels,
+            values=data.mask_values,
+            ignored=data.mask_ignored,
+            spacing=data.spacing,
+            held_out=held_out,
+            known=known,
+        )
+        if data.value_range == "auto":
+            data.value_range = ZSCORE
+        return opened
 
     @classmethod
     def build_network(cls, recipe: Recipe, classes: Sequence[str]) -> nn.Module:
@@ -62,28 +79,69 @@ class Volumes(Segmentation):
         return unet_of(recipe, classes, 3)
 
     @classmethod
+    def set_sizes(cls, recipe: Recipe, model: nn.Module) -> None:
+        """The patches' size is the model's where the recipe leaves it open; windows in evaluation are as patches."""
+        data = recipe.data
+        if data.test_size is None:
+            same = dict(test_size=data.image_size, test_width=data.image_width, test_depth=data.image_depth)
+            for name, size in same.items():
+                setattr(data, name, getattr(data, name) or size)
+        super().set_sizes(recipe, model)
+
+    @classmethod
+    def resolve(cls, recipe: Recipe, source: Source[Any]) -> None:
+        if recipe.train.parallel == "fsdp" and isinstance(source.train, VolumePairs):
+            raise UsageError("train.parallel (='fsdp') needs volumes of one size; take ddp for volumes in files")
+
+    @classmethod
+    def refuse_others(cls, data: DataConfig) -> None:
+        refuse_mixing(data, "volumes")
+        refuse_fields(data, _OTHERS, "images")
+
+    @classmethod
+    def input_shape(
+        cls, data: DataConfig, height: int | None, width: int | None = None, depth: int | None = None
+    ) -> tuple[int, ...]:
+        channels, height, width = shape_of(data, height, width)
+        return channels, depth or height, height, width
+
+    @classmethod
     def train_transform(cls, data: DataConfig) -> Any:
         if data.crop not in ("random", "none"):
             raise UsageError(f"data.crop (={data.crop!r}) must be 'random' or 'none' for volumes")
-        refuse_mixing(data, "volumes")
-        refuse_fields(data, _OTHERS, "images")
-        random: dict[str, Any] = dict(random=data.crop == "random", flip=data.flip)
-        return VolumeTransform(_side(data.image_size), *image_statistics(data), **random)
+        if data.foreground and data.crop != "random":
+            raise UsageError(f"data.foreground (={data.foreground:g}) is for data.crop random; it is {data.crop}")
+        options: dict[str, Any] = dict(random=data.crop == "random", foreground=data.foreground, flip=data.flip)
+        return _transform(cls.input_shape(data, data.image_size, data.image_width, data.image_depth), data, options)
 
     @classmethod
     def test_transform(cls, data: DataConfig) -> Any:
-        return VolumeTransform(_side(data.test_size), *image_statistics(data))
+        """The whole volume; its :meth:`~.VolumeTransform.view` is a window of it."""
+        shape = cls.input_shape(data, data.test_size, data.test_width, data.test_depth)
+        return _transform(shape, data, dict(crop=False))
+
+    @classmethod
+    def loader(cls, split: Any, transform: Any, batch_size: int, **options: Any) -> Loader:
+        """Batches of patches; whole volumes come one by one, as they have sizes of their own."""
+        files = isinstance(split.split if isinstance(split, MemorySplit) else split, VolumePairs)
+        return super().loader(split, transform, 1 if files and not transform.crop else batch_size, **options)
 
     @classmethod
     def check_test(cls, source: Source[Any], data: DataConfig) -> None:
-        """Made volumes have every class."""
+        if isinstance(source.test, VolumePairs):  # made volumes have every class
+            super().check_test(source, data)
 
     def check_targets(self, data: DataConfig) -> list[str]:
-        return []
+        return self.check_target_files(data) if isinstance(self.source.train, VolumePairs) else []
+
+    def probe(self, images: Tensor) -> Tensor:
+        """The window in the centre of volumes, which is what signals are recorded of."""
+        return self.test_transform(self.data).centre(images)
 
     @classmethod
     def metrics_of(cls, trained: Trained) -> "Dice":
-        return Dice(len(trained.classes))
+        whole = WHOLE if isinstance(trained.model, UNet) else 0  # an exported file takes one size
+        return Dice(len(trained.classes), window_of(trained), whole)
 
     @classmethod
     def measured(cls, metrics: Overlap, names: Sequence[str]) -> Measured:
@@ -95,7 +153,7 @@ class Volumes(Segmentation):
 
     @classmethod
     def answers(cls, network: ReadyNetwork, options: PredictOptions) -> Answers:
-        raise UsageError("networks for volumes have no `normfree predict`")
+        return VolumeAnswers(network, options)
 
     @classmethod
     def gallery(cls, look: Look) -> Gallery:
@@ -106,11 +164,24 @@ class Volumes(Segmentation):
         return super().loss(output, batch) + soft_dice_loss(output, batch.target_tensor).mean()
 
     def metrics(self) -> "Dice":
-        return Dice(self.classes)
+        return Dice(self.classes, self.test_transform(self.data).size)
 
 
 class Dice(Overlap):
-    """The Dice coefficient ``2 |A and B| / (|A| + |B|)`` of each class, over all test voxels."""
+    """The Dice coefficient ``2 |A and B| / (|A| + |B|)`` of each class, over all test voxels.
+
+    Args:
+        classes: their number.
+        window, whole: of :func:`.in_windows`; without a window, the network sees volumes of any size at once.
+    """
+
+    def __init__(self, classes: int, window: tuple[int, int, int] | None = None, whole: int = WHOLE):
+        super().__init__(classes)
+        self.window, self.whole = window, whole
+
+    def answer(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The network's output for whole volumes: (N, C, D, H, W)."""
+        return model(batch.images) if self.window is None else in_windows(model, batch.images, self.window, self.whole)
 
     def dice_per_class(self) -> list[float]:
         """Of each class; NaN of one that is neither in the masks nor in the answers.
@@ -157,7 +228,26 @@ def soft_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - ((2 * both + 1e-3) / (each + 1e-3))[:, 1:].mean(1)
 
 
-def _side(size: int | None) -> int:
-    if size is None:
-        raise UsageError("data.image_size and data.test_size must be set")
-    return size
+def window_of(trained: Trained) -> tuple[int, int, int]:
+    """(D, H, W) of the windows in which a network is evaluated."""
+    _, depth, height, width = trained.shape
+    return depth, height, width
+
+
+def _transform(shape: tuple[int, ...], data: DataConfig, options: dict[str, Any]) -> VolumeTransform:
+    _, depth, height, width = shape
+    values = (0.0, 255.0) if data.value_range in (None, "auto") else data.value_range
+    return VolumeTransform((depth, height, width), *image_statistics(data), values, **options)
+
+
+def _made(recipe: Recipe, text: str) -> Source[Any]:
+    data = recipe.data
+    refuse_masks(recipe)
+    if data.channels != 1:
+        raise UsageError(f"data.channels (={data.channels}) must be 1 for volumes:{text}")
+    if data.val_fraction is not None:
+        raise UsageError(f"data.val_fraction (={data.val_fraction:g}): volumes:{text} has test volumes of its own")
+    if data.spacing is not None:
+        raise UsageError(f"data.spacing (={list(data.spacing)}) is for volumes in files, not for volumes:{text}")
+    train, test = volumes(text)
+    return Source(train, test, list(CLASSES))

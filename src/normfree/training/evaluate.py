@@ -39,7 +39,8 @@ def evaluate(
 
     Args:
         metrics: has ``update(output, batch)`` and ``compute()``. With several processes it also has ``totals``, a list
-            of sums, or both ``parts``, its contents, and ``join(parts)``, which takes the contents of all processes.
+            of sums, or both ``parts``, its contents, and ``join(parts)``, which takes the contents of all processes. It
+            may have ``answer(model, batch)``, which says how outputs are computed.
         replicas: the processes that share the batches; the result is over all of them.
         stop_requested: whether this process should stop; called before each batch.
 
@@ -50,6 +51,7 @@ def evaluate(
         Stopped: any process should stop; raised in all of them.
     """
     training, unreadable, replicas = model.training, [], replicas or Replicas()
+    answer = getattr(metrics, "answer", _answer)
     model.eval()
     try:
         for batch in loader:
@@ -59,7 +61,7 @@ def evaluate(
             if len(batch) or replicas.world > 1:  # sharded networks run in all processes or in none
                 batch = batch.to(device)
                 with autocast(device, precision):
-                    output = model(*batch.inputs)
+                    output = answer(model, batch)
                 if len(batch):
                     metrics.update(output, batch)
     finally:
@@ -67,6 +69,10 @@ def evaluate(
     _join(metrics, replicas)
     by_image = {one.image: one for one in itertools.chain(*replicas.gather(unreadable))}
     return metrics.compute(), list(by_image.values())
+
+
+def _answer(model: nn.Module, batch: Batch) -> Any:
+    return model(*batch.inputs)
 
 
 def _join(metrics: Any, replicas: Replicas) -> None:
