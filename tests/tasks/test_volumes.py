@@ -47,19 +47,64 @@ def test_the_source_is_described_by_numbers():
 def test_transform_crops_pads_and_mirrors_both_alike():
     image = torch.randint(256, (1, 10, 6, 8), dtype=torch.uint8)
     mask = image[0].long() % 3
-    view = VolumeTransform(8, (0.5,), (0.5,))
+    view = VolumeTransform((8, 8, 8), (0.5,), (0.5,))
     x, target = view(image, mask)
     assert x.shape == (1, 8, 8, 8)
     torch.testing.assert_close(x[0, :, 1:7], (image[0, 1:9].float() / 255 - 0.5) / 0.5)
     assert torch.equal(target[:, 1:7], mask[1:9])
     assert bool((target[:, [0, 7]] == IGNORE).all())
-    flipped = VolumeTransform(8, (0.5,), (0.5,), random=True, flip=True)
+    flipped = VolumeTransform((8, 8, 8), (0.5,), (0.5,), random=True, flip=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         x, target = flipped(image, mask, generator)
         inside = target != IGNORE
         values = (x[0][inside] * 0.5 + 0.5).mul(255).round().long() % 3
         assert torch.equal(values, target[inside])
+
+
+def test_a_window_of_values_and_zscore():
+    torch.manual_seed(0)
+    image = (1000 * torch.randn(2, 6, 7, 8)).to(torch.int16)
+    window = VolumeTransform((4, 4, 4), (0.5, 0.5), (0.25, 0.5), (-100.0, 300.0))
+    expected = ((image.float() + 100) / 400).clamp(0, 1)
+    whole = window.whole(image)
+    torch.testing.assert_close(whole[0], (expected[0] - 0.5) / 0.25)
+    torch.testing.assert_close(whole[1], (expected[1] - 0.5) / 0.5)
+    own = VolumeTransform((4, 4, 4), (0.5, 0.5), (0.5, 0.5), "zscore")
+    torch.testing.assert_close(own.whole(image).mean((1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(own.whole(image).std((1, 2, 3), correction=0), torch.ones(2))
+    patch, _ = own(image, image[0].long().clamp(0, 1))
+    torch.testing.assert_close(patch, own.whole(image)[:, 1:5, 2:6, 2:6])  # by the whole volume, not by the patch
+    assert torch.equal(own.view(image), own.whole(image)[:, 1:5, 1:5, 2:6])
+    constant = own.whole(torch.full((2, 3, 3, 3), 7))
+    assert bool(constant.abs().max() < 1)
+
+
+def test_whole_volumes_stay_as_large_as_they_are():
+    image, mask = torch.randint(256, (1, 5, 9, 6), dtype=torch.uint8), torch.randint(3, (5, 9, 6))
+    whole = VolumeTransform((4, 4, 4), (0.5,), (0.5,), crop=False)
+    x, target = whole(image, mask)
+    assert torch.equal(target, mask)
+    torch.testing.assert_close(x, (image.float() / 255 - 0.5) / 0.5)
+
+
+def test_foreground_patches_hold_a_class_and_the_same_seed_gives_the_same_patch():
+    mask = torch.zeros(20, 20, 20, dtype=torch.int64)
+    mask[1, 2, 3], mask[18, 17, 5], mask[10:12] = 1, 2, IGNORE
+    image, options = torch.zeros(1, 20, 20, 20), dict(random=True, foreground=1.0)
+    view = VolumeTransform((4, 5, 6), (0.5,), (0.5,), **options)
+    generator, seen = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        _, target = view(image, mask, generator)
+        assert target.shape == (4, 5, 6)
+        seen.append(sorted({*target.unique().tolist()} & {1, 2}))
+    assert seen.count([1]) + seen.count([2]) == 20
+    assert 4 <= seen.count([1]) <= 16
+    first, second = (view(image, mask, torch.Generator().manual_seed(7))[1] for _ in range(2))
+    assert torch.equal(first, second)
+    never = VolumeTransform((4, 5, 6), (0.5,), (0.5,), random=True)
+    found = [bool(((t := never(image, mask, generator)[1]) == 1).any() or (t == 2).any()) for _ in range(20)]
+    assert sum(found) < 10
 
 
 def test_dice_is_that_of_sets():

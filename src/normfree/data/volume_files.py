@@ -120,16 +120,16 @@ def read_mask(path: str, classes: MaskValues) -> Tensor:
 
 
 def write_mask(path: str | Path, values: np.ndarray, like: str) -> None:
-    """Write (D, H, W) values in the format of another file, with its affine and its axes, or its spacing.
+    """Write (D, H, W) values with the affine and the axes of another file, or its spacing.
 
     Args:
-        path: of the same ending as ``like``.
+        path: ends as ``like``; .nii and .nii.gz, .npy and .npz may take each other's place.
         values: uint8 or uint16 along the axes of :class:`Header`.
 
     Raises:
         RunFailed: it cannot be written.
     """
-    kind, file = ending(like), io.BytesIO()
+    kind, file = ending(path), io.BytesIO()
     if kind == ".npy":
         np.save(file, values)
     elif kind == ".npz":
