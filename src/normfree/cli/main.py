@@ -14,6 +14,7 @@ from .streams import discard, lossy_errors, printable_notes, reader_gone, writab
 VERBS = {
     "train": "train a network by a recipe",
     "find-lr": "suggest a learning rate by a range test",
+    "search": "search for hyper-parameters of a recipe",
     "study": "train a recipe with several settings and seeds, into a table and a plot",
     "eval": "measure a trained network",
     "predict": "classify images with a trained network",

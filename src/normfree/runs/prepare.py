@@ -86,6 +86,7 @@ def prepare(
     progress: bool = True,
     replicas: Replicas | None = None,
     stop: StopRequests | None = None,
+    on_evaluation: Callable[[Mapping[str, float], float], None] = lambda metrics, part: None,
 ) -> tuple[Trainer, Path]:
     """Open the images, build the network and the run folder. Nothing is written before all inputs are checked.
 
@@ -94,7 +95,7 @@ def prepare(
         init: initializes the network, and returns a sentence that says with what.
         resume: folder of the run to resume; its recipe is ``recipe``.
         warm_restart: start the learning rate schedule again from the step at which the run is resumed.
-        stop: requests to stop, see :class:`Trainer`.
+        stop, on_evaluation: see :class:`Trainer`.
     """
     replicas = replicas or Replicas()
     as_given = as_asked(recipe)
@@ -112,6 +113,7 @@ def prepare(
         replicas=replicas,
         stop=stop,
         private=recipe.private,
+        on_evaluation=on_evaluation,
     )
     messages = [*inputs.messages, *_workers(inputs.task, recipe)]
     if inputs.checkpoint is not None:

@@ -1,6 +1,6 @@
 """Starting and resuming runs of training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ def train(
     warm_restart: bool = False,
     progress: bool = True,
     stop: StopRequests | None = None,
+    on_evaluation: Callable[[Mapping[str, float], float], None] = lambda metrics, part: None,
 ) -> Finished:
     """Train by a recipe into a new run folder, or resume a run: ``normfree train``.
 
@@ -61,6 +62,7 @@ def train(
         warm_restart: start the learning rate schedule again; for a run folder to resume with a new length.
         progress: show a progress bar.
         stop: requests to stop.
+        on_evaluation: called after each evaluation with its metrics and the part of the steps that is done.
 
     Raises:
         UsageError: an argument cannot be used; nothing was written.
@@ -85,6 +87,7 @@ def train(
             say(group, *filter(None, [on_all(group, lambda: adopt(chosen, init, overrides))]))
         fill = None if init is None or folder is not None else partial(initialize, path=init)
         how = dict[str, Any](warm_restart=warm_restart, progress=progress, replicas=group, stop=stop)
+        how["on_evaluation"] = on_evaluation
         return _fit(*prepare(chosen, Path(name).stem, out, lock=lock, init=fill, resume=folder, **how))
 
 

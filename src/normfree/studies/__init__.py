@@ -14,6 +14,7 @@ from .cost import Cost, Planned, plan, total
 from .listing import described
 from .report import Report
 from .results import Result, Results
+from .search import Search, Tried, best_trial, load_search, run_search
 from .start import Outcome, default_folder, run, write
 from .study import Study, dump_study, list_studies, load_study, study_header, study_text
 from .summary import Summary, summarize
@@ -26,17 +27,22 @@ __all__ = [
     "Report",
     "Result",
     "Results",
+    "Search",
     "Study",
     "Summary",
+    "Tried",
+    "best_trial",
     "cells",
     "default_folder",
     "described",
     "dump_study",
     "list_studies",
+    "load_search",
     "load_study",
     "parse_part",
     "plan",
     "run",
+    "run_search",
     "study_header",
     "study_text",
     "summarize",

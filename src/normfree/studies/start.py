@@ -228,7 +228,7 @@ class _Work:
                 raise FolderInUse(str(error)) from error
             self.results.note(planned, "refused", str(error))
         except RunFailed as error:
-            self.results.note(planned, "diverged" if _diverged(error) else "failed", str(error).partition(";")[0])
+            self.results.note(planned, "diverged" if diverged(error) else "failed", str(error).partition(";")[0])
         except Exception as error:
             if not no_memory(error):
                 raise
@@ -252,7 +252,7 @@ class _Work:
         return f"{done} of {counted(len(mine), 'run')} are done"
 
 
-def _diverged(error: BaseException) -> bool:
+def diverged(error: BaseException) -> bool:
     """Whether a loss, a gradient or an evaluation that is not finite ended a run."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, NotFinite):

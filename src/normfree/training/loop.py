@@ -6,7 +6,7 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +75,7 @@ class Trainer:
         stop: receives requests to stop. A request before training ends the run before the first step.
         private: settings of private training, with a noise multiplier; the task's training batches must be drawn by
             Poisson sampling.
+        on_evaluation: called after each evaluation with its metrics and the part of the steps that is done.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Trainer:
         replicas: Replicas | None = None,
         stop: StopRequests | None = None,
         private: PrivateConfig | None = None,
+        on_evaluation: Callable[[Mapping[str, float], float], None] = lambda metrics, part: None,
     ):
         self.task, self.run, self.config, self.optim = task, run, train, optim
         self.replicas = replicas or Replicas()
@@ -109,7 +111,7 @@ class Trainer:
         self.steps_per_epoch = float(task.train.steps_per_epoch)
         self.total_steps = train.total_steps(task.train.steps_per_epoch)
         self.max_unreadable = max_unreadable
-        self.on_step = on_step
+        self.on_step, self.on_evaluation = on_step, on_evaluation
         self.log = TrainLog(
             run,
             self.step,
@@ -331,6 +333,7 @@ class Trainer:
         if better:
             self.state.best = self.state.metrics
         self._save(best=better)
+        self.on_evaluation(self.state.metrics, self.state.step / self.total_steps)
 
     def _measure(self) -> tuple[dict[str, float], list[Unreadable]]:
         task, config = self.task, self.config
