@@ -52,21 +52,22 @@ def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) 
     return unset | dict(overrides), messages
 
 
-def check_import(optimizer: Any, overrides: Mapping[str, Any], source: str) -> None:
+def check_import(optimizer: Any, overrides: Mapping[str, Any] | None, source: str) -> None:
     """Refuse the class of an optimizer that a file names: importing it runs code, which the user has to ask for.
 
     Args:
         optimizer: ``optim.name`` of the file.
-        overrides: what the user asks for.
+        overrides: what the user asks for; None: nobody can.
         source: the file, for the message.
 
     Raises:
         UsageError: it names a class, and ``overrides`` name no optimizer.
     """
-    if is_import(optimizer) and "optim.name" not in overrides:
+    if is_import(optimizer) and "optim.name" not in (overrides or {}):
+        hint = f"if you trust it, say so with --optim.name {shlex.quote(str(optimizer))}"
+        hint = f"{source} cannot name it" if overrides is None else hint
         raise UsageError(
-            f"{source}: optim.name (={shown(optimizer)}) is a class to import, which runs its code; if you trust it, "
-            f"say so with --optim.name {shlex.quote(str(optimizer))}"
+            f"{source}: optim.name (={shown(optimizer)}) is a class to import, which runs its code; {hint}"
         )
 
 

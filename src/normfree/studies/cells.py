@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
-from ..optim.imported import is_import
-from ..recipes import Recipe, load_recipe, path_names
+from ..recipes import Recipe, check_import, load_recipe, path_names
 from ..words import shown
 from .axes import Value
 from .study import PLACE, SEED, Study
@@ -47,8 +46,7 @@ class Cell:
         Raises:
             UsageError: its settings do not fit together.
         """
-        if is_import(optimizer := self.fields.get("optim.name")):
-            raise UsageError(f"optim.name (={shown(optimizer)}) is a class to import, which a study cannot name")
+        check_import(self.fields.get("optim.name"), None, "a study")
         return load_recipe(self.base, self.fields)
 
 
