@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..files import whole_file
 from .lr_range import RangeStep
 from .run import CURVES, read_metrics
+
+# wide enough for the labels of any numbers: to measure them, for these and for the titles, takes longer than to draw
+MARGINS = dict(left=0.08, right=0.975, bottom=0.08, top=0.95, wspace=0.18, hspace=0.3)
 
 
 def plot_curves(folder: str | Path, name: str = "top1") -> Path:
@@ -22,21 +25,24 @@ def plot_curves(folder: str | Path, name: str = "top1") -> Path:
     lines = read_metrics(folder)
     train = [line for line in lines if line["kind"] == "train"]
     evals = [line for line in lines if line["kind"] == "eval"]
-    figure = _figure(10, 6.5)
-    (loss, score), (lr, clipped) = figure.subplots(2, 2)
+    figure = _figure(10, 6.5, layout=None)
+    (loss, score), (lr, clipped) = figure.subplots(2, 2, gridspec_kw=MARGINS)
     _curve(loss, train, "loss", "training, smoothed labels")
     _curve(loss, evals, "loss", "test")
     _curve(loss, evals, "ema_loss", "test, averaged weights")
-    loss.set(title="loss", yscale="log")
+    loss.set_title("loss", y=1)
+    loss.set_yscale("log")
     if name == "top1":
         _curve(score, train, "accuracy", "training, augmented", alpha=0.5)
     _curve(score, evals, name, "test")
     _curve(score, evals, f"ema_{name}", "test, averaged weights")
-    score.set(title="top-1 accuracy" if name == "top1" else name, ylim=(None, 1.01) if name == "r2" else (0, 1.01))
+    score.set_title("top-1 accuracy" if name == "top1" else name, y=1)
+    score.set_ylim((None, 1.01) if name == "r2" else (0, 1.01))
     _curve(lr, train, "lr", "learning rate")
-    lr.set(title="learning rate")
+    lr.set_title("learning rate", y=1)
     _curve(clipped, train, "clipped", "all units")
-    clipped.set(title="fraction of units clipped", ylim=(0, None))
+    clipped.set_title("fraction of units clipped", y=1)
+    clipped.set_ylim(0, None)
     for axes in (loss, score, lr, clipped):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
@@ -85,11 +91,11 @@ def plot_range(rows: Sequence[RangeStep], path: str | Path, *, suggested: float 
     return _save(figure, Path(path))
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, needed here only
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
