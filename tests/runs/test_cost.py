@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from normfree import UsageError
 from normfree.models.config import ModelConfig
 from normfree.recipes import load_recipe
 from normfree.runs import start
-from normfree.runs.cost import Cost, count_network, sam_part
+from normfree.runs.cost import Cost, count_classifier, count_network, sam_part
 
 CLASSES = [str(i) for i in range(10)]
 
@@ -61,3 +62,44 @@ def test_a_network_that_needs_real_numbers_is_trained_all_the_same(tmp_path, cap
         count_network(load_recipe("digits"), CLASSES)
     start.train("digits", {"train.steps": 1}, out=tmp_path / "run", progress=False)
     assert "1 step of 64 on cpu; into " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("nfnet_f0", {"depths": [1, 3, 2, 1], "widths": [32, 48, 64, 64], "group_width": 8}, None),
+        ("nf_resnet50", {"depths": [1, 4, 2], "widths": [16, 32, 48]}, 50),
+        ("nf_regnet_b0", {"depths": [3, 1, 2, 2], "widths": [16, 24, 32, 48]}, 64),
+        ("bn_resnet50", {"depths": [2, 1, 3, 1], "widths": [16, 32, 48, 64], "stem": "3x3"}, 64),
+        ("nf_cifarnet", {"depths": [3, 1, 2], "widths": [8, 16, 16]}, 64),
+        ("nf_efficientnet_b0", {"widths": [8, 16, 24, 32, 40, 48, 56], "depths": [1, 2, 3, 1, 2, 4, 1]}, None),
+    ],
+)
+def test_a_classifier_is_counted_from_two_blocks_of_each_stage(name, options, size):
+    fields = {"model.name": name, "model.options": options, "data.image_size": size, "data.channels": 3}
+    recipe = load_recipe("digits", fields | {"data.mean": [0.5] * 3, "data.std": [1.0] * 3})
+    assert count_classifier(recipe, CLASSES) == count_network(recipe, CLASSES)
+    recipe.model.drop_rate, recipe.model.stochdepth_rate = 0.5, 0.25
+    assert count_classifier(recipe, CLASSES) == count_network(recipe, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model.name": "nfnet_f00"},
+        {"model.options": {"depths": [1, 2]}},
+        {"model.options": {"drop_rate": 0.5}},
+        {"model.options": {"num_classes": 4}},
+        {"model.options": {"test_size": 64}},
+        {"model.options": {"depths": [1, 0, 1]}},
+    ],
+)
+def test_what_cannot_be_built_is_not_counted_either(fields):
+    recipe = load_recipe("digits", fields)
+    assert count_classifier(recipe, CLASSES) is None
+    with pytest.raises(UsageError):
+        count_network(recipe, CLASSES)
+
+
+def test_other_networks_are_not_counted_from_parts():
+    assert count_classifier(load_recipe("demo_segmentation"), CLASSES) is None

@@ -75,10 +75,11 @@ class Complexity:
         short: the network with two blocks in each stage, ``stages.0.0``, ``stages.0.1``, ``stages.1.0``, ...
         in_chans: channels of its images.
         stride: its total stride.
+        proportional: whether the multiply-adds of maps grow with their area; not so without padding.
     """
 
-    def __init__(self, short: nn.Module, in_chans: int, stride: int):
-        self.short, self.in_chans, self.stride = short, in_chans, stride
+    def __init__(self, short: nn.Module, in_chans: int, stride: int, *, proportional: bool = True):
+        self.short, self.in_chans, self.stride, self.proportional = short, in_chans, stride, proportional
         # layers behind a pooling, whose cost does not depend on the image size
         self.pooled = {name for name, module in short.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
         if getattr(getattr(short, "head", None), "global_pool", "") == "logits":
@@ -96,7 +97,7 @@ class Complexity:
 
     def macs_executed(self, depths: Sequence[int], size: int) -> int:
         """As the network computes them: odd maps are rounded up. The same number if the stride divides the size."""
-        if size % self.stride == 0:
+        if size == self.stride or (self.proportional and size % self.stride == 0):
             return self.macs(depths, size)
         macs = macs_by_module(self.short, (self.in_chans, size, size))
         return sum(n * self._times(name, depths) for name, n in macs.items())

@@ -210,11 +210,12 @@ def _check_overrides(name: str, cls: type[Any], overrides: Mapping[str, Any]) ->
     check_options(cls, overrides)
 
 
-def model_info(name: str, **overrides: Any) -> ModelInfo:
+def model_info(name: str, *, test_size: int | None = None, **overrides: Any) -> ModelInfo:
     """Parameters, multiply-adds, sizes and regularization of a model, without allocating its weights.
 
     Args:
         name: one of :func:`list_models`.
+        test_size: side of the images that multiply-adds are counted for, in pixels; None: the variant's.
         overrides: as of :func:`build_model`.
 
     Raises:
@@ -228,7 +229,7 @@ def model_info(name: str, **overrides: Any) -> ModelInfo:
         633409
     """
     if name in _UNETS:
-        return _unet_info(name, overrides)
+        return _unet_info(name, test_size, overrides)
     cls, variant = lookup(name)
     _check_overrides(name, cls, overrides)
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
@@ -236,37 +237,37 @@ def model_info(name: str, **overrides: Any) -> ModelInfo:
     numbers = ("depths", "train_size", "test_size", "drop_rate", "stochdepth_rate")
     cost = _complexity(cls, tuple((k, v) for k, v in variant.items() if k not in numbers))
     defaults = {k: v.default for k, v in inspect.signature(cls.__init__).parameters.items()}
-    depths, test_size = variant["depths"], variant["test_size"]
+    depths, size = variant["depths"], test_size or variant["test_size"]
+    if len(depths) != len(variant["widths"]):
+        raise UsageError(f"depths (={list(depths)}) must be as many as the {len(variant['widths'])} widths")
     return ModelInfo(
         name=name,
         family=cls.family,
         widths=variant["widths"],
         depths=depths,
         params=cost.params(depths),
-        macs=cost.macs(depths, test_size),
-        macs_executed=cost.macs_executed(depths, test_size),
+        macs=cost.macs(depths, size),
+        macs_executed=cost.macs_executed(depths, size),
         train_size=variant["train_size"],
-        test_size=test_size,
+        test_size=size,
         drop_rate=variant.get("drop_rate", defaults["drop_rate"]),
         stochdepth_rate=variant.get("stochdepth_rate", defaults["stochdepth_rate"]),
     )
 
 
-def _unet_info(name: str, overrides: Mapping[str, Any]) -> ModelInfo:
+def _unet_info(name: str, test_size: int | None, overrides: Mapping[str, Any]) -> ModelInfo:
     """The numbers of a U-Net, at the classes and channels that it has by itself."""
     cls, variant = lookup_unet(name)
     _check_overrides(name, cls, overrides)
-    sizes = {key: variant[key] for key in ("train_size", "test_size")}
-    options = {key: value for key, value in variant.items() if key not in sizes} | dict(overrides)
+    size = test_size or variant["test_size"]
+    options = {k: v for k, v in variant.items() if k not in ("train_size", "test_size")} | dict(overrides)
     with torch.device("meta"):
         model = cls(**options)
-    macs = count_macs(model, (model.in_chans, *(sizes["test_size"],) * model.dims))
+    macs = count_macs(model, (model.in_chans, *(size,) * model.dims))
     widths, depths = tuple(options["widths"]), tuple(options["depths"])
     params = sum(p.numel() for p in model.parameters())
     rates = model.dropout.p, options.get("stochdepth_rate", 0.0)
-    return ModelInfo(
-        name, cls.family, widths, depths, params, macs, macs, sizes["train_size"], sizes["test_size"], *rates
-    )
+    return ModelInfo(name, cls.family, widths, depths, params, macs, macs, variant["train_size"], size, *rates)
 
 
 @functools.cache
@@ -275,9 +276,8 @@ def _complexity(cls: type[ResidualNet], structure: tuple[tuple[str, Any], ...]) 
     options = dict(structure)
     with torch.device("meta"):
         short = cls(depths=(2,) * len(options["widths"]), **options)
-    return Complexity(
-        short, options.get("in_chans", 3), getattr(cls, "counted_at", None) or short.feature_info[-1]["reduction"]
-    )
+    counted_at, reduction = getattr(cls, "counted_at", None), short.feature_info[-1]["reduction"]
+    return Complexity(short, options.get("in_chans", 3), counted_at or reduction, proportional=counted_at is None)
 
 
 def lookup(name: str) -> tuple[type[ResidualNet], dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from ..data.torchvision_places import without_downloads
 from ..errors import UsageError
 from ..recipes import Recipe
-from ..runs.cost import Cost, count_network, sam_part
+from ..runs.cost import Cost, count_classifier, count_network, sam_part
 from ..runs.decided import open_and_decide
 from ..runs.prepare import fit_batch
 from ..tasks import open_images
@@ -120,6 +120,9 @@ class _Meter:
 
     def _network(self, recipe: Recipe, classes: Sequence[str]) -> tuple[int, int | None]:
         """Parameters, and multiply-adds of a training image."""
+        quick = count_classifier(recipe, classes)
+        if quick is not None:
+            return quick
         data = recipe.data
         sizes = data.channels, data.image_size, data.image_width, data.image_depth
         key = json.dumps([dataclasses.asdict(recipe.model), dataclasses.asdict(recipe.task), len(classes), sizes])
