@@ -34,7 +34,7 @@ ALLOWED = {
     "private": {"functional", "gain", "nn", "optim"},
     "tasks": {
         *("functional", "gain", "nn", "models", "optim", "data", "export", "pictures", "recipes", "report", "spp"),
-        "training",
+        *("training", "convert"),
     },
     "training": {"functional", "gain", "nn", "optim", "data", "private"},
     # dataclasses of settings from the rooms below

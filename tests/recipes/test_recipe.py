@@ -19,6 +19,7 @@ from normfree.recipes import (
     recipe_header,
 )
 from normfree.recipes.recipe import recipe_text
+from normfree.tasks import task_of
 
 LABELS = ("Source:", "Command:", "Cost:", "Expected:")
 
@@ -34,7 +35,10 @@ def test_shipped_recipe_is_sound(name, write):
     recipe = load_recipe(name)
     with torch.device("meta"):
         build = recipe.model.build_unet if recipe.model.is_unet else recipe.model.build
-        model = build(num_classes=10, in_chans=recipe.data.channels)
+        if recipe.model.is_library:
+            model = task_of(recipe).build_network(recipe, list("0123456789"))
+        else:
+            model = build(num_classes=10, in_chans=recipe.data.channels)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     groups = [group["name"] for group in recipe.optim.build(model).param_groups]
     normalized = any(isinstance(module, (*BATCH_NORM, nn.InstanceNorm3d)) for module in model.modules())

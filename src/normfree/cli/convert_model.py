@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..convert import Conversion, convert
+from ..convert.conversion import MODES
 from ..convert.proof import described, prove, summary
 from ..errors import UsageError
 from ..files import whole_file
@@ -59,7 +60,7 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("network", metavar="NETWORK", help="pkg.module:factory, or a name from `normfree models`")
-    parser.add_argument("--mode", choices=["rebuild", "keep"], default="rebuild", help="default: rebuild")
+    parser.add_argument("--mode", choices=MODES, default="rebuild", help="default: rebuild")
     parser.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="argument of the function")
     parser.add_argument("--leave", metavar="NAME", action="append", default=[], help="a module that stays as it is")
     parser.add_argument("--freeze", metavar="NAME", action="append", default=[], help="with keep: do not train it")

@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
     print("At 1000 classes. Multiply-adds of one image at test size, as the papers count them.")
     if unets:
         print("U-Nets are for segmentation: at 2 classes and 3 channels; of volumes, sizes are voxels a side.")
+    print("torchvision:NAME and timm:NAME are networks of these libraries, to train with or without their BatchNorm.")
     if rounded:
         print("* the network rounds odd map sizes up and does a few per cent more (model_info(name).macs_executed).")
     return 0

@@ -17,7 +17,7 @@ class Change:
         was, now: classes, or a few words.
         why: in a few words; of a constant, what it stands for.
         factor: the constant that the place got; None: none.
-        source: of the constant: "theory" or "measured"; "": there is none.
+        source: of the constant: "theory", "measured" or "given"; "": there is none.
     """
 
     module: str

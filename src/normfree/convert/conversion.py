@@ -1,7 +1,7 @@
 """``convert``: one call from a network with normalization to one without it, and what it did."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,14 +12,16 @@ from ..errors import UsageError, check_finite
 from . import checks
 from .change import Change, Refusal, is_left, refuse
 from .fused import split_fused
+from .identity import remove_norms
 from .keep import fold_norms, freeze
 from .kinds import is_batch_norm, is_normalization
 from .rebuild import Rebuilder, clean
 from .structure import Structure
 from .tracing import evaluation, example_inputs, node_shapes, read, trace
-from .walk import set_constants
+from .walk import set_constants, take_constants
 
-Mode = Literal["rebuild", "keep"]
+Mode = Literal["rebuild", "keep", "identity"]
+MODES = ("rebuild", "keep", "identity")
 Example = Tensor | Sequence[Tensor] | Sequence[int]
 MAX_DIFFERENCE = 1e-4  # of the outputs of a kept network, relative; float32 leaves about 1e-6
 
@@ -41,6 +43,11 @@ class Conversion:
     inputs: tuple[Tensor, ...]
     changes: list[Change] = field(default_factory=list)
     difference: float | None = None
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The constants that were found, by the names of the modules that have them."""
+        return {change.module: change.factor for change in self.changes if change.factor is not None}
 
 
 def convert_model(model: nn.Module, example: Example, **settings: Any) -> nn.Module:
@@ -65,13 +72,15 @@ def convert(
     alpha: float = 0.2,
     skip_gain: float = 0.0,
     init: bool = True,
+    constants: Mapping[str, float] | None = None,
 ) -> Conversion:
     """Take the normalization out of any network that :mod:`torch.fx` can read; the original stays as it is.
 
     "rebuild" makes a network to be trained from scratch: convolutions are standardized, with gain and bias, each
     residual merge becomes ``shortcut + alpha * skip_gain * branch(x / beta)``, activations are followed by their gamma,
     folded into the next layer (NF-ResNets, section 4). "keep" folds trained BatchNorms into convolutions with gains:
-    the outputs in evaluation stay the same.
+    the outputs in evaluation stay the same. "identity" leaves each normalization out and changes nothing else: the
+    network that the other two are compared with.
 
     Args:
         example: inputs of the network, or the shape of one, with the batch, for unit Gaussian noise. Variances are
@@ -80,6 +89,8 @@ def convert(
         freeze: with "keep", names of modules whose parameters are not to be trained.
         alpha, skip_gain: of each residual branch; the skip gain is a learnable scalar, 0 at first.
         init: draw the weights of standardized layers anew; else the network's own ones are standardized.
+        constants: those of an earlier conversion of such a network, whose weights are loaded afterwards. Then nothing
+            is measured and no statistics are needed; the network may be on the meta device.
 
     Raises:
         UsageError: what is not understood, by the name of the module and the reason; an argument that is none of the
@@ -96,23 +107,33 @@ def convert(
     inputs = example_inputs(model, example)
     _check_has_norms(model, mode, leave)
     refuse(checks.tied(model, leave), type(model).__name__)
+    if mode == "identity":
+        bare = copy.deepcopy(model)
+        return Conversion(bare, model, mode, inputs, remove_norms(bare, leave) + _left(model, leave))
     if mode == "keep":
-        return _kept(model, inputs, leave, freeze)
-    return _rebuilt(model, inputs, leave, alpha, skip_gain, init)
+        return _kept(model, inputs, leave, freeze, check=constants is None)
+    return _rebuilt(model, inputs, leave, (alpha, skip_gain, init), constants)
 
 
 def _rebuilt(
-    model: nn.Module, inputs: tuple[Tensor, ...], leave: Collection[str], alpha: float, skip_gain: float, init: bool
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    leave: Collection[str],
+    settings: tuple[float, float, bool],
+    constants: Mapping[str, float] | None,
 ) -> Conversion:
     name = type(model).__name__
     graph = trace(copy.deepcopy(model), _whole(model, leave))
     structure = _structure(graph, inputs, leave)
     found = checks.unknown(model, structure, leave) + checks.shared(structure, leave)
     refuse(found + checks.functional(structure, leave) + checks.attention(structure, leave), name)
-    rebuilder = Rebuilder(structure, leave, alpha, skip_gain, init)
+    rebuilder = Rebuilder(structure, leave, *settings)
     refuse(rebuilder.refusals(), name)
     edited = rebuilder.edit()
-    set_constants(edited, inputs)
+    if constants is None:
+        set_constants(edited, inputs)
+    else:
+        take_constants(edited, constants)
     clean(edited)
     _check_gone(graph, leave, name)
     graph.train(model.training)
@@ -120,9 +141,11 @@ def _rebuilt(
     return Conversion(graph, model, "rebuild", inputs, changes)
 
 
-def _kept(model: nn.Module, inputs: tuple[Tensor, ...], leave: Collection[str], frozen: Collection[str]) -> Conversion:
+def _kept(
+    model: nn.Module, inputs: tuple[Tensor, ...], leave: Collection[str], frozen: Collection[str], *, check: bool
+) -> Conversion:
     name, training = type(model).__name__, {key: module.training for key, module in model.named_modules()}
-    refuse(checks.uncollected(model, leave), name)
+    refuse(checks.uncollected(model, leave) if check else [], name)
     kept = copy.deepcopy(model)
     graph = read(kept, _whole(model, leave))
     structure = _structure(graph, inputs, leave)
@@ -133,8 +156,8 @@ def _kept(model: nn.Module, inputs: tuple[Tensor, ...], leave: Collection[str], 
     changes += freeze(kept, frozen)
     for key, module in kept.named_modules():  # reading a graph takes training mode
         module.training = training.get(key, model.training)
-    difference = relative_difference(model, kept, inputs)
-    if not difference <= MAX_DIFFERENCE:
+    difference = relative_difference(model, kept, inputs) if check else None
+    if difference is not None and not difference <= MAX_DIFFERENCE:
         raise UsageError(
             f"{name} without BatchNorm differs from it by {difference:.1e} in evaluation; a module computes something"
             " else than its class says, or the example is none of its inputs"
@@ -188,8 +211,8 @@ def _check_has_norms(model: nn.Module, mode: Mode, leave: Collection[str]) -> No
 def _check_arguments(model: Any, mode: Any, leave: Any, frozen: Any, alpha: Any, skip_gain: Any) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"convert takes a torch.nn.Module, not a {type(model).__name__}")
-    if mode not in ("rebuild", "keep"):
-        raise UsageError(f'mode (={mode!r}) must be "rebuild" or "keep"')
+    if mode not in MODES:
+        raise UsageError(f"mode (={mode!r}) must be one of {', '.join(MODES)}")
     for name, value in dict(leave=leave, freeze=frozen).items():
         if isinstance(value, str) or not all(isinstance(one, str) for one in value):
             raise UsageError(f"{name} (={value!r}) must be a list of names, such as [{value!r}]")

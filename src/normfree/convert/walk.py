@@ -8,7 +8,7 @@ follows sees them.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..errors import UsageError, check_finite
 from ..gain import activation_gain, variance_behind
 from ..nn import BATCH_NORM, SkipInit
 from .kinds import CONCATENATIONS, Modules, activation_of, is_move, is_product, is_sum, is_weighted, module_of
@@ -245,3 +246,23 @@ def set_constants(edited: Edited, inputs: tuple[Tensor, ...]) -> None:
     """Find the factors of an edited graph, in one pass of the inputs through it."""
     with prepared(edited.graph), torch.random.fork_rng(devices=[]):
         Walk(edited).run(*(x.clone() for x in inputs))
+
+
+def take_constants(edited: Edited, constants: Mapping[str, float]) -> None:
+    """Give the factors of an edited graph these values; one that is not among them is 1.
+
+    Raises:
+        UsageError: a name that has no factor, or a value that is no finite number.
+    """
+    modules: Modules = dict(edited.graph.named_modules())
+    for name, value in constants.items():
+        module: Any = modules.get(name)
+        check_finite(f"constants[{name!r:.80}]", value)
+        if name in edited.layers and name not in edited.in_gates:
+            module.input_scale = float(value)
+        elif isinstance(module, Rescale):
+            module.factor = float(value)
+        else:
+            raise UsageError(f"constants names {name!r:.80}, which has none in this conversion")
+        if (change := edited.changes.get(name)) is not None:
+            change.factor, change.source = float(value), "given"

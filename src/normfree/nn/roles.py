@@ -132,6 +132,19 @@ def _own_roles(model: nn.Module) -> dict[str, _Declaration]:
     return own
 
 
+def undeclared(model: nn.Module) -> list[str]:
+    """Names of the parameters whose role neither a module nor the type of a layer says.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.factor = nn.Parameter(torch.ones(2))
+        >>> undeclared(layer)
+        ['factor']
+    """
+    own = _own_roles(model)
+    return [name for name, _ in model.named_parameters() if name not in own]
+
+
 def _overrides(roles: Mapping[str, Role | str], parameters: list[str]) -> dict[str, _Declaration]:
     """The caller's roles; a name outranks patterns."""
     overrides: dict[str, _Declaration] = {}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from ..models.library import is_library
 from ..models.registry import lookup_any
 from ..nn import batch_norms
 from ..optim.imported import is_import
@@ -45,6 +46,15 @@ def resolve_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) 
         messages.append(f"optim.options of the recipe ({_listed(own)}) are for {before}; {name} is made without them")
     options = _at(content, "model.options")
     old, new = _at(content, "model.name"), overrides.get("model.name")
+    if new is not None and not is_library(str(new)) and (how := _at(content, "model.convert")) is not None:
+        unset["model.convert"] = overrides.get("model.convert")
+        messages.append(f"model.convert of the recipe (={how}) is for {old}; {shown(new)} is built without it")
+    for rate in ("model.drop_rate", "model.stochdepth_rate"):
+        if new is not None and is_library(str(new)) and rate not in overrides and _at(content, rate) is not None:
+            unset[rate] = None
+            messages.append(f"{rate} of the recipe (={_at(content, rate)}) is for {old}; {shown(new)} has its own")
+    if _at(content, "model.constants") is not None and any(path.startswith("model.") for path in overrides):
+        unset["model.constants"] = None  # they are of the network that the recipe has
     if isinstance(options, dict) and old and new and old != new and (names := _unfit_options(options, old, new)):
         unset |= {f"model.options.{name}": None for name in names}
         left_out = _listed({name: options[name] for name in names})
@@ -89,8 +99,12 @@ def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str,
     recipe_model = _at(content, "model.name")
     if "train.micro_batch" in overrides or train.micro_batch is None or recipe_model in (None, "", name):
         return
+    if recipe.model.convert is not None:  # and has none
+        return
+    sizes: dict[str, Any] = dict(num_classes=2, in_chans=recipe.data.channels)
     with torch.device("meta"):
-        model = recipe.model.build(num_classes=2, in_chans=recipe.data.channels)
+        own = recipe.model.is_library
+        model = recipe.model.build_library(**sizes, trained=False) if own else recipe.model.build(**sizes)
     if batch_norms(model):
         raise UsageError(
             f"train.micro_batch (={shown(train.micro_batch)}) of the recipe is exact for networks without BatchNorm; "
@@ -101,6 +115,8 @@ def check_exact(recipe: Any, content: Mapping[str, Any], overrides: Mapping[str,
 
 def _unfit_options(options: Mapping[str, Any], old_name: str, new_name: str) -> list[str]:
     """Names of a recipe's options for one model that do not fit another."""
+    if is_library(str(old_name)) or is_library(str(new_name)):
+        return list(options)
     try:
         (old, old_row), (new, new_row) = lookup_any(str(old_name)), lookup_any(str(new_name))
     except UsageError:  # building the network raises it again

@@ -35,7 +35,10 @@ def open_any(source: str, overrides: Mapping[str, Any], which: str | None = None
         trained = load_trained(source, which, kind)
         shapes = weights.shapes_of(trained.model.state_dict(), "normfree")
         if not isinstance(trained.model, ResidualNet):
-            raise UsageError(f"{source} is a network for {trained.task.name}; convert takes those that classify images")
+            what = (
+                trained.recipe.model.name if trained.recipe.model.is_library else f"a network for {trained.task.name}"
+            )
+            raise UsageError(f"{source} is {what}; convert takes normfree's networks that classify images")
         return Opened("normfree", Path(trained.source), trained.model, trained.recipe.model, shapes)
     config = recipe_from({key: value for key, value in overrides.items() if key.startswith("model.")}).model
     return open_foreign(source, config, kind)

@@ -16,6 +16,7 @@ from ..limits import MAX_INPUT_SIDE
 from ..models import ResidualNet
 from ..models.backbone import OnBackbone
 from ..models.config import ModelConfig
+from ..models.library import LIBRARIES, is_library
 from ..models.registry import lookup
 from ..recipes import Recipe
 from ..recipes.decide import without_sizes
@@ -55,7 +56,8 @@ def initialize(model: nn.Module, path: str | Path) -> str:
         notes = carry(model.backbone, weights)
         return f"{summary(weights, notes)}, into the backbone; what stands behind it is new"
     weights = _of_backbone(weights)
-    assert isinstance(model, ResidualNet)
+    if not isinstance(model, ResidualNet):
+        raise _of_library(type(model).__name__)
     return summary(weights, carry(model, weights))
 
 
@@ -76,6 +78,8 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
     """
     weights, described = _read(path)
     before = recipe.model
+    if others := [name for name in (before.name, (described or {}).get("name", "")) if is_library(name)]:
+        raise _of_library(others[0])
     _adopt_sizes(recipe, described)
     if described is None:
         if before.name and _fits(before, weights):
@@ -98,6 +102,13 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
     recipe.model = ModelConfig(name, before.drop_rate, before.stochdepth_rate, options)
     shown = f" with options {', '.join(f'{k}={v}' for k, v in options.items())}" if options else ""
     return f"the network is that of {path}: {name}{shown}; --model NAME builds another"
+
+
+def _of_library(name: str) -> UsageError:
+    return UsageError(
+        f"--init is for normfree's own networks, and {name} is a network of {' or '.join(LIBRARIES)}; its library's "
+        "weights are an option of it: model.options.weights of torchvision, model.options.pretrained of timm"
+    )
 
 
 def _read(path: str) -> tuple[Weights, dict[str, Any] | None]:

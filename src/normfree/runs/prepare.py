@@ -98,6 +98,8 @@ def prepare(
         stop, on_evaluation: see :class:`Trainer`.
     """
     replicas = replicas or Replicas()
+    if resume is None:
+        recipe.model.constants = None  # a new run finds its own
     as_given = as_asked(recipe)
     inputs = open_inputs(recipe, resume, warm_restart, init, replicas)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
@@ -318,12 +320,18 @@ def summary(recipe: Recipe, name: str, source: Source[Any], trainer: Trainer) ->
     task = task_of(recipe)
     kind = f" for {task.name}" if task.targets == "pairs" else ""
     return (
-        f"{name}: {recipe.model.name}{kind} ({params / 1e6:.2f} M parameters) on {recipe.data.source}: "
+        f"{name}: {recipe.model.name}{kind}{_converted(recipe)} ({params / 1e6:.2f} M parameters) on "
+        f"{recipe.data.source}: "
         f"{len(source.train)} training and {counted(len(source.test), 'test image')}"
         f"{task.describe_classes(source.classes)}; "
         f"{counted(trainer.total_steps, 'step')} of {recipe.train.batch_size} on {trainer.device}{processes}"
         f"{operations(recipe, source, trainer)}; into {trainer.run.folder}"
     )
+
+
+def _converted(recipe: Recipe) -> str:
+    how = recipe.model.convert
+    return "" if how is None else f" without its normalization (model.convert {how})"
 
 
 def operations(recipe: Recipe, source: Source[Any], trainer: Trainer) -> str:

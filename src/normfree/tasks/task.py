@@ -17,6 +17,7 @@ from ..recipes import Recipe
 from ..recipes.task import TaskConfig
 from .answers import Answers, PredictOptions
 from .gallery import Gallery, Look
+from .library import library_network
 from .measured import Measured
 from .trained import InferenceTask, ReadyNetwork, Trained
 
@@ -85,6 +86,8 @@ class Task(InferenceTask):
         Raises:
             UsageError: the model or an option of it does not exist.
         """
+        if recipe.model.is_library:
+            return library_network(recipe, len(classes))
         return recipe.model.build(num_classes=len(classes), in_chans=recipe.data.channels)
 
     @classmethod
