@@ -44,7 +44,7 @@ ALLOWED = {
         *("functional", "gain", "nn", "models", "spp", "weights", "export", "optim", "data", "training", "recipes"),
         *("tasks", "pictures", "private", "report"),
     },
-    "studies": {"models", "data", "training", "recipes", "tasks", "report", "runs"},
+    "studies": {"models", "optim", "data", "training", "recipes", "tasks", "report", "runs"},
     "timm": {"functional", "models", "nn", "weights"},
     "report": {"spp", "pictures"},
     "cli": None,  # binds them all

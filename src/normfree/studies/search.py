@@ -7,6 +7,7 @@ its last checkpoint. Trials are pruned by the median of the evaluations of the o
 import contextlib
 import csv
 import datetime
+import importlib
 import io
 import os
 import shlex
@@ -152,7 +153,7 @@ def open_storage(folder: Path, create: bool = False) -> Any:
         UsageError: Optuna is not installed; the folder cannot be made.
     """
     try:
-        import optuna  # an extra
+        optuna: Any = importlib.import_module("optuna")  # an extra
     except ImportError as error:
         raise UsageError("normfree search needs Optuna: pip install 'normfree[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -314,7 +315,7 @@ class _Work:
         return f"{self.task.score_label} {score:{self.task.score_format}}"
 
     def _tell(self, number: int, state: str, score: float | None = None) -> None:
-        states = type(self._every()[number].state)
+        states: Any = type(self._every()[number].state)
         self.study.tell(number, score, state=states[state])
 
     def _told(self, number: int, fields: Mapping[str, Any], became: str) -> None:
