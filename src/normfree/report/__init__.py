@@ -1,6 +1,7 @@
-"""One HTML page about a training run, from the files in its folder and what the caller adds."""
+"""One HTML page about a training run, or about several, from the files in its folder and what the caller adds."""
 
 from .axes import percent
+from .comparison import Compared, write_comparison
 from .examples import Confusion, Example
 from .head import About
 from .markup import Missing
@@ -13,6 +14,7 @@ from .signal import Recorded
 __all__ = [
     "About",
     "Colors",
+    "Compared",
     "Confusion",
     "Example",
     "Missing",
@@ -27,5 +29,6 @@ __all__ = [
     "Table",
     "percent",
     "read_run",
+    "write_comparison",
     "write_page",
 ]

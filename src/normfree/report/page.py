@@ -44,15 +44,8 @@ class Report:
 def write_page(report: Report) -> bytes:
     """The HTML file. It loads no other files, which its content security policy forbids."""
     run, about = report.run, report.about
-    title = tag("title", f"{run.name} \N{MIDDLE DOT} training report")
-    style, script = tag("style", Markup(CSS)), tag("script", Markup(SCRIPT))
-    meta = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy()),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-    ]
-    body = tag(
-        "main",
+    return document(
+        f"{run.name} \N{MIDDLE DOT} training report",
         head(run, about),
         tag("nav", [tag("a", name, href=f"#{identity}") for identity, name in SECTIONS.items()]),
         curves(run, about),
@@ -62,7 +55,18 @@ def write_page(report: Report) -> bytes:
         recipe(run, report.changed, about.unreadable),
         tag("p", report.made, class_="note", style="margin-top:44px") if report.made else None,
     )
-    html = tag("html", tag("head", meta, title, style), tag("body", body, script), lang="en")
+
+
+def document(title: str, *children: Markup | None) -> bytes:
+    """An HTML file with the style sheet and the script of all pages."""
+    style, script = tag("style", Markup(CSS)), tag("script", Markup(SCRIPT))
+    meta = [
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy()),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+    ]
+    body = tag("body", tag("main", *children), script)
+    html = tag("html", tag("head", meta, tag("title", title), style), body, lang="en")
     return join(Markup("<!doctype html>\n"), html, "\n").encode()
 
 
