@@ -122,6 +122,17 @@ def test_gradients(normfree, mine):
     assert refused.err.strip().endswith("--columns grad_norm: gradients are recorded with --backward only")
 
 
+def test_widths(normfree, mine):
+    result = normfree("spp", "my_spp_nets:Net", *QUICK, "--widths", "width=8,32", "--option", "depth=2")
+    assert result.code == 0, result.err
+    assert "width 8    width 32   slope" in result.out
+    assert "no block depends on the width" in result.out
+    assert not list(mine.glob("spp-*"))
+    refused = normfree("spp", "my_spp_nets:Net", *QUICK, "--widths", "width=8")
+    assert refused.code == 2
+    assert "--widths width=8 must look like KEY=N,N,.., for example width=16,64,256" in refused.err
+
+
 def test_a_folder_is_where_the_files_go(normfree, mine):
     (mine / "seen").mkdir()
     assert normfree("spp", "my_spp_nets:ready", *QUICK, "--out", "seen").code == 0

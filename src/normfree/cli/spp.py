@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data import find_images
 from ..data.walk import Walk
 from ..errors import UsageError
@@ -14,6 +16,7 @@ from ..recipes.safe_yaml import load_yaml
 from ..runs.inspected import open_inspected
 from ..runs.outputs import check_output, try_to_write
 from ..runs.signals import first_record, record_and_diagnose, with_unique_names, write, write_spectra, writing
+from ..spp import width_check
 from ..spp.plot import GRADIENTS, TITLES, check_columns
 from ..training import pick_device
 from ..words import tell
@@ -29,6 +32,8 @@ def run(argv: Sequence[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name} (={value}) must be at least 1")
     columns = _columns(options)
+    if options.widths is not None:
+        return _check_widths(options)
     overrides, device = parse_options(options.option), pick_device(options.device, float64=True)
     networks = with_unique_names(
         [open_inspected(text, overrides, options.seed, options.checkpoint) for text in options.network], options.network
@@ -41,6 +46,27 @@ def run(argv: Sequence[str]) -> int:
     tell(*write(recorded, prefix, options.format, columns, log))
     if options.spectra:
         tell(*write_spectra(networks, prefix))
+    return 0
+
+
+def _check_widths(options: argparse.Namespace) -> int:
+    """Record each network at several values of one of its options, and print how its signal depends on them."""
+    key, _, text = options.widths.partition("=")
+    if not key or not re.fullmatch(r"\d+(,\d+)+", text):
+        raise UsageError(f"--widths {options.widths} must look like KEY=N,N,.., for example width=16,64,256")
+    overrides, widths = parse_options(options.option), [int(width) for width in text.split(",")]
+    for name in options.network:
+        first = open_inspected(name, overrides | {key: widths[0]}, options.seed)
+        channels, size = first.shape[0], options.size or first.shape[-1]
+        shape = (options.batch or 4, channels, *(size,) * (len(first.shape) - 1))
+        check = width_check(
+            lambda width, name=name: open_inspected(name, overrides | {key: width}, torch.initial_seed()).model,
+            widths,
+            shape,
+            blocks=options.blocks,
+        )
+        lines = [f"  ! {finding}" for finding in check.diagnose()] or ["  no block depends on the width"]
+        tell(f"{name}: variances of the branches at {len(widths)} widths", *str(check).splitlines(), *lines)
     return 0
 
 
@@ -86,6 +112,11 @@ def _parser() -> Parser:
         "--running-stats", action="store_true", help="BatchNorm by running statistics, not by the batch"
     )
     parser.add_argument("--backward", action="store_true", help="gradients of the blocks' outputs, too")
+    parser.add_argument(
+        "--widths",
+        metavar="KEY=N,N,..",
+        help="instead of all else: does the signal depend on this option of the network? For example width=16,64,256",
+    )
     parser.add_argument("--checkpoint", choices=["last", "best"], help="of a run folder; default: last")
     parser.add_argument("--spectra", action="store_true", help="singular values of the weights, too")
     parser.add_argument("--table", action="store_true", help="print the numbers of every block")

@@ -4,6 +4,7 @@ from .adaptive import LAMB, LaProp
 from .agc import AGC
 from .clip import agc_
 from .clip_statistics import ClipStatistics, TensorClipping
+from .clipping_check import ClippingCheck, LayerClipping, check_clipping
 from .config import OptimConfig
 from .ema import EMA, ema_decay
 from .fused import FusedStep
@@ -24,14 +25,17 @@ __all__ = [
     "OPTIMIZERS",
     "SAM",
     "ClipStatistics",
+    "ClippingCheck",
     "FusedStep",
     "LaProp",
+    "LayerClipping",
     "Muon",
     "OptimConfig",
     "RMSProp",
     "TensorClipping",
     "WeightPull",
     "agc_",
+    "check_clipping",
     "ema_decay",
     "freeze",
     "param_groups",

@@ -226,7 +226,7 @@ def _as_list(params: Any) -> list[Any]:
     return [params] if isinstance(params, Tensor) else list(params)
 
 
-def check_clipping(clipping: Any, of: str = "") -> None:
+def check_threshold(clipping: Any, of: str = "") -> None:
     """A threshold must be a number above 0 or None; a tensor's value is not read, which would wait for the device."""
     if clipping is None or isinstance(clipping, Tensor):
         return
@@ -251,7 +251,7 @@ def _check_group(name: str | int, group: dict[str, Any], clipping: float | None,
     threshold = group.get("clipping", clipping)
     if threshold is None:
         return
-    check_clipping(threshold, f" of group {name}")
+    check_threshold(threshold, f" of group {name}")
     if any(is_flat(p) for p in group["params"]):
         raise UsageError(f"group {name} has {FLAT}")
 

@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
 from ..nn import ParameterRole, Role, explain_roles, transposed_groups
-from .clip import check_clipping, check_kind
+from .clip import check_kind, check_threshold
 from .parts import Parts, check_parts
 from .sharded import FLAT, is_flat
 
@@ -78,7 +78,7 @@ def param_groups(
     """
     if not weight_decay >= 0:
         raise UsageError(f"weight_decay (={weight_decay}) must be at least 0")
-    check_clipping(clipping)
+    check_threshold(clipping)
     check_kind(clipping_kind)
     check_parts(clipping_parts or {}, clipping_kind)
     if isinstance(model, nn.Module):

@@ -4,6 +4,7 @@
 (:meth:`SPP.plot`) and sentences (:meth:`SPP.diagnose`).
 """
 
+from .concatenation import Concatenation
 from .diagnose import diagnose
 from .film import Film, plot_film, read_film, read_first
 from .finding import Finding
@@ -13,14 +14,19 @@ from .record import record
 from .result import SPP
 from .rows import Row
 from .spectra import Spectrum, spectra
+from .weight_scale import ComputedWeight
+from .width import WidthCheck, width_check
 
 __all__ = [
     "SPP",
+    "ComputedWeight",
+    "Concatenation",
     "Film",
     "Finding",
     "Frame",
     "Row",
     "Spectrum",
+    "WidthCheck",
     "diagnose",
     "plot",
     "plot_film",
@@ -28,4 +34,5 @@ __all__ = [
     "read_first",
     "record",
     "spectra",
+    "width_check",
 ]

@@ -15,6 +15,7 @@ from ..words import counted
 from .finding import Finding, examples_alike, finite, no_signal, not_finite
 from .frame import Frame
 from .gradients import gradient_findings
+from .layer_findings import drowned_findings, weight_findings
 from .rows import Recording, Row
 from .spectra import Spectrum
 from .trained import trained_findings
@@ -57,7 +58,8 @@ def diagnose(
         return trained_findings(spp, first, spectra)
     if first is not None or spectra:
         raise UsageError("first and spectra are for trained networks; pass trained=True")
-    return _untrained(spp) + gradient_findings(spp)
+    layers = drowned_findings(spp.concatenations) + weight_findings(spp.weights)
+    return _untrained(spp) + layers + gradient_findings(spp)
 
 
 def _untrained(spp: Recording) -> list[Finding]:

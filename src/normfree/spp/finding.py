@@ -17,10 +17,12 @@ class Finding:
 
     Attributes:
         kind: "not finite", "no signal", "examples alike" or "dead branch"; of an untrained network also "explosion",
-            "attenuation", "mean shift", "branch variance" or "missing reset", and of its gradients "no gradient",
-            "exploding gradient" or "vanishing gradient"; of a trained one "constant output", "drift", "spectrum".
-        blocks: names of the blocks that show it, the first or worst one first; of a spectrum, layers; of values
-            that are not finite also parameters; "output" is what the network returns.
+            "attenuation", "mean shift", "branch variance", "missing reset", "drowned map", "weight scale" or "epsilon",
+            and of its gradients "no gradient", "exploding gradient" or "vanishing gradient"; of a trained one "constant
+            output", "drift", "spectrum"; of several widths "width".
+        blocks: names of the blocks that show it, the first or worst one first; of a spectrum or weights, layers; of
+            values that are not finite also parameters; of a concatenation, its module; "output" is what the network
+            returns.
         message: the sentence, with names and numbers.
     """
 

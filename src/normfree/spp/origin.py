@@ -19,8 +19,8 @@ def operations(*names: str) -> frozenset[Any]:
     return frozenset(getattr(aten, name) for name in names if hasattr(aten, name))
 
 
-_CONVOLUTIONS = operations("convolution", "_convolution")
-_LINEARS = operations("addmm", "mm", "bmm", "baddbmm", "linear")
+CONVOLUTIONS = operations("convolution", "_convolution")
+LINEARS = operations("addmm", "mm", "bmm", "baddbmm", "linear")
 _FUSED = operations("_native_multi_head_attention", "_transformer_encoder_layer_fwd")  # whole layers in one operation
 _PRODUCTS = operations("mul", "mul_")
 _QUOTIENTS = operations("div", "div_")
@@ -40,6 +40,7 @@ class Origin:
         before: the activation without them: its moments if a constant is 0; the tensor itself if it is as small as a
             gate.
         gates: (time, mean) of the gates (Squeeze-Excite) that it was multiplied with.
+        since: marks of the layers and concatenations that it has passed since the last layer, this one included.
     """
 
     depth: int = 0
@@ -50,6 +51,7 @@ class Origin:
     number: float | None = None
     before: Moments | Tensor | None = None
     gates: tuple[tuple[int, float], ...] = ()
+    since: frozenset[int] = frozenset()
 
     def gate(self, since: int) -> float | None:
         """Product of the gates since a time, without the plain numbers behind them; None: there was none."""
@@ -108,10 +110,10 @@ class Origins:
         kind = func.overloadpacket
         if kind is aten.cat and deepest.dim is not None:
             return self._joined(args, inputs, deepest)
-        if kind in _CONVOLUTIONS and self[args[1]] is None:
+        if kind in CONVOLUTIONS and self[args[1]] is None:
             outputs = args[1].shape[1] * args[8] if args[6] else args[1].shape[0]  # transposed or not
             return Origin(deepest.depth + 1, outputs, 1, deepest.child, gates=deepest.gates)
-        if kind in _LINEARS:
+        if kind in LINEARS:
             weight = next((a for a in args if isinstance(a, Tensor) and a.ndim > 1 and self[a] is None), None)
             if weight is not None and deepest.dim not in (None, -1) and inputs[0].shape[-1] != deepest.channels:
                 return replace(

@@ -16,6 +16,7 @@ from ..models import InvertedBlock
 from .backward import GradientEdge, fill_gradients
 from .inputs import Inputs, batches_only, inputs_of, named
 from .moments import Moments, row_moments
+from .observed import Observed
 from .origin import tensors_in
 from .predict import predict
 from .result import SPP
@@ -75,7 +76,7 @@ def record(
     chosen = None if blocks is None else _matching(model, blocks)
     inputs = inputs_of(model, batch_or_shape, seed)
     with _LOCK, torch.inference_mode(False), torch.no_grad(), _measuring(model, batch_stats), _seeded(model, seed):
-        rows, stem, output = _forward(model, inputs, chosen, backward, seed)
+        rows, stem, output, observed = _forward(model, inputs, chosen, backward, seed)
         lost = _lost(model)
     if not rows:
         raise UsageError(
@@ -84,13 +85,14 @@ def record(
         )
     _count_stages(rows)
     predict(model, rows, stem)
-    return SPP(str(name) or type(model).__name__, rows, stem, output, lost)
+    name = str(name) or type(model).__name__
+    return SPP(name, rows, stem, output, lost, observed.concatenations, observed.weights)
 
 
 def _forward(
     model: nn.Module, inputs: Inputs, blocks: set[str] | None, backward: bool, seed: int
-) -> tuple[list[Row], Row | None, Row | None]:
-    """One forward pass: the rows of the blocks, of the first block's input, and of the output."""
+) -> tuple[list[Row], Row | None, Row | None, Observed]:
+    """One pass: the rows of the blocks, of the first block's input, and of the output; what else was met."""
     timed: list[tuple[int, Row]] = []
     edges: list[tuple[Row, GradientEdge | None]] = []
     stems: list[Row] = []
@@ -115,7 +117,7 @@ def _forward(
     rows = [row for _, row in sorted(timed, key=itemgetter(0))]  # in the order of the merges, not of the returns
     if backward and rows:
         fill_gradients(edges, y, len(inputs.main), seed, type(model).__name__)
-    return rows, stems[0] if stems else None, _output(y, inputs, alike, examples)
+    return rows, stems[0] if stems else None, _output(y, inputs, alike, examples), tracer.observed
 
 
 def _row(block: str, moments: Moments, **more: Any) -> Row:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import UsageError
+from .concatenation import Concatenation
+from .weight_scale import ComputedWeight
 
 
 @dataclass
@@ -113,6 +115,8 @@ class Recording:
         stem: statistics of the first block's input.
         output: statistics of the network's output; None if it is no float tensor with a batch, or not recorded.
         lost: names of the parameters with values that are not finite.
+        concatenations: what ``torch.cat`` joined along channels, in its order.
+        weights: standardized weights of layers that are not of this library.
     """
 
     name: str
@@ -120,6 +124,8 @@ class Recording:
     stem: Row | None = None
     output: Row | None = None
     lost: tuple[str, ...] = ()
+    concatenations: tuple[Concatenation, ...] = ()
+    weights: tuple[ComputedWeight, ...] = ()
 
     @property
     def blocks(self) -> list[str]:
@@ -181,7 +187,10 @@ class Recording:
         """Plain numbers, for JSON; :meth:`from_dict` reads it."""
         rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.rows]
         stem, output = (dataclasses.asdict(row) if row else None for row in (self.stem, self.output))
-        return dict(name=self.name, stem=stem, rows=rows, output=output, lost=list(self.lost))
+        joined = [dataclasses.asdict(one) for one in self.concatenations]
+        weights = [dataclasses.asdict(one) for one in self.weights]
+        content = dict(name=self.name, stem=stem, rows=rows, output=output, lost=list(self.lost))
+        return content | dict(concatenations=joined, weights=weights)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
@@ -193,7 +202,9 @@ class Recording:
         try:
             stem, output = (_row(row) if row else None for row in (content["stem"], content.get("output")))
             rows = [_row(row) for row in content["rows"]]
-            return cls(content["name"], rows, stem, output, tuple(content.get("lost", ())))
+            joined = tuple(_concatenation(one) for one in content.get("concatenations", ()))
+            weights = tuple(ComputedWeight(**one) for one in content.get("weights", ()))
+            return cls(content["name"], rows, stem, output, tuple(content.get("lost", ())), joined, weights)
         except (TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"not a recorded signal propagation plot: {error}") from error
 
@@ -208,6 +219,12 @@ class Recording:
         for row in ([self.stem] if self.stem else []) + self.rows:
             table.writerow(dataclasses.asdict(row) | {"ratio": row.ratio})
         return text.getvalue()
+
+
+def _concatenation(content: dict[str, Any]) -> Concatenation:
+    """From lists, as JSON has them."""
+    channels, variances = tuple(content["channels"]), tuple(content["variances"])
+    return Concatenation(content["module"], channels, variances, content["normalized"])
 
 
 def _row(content: dict[str, Any]) -> Row:

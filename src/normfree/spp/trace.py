@@ -18,14 +18,10 @@ from ..internals import private
 from ..nn import SameConv
 from .backward import GradientEdge, edge_of
 from .moments import Moments, Products, channel_moments, projected_moments, row_moments
-from .origin import Origin, Origins, operations, tensors_in
+from .observed import NORMALIZATIONS, Observed
+from .origin import CONVOLUTIONS, LINEARS, Origin, Origins, tensors_in
 
 aten = torch.ops.aten
-_NORMALIZATIONS = operations(
-    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-    *("miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "native_layer_norm"),
-    *("native_group_norm", "_fused_rms_norm", "rms_norm"),
-)
 
 
 @dataclass
@@ -113,6 +109,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         self.taken = whole if named is None else named
         self.frames: list[Frame] = []
         self.origins = Origins()
+        self.observed = Observed(nn.Module())
         self.paused, self.started = False, False
         self.flat: set[str] = set()  # names of graphs, which call modules within modules
         self.latest: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # the last sum or block's output
@@ -120,6 +117,7 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
     @contextmanager
     def watching(self, model: nn.Module, signals: Iterable[Tensor]) -> Iterator[None]:
         """Hooks and mode are active inside the ``with`` block, and removed afterwards, also after an exception."""
+        self.observed = Observed(model)
         for x in signals:
             self.origins[x] = Origin()
         self.flat = {name for name, module in model.named_modules() if isinstance(module, torch.fx.GraphModule)}
@@ -241,11 +239,10 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         inputs = [x for x in tensors_in((args, kwargs)) if self.origins[x] is not None]
         if not inputs:
             return func(*args, **kwargs)
-        if func.overloadpacket in _NORMALIZATIONS:
-            for frame in self.frames:
-                frame.normalized = True
-        merge = self._merge(func.overloadpacket, args, kwargs) if len(inputs) > 1 else None
-        origin = self.origins.of_result(func, args, inputs)
+        kind = func.overloadpacket
+        merge = self._merge(kind, args, kwargs) if len(inputs) > 1 else None
+        marks = self._marks(kind, args, inputs)
+        origin = replace(self.origins.of_result(func, args, inputs), since=marks)
         output = func(*args, **kwargs)
         if merge is not None:
             origin = replace(origin.plain(), gates=(), channels=merge.shape[merge.dim], dim=merge.dim)
@@ -254,6 +251,18 @@ class Tracer(private("torch.utils._python_dispatch.TorchDispatchMode")):
         for x in tensors_in(output):
             self.origins[x] = origin
         return output
+
+    def _marks(self, kind: Any, args: tuple[Any, ...], inputs: list[Tensor]) -> frozenset[int]:
+        """Those of the result; a layer begins anew."""
+        marks = frozenset[int]().union(*(self.origins.known(x).since for x in inputs))
+        if kind in NORMALIZATIONS:
+            for frame in self.frames:
+                frame.normalized = True
+            self.observed.normalized(marks, kind, args)
+        mark = self.observed.operation(kind, args, self.frames[-1].name if self.frames else "", self.origins)
+        if kind in CONVOLUTIONS or kind in LINEARS:
+            marks = frozenset()
+        return marks if mark is None else marks | {mark}
 
     def _merge(self, kind: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Merge | None:
         """The residual merge of an operation that is about to run, if it is one."""
