@@ -11,7 +11,8 @@ from tiny_runs import classification, network, trainer
 from normfree import UsageError
 from normfree.functional import unitwise_norm
 from normfree.training import Run, read_metrics
-from normfree.training.run import BOARD, CLIPPING, ENVIRONMENT
+from normfree.training.run import CLIPPING, ENVIRONMENT
+from normfree.training.trackers import BOARD
 from normfree.training.train_log import by_stage, layer_of
 
 
@@ -125,7 +126,7 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("tensorboard"))
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
-    run = Run(tmp_path, {}, tensorboard=True)
+    run = Run(tmp_path, {}, trackers=["tensorboard"])
     run.log(kind="train", step=3, loss=1.5, accuracy=None, clipped_by_stage={"stem": 0.5})
     assert written == [("train/loss", 1.5, 3), ("train/clipped_by_stage/stem", 0.5, 3)]
 
@@ -133,7 +134,7 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, monkeypatch):
 def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"train\.tensorboard \(=true\) needs .*normfree\[tensorboard\]"):
-        Run(tmp_path, {}, tensorboard=True)
+        Run(tmp_path, {}, trackers=["tensorboard"])
 
 
 def test_time_left_is_steps_left_times_the_mean_step(tmp_path):

@@ -103,11 +103,11 @@ def prepare(
     as_given = as_asked(recipe)
     inputs = open_inputs(recipe, resume, warm_restart, init, replicas)
     folder = resume or on_main(replicas, lambda: new_folder(name, out, lock.take))
-    board = recipe.train.tensorboard and replicas.main
+    trackers = recipe.train.trackers if replicas.main else []
     trainer = Trainer(
         inputs.model,
         inputs.task,
-        Run(folder, inputs.description, recipe.train.keep_every, tensorboard=board, check=lock.check),
+        Run(folder, inputs.description, recipe.train.keep_every, trackers=trackers, check=lock.check),
         train=recipe.train,
         optim=recipe.optim,
         max_unreadable=recipe.data.max_unreadable,

@@ -33,6 +33,8 @@ CHANGEABLE = {"data.source", "data.cache", "data.workers", "data.timeout", "data
         "keep_every",
         "skip_nonfinite",
         "tensorboard",
+        "wandb",
+        "mlflow",
         "channels_last",
     )
 }

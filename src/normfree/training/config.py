@@ -44,6 +44,8 @@ class TrainConfig:
         skip_nonfinite: how many steps in a row may be left out because their loss or gradient is not finite; at one
             more, the run stops.
         tensorboard: also write the metrics for TensorBoard.
+        wandb: also send the metrics to Weights & Biases, as its environment variables say (WANDB_MODE, WANDB_PROJECT).
+        mlflow: also send the metrics to MLflow, as its environment variables say (MLFLOW_TRACKING_URI).
         parallel: of several processes, "ddp" keeps the whole network in each, "fsdp" splits its parameters, gradients,
             momentum and averages by rows among them.
         device: "auto" takes CUDA where there is one, else the CPU.
@@ -69,6 +71,8 @@ class TrainConfig:
     spp_every: int | None = None
     skip_nonfinite: int = 0
     tensorboard: bool = False
+    wandb: bool = False
+    mlflow: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"
     device: str = "auto"
 
@@ -98,6 +102,11 @@ class TrainConfig:
             raise UsageError(f"train.skip_nonfinite (={self.skip_nonfinite}) must be at least 0")
         if abs(self.seed) >= 2**40:
             raise UsageError(f"train.seed (={self.seed}) must be below 2**40")
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of what gets the metrics beside the run's files."""
+        return [name for name in ("tensorboard", "wandb", "mlflow") if getattr(self, name)]
 
     def total_steps(self, steps_per_epoch: Fraction | int) -> int:
         """Steps of the run; an epoch may have a fractional number of steps."""

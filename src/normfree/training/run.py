@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from ..errors import UsageError, check_utf8
 from ..files import append_line, read_lines, read_object, whole_file, write_json
 from ..words import counted
 from .checkpoints import STATE, Checkpoints, damage, find_checkpoint
+from .trackers import opened
 from .weights_file import read_weights
 
 RECIPE, METRICS, CURVES, CHECKPOINTS = "recipe.yaml", "metrics.jsonl", "curves.png", "checkpoints"
-CLIPPING, FILM, ENVIRONMENT, BOARD = "clipping.jsonl", "spp.jsonl", "environment.json", "tensorboard"
+CLIPPING, FILM, ENVIRONMENT = "clipping.jsonl", "spp.jsonl", "environment.json"
 LINES = METRICS, CLIPPING, FILM  # files that a run appends to
 STARTED, LOCK = "started.json", "lock"  # the settings of the start; the process that writes the run now
 STARTING = "starting"  # exists from the start of a run to its first checkpoint
@@ -88,11 +89,11 @@ class Run:
         folder: from :func:`new_folder`.
         description: what a checkpoint needs to be used alone (model, classes, preprocessing); JSON.
         keep_every: see :class:`Checkpoints`.
-        tensorboard: write the metrics for TensorBoard, too.
+        trackers: names of those that get the metrics, too, see :mod:`.trackers`.
         check: called before every write; raises RunFailed if another process has taken the folder.
 
     Raises:
-        UsageError: ``tensorboard`` without the package.
+        UsageError: a tracker's package is missing, or it cannot begin.
     """
 
     def __init__(
@@ -100,20 +101,21 @@ class Run:
         folder: str | Path,
         description: Mapping[str, Any],
         keep_every: int | None = None,
-        tensorboard: bool = False,
+        trackers: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
     ):
         self.check, folder = check, Path(folder)
-        self.folder, self.board = folder, _board(folder / BOARD) if tensorboard else None
+        self.folder, self.trackers = folder, opened(trackers, folder, description.get("recipe", {}))
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, description, keep_every)
 
     def log(self, **fields: Any) -> None:
         """Append one line to metrics.jsonl."""
         self._append(METRICS, fields)
-        if self.board is not None:
-            for name, value in _numbers(fields):
-                self.board.add_scalar(f"{fields['kind']}/{name}", value, fields["step"])
-            self.board.flush()
+        for tracker in self.trackers:
+            if fields["kind"] == "end":
+                tracker.end(str(fields.get("state")))
+            elif numbers := {f"{fields['kind']}/{name}": value for name, value in _numbers(fields)}:
+                tracker.log(numbers, fields["step"])
 
     def log_clipping(self, step: int, layers: Mapping[str, Any]) -> None:
         """Append one line to clipping.jsonl: per layer the fraction of units clipped, and the largest ratio of a unit's
@@ -157,14 +159,6 @@ class Run:
 
 def _until(line: Mapping[str, Any], step: int) -> bool:
     return isinstance(line.get("step"), int) and line["step"] <= step and line.get("kind") != "end"
-
-
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
-    except ImportError as error:
-        raise UsageError("train.tensorboard (=true) needs TensorBoard: pip install 'normfree[tensorboard]'") from error
-    return SummaryWriter(str(folder))
 
 
 def _numbers(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
