@@ -3,7 +3,7 @@
 A layer of independent weights with one variance sees each map by its share of the sum of squares,
 ``n_i * v_i / sum(n * v)`` of n_i channels of variance v_i. A map whose channels have a hundredth of the variance of
 others is a tenth of their size, and what the layer makes of it is noise beside them (Karras et al. 2024,
-arXiv:2312.02696, section B.2, scales them). A normalization of each channel behind the concatenation makes all alike.
+arXiv:2312.02696, eq. 103, scale them). A normalization of each channel behind the concatenation makes all alike.
 """
 
 from collections.abc import Sequence

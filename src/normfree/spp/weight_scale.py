@@ -1,7 +1,7 @@
 """Weights that a layer computes from its parameters: is a weight standardization scaled as it should be?
 
 Scaled Weight Standardization gives each unit the variance ``(gain * gamma)^2 / fan_in``, whatever that of its
-parameters (NF-ResNets, section 4.2). Two numbers tell whether a layer of unknown code does: the variance times fan-in,
+parameters (NFNets, eq. 1). Two numbers tell whether a layer of unknown code does: the variance times fan-in,
 without the gain, and how the units' variances depend on those of their parameters, as an exponent. The exponent is 0
 for a standardized weight, 1 where the variance is not divided by, or where a constant epsilon is much larger than it,
 and 2 where it is multiplied with.
