@@ -73,6 +73,7 @@ def norm_of_several_meshes():
 
 
 OPTIMIZERS = {
+    "clipped updates": lambda params: AGC(torch.optim.SGD(params, lr=0.1, momentum=0.9), 0.05, on="update"),
     "lars": lambda params: LARS(params, lr=1.0, nesterov=True, weight_decay=0.1, trust_coefficient=0.1),
     "lamb": lambda params: LAMB(params, lr=0.1, weight_decay=0.1),
     "laprop": lambda params: LaProp(params, lr=0.1, weight_decay=0.1),

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import UsageError
 from .clip import agc_, as_groups
 from .clip_statistics import ClipStatistics
+from .clip_update import PLACES, UpdateClip
 
 _OWN_KEYS = ("name", "clipping", "clipping_kind", "one_unit", "transposed")  # entries of a group that only AGC uses
 
@@ -46,6 +47,9 @@ class AGC:
         kind: of the groups without ``clipping_kind``, see :func:`agc_`.
         eps: see :func:`agc_`.
         scaler: the GradScaler in use, if any; gradients that it has not unscaled are refused.
+        on: "gradient"; or "update": clips the change of the weights in ``step`` to ``lr * clipping * max(|W_i|, eps)``,
+            for optimizers such as Adam, whose updates do not follow the length of the gradient. Momentum and decay of
+            weights are parts of the update. It keeps a copy of the clipped weights during the step.
         error_if_nonfinite: first check every gradient norm; raise and change nothing if one is not finite (waits for
             the device once per step).
 
@@ -64,13 +68,16 @@ class AGC:
         clipping: float | None = None,
         *,
         kind: str = "unit",
+        on: str = "gradient",
         eps: float = 1e-3,
         scaler: GradScaler | None = None,
         error_if_nonfinite: bool = False,
     ):
         as_groups(own_optimizer(optimizer).param_groups, clipping, kind)
+        if on not in PLACES:
+            raise UsageError(f"on (={on!r}) must be one of {', '.join(PLACES)}")
         self.optimizer, self.clipping, self.kind, self.eps, self.scaler = optimizer, clipping, kind, eps, scaler
-        self.error_if_nonfinite = error_if_nonfinite
+        self.on, self.error_if_nonfinite = on, error_if_nonfinite
         self.statistics = ClipStatistics()
         self._attach()
 
@@ -95,7 +102,13 @@ class AGC:
         self._hooks, self.statistics = [], ClipStatistics()
 
     def clip(self) -> ClipStatistics:
-        """Clip the gradients without a step."""
+        """Clip the gradients without a step.
+
+        Raises:
+            UsageError: updates are clipped, which only a step has.
+        """
+        if self.on == "update":
+            raise UsageError("clip() is for on='gradient'; with on='update', step() clips what it changes")
         self._check_unscaled()
         groups, nonfinite = self.optimizer.param_groups, self.error_if_nonfinite
         self.statistics = agc_(groups, self.clipping, self.eps, kind=self.kind, error_if_nonfinite=nonfinite)
@@ -107,16 +120,33 @@ class AGC:
         target, *others = args  # the optimizer, and perhaps the closure
         closure = others[0] if others else kwargs.get("closure")
         if closure is None:
-            self.clip()
+            self._prepare()
             return None
 
         def clipped() -> Any:
             with torch.enable_grad():
                 loss = closure()
-            self.clip()
+            self._prepare()
             return loss
 
         return (target, clipped), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _prepare(self) -> None:
+        """Clip the gradients, or note the weights whose update is to be clipped."""
+        if self.on == "gradient":
+            self.clip()
+            return
+        self._check_unscaled()
+        groups = own_optimizer(self.optimizer).param_groups
+        unclipped = [group | dict(clipping=None) for group in groups]
+        self._gradients = agc_(unclipped, error_if_nonfinite=self.error_if_nonfinite)
+        self._update = UpdateClip(groups, self.clipping)
+
+    def _after_step(self, *args: Any) -> None:
+        if self._update is not None:
+            clipped = self._update.clip(self.clipping, self.eps, self.kind)
+            self.statistics = ClipStatistics(self._gradients.gradient_norm, clipped.groups)
+            self._update = None
 
     def _check_unscaled(self) -> None:
         optimizer = own_optimizer(self.optimizer)
@@ -135,7 +165,10 @@ class AGC:
                 stacklevel=3,
             )
             previous.remove()
+        self._update: UpdateClip | None = None
         self._hooks = [optimizer.register_step_pre_hook(self._before_step), *keep_clipping(optimizer)]
+        if self.on == "update":
+            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
         optimizer.__dict__["__deepcopy__"] = self._copy_optimizer  # torch's copy of an optimizer has no hooks
 
     def _copy_optimizer(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
@@ -159,7 +192,7 @@ class AGC:
         return memo[id(self)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | dict(_hooks=bool(self._hooks), statistics=ClipStatistics())
+        return self.__dict__ | dict(_hooks=bool(self._hooks), statistics=ClipStatistics(), _update=None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         attached = state["_hooks"]

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,9 +10,11 @@ from torch import nn
 from ..errors import UsageError
 from ..nn import Role
 from .clip import check_kind
+from .clip_update import PLACES
 from .ema import EMA
 from .groups import param_groups
 from .imported import is_import
+from .layer_decay import decayed_groups
 from .optimizers import OPTIMIZERS, Shared, named, options_of
 from .parts import check_parts
 from .pull import WeightPull, check_strength, pulled_layers
@@ -44,6 +46,9 @@ class OptimConfig:
         lr_reference_batch: the learning rate is scaled by batch_size / lr_reference_batch; null does not scale.
         lr_factors: factors of the learning rate by the role of parameters (weight, classifier, gain, bias, skip_gain):
             {gain: 0.3, bias: 0.3}, for example. Roles that are not named have the factor 1.
+        layer_decay: for fine-tuning, a factor of the learning rate for each layer from the classifier down, 0.75 for
+            example: the classifier has the whole rate, the last block 0.75 of it, the one before 0.75 ** 2, and the
+            stem the least. It multiplies lr_factors.
         lr_end: learning rate at the end of the cosine.
         lr_drops: instead of the cosine, the learning rate falls tenfold at each of these fractions of the run; [0.7,
             0.9] in the papers' segmentation.
@@ -63,6 +68,9 @@ class OptimConfig:
             nothing.
         clipping_kind: what is clipped. "unit": Adaptive Gradient Clipping, each row of a weight by its own norm;
             "layer": each tensor by its norm; "norm": all gradients together, to the norm of the threshold.
+        clip_on: "gradient", what the optimizer is given; or "update", what it does to the weights, as a part of the
+            learning rate: |update| is at most lr * clipping * max(|weight|, clipping_eps). For optimizers such as adam,
+            whose steps do not follow the length of the gradient.
         clipping_parts: parts of the network that are clipped (true), not clipped (false), or clipped with a threshold
             of their own, {stem: false, stages.0: 0.02, classifier: true} for example. A part is a module, a parameter,
             a pattern, or classifier, which is not clipped unless this says so. The most exact part counts.
@@ -81,6 +89,7 @@ class OptimConfig:
     lr: float = 0.1
     lr_reference_batch: int | None = None
     lr_factors: dict[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
     lr_end: float = 0.0
     lr_drops: tuple[float, ...] = ()
     lr_decay: float | None = None
@@ -94,6 +103,7 @@ class OptimConfig:
     weight_pull: float | None = None
     clipping: float | None = 0.01
     clipping_kind: Literal["unit", "layer", "norm"] = "unit"
+    clip_on: Literal["gradient", "update"] = "gradient"
     clipping_parts: dict[str, float | bool] = field(default_factory=dict)
     unclipped: tuple[str, ...] = ()
     clipping_eps: float = 1e-3
@@ -122,6 +132,8 @@ class OptimConfig:
                 raise UsageError(f"optim.lr_factors.{role} (={factor}) must be at least 0 and at most {MAX_NUMBER:g}")
         if self.weight_pull is not None and not 0 < self.weight_pull <= 1:
             raise UsageError(f"optim.weight_pull (={self.weight_pull}) must be above 0 and at most 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"optim.layer_decay (={self.layer_decay}) must be above 0 and at most 1")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -146,6 +158,8 @@ class OptimConfig:
         try:
             options_of(self.name, self.options)
             check_kind(self.clipping_kind)
+            if self.clip_on not in PLACES:
+                raise UsageError(f"clip_on (={self.clip_on!r}) must be one of {', '.join(PLACES)}")
             check_parts(self.clipping_parts, self.clipping_kind)
         except UsageError as error:
             raise UsageError(f"optim.{error}") from error
@@ -157,7 +171,7 @@ class OptimConfig:
             raise UsageError("optim.nesterov (=true) needs optim.momentum above 0")
 
     def _check_schedule_free(self) -> None:
-        unset = dict(ema_decay=None, lr_decay=None, lr_end=0, lr_drops=(), restarts=())
+        unset = dict(clip_on="gradient", ema_decay=None, lr_decay=None, lr_end=0, lr_drops=(), restarts=())
         for name, value in unset.items():
             if getattr(self, name) != value:
                 wanted = json.dumps(value)
@@ -209,12 +223,20 @@ class OptimConfig:
             raise UsageError(f"optim.{error}" if ours else str(error)) from error
         for group in groups:
             group["lr_factor"] = self.lr_factors.get(group["name"], 1.0)
+        if self.layer_decay is not None:
+            groups = self._by_depth(groups, model)
         chosen = named(self.name)
         nesterov = chosen.nesterov and self.momentum > 0 if self.nesterov is None else self.nesterov
         try:
             return chosen.build(groups, Shared(self.momentum, nesterov), options_of(self.name, self.options))
         except UsageError as error:
             raise UsageError(f"optim.{error}" if is_import(self.name) else str(error)) from error
+
+    def _by_depth(self, groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+        try:
+            return decayed_groups(groups, model, self.layer_decay or 1.0)
+        except UsageError as error:
+            raise UsageError(f"optim.{error}") from error
 
     def build_average(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> EMA | None:
         """The average of the weights that is evaluated beside them, if there is any; updated after each step."""
@@ -225,6 +247,11 @@ class OptimConfig:
     def check_pull(self, model: nn.Module) -> None:
         """Raise UsageError if ``weight_pull`` does not fit the weight scheme of a network."""
         check_strength(pulled_layers(model), self.weight_pull, "optim.weight_pull")
+        if pulled_layers(model) and self.clip_on == "update":
+            raise UsageError(
+                "optim.clip_on (=update) must be gradient: the weights of this network are also pulled to their "
+                "standardized ones in each step"
+            )
         if pulled_layers(model) and named(self.name).schedule_free:
             raise UsageError(
                 f"optim.name (={self.name}) keeps weights that nothing would pull to their standardized ones; take "

@@ -143,6 +143,7 @@ class Trainer:
             ema=optim.build_average(self.model, optimizer),
             sam=optim.build_sam(self.model),
             clipping_eps=optim.clipping_eps,
+            clip_on=optim.clip_on,
             micro_batch=train.micro_batch,
             precision=train.precision,
             replicas=self.replicas,

@@ -78,6 +78,7 @@ class TrainStep:
         ema: EMA | None = None,
         sam: SAM | None = None,
         clipping_eps: float = 1e-3,
+        clip_on: str = "gradient",
         micro_batch: int | Literal["auto"] | None = None,
         precision: str = "float32",
         replicas: Replicas | None = None,
@@ -99,7 +100,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         scaled = self.scaler.is_enabled()
         self.groups_at_start = [dict(group) for group in optimizer.param_groups]  # some optimizers count in them
-        self.agc = AGC(optimizer, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
+        self.agc = AGC(optimizer, on=clip_on, eps=clipping_eps, scaler=self.scaler, error_if_nonfinite=not scaled)
         self.fused = FusedStep(optimizer, ema, clipping_eps)
         norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]  # a forward pass changes them
@@ -232,7 +233,7 @@ class TrainStep:
 
     def _update(self) -> ClipStatistics:
         """Clip, step, average; with float16, all of them or none."""
-        if not self.scaler.is_enabled() and self.fused.possible():
+        if not self.scaler.is_enabled() and self.agc.on == "gradient" and self.fused.possible():
             self.agc.statistics, self.skipped = self.fused.step(), 0
             return self.agc.statistics
         before = self.scaler.get_scale()
