@@ -39,7 +39,7 @@ def test_no_step_of_adam_is_longer_than_the_threshold_and_short_ones_are_adams()
     model, plain = network(), network()
     for net in (model, plain):
         with torch.no_grad():
-            net[0].weight[0].mul_(100)  # a unit so long that Adam's step is short
+            net[0].weight[0].mul_(1000)  # a unit so long that Adam's step is short
     before = copy.deepcopy(model)
     agc = AGC(torch.optim.Adam(groups(model), lr=0.05), on="update")
     adam = torch.optim.Adam(groups(plain), lr=0.05)

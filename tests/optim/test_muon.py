@@ -98,10 +98,18 @@ def test_a_weight_of_norm_zero_moves():
     p.grad = torch.eye(4, 2, dtype=torch.float64)
     Muon([p], lr=0.1).step()
     torch.testing.assert_close(p.detach(), -0.1 * 2**0.5 * by_singular_values(p.grad), **FLOAT64)
-    zero = nn.Parameter(torch.ones(2, 2))
-    zero.grad = torch.zeros(2, 2)
-    Muon([zero], lr=0.1).step()  # and without a gradient there is no direction
-    assert torch.equal(zero, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e15])
+def test_a_gradient_of_zero_moves_nothing(size):
+    """That of a branch behind a skip gain of 0, for example."""
+    p = nn.Parameter(torch.full((2, 2), size))
+    p.grad = torch.zeros(2, 2)
+    Muon([p], lr=0.1).step()
+    assert torch.equal(p, torch.full((2, 2), size))
+    p.grad = torch.tensor([[1e-30, 0.0], [0.0, 1e-30]])  # and the smallest one is a direction
+    Muon([p], lr=0.1, momentum=0.0, nesterov=False).step()
+    assert p.isfinite().all()
 
 
 def test_other_groups_take_steps_of_sgd():

@@ -139,7 +139,7 @@ def test_roles_have_their_factor_of_the_learning_rate(name):
         torch.testing.assert_close(change, factor * changes[0][key], rtol=1e-9, atol=1e-15)  # float64 differences
 
 
-RATES = dict(sgd=0.5, lars=1.0, muon=0.1, rmsprop=0.005, schedulefree_sgd=2.0, lamb=0.05)
+RATES = dict(sgd=0.5, lars=1.0, muon=0.1, rmsprop=0.02, schedulefree_sgd=2.0, lamb=0.05)
 RATES |= dict.fromkeys(("adam", "adamw", "laprop", "schedulefree_adamw"), 0.01)
 
 

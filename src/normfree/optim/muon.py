@@ -133,11 +133,14 @@ class Muon(GroupOptimizer):
         for p, weight, update, size in zip(params, weights, updates, sizes, strict=True):
             matrix, shape = _as_matrix(joined(update, p), group.get("transposed", 0))
             step = orthogonalize(matrix, group["steps"])
-            factor = torch.as_tensor(max(1.0, len(step) / step.shape[1]) ** 0.5, dtype=step.dtype, device=step.device)
-            if group["relative"]:
-                size = size.to(step.dtype)
-                factor = torch.where(size == 0, factor, size / step.norm().clamp(min=torch.finfo(step.dtype).tiny))
-            step = part_like(_from_matrix(step * factor, shape, group.get("transposed", 0)), p)
+            factor = max(1.0, len(step) / step.shape[1]) ** 0.5
+            if group["relative"]:  # a gradient of 0 has no direction, and its step stays 0
+                length = step.norm()
+                step = step / length.clamp(min=torch.finfo(step.dtype).tiny)
+                step = step * torch.where(size == 0, factor * length, size.to(length.dtype))
+            else:
+                step = step * factor
+            step = part_like(_from_matrix(step, shape, group.get("transposed", 0)), p)
             if group["weight_decay"] != 0:
                 weight.mul_(1 - lr * group["weight_decay"])
             weight.sub_(step, alpha=lr)
