@@ -10,6 +10,7 @@ import image_files
 import pair_files
 import timm
 import torch
+import volume_sets
 
 from normfree.cli import main
 
@@ -87,6 +88,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "runs/digits": first_record,
     "runs/demo_segmentation": run("--recipe", "demo_segmentation", "--train.steps", "3"),
     "runs/demo_depth": run("--recipe", "demo_depth", "--train.steps", "3"),
+    "my_volumes": lambda folder: volume_sets.volumes_folder(folder, ".nii.gz"),
+    "runs/demo_volumes": run("--recipe", "demo_volumes", "--train.steps", "3"),
     "runs/demo_detection": run("--recipe", "demo_detection", "--train.steps", "3"),
 }
 

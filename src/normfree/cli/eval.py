@@ -57,7 +57,8 @@ def _parser() -> Parser:
         description="Measure a trained network on the test split: top-1, top-5, loss and balanced accuracy, precision, "
         "recall and F1 of each class, and the confusion matrix; for several classes per image the mean average "
         "precision; for regression R2 and the mean absolute error; for segmentation the mean IoU and that of each "
-        "class; for depth five metrics; for detection COCO's average precision.",
+        "class; for volumes the Dice coefficient of each class; for depth five metrics; for detection COCO's average "
+        "precision.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, file of weights, exported file, or pretrained:NAME")
     parser.add_argument(

@@ -30,7 +30,8 @@ def _parser() -> Parser:
         "predict",
         description="Classify images: the five likeliest classes with their probabilities; of a network for regression "
         "its numbers. A network for segmentation, "
-        "depth or detection draws what it makes of each image beside it, as a PNG file.",
+        "depth or detection draws what it makes of each image beside it, as a PNG file; one for volumes writes the mask of "
+        "each in the format of its file.",
     )
     parser.add_argument(
         "network",
@@ -46,8 +47,8 @@ def _parser() -> Parser:
         "--size",
         type=int,
         metavar="N",
-        help="side in pixels of what the network sees; for segmentation and depth the shorter side. Default: the "
-        "recipe's test size",
+        help="side in pixels of what the network sees; for segmentation and depth the shorter side, for volumes the side "
+        "of the windows in which it sees large ones. Default: the recipe's test size",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once; default: 1")
     parser.add_argument(
@@ -72,7 +73,8 @@ def _add_files(parser: Parser) -> None:
     files.add_argument(
         "--masks",
         metavar="FOLDER",
-        help="segmentation: write the class of each pixel as a PNG file, with the values that the training masks have",
+        help="segmentation: write the class of each pixel as a PNG file, with the values that the training masks have; "
+        "volumes: where their masks go, default: RUN/predictions",
     )
     files.add_argument(
         "--depths",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..data.held_out import HELD_OUT
 from ..data.layouts import with_kind
 from ..data.scenes import SceneSplit
 from ..data.sources import ArraySplit, absolute
+from ..data.volumes import VolumeSplit
 from ..errors import RunFailed, UsageError
 from ..files import whole_file
 from ..optim import freeze
@@ -375,8 +377,17 @@ def probe_images(task: Task) -> Tensor:
 
 
 def write_examples(source: Source[Any], folder: Path, count: int = 10) -> None:
-    """A few test images of arrays or scenes as PNG files named by label, to try ``normfree predict`` with."""
+    """A few test images of arrays or scenes as PNG files named by label, to try ``normfree predict`` with.
+
+    Of made volumes, NumPy files.
+    """
     split = source.test
+    if isinstance(split, VolumeSplit):
+        folder.mkdir(exist_ok=True)
+        for index in range(min(count, len(split))):
+            with whole_file(folder / f"test{index}.npy") as part, part.open("wb") as file:
+                np.save(file, split.image(index)[0].numpy())
+        return
     if not isinstance(split, ArraySplit | SceneSplit) or split.image(0).shape[0] not in (1, 3):
         return
     folder.mkdir(exist_ok=True)

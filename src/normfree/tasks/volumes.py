@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Batch, DataConfig, HeldOut, Loader, Source
+from ..data import Batch, DataConfig, HeldOut, Loader, Share, Source
 from ..data.memory import MemorySplit
 from ..data.pixels import IGNORE
 from ..data.values import ZSCORE
@@ -122,9 +122,11 @@ class Volumes(Segmentation):
 
     @classmethod
     def loader(cls, split: Any, transform: Any, batch_size: int, **options: Any) -> Loader:
-        """Batches of patches; whole volumes come one by one, as they have sizes of their own."""
+        """Batches of patches; whole volumes come one by one in each process, as they have sizes of their own."""
         files = isinstance(split.split if isinstance(split, MemorySplit) else split, VolumePairs)
-        return super().loader(split, transform, 1 if files and not transform.crop else batch_size, **options)
+        if files and not transform.crop:
+            batch_size = options.get("share", Share()).world
+        return super().loader(split, transform, batch_size, **options)
 
     @classmethod
     def check_test(cls, source: Source[Any], data: DataConfig) -> None:
