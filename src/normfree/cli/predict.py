@@ -29,9 +29,8 @@ def _parser() -> Parser:
     parser = Parser(
         "predict",
         description="Classify images: the five likeliest classes with their probabilities; of a network for regression "
-        "its numbers. A network for segmentation, "
-        "depth or detection draws what it makes of each image beside it, as a PNG file; one for volumes writes the mask of "
-        "each in the format of its file.",
+        "its numbers. A network for segmentation, depth or detection draws what it makes of each image beside it, as a "
+        "PNG file; one for volumes writes the mask of each in the format of its file.",
     )
     parser.add_argument(
         "network",
@@ -47,8 +46,8 @@ def _parser() -> Parser:
         "--size",
         type=int,
         metavar="N",
-        help="side in pixels of what the network sees; for segmentation and depth the shorter side, for volumes the side "
-        "of the windows in which it sees large ones. Default: the recipe's test size",
+        help="side in pixels of what the network sees; for segmentation and depth the shorter side, for volumes that of "
+        "the windows in which it sees large ones. Default: the recipe's test size",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once; default: 1")
     parser.add_argument(
