@@ -46,8 +46,8 @@ def _parser() -> Parser:
         "--size",
         type=int,
         metavar="N",
-        help="side in pixels of what the network sees; for segmentation and depth the shorter side, for volumes that of "
-        "the windows in which it sees large ones. Default: the recipe's test size",
+        help="side in pixels of what the network sees; for segmentation and depth the shorter side, for volumes that "
+        "of the windows in which it sees large ones. Default: the recipe's test size",
     )
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once; default: 1")
     parser.add_argument(
