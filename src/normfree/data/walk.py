@@ -30,8 +30,10 @@ class Walk:
         self.unsearched: list[str] = []
         self.loose: list[str] = []
 
-    def images(self, folder: str | Path, deep: bool = True, endings: tuple[str, ...] = EXTENSIONS) -> list[str]:
+    def images(self, folder: str | Path, deep: bool = True, endings: tuple[str, ...] | None = None) -> list[str]:
         """The files in a folder whose names end so, sorted by folder and name; with ``deep``, in its folders too.
+
+        Without ``endings``, the image files.
 
         A dead link is an image that cannot be read, so it is among them.
         """
@@ -40,7 +42,7 @@ class Walk:
             suffix, kind = os.path.splitext(entry.name)[1].lower(), _kind(entry)
             if kind is not None:
                 getattr(self, kind).append(entry.path)
-            if entry.name.lower().endswith(endings) and kind != "special":
+            if entry.name.lower().endswith(endings or EXTENSIONS) and kind != "special":
                 images.append((place, entry.name))
             elif kind is None:
                 self.others[suffix] += 1
