@@ -222,7 +222,9 @@ def digits(channels: int = 1) -> Source[ArraySplit]:
     )
 
 
-def find_images(paths: list[str | Path], walk: Walk | None = None, endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+def find_images(
+    paths: list[str | Path], walk: Walk | None = None, endings: tuple[str, ...] | None = None
+) -> list[Path]:
     """Image files among the given files and, recursively and sorted, inside the given folders.
 
     >>> folder = Path(tempfile.mkdtemp())
@@ -233,7 +235,7 @@ def find_images(paths: list[str | Path], walk: Walk | None = None, endings: tupl
 
     Args:
         walk: collects what was left out.
-        endings: of the files that are taken from folders.
+        endings: of the files that are taken from folders; None: those of image files.
 
     Raises:
         UsageError: a path does not exist or is a pipe, socket or device; a folder holds no image.
@@ -244,7 +246,7 @@ def find_images(paths: list[str | Path], walk: Walk | None = None, endings: tupl
         if path.is_dir():
             inside = walk.images(path, endings=endings)
             if not inside:
-                raise UsageError(f"{path} holds no image ({', '.join(endings)})" + walk.reason())
+                raise UsageError(f"{path} holds no image ({', '.join(endings or EXTENSIONS)})" + walk.reason())
             images += sorted(map(Path, inside))
         elif path.is_file():
             images.append(path)

@@ -102,9 +102,9 @@ class Preprocessing:
                 raise UsageError(f"spacing (={self.spacing}) must be three numbers above 0, in mm")
         if self.value_range is not None and not (self.value_range == "zscore" and self.depth is not None):
             object.__setattr__(self, "value_range", tuple(map(float, self.value_range)))
-            if len(self._range) != 2 or not self._range[0] < self._range[1]:
+            if len(levels := self.levels or ()) != 2 or not levels[0] < levels[1]:
                 raise UsageError(f"value_range (={self.value_range}) must be two numbers, the smaller first")
-        if not all(map(math.isfinite, (*self.mean, *self.std, *self._range))):
+        if not all(map(math.isfinite, (*self.mean, *self.std, *(self.levels or ())))):
             raise UsageError(f"mean (={self.mean}), std (={self.std}) and value_range must be finite")
         if min(self.std) <= 0:
             raise UsageError(f"std (={self.std}) must be above 0")
@@ -132,9 +132,9 @@ class Preprocessing:
         return self.channels, *depth, self.size, self.width or self.size
 
     @property
-    def _range(self) -> tuple[float, ...]:
-        """The numbers of the value range."""
-        return () if self.value_range is None or isinstance(self.value_range, str) else self.value_range
+    def levels(self) -> tuple[float, ...] | None:
+        """The value range where it is two numbers, which that of images always is."""
+        return None if isinstance(self.value_range, str) else self.value_range
 
 
 @dataclass(frozen=True)

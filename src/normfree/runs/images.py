@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data import find_images
-from ..data.decode import EXTENSIONS
 from ..data.walk import Walk
 from ..words import tell
 
 
-def given_images(paths: Sequence[str], endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+def given_images(paths: Sequence[str], endings: tuple[str, ...] | None = None) -> list[Path]:
     """The paths of :func:`normfree.data.find_images`; messages about skipped files go to standard error.
 
     Args:
-        endings: of the files that are taken from folders.
+        endings: of the files that are taken from folders; None: those of image files.
 
     Raises:
         UsageError: as there.

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from ..data import decode_image
-from ..data.decode import EXTENSIONS
 from ..errors import RunFailed, UsageError
 
 
@@ -61,7 +60,7 @@ class Answers:
         channels, value_range: for decoding images, see :func:`normfree.data.decode_image`.
         columns: of the CSV file, after the image's path; set after the first :meth:`ask`.
         picture_ending: end of the file names of pictures, after the image's name.
-        endings: of the files that are read, among those of a folder.
+        endings: of the files that are read, among those of a folder; None: those of image files.
         mask_endings: of the files that ``--masks`` writes, after the image's name.
         default_masks: the folder of masks where ``--masks`` is not given; None: none are written.
     """
@@ -70,7 +69,7 @@ class Answers:
     value_range: tuple[float, ...] | None = None
     columns: Sequence[str] = ()
     picture_ending: str = ".png"
-    endings: tuple[str, ...] = EXTENSIONS
+    endings: tuple[str, ...] | None = None
     mask_endings: tuple[str, ...] = (".png",)
     default_masks: Path | None = None
 

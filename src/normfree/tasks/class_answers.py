@@ -28,7 +28,7 @@ class Classes(Answers):
     def __init__(self, network: ReadyNetwork, top: int = 5, *, antialias: bool = False):
         about = network.preprocessing
         assert about is not None  # every network with one output per image has it
-        self.network, self.channels, self.value_range = network, about.channels, about.value_range
+        self.network, self.channels, self.value_range = network, about.channels, about.levels
         self.transform = vector_view_of(about, antialias=antialias)
         self.top, self.counts = top, Counter()
 

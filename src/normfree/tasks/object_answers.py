@@ -42,7 +42,7 @@ class ObjectAnswers(Answers):
     def __init__(self, trained: Trained, options: PredictOptions):
         self.names, self.channels = trained.names, trained.recipe.data.channels
         data = trained.recipe.data
-        self.value_range = None if data.value_range == "auto" else data.value_range
+        self.value_range = None if isinstance(data.value_range, str) else data.value_range
         self.device = pick_device(options.device)
         self.model, self.transform = trained.model.to(self.device), trained.transform
         self.min_score = MIN_SCORE if options.score is None else options.score

@@ -74,7 +74,7 @@ def _trained(trained: Trained, device: str) -> Pixels:
         data.channels,
         view.whole,
         look,
-        None if data.value_range == "auto" else data.value_range,
+        None if isinstance(data.value_range, str) else data.value_range,
     )
 
 
@@ -88,7 +88,7 @@ def _exported(file: ReadyNetwork) -> Pixels:
         centres = [pixels_of(one, about.mean, about.std) for one in seen]
         return list(zip(centres, file.run(seen), strict=True))
 
-    return Pixels(file.task.kind, list(file.classes or ()), about.channels, view.view, look, about.value_range)
+    return Pixels(file.task.kind, list(file.classes or ()), about.channels, view.view, look, about.levels)
 
 
 class Pictures:
