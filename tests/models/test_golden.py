@@ -132,10 +132,14 @@ def test_gradient_norms(case):
         assert np.median(error) < 1e-4
         assert error.max() < 1e-2
     elif apart.any():
-        # skip gains' gradients are sums that nearly cancel: then the float64 value decides whose error it is
+        # skip gains' gradients are sums that nearly cancel: then the float64 value decides whose error it is. That of one
+        # number may be small by luck, so that the errors of all skip gains say how large it may be: five times the
+        # median of normal numbers' sizes is passed once in 1,300 times
         norms = in_float64(case)
         exact = np.array([norms[str(name)] for name in golden["param_names"]])
-        assert (np.abs(got - exact) <= TIMES * np.abs(expected - exact))[apart].all()
+        theirs, sums = np.abs(expected - exact), np.array([name.endswith("skip_gain") for name in names])
+        assert (np.abs(got - exact) <= np.maximum(TIMES * theirs, 5 * np.median(theirs[sums])))[apart & sums].all()
+        assert (np.abs(got - exact) <= TIMES * theirs)[apart & ~sums].all()
         assert_no_farther(got / exact, expected / exact, np.ones_like(exact))
         assert apart.sum() <= 1
 

@@ -218,6 +218,7 @@ def test_the_fused_step_clips_layers(layout, compiled):
     ]
     averages = EMA(model, 0.9), EMA(plain, 0.9)
     fused, agc = FusedStep(made[0], averages[0]), AGC(made[1])
+    passed = [p.detach().norm().item() for p in plain.parameters()]  # the largest size that each has had
     for step in range(4):
         backward(model, step)
         for p, q in zip(plain.parameters(), model.parameters(), strict=True):
@@ -230,9 +231,11 @@ def test_the_fused_step_clips_layers(layout, compiled):
         for (p, a), (q, b) in zip(got.by_tensor(), expected.by_tensor(), strict=True):
             assert p.shape == q.shape
             assert a.largest_ratio == pytest.approx(b.largest_ratio, rel=1e-5)
-        # a float32 update in another order of operations
-        for p, q in zip(model.parameters(), plain.parameters(), strict=True):
-            assert (p - q).norm() <= 1e-6 * max(q.norm().item(), 1e-3)
+        # float32 updates in another order of operations: a skip gain that comes near 0 again keeps the rounding errors
+        # of the sizes that it has had
+        passed = [max(size, q.detach().norm().item()) for size, q in zip(passed, plain.parameters(), strict=True)]
+        for p, q, size in zip(model.parameters(), plain.parameters(), passed, strict=True):
+            assert (p - q).norm() <= 1e-6 * max(size, 1e-3)
         for a, b in zip(averages[0].average.values(), averages[1].average.values(), strict=True):
             assert (a - b).norm() <= 1e-6 * max(b.norm().item(), 1e-3)
     assert 0 < expected.total_fraction < 1

@@ -70,8 +70,10 @@ def test_what_the_recipe_or_its_closer_gives_is_not_open():
     assert "data.image_size" not in other.decides
 
 
-def test_only_the_recipe_for_folders_has_open_fields():
-    assert [name for name in list_recipes() if load_recipe(name).data.decides] == ["folder"]
+def test_only_recipes_for_own_data_have_open_fields():
+    found = {name: load_recipe(name).data.decides for name in list_recipes()}
+    assert [name for name, decides in found.items() if decides] == ["folder", "volumes"]
+    assert found["volumes"] == ("data.val_fraction",)
 
 
 def test_open_fields_stay_open_when_a_recipe_is_written(tmp_path):

@@ -332,7 +332,7 @@ def test_weights_of_a_classifier_start_the_backbone(normfree, trained, run, tmp_
     ("task", "flags", "match"),
     [
         ("segmentation", ["--depths", "d"], "--depths is for networks for depth; .* is for segmentation"),
-        ("depth", ["--masks", "d"], "--masks is for networks for segmentation; .* is for depth"),
+        ("depth", ["--masks", "d"], "--masks is for networks for segmentation or volumes; .* is for depth"),
         ("depth", ["--boxes", "d.json"], "--boxes is for networks for detection; .* is for depth"),
         ("depth", ["--size", "0"], r"--size \(=0\) must be at least 1 and at most 4096"),
         ("depth", ["--batch-size", "0"], r"--batch-size \(=0\) must be at least 1"),

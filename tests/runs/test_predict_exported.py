@@ -290,6 +290,6 @@ def test_a_file_of_an_earlier_version_is_used_and_one_that_was_changed_is_not(no
 
 def test_images_of_one_name_are_numbered():
     paths = [Path(f"{i}/a.png") for i in range(3)] + [Path("a-2.png"), Path("x/a.jpg"), Path("b.png")]
-    assert list(prediction._names(paths).values()) == ["a", "a-2", "a-3", "a-2-2", "a-4", "b"]
-    many = prediction._names([Path(f"{i}/a.png") for i in range(5000)])
+    assert list(prediction._names(paths, lambda path: path.stem).values()) == ["a", "a-2", "a-3", "a-2-2", "a-4", "b"]
+    many = prediction._names([Path(f"{i}/a.png") for i in range(5000)], lambda path: path.stem)
     assert len(set(many.values())) == 5000

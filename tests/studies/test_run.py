@@ -257,7 +257,7 @@ def test_more_seeds_and_values_come_to_those_that_are_there(write, tmp_path):
         (["nowhere.yaml"], "study file nowhere.yaml cannot be read: No such file or directory"),
         (["batch_size", "--seeds", "two"], "--seeds (='two') must be how many"),
         (["batch_size", "--shard", "3"], "--shard (='3') must be which part of how many"),
-        (["batch_size", "--optim.clip", "3"], "option --optim.clip is unknown; did you mean --optim.clipping"),
+        (["batch_size", "--optim.clipp", "3"], "option --optim.clipp is unknown; did you mean --optim.clipping"),
         (["batch_size", "--train.batch_size", "3"], "--train.batch_size (=3) is what the axis batch of the study"),
         (["list", "more"], "argument 'more' is unexpected"),
     ],

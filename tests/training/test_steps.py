@@ -46,7 +46,16 @@ def test_the_warm_up_has_a_fraction_of_a_step():
 
 def test_every_recipe_by_epochs_that_is_a_papers_cuts_batches_across_them():
     own = {"digits", "folder", "demo_segmentation", "demo_depth", "demo_detection"}
-    published = {"cifar10", "cifar10_fast", "fashion_mnist", "tiny_imagenet", "tiny_imagenet_nfnet", "camvid", "bccd"}
+    published = {
+        "cifar10",
+        "cifar10_fast",
+        "cifar10_resnet18",
+        "fashion_mnist",
+        "tiny_imagenet",
+        "tiny_imagenet_nfnet",
+        "camvid",
+        "bccd",
+    }
     own |= published | {f"{name}_bn" for name in published} | {"pretrain_tiny_imagenet"}
     own |= {"fashion_mnist_private", "cifar10_private"}
     own |= {"volumes", "demo_volumes", "demo_volumes_bn", "demo_volumes_in", "camvid_unet", "camvid_unet_bn"}
