@@ -132,8 +132,8 @@ def test_gradient_norms(case):
         assert np.median(error) < 1e-4
         assert error.max() < 1e-2
     elif apart.any():
-        # skip gains' gradients are sums that nearly cancel: then the float64 value decides whose error it is. That of one
-        # number may be small by luck, so that the errors of all skip gains say how large it may be: five times the
+        # skip gains' gradients are sums that nearly cancel: then the float64 value decides whose error it is. The error
+        # of one number may be small by luck, so the errors of all skip gains say how large it may be: five times the
         # median of normal numbers' sizes is passed once in 1,300 times
         norms = in_float64(case)
         exact = np.array([norms[str(name)] for name in golden["param_names"]])
