@@ -1,19 +1,23 @@
-"""Latency of one image on the CPU: `python benchmarks/latency.py`, four minutes; wants timm, onnxruntime and openvino.
+"""Latency on the CPU: `python benchmarks/latency.py`, four minutes; wants timm, onnxruntime and openvino.
 
-NFNet-F0 by default. Ours is folded, or folded and prepacked; the others are timm's network: eager, compiled with
-freezing, and exported by the dynamo exporter for onnxruntime and OpenVINO. All sides alternate in one run, outputs
-compared first; rounds in which other load disturbed the reference are left out.
+One image and NFNet-F0 by default. Ours is folded, or folded and prepacked; the others are timm's network: eager,
+compiled with freezing, and exported by the dynamo exporter for onnxruntime and OpenVINO. All sides alternate in one
+run, outputs compared first; rounds in which other load disturbed the reference are left out. Where the processor does
+not multiply in bfloat16 itself, the rows of bfloat16 are left out: PyTorch then takes minutes for an image. So is any
+side that is --patience times as slow as timm's eager network. What is built and what is left out is said on stderr.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.metadata
-import platform
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +27,13 @@ import torch._inductor.config
 from torch import nn
 
 import normfree
+from normfree.bench import machine
 from normfree.export import prepack
+from normfree.training.device import computes_bfloat16
 from normfree.weights import load_timm
 
 Side = Callable[[], np.ndarray]
+REFERENCE = "timm, eager"
 
 
 def eager(model: nn.Module, x: torch.Tensor) -> Side:
@@ -47,6 +54,10 @@ def compiled(model: nn.Module, x: torch.Tensor) -> Side:
 
     call()
     return call
+
+
+def in_bf16(model: nn.Module) -> nn.Module:
+    return normfree.fold(model).bfloat16()
 
 
 def exported(model: nn.Module, x: torch.Tensor, folder: str) -> Path:
@@ -74,7 +85,7 @@ def in_openvino(path: Path, x: torch.Tensor, threads: int, precision: str) -> Si
     return lambda: request.infer([array])[0]
 
 
-def sides(name: str, size: int, threads: int, folder: str) -> dict[str, Side]:
+def builders(name: str, shape: tuple[int, ...], threads: int, folder: str) -> dict[str, Callable[[], Side]]:
     """All at one function: the weights are timm's, and ours is the variant that computes what timm does."""
     torch.manual_seed(0)
     theirs = timm.create_model(name).eval()
@@ -83,69 +94,113 @@ def sides(name: str, size: int, threads: int, folder: str) -> dict[str, Side]:
             if key.endswith("skipinit_gain"):
                 parameter.fill_(0.5)  # a fresh one is 0, which would hide every branch
     ours = load_timm(normfree.create_model(f"timm_{name}"), theirs.state_dict()).eval()
-    released = load_timm(normfree.create_model(name.removeprefix("dm_")), theirs.state_dict()).eval()
-    x = torch.randn(1, 3, size, size)
+    x = torch.randn(shape)
     xb = x.bfloat16()
-    path, theirs_bf16 = exported(theirs, x, folder), copy.deepcopy(theirs).bfloat16()
-    return {
-        "float32": None,
-        "timm, eager": eager(theirs, x),
-        "timm, compiled with freezing": compiled(theirs, x),
-        "timm, onnxruntime": in_onnxruntime(path, x, threads),
-        "timm, OpenVINO": in_openvino(path, x, threads, "f32"),
-        "ours, eager": eager(ours, x),
-        "ours, folded": eager(normfree.fold(ours), x),
-        "ours, prepacked": eager(prepack(ours, x.shape), x),
-        "ours, prepacked, released function": eager(prepack(released, x.shape), x),
-        "bfloat16": None,
-        "timm, eager, bf16": eager(theirs_bf16, xb),
-        "timm, compiled with freezing, bf16": compiled(theirs_bf16, xb),
-        "timm, OpenVINO, bf16": in_openvino(path, x, threads, "bf16"),
-        "ours, folded, bf16": eager(normfree.fold(ours).bfloat16(), xb),
-        "ours, prepacked, bf16": eager(prepack(normfree.fold(ours).bfloat16(), x.shape), xb),
-        "ours, prepacked, released function, bf16": eager(prepack(normfree.fold(released).bfloat16(), x.shape), xb),
+    path = cache(lambda: exported(theirs, x, folder))
+    theirs_bf16 = cache(lambda: copy.deepcopy(theirs).bfloat16())
+    sides = {
+        REFERENCE: lambda: eager(theirs, x),
+        "timm, compiled with freezing": lambda: compiled(theirs, x),
+        "timm, onnxruntime": lambda: in_onnxruntime(path(), x, threads),
+        "timm, OpenVINO": lambda: in_openvino(path(), x, threads, "f32"),
+        "ours, eager": lambda: eager(ours, x),
+        "ours, folded": lambda: eager(normfree.fold(ours), x),
+        "ours, prepacked": lambda: eager(prepack(ours, shape), x),
+        "timm, eager, bf16": lambda: eager(theirs_bf16(), xb),
+        "timm, compiled with freezing, bf16": lambda: compiled(theirs_bf16(), xb),
+        "timm, OpenVINO, bf16": lambda: in_openvino(path(), x, threads, "bf16"),
+        "ours, folded, bf16": lambda: eager(in_bf16(ours), xb),
+        "ours, prepacked, bf16": lambda: eager(prepack(in_bf16(ours), shape), xb),
     }
+    if name.startswith("dm_nfnet"):  # of the others, timm has no weights that fit the released function
+        released = load_timm(normfree.create_model(name.removeprefix("dm_")), theirs.state_dict()).eval()
+        sides |= {
+            "ours, prepacked, released function": lambda: eager(prepack(released, shape), x),
+            "ours, prepacked, released function, bf16": lambda: eager(prepack(in_bf16(released), shape), xb),
+        }
+    return sides
+
+
+def seconds(run: Side) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
+
+
+def built(builders: dict[str, Callable[[], Side]], bfloat16: bool, patience: float) -> dict[str, Side]:
+    """The sides that this machine can run; why another is left out is said."""
+    runs, limit = {}, float("inf")
+    for name, build in builders.items():
+        if name.endswith("bf16") and not bfloat16:
+            say(f"{name}: left out, this processor does not multiply in bfloat16")
+            continue
+        begun = time.perf_counter()
+        try:
+            run = build()
+        except (ImportError, RuntimeError) as error:  # OpenVINO has no bfloat16 without AVX-512, and says so late
+            say(f"{name}: left out, {str(error).strip().splitlines()[-1][:200]}")
+            continue
+        took = time.perf_counter() - begun
+        run()
+        once = seconds(run)
+        if once > limit:
+            say(f"{name}: left out, it takes {once:.2f} s, more than {patience:g} times {REFERENCE}")
+            continue
+        if name == REFERENCE:
+            limit = patience * once
+        say(f"{name}: built in {took:.1f} s, runs in {1e3 * once:.0f} ms")
+        runs[name] = run
+    return runs
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dm_nfnet_f0", help="timm's name")
     parser.add_argument("--size", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--bfloat16", choices=("auto", "yes", "no"), default="auto", help="auto: where it is fast")
+    parser.add_argument("--patience", type=float, default=10, help="leave out what is so many times slower than timm")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
+    bfloat16 = computes_bfloat16(torch.device("cpu")) if options.bfloat16 == "auto" else options.bfloat16 == "yes"
+    shape = (options.batch, 3, options.size, options.size)
     with tempfile.TemporaryDirectory() as folder:
-        runs = sides(options.model, options.size, options.threads, folder)
-        measure(runs, options.rounds)
-    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("torch", "timm", "onnxruntime", "openvino"))
-    print(f"{options.model}, {options.size} px, {options.threads} threads; {platform.machine()}; {versions}")
+        sides = built(builders(options.model, shape, options.threads, folder), bfloat16, options.patience)
+        say(f"measuring {options.rounds} rounds of {len(sides)} sides ...")
+        measure(sides, options.rounds)
+    print(f"{options.model}, batch {options.batch}, {options.size} px; {machine()}, {versions()}")
 
 
-def measure(runs: dict[str, Side | None], rounds: int) -> None:
-    reference = runs["timm, eager"]
-    expected = reference()
-    differences = {
-        name: np.linalg.norm(run() - expected) / np.linalg.norm(expected) for name, run in runs.items() if run
-    }
-    times: dict[str, list[float]] = {name: [] for name, run in runs.items() if run}
+def versions() -> str:
+    found = []
+    for package in ("timm", "onnxruntime", "openvino"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found)
+
+
+def measure(runs: dict[str, Side], rounds: int) -> None:
+    expected = runs[REFERENCE]()
+    differences = {name: np.linalg.norm(run() - expected) / np.linalg.norm(expected) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, samples in times.items():
-            runs[name]()  # its weights come into the cache, as in a stream of images
-            begun = time.perf_counter()
-            runs[name]()
-            samples.append(time.perf_counter() - begun)
-    usual = statistics.median(times["timm, eager"])
-    quiet = [i for i, t in enumerate(times["timm, eager"]) if t < 1.25 * usual]
+        for name, run in runs.items():
+            run()  # its weights come into the cache, as in a stream of images
+            times[name].append(seconds(run))
+    usual = statistics.median(times[REFERENCE])
+    quiet = [i for i, t in enumerate(times[REFERENCE]) if t < 1.25 * usual]
     print(f"{'':42} {'ms':>7} {'middle half':>15} {'ratio':>6} {'difference':>11}   ({len(quiet)} of {rounds} rounds)")
-    for name, run in runs.items():
-        if run is None:
-            print(name)
-            continue
+    for name in runs:
         kept = [times[name][i] for i in quiet]
         low, _, high = statistics.quantiles(kept, n=4)
-        ratio = statistics.median(times[name][i] / times["timm, eager"][i] for i in quiet)
+        ratio = statistics.median(times[name][i] / times[REFERENCE][i] for i in quiet)
         spread = f"{1e3 * low:.1f} to {1e3 * high:.1f}"
         print(f"  {name:40} {1e3 * statistics.median(kept):7.1f} {spread:>15} {ratio:6.2f} {differences[name]:11.1e}")
     for ours in (name for name in times if name.startswith("ours, prepacked")):
