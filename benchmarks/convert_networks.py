@@ -1,4 +1,4 @@
-"""normfree.convert over networks of torchvision and timm: what is converted, and what the signal then is.
+"""normfree.convert over networks of four libraries: what is converted, and what the signal then is.
 
     python benchmarks/convert_networks.py --out networks.csv
     python benchmarks/convert_networks.py torchvision:resnet18 timm:densenet121 --size 128
@@ -8,7 +8,8 @@
 Each network is made without trained weights and rebuilt with unit noise. The variances are measured on other noise,
 with skip gains of 1, as theory has them; the pass forward and backward at batch size 1 has them at 0. With "keep", the
 running statistics and factors of BatchNorm are drawn first, and the difference is that of the outputs in evaluation,
-over their norm.
+over their norm. Networks of segmentation_models_pytorch (smp) and MONAI, on volumes of 32 voxels a side, are measured
+where the packages are installed; their names are printed where they are not.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +50,18 @@ TIMM = (
     *("xception41", "legacy_xception", "inception_resnet_v2", "mobilenetv4_conv_small", "fbnetc_100", "vovnet39a"),
     *("hardcorenas_a", "tinynet_a", "dpn68", "legacy_senet154", "bat_resnext26ts", "gernet_s", "lcnet_050"),
 )
+SMP = ("Unet", "FPN", "DeepLabV3Plus")
+MONAI = ("UNet", "SegResNet", "DynUNet")
+PACKAGES = {"smp": "segmentation_models_pytorch", "monai": "monai"}  # networks of absent ones are left out
+VOLUME = 32  # voxels of a side, of MONAI's networks
 SETTINGS: dict[str, dict[str, Any]] = {
     "torchvision:googlenet": dict(aux_logits=False, init_weights=False),
     "torchvision:inception_v3": dict(aux_logits=False, init_weights=False),
+    "monai:UNet": dict(channels=(16, 32, 64), strides=(2, 2), num_res_units=2, norm="batch"),
+    "monai:SegResNet": dict(init_filters=16, norm="batch"),
+    "monai:DynUNet": dict(
+        kernel_size=(3, 3, 3), strides=(1, 2, 2), upsample_kernel_size=(2, 2), filters=(16, 32, 64), norm_name="batch"
+    ),
 }
 LEAVE: dict[str, tuple[str, ...]] = {"timm:convnextv2_atto": ("*.grn",)}
 SMALLEST = {"torchvision:inception_v3": 128, "timm:inception_resnet_v2": 128}
@@ -62,24 +73,43 @@ KEPT = ("network", "converted", "reason", "BatchNorms", "folded", "difference", 
 
 
 def create(name: str) -> nn.Module:
-    """A network by ``torchvision:NAME`` or ``timm:NAME``, without trained weights."""
+    """A network by LIBRARY:NAME, without trained weights."""
     library, _, model = name.partition(":")
     torch.manual_seed(0)
     if library == "torchvision":
         import torchvision
 
         return torchvision.models.get_model(model, weights=None, **SETTINGS.get(name, {}))
+    if library == "smp":
+        import segmentation_models_pytorch as smp
+
+        network = getattr(smp, model)("resnet18", encoder_weights=None, classes=2)
+        network.check_input_shape = lambda x: None  # it decides by the size, which a graph cannot
+        return network
+    if library == "monai":
+        from monai.networks import nets
+
+        sizes = dict(spatial_dims=3, in_channels=1, out_channels=2)
+        return getattr(nets, model)(**sizes, **SETTINGS[name])
     import timm
 
     return timm.create_model(model, pretrained=False)
 
 
-def row_of(name: str, size: int) -> dict[str, Any]:
+def shape_of(name: str, size: int) -> tuple[int, ...]:
+    """Of an example, without the batch."""
+    if name.startswith("monai:"):
+        return 1, VOLUME, VOLUME, VOLUME
+    size = max(size, SMALLEST.get(name, 0))
+    return 3, size, size
+
+
+def row_of(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """What came of one network."""
     model = create(name)
     start = time.perf_counter()
     try:
-        conversion = convert(model, (4, 3, size, size), leave=LEAVE.get(name, ()))
+        conversion = convert(model, (4, *shape), leave=LEAVE.get(name, ()))
     except UsageError as error:
         return {"network": name, "converted": "refused", "reason": str(error).partition("; leave=")[0]}
     seconds = time.perf_counter() - start
@@ -91,10 +121,10 @@ def row_of(name: str, size: int) -> dict[str, Any]:
         "merges": sum(change.now == "SkipInit" for change in changes),
         "seconds": f"{seconds:.1f}",
     }
-    return row | _batch_of_one(model, conversion.model, size) | _variances(conversion.model, size)
+    return row | _batch_of_one(model, conversion.model, shape) | _variances(conversion.model, shape)
 
 
-def kept_row_of(name: str, size: int) -> dict[str, Any]:
+def kept_row_of(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
     """What came of one network with trained-like statistics."""
     model = create(name)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -108,7 +138,7 @@ def kept_row_of(name: str, size: int) -> dict[str, Any]:
     start = time.perf_counter()
     row: dict[str, Any] = {"network": name, "BatchNorms": len(norms)}
     try:
-        conversion = convert(model, torch.randn(2, 3, size, size), mode="keep", leave=LEAVE.get(name, ()))
+        conversion = convert(model, torch.randn(2, *shape), mode="keep", leave=LEAVE.get(name, ()))
     except UsageError as error:
         return row | {"converted": "refused", "reason": str(error).partition("; leave=")[0]}
     seconds = time.perf_counter() - start
@@ -117,21 +147,21 @@ def kept_row_of(name: str, size: int) -> dict[str, Any]:
     return row | {"converted": "yes", "folded": folded, "difference": difference, "seconds": f"{seconds:.1f}"}
 
 
-def _batch_of_one(before: nn.Module, after: nn.Module, size: int) -> dict[str, str]:
+def _batch_of_one(before: nn.Module, after: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     """Shapes, and a step at batch size 1 with skip gains of 0."""
-    x = torch.randn(1, 3, size, size)
+    x = torch.randn(1, *shape)
     with torch.no_grad():
-        shape = before.eval()(x).shape
+        expected = before.eval()(x).shape
     y = after.train()(x)
     y.square().mean().backward()
     gradients = [p.grad for p in after.parameters() if p.grad is not None]
     finite = bool(y.isfinite().all()) and all(bool(g.isfinite().all()) for g in gradients)
     after.zero_grad(set_to_none=True)
-    return {"batch 1 finite": "yes" if finite else "no", "same shape": "yes" if y.shape == shape else "no"}
+    return {"batch 1 finite": "yes" if finite else "no", "same shape": "yes" if y.shape == expected else "no"}
 
 
 @torch.no_grad()
-def _variances(model: nn.Module, size: int) -> dict[str, str]:
+def _variances(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     """Of branches' ends, before alpha, and of standardized layers' outputs, with skip gains of 1."""
     layers: list[float] = []
     branches: list[float] = []
@@ -150,7 +180,7 @@ def _variances(model: nn.Module, size: int) -> dict[str, str]:
         elif kind.startswith("WS"):
             dim = -1 if kind == "WSLinear" else 1
             hooks.append(module.register_forward_hook(lambda m, args, out, dim=dim: note(layers, out, dim)))
-    x = torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
     model.eval()(x)
     for hook in hooks:
         hook.remove()
@@ -181,26 +211,34 @@ def markdown(rows: list[dict[str, str]], columns: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help="torchvision:NAME or timm:NAME; default: all")
+    parser.add_argument("networks", nargs="*", help="torchvision:, timm:, smp: or monai:NAME; default: all")
     parser.add_argument("--mode", choices=["rebuild", "keep"], default="rebuild")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--out", help="a CSV file; networks that it has are left out")
     parser.add_argument("--markdown", action="store_true", help="print the file as a table, and measure nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    names = options.networks or [f"torchvision:{n}" for n in TORCHVISION] + [f"timm:{n}" for n in TIMM]
+    lists = {"torchvision": TORCHVISION, "timm": TIMM, "smp": SMP, "monai": MONAI}
+    names = options.networks or [f"{library}:{name}" for library, known in lists.items() for name in known]
     out = Path(options.out) if options.out else None
     columns, make = (KEPT, kept_row_of) if options.mode == "keep" else (COLUMNS, row_of)
     done = {row["network"] for row in csv.DictReader(out.open())} if out and out.exists() else set()
     if options.markdown and out:
         print(markdown(list(csv.DictReader(out.open())), columns))
         return
+    for library, package in PACKAGES.items():
+        if find_spec(package) is None:
+            left = [name for name in names if name.startswith(f"{library}:")]
+            print(
+                *(f"{name} is left out: {package} is not installed" for name in left), sep="\n", end="\n" * bool(left)
+            )
+            names = [name for name in names if name not in left]
     if out and not done:
         out.write_text(",".join(columns) + "\n")
     for name in names:
         if name in done:
             continue
-        row = make(name, max(options.size, SMALLEST.get(name, 0)))
+        row = make(name, shape_of(name, options.size))
         print(", ".join(f"{key} {row[key]}" for key in columns if row.get(key, "") != ""), flush=True)
         if out:
             with out.open("a", newline="") as file:

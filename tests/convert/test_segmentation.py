@@ -113,8 +113,65 @@ def test_a_size_that_decides_is_refused():
         convert(Checked(), (2, 3, 32, 32))
 
 
-def test_layers_under_two_names_are_refused():
-    net = Interpolated()
-    net.levels = nn.ModuleList([net.stem])
-    with pytest.raises(UsageError, match=r"stem.0: its weight is tied to levels.0.0.weight"):
-        convert(net, (2, 3, 32, 32))
+class Pyramid(nn.Module):
+    """The coarse map, enlarged, is added to a layer of the fine one that it was made from."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.coarse = layer(3, 24), nn.Sequential(layer(24, 32, 2), nn.Conv2d(32, 24, 1))
+        self.lateral, self.head = nn.Conv2d(24, 24, 1), nn.Sequential(layer(24, 24), nn.Conv2d(24, 2, 1))
+
+    def forward(self, x):
+        fine = self.stem(x)
+        x = F.interpolate(self.coarse(fine), scale_factor=2.0, mode="nearest")
+        return self.head(x + self.lateral(fine))
+
+
+def test_a_pyramid_keeps_its_coarse_path():
+    """The addition is a plain sum: a skip gain of 0 would cut the coarse path off."""
+    model = convert(Pyramid(), (4, 3, 32, 32)).model
+    assert not [m for m in model.modules() if isinstance(m, SkipInit)]
+    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    assert model.get_submodule("coarse.1").weight.grad.abs().max() > 0
+
+
+class Renamed(Interpolated):
+    """The same modules under further names, as MONAI's DynUNet has them; those called are not the first ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.levels = nn.ModuleList([self.stem, self.middle])
+        self.layers = nn.ModuleList([self.coarse[0], self.coarse[1], self.coarse[2]])
+        self.coarse = nn.Sequential(*self.layers)
+        self.stem, self.middle = self.levels
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["rebuild", "keep", "identity"])
+def test_a_module_under_two_names_is_one(mode):
+    nets = [collect(make()).eval() for make in (Interpolated, Renamed)]
+    nets[1].load_state_dict(nets[0].state_dict(), strict=False)
+    one, two = (convert(net, (2, 3, 32, 32), mode=mode, init=False).model.eval() for net in nets)
+    assert not [m for m in two.modules() if isinstance(m, BATCH_NORM)]
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(one(x), two(x))
+    if mode == "keep":
+        assert (two(x) - nets[0](x)).norm() <= 1e-5 * nets[0](x).norm()
+
+
+def test_a_module_that_is_made_in_forward_is_refused():
+    class Sliced(Interpolated):
+        def forward(self, x):
+            return super().forward(self.stem[:1](x)[:, :3])
+
+    with pytest.raises(UsageError, match="Sliced cannot be read as a graph, because its forward makes a Sequential"):
+        convert(Sliced(), (2, 3, 32, 32))
+
+
+def test_a_module_that_runs_under_both_of_its_names_is_refused():
+    class Twice(Renamed):
+        def forward(self, x):
+            return super().forward(x) + self.head(self.levels[0](x))
+
+    with pytest.raises(UsageError, match=r"stem.1: this BatchNorm2d is used 2 times"):
+        convert(Twice(), (2, 3, 32, 32))

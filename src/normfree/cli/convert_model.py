@@ -92,7 +92,9 @@ def _destination(text: str | None) -> Path | None:
 
 def _write(out: Path, name: str, conversion: Conversion) -> str:
     if out.suffix == ".safetensors":
-        save_weights(out, conversion.model.state_dict(), {"converted": name, "mode": conversion.mode})
+        # a module with two names has its tensors under both, which the format takes as copies only
+        state = {key: tensor.clone() for key, tensor in conversion.model.state_dict().items()}
+        save_weights(out, state, {"converted": name, "mode": conversion.mode})
         return f"{out}: weights of the converted network"
     with whole_file(out) as part:
         torch.save(conversion.model, part)

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from torch import nn
+
 from ..errors import UsageError
 from ..words import counted
 
@@ -50,6 +52,13 @@ def refuse(refusals: list[Refusal], network: str) -> None:
     first, rest = refusals[0], {r.module for r in refusals[1:]} - {refusals[0].module}
     more = f", and {counted(len(rest), 'more module')}" if rest else ""
     raise UsageError(f"{network} is not converted: {first}{more}; leave=[{first.module!r}] leaves a module as it is")
+
+
+def put(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Replace a module under every name that it has."""
+    old = model.get_submodule(name)
+    for other in [key for key, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(other, new)
 
 
 def is_left(name: str, leave: Collection[str]) -> bool:

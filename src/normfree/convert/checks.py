@@ -40,9 +40,9 @@ def shared(structure: Structure, leave: Collection[str]) -> list[Refusal]:
 
 
 def tied(model: nn.Module, leave: Collection[str]) -> list[Refusal]:
-    """Weights that belong to two modules, and modules that have two names."""
+    """Weights that belong to two modules; one module under two names is one module."""
     owners: dict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in model.named_modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 owners[id(parameter)].append(f"{name}.{key}" if name else key)

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from .change import Change, Refusal, is_left, refuse
+from .change import Change, Refusal, is_left, put, refuse
 from .fused import parts_behind
 from .kinds import is_normalization, seems_normalization
 
@@ -27,6 +27,6 @@ def remove_norms(model: nn.Module, leave: Collection[str]) -> list[Change]:
     for name, module in names:
         if is_normalization(module):
             parts = parts_behind(module)
-            model.set_submodule(name, nn.Sequential(OrderedDict(parts)) if parts else nn.Identity())
+            put(model, name, nn.Sequential(OrderedDict(parts)) if parts else nn.Identity())
             changes.append(Change(name, type(module).__name__, "Identity", "left out, with nothing in its place"))
     return changes

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from ..errors import UsageError
 from ..nn import ChannelAffine
-from .change import Change, is_left
+from .change import Change, is_left, put
 from .fused import parts_behind
 from .kinds import CONVOLUTIONS, is_batch_norm
 from .layers import has_gain, is_plain, with_gain
@@ -46,7 +46,7 @@ def _fold(model: nn.Module, structure: Structure, norm: fx.Node) -> list[Change]
     if layer is not None and is_plain(layer) and len(source.users) == 1:
         where = str(source.target)
         now = _into_layer(model, where, gain, bias)
-        model.set_submodule(name, _in_order(parts) if parts else nn.Identity())
+        put(model, name, _in_order(parts) if parts else nn.Identity())
         what = f"folded into {where}, which has the gain and the bias"
         return [
             Change(where, type(layer).__name__, now, "the same weight with gain and bias"),
@@ -55,7 +55,7 @@ def _fold(model: nn.Module, structure: Structure, norm: fx.Node) -> list[Change]
     affine = ChannelAffine(len(gain)).to(gain.device, _type(module))
     affine.gain.copy_(gain)
     affine.bias.copy_(bias)
-    model.set_submodule(name, _in_order({"affine": affine, **parts}) if parts else affine)
+    put(model, name, _in_order({"affine": affine, **parts}) if parts else affine)
     return [Change(name, kind, "ChannelAffine", "it follows no layer of its own; gain and bias stand in its place")]
 
 
@@ -89,7 +89,7 @@ def _into_layer(model: nn.Module, name: str, gain: Tensor, bias: Tensor) -> str:
         ours = with_gain(layer)
         ours.gain.copy_(gain)
         ours.bias.copy_(bias + own)
-        model.set_submodule(name, ours)
+        put(model, name, ours)
         return type(ours).__name__
     assert isinstance(layer, (*CONVOLUTIONS, nn.Linear))
     transposed = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)

@@ -157,7 +157,7 @@ class Structure:
         if depths[0] == depths[1]:
             return None
         shortcut, branch = (a, b) if depths[0] < depths[1] else (b, a)
-        between = self.between(fork, branch)
+        between = [*self.between(fork, branch), branch]
         if any(is_resizing(n, self.modules) for n in between) or not self._is_shortcut(fork, shortcut):
             return None
         return Merge(node, shortcut, branch, fork, min(depths) > 0)

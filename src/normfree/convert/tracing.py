@@ -35,7 +35,10 @@ class GraphTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        name = self.path_of_module(m)
+        try:
+            name = self.path_of_module(m)
+        except NameError as error:
+            raise UsageError(_made_in_forward(self.root, self.running[-1] if self.running else "", m)) from error
         if len(args) == 1 and isinstance(args[0], fx.Proxy) and not kwargs and _is_bare(m):
             self.whole.add(name)
         self.running.append(name)
@@ -96,6 +99,15 @@ def _untraceable(model: nn.Module, place: str, error: Exception) -> str:
     where = f"{place} ({kind})" if place else kind
     hint = f'; leave=["{place}"] leaves it as it is' if place else ""
     return f"{where} cannot be read as a graph, because its forward depends on values: {reason}{hint}"
+
+
+def _made_in_forward(model: nn.Module, place: str, made: nn.Module) -> str:
+    kind = type(model.get_submodule(place)).__name__
+    where = f"{place} ({kind})" if place else kind
+    return (
+        f"{where} cannot be read as a graph, because its forward makes a {type(made).__name__} each time, as slices of "
+        "nn.Sequential do; make it once, in __init__"
+    )
 
 
 def _dropout_as_modules(graph: fx.GraphModule) -> None:
