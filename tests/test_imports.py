@@ -26,7 +26,7 @@ ALLOWED = {
     "models": {"functional", "gain", "nn"},
     "spp": {"functional", "gain", "nn", "models"},
     "weights": {"functional", "gain", "nn", "models"},
-    "export": {"functional", "gain", "nn", "models"},
+    "export": {"functional", "gain", "kernels", "nn", "models"},
     "convert": {"functional", "gain", "nn", "models", "spp"},
     "optim": {"functional", "gain", "kernels", "nn"},
     "data": set(),

@@ -16,7 +16,7 @@ from torch import nn
 import normfree
 from normfree import UsageError
 from normfree.export import fold, prepack
-from normfree.export.prepack import PackedBlock, PackedConv2d, PackedLinear
+from normfree.export.packed import PackedBlock, PackedConv2d, PackedLinear
 from normfree.models import NFBlock
 from normfree.nn import Activation, ScaledActivation, WSConv2d
 

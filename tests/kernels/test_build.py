@@ -15,7 +15,7 @@ from normfree import functional, kernels
 from normfree.kernels import library
 
 ROOT = Path(kernels.__file__).parents[3]
-SOURCES = ("cpu.cpp", "elementwise.h", "merge.h", "optimizer.h", "parallel.h", "standardize.h")
+SOURCES = ("cpu.cpp", "elementwise.h", "gate.h", "merge.h", "optimizer.h", "parallel.h", "standardize.h")
 VARIANTS = {"_cpu"} | ({"_cpu_avx2", "_cpu_avx512"} if platform.machine().lower() in ("x86_64", "amd64") else set())
 needs_sources = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="normfree is installed without its setup.py"

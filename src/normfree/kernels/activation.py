@@ -9,6 +9,7 @@ from torch import Tensor
 from .library import TYPES, available, dense, eager, laid_out, library, plain, threads
 
 _GELU_TANH, _SILU, _GELU = 0, 1, 2  # as in cpu.cpp
+FUNCTIONS = {"gelu": _GELU_TANH, "silu": _SILU, "gelu_erf": _GELU, "relu": 3}  # by the models' names, for merges
 
 
 def supported(x: Tensor) -> bool:

@@ -1,15 +1,16 @@
 // Compiled kernels for the CPU, a plain C interface: no header of torch or Python, so that one build serves them all.
 // normfree.kernels loads this library with ctypes; what a kernel computes is in the header named like its module.
 #include "elementwise.h"
+#include "gate.h"
 #include "merge.h"
 #include "optimizer.h"
 #include "standardize.h"
 
 enum Type { kFloat32 = 0, kBFloat16 = 1, kFloat64 = 2 };
-enum Function { kGeluTanh = 0, kSilu = 1, kGelu = 2 };
+enum Function { kGeluTanh = 0, kSilu = 1, kGelu = 2, kRelu = 3 };
 
 // Raised with every change of this interface, here and in library.py.
-NF_EXPORT int nf_interface() { return 4; }
+NF_EXPORT int nf_interface() { return 5; }
 
 // What this library was compiled for: setup.py compiles it once per set of instructions, library.py takes the best that
 // the processor has.
@@ -26,13 +27,15 @@ NF_EXPORT const char* nf_instructions() {
 // The OpenMP entry point that torch uses, or null.
 NF_EXPORT void nf_use_threads_of(void* gomp_parallel) { nf::parallel = reinterpret_cast<nf::Parallel>(gomp_parallel); }
 
-// Not of kGelu, which torch computes fast.
 NF_EXPORT void nf_activation(int function, int type, const void* x, void* y, int64_t count, int threads) {
   using namespace nf;
-  bool silu = function == kSilu;
-  if (type == kFloat32) in_blocks<float>(silu ? silu_f32 : gelu_tanh_f32, x, y, count, threads);
-  if (type == kBFloat16) in_blocks<bfloat16>(silu ? silu_bf16 : gelu_tanh_bf16, x, y, count, threads);
-  if (type == kFloat64) in_blocks<double>(silu ? silu_f64 : gelu_tanh_f64, x, y, count, threads);
+  auto of = [function](auto tanh, auto silu, auto erf, auto relu) {
+    return function == kGeluTanh ? tanh : function == kSilu ? silu : function == kGelu ? erf : relu;
+  };
+  if (type == kFloat32) in_blocks<float>(of(gelu_tanh_f32, silu_f32, gelu_f32, relu_f32), x, y, count, threads);
+  if (type == kBFloat16)
+    in_blocks<bfloat16>(of(gelu_tanh_bf16, silu_bf16, gelu_bf16, relu_bf16), x, y, count, threads);
+  if (type == kFloat64) in_blocks<double>(of(gelu_tanh_f64, silu_f64, gelu_f64, relu_f64), x, y, count, threads);
 }
 
 NF_EXPORT void nf_activation_backward(int function, int type, const void* grad, const void* x, void* out, int64_t count,
@@ -107,8 +110,8 @@ NF_EXPORT double nf_standardize_backward(int type, const void* grad, const void*
   return standardize_all_backward(standardize_bf16_backward, of, grad, grad_weight, grad_gain, dots, threads);
 }
 
-// Maps (images, channels, places); `last`: channels last in memory. Sums over places of x * y: (images, channels),
-// float32, or float64 with it.
+// Maps (images, channels, places); `last`: channels last in memory. Sums over places of x * y, or of x if y is null:
+// (images, channels), float32, or float64 with it.
 NF_EXPORT void nf_sum_places(int type, int64_t images, int64_t channels, int64_t places, int last, const void* x,
                              const void* y, void* sums, int threads) {
   const nf::Maps maps{images, channels, places, last != 0};
@@ -124,6 +127,41 @@ NF_EXPORT void nf_gated(int type, int64_t images, int64_t channels, int64_t plac
   if (type == kFloat32) nf::gated<float>(maps, x, gate, plus, out, threads);
   if (type == kBFloat16) nf::gated<nf::bfloat16>(maps, x, gate, plus, out, threads);
   if (type == kFloat64) nf::gated<double>(maps, x, gate, plus, out, threads);
+}
+
+namespace nf {
+
+template <class T, bool fine>
+static void merged_by(int function, const Maps& maps, const void* shortcut, const void* branch, const void* gate,
+                      void* out, void* next, int threads) {
+  if (function == kGeluTanh) merged<Sigmoidal<TanhGelu>, T>(maps, shortcut, branch, gate, out, next, threads);
+  if (function == kSilu) merged<Sigmoidal<Silu>, T>(maps, shortcut, branch, gate, out, next, threads);
+  if (function == kGelu) merged<Gelu<fine>, T>(maps, shortcut, branch, gate, out, next, threads);
+  if (function == kRelu) merged<Relu, T>(maps, shortcut, branch, gate, out, next, threads);
+}
+
+}  // namespace nf
+
+// out = shortcut + gate * branch, next = function(out); gate is like the sums above, or null for 1. Not float64.
+NF_EXPORT void nf_merged(int function, int type, int64_t images, int64_t channels, int64_t places, int last,
+                         const void* shortcut, const void* branch, const void* gate, void* out, void* next,
+                         int threads) {
+  const nf::Maps maps{images, channels, places, last != 0};
+  if (type == kFloat32) nf::merged_by<float, true>(function, maps, shortcut, branch, gate, out, next, threads);
+  if (type == kBFloat16) nf::merged_by<nf::bfloat16, false>(function, maps, shortcut, branch, gate, out, next, threads);
+}
+
+// A linear layer of float32 inputs and outputs, with a weight and a bias (or null) of `type`, not float64.
+NF_EXPORT void nf_linear(int type, int64_t images, int64_t inputs, int64_t outputs, int function, double factor,
+                         const void* x, const void* weight, const void* bias, void* out, int threads) {
+  using namespace nf;
+  const Linear layer{images, inputs, outputs, function, static_cast<float>(factor)};
+  const auto* from = static_cast<const float*>(x);
+  auto* to = static_cast<float*>(out);
+  if (type == kFloat32)
+    linear(layer, from, static_cast<const float*>(weight), static_cast<const float*>(bias), to, threads);
+  if (type == kBFloat16)
+    linear(layer, from, static_cast<const bfloat16*>(weight), static_cast<const bfloat16*>(bias), to, threads);
 }
 
 enum Outcome { kDone = 0, kNonfinite = 1, kNoMemory = 2 };

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from ..internals import Missing, private
 
-INTERFACE = 4  # as in cpu.cpp: a library of another version is not used
+INTERFACE = 5  # as in cpu.cpp: a library of another version is not used
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}  # as in cpu.cpp
 
 _is_compiling = torch.compiler.is_compiling
@@ -43,6 +43,8 @@ _SIGNATURES = {
     ),
     "nf_sum_places": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 3, _NUMBER)),
     "nf_gated": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 4, _NUMBER)),
+    "nf_merged": (None, (_NUMBER, _NUMBER, *(_COUNT,) * 3, _NUMBER, *(_POINTER,) * 5, _NUMBER)),
+    "nf_linear": (None, (_NUMBER, *(_COUNT,) * 3, _NUMBER, _DOUBLE, *(_POINTER,) * 4, _NUMBER)),
     "nf_optimizer_step": (_NUMBER, (_POINTER, _COUNT, _POINTER, _NUMBER)),
 }
 

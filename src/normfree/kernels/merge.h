@@ -1,7 +1,8 @@
-// What the gradient of a merge behind Squeeze-Excite needs: sums over places, and a line for each image and channel.
+// Merges: sums over places, which Squeeze-Excite and its gradient need, a line for each image and channel, and the
+// merge with the next activation.
 #pragma once
 
-#include "parallel.h"
+#include "elementwise.h"
 
 namespace nf {
 
@@ -26,8 +27,8 @@ struct Wide<double> {
   using type = double;
 };
 
-// Channels in order in memory: sums[c] = sum over places of x[place, c] * y[place, c].
-template <class T>
+// Channels in order in memory: sums[c] = sum over places of x[place, c] * y[place, c], without y of x alone.
+template <bool product, class T>
 NF_INLINE void sum_columns(const T* __restrict x, const T* __restrict y, int64_t places, int64_t stride, int64_t count,
                            typename Wide<T>::type* sums) {
   double total[kChannels] = {};
@@ -35,22 +36,22 @@ NF_INLINE void sum_columns(const T* __restrict x, const T* __restrict y, int64_t
     const int64_t end = first + kPlaces < places ? first + kPlaces : places;
     typename Wide<T>::type some[kChannels] = {};
     for (int64_t place = first; place < end; ++place) {
-      const T *a = x + place * stride, *b = y + place * stride;
-      for (int64_t c = 0; c < count; ++c) some[c] += load(a[c]) * load(b[c]);
+      const T *a = x + place * stride, *b = product ? y + place * stride : a;
+      for (int64_t c = 0; c < count; ++c) some[c] += product ? load(a[c]) * load(b[c]) : load(a[c]);
     }
     for (int64_t c = 0; c < count; ++c) total[c] += some[c];
   }
   for (int64_t c = 0; c < count; ++c) sums[c] = static_cast<typename Wide<T>::type>(total[c]);
 }
 
-template <class T>
+template <bool product, class T>
 NF_INLINE typename Wide<T>::type sum_row(const T* x, const T* y, int64_t count) {
   double total = 0;
   for (int64_t first = 0; first < count; first += 2048) {
     const int64_t end = first + 2048 < count ? first + 2048 : count;
     typename Wide<T>::type some = 0;
 #pragma omp simd reduction(+ : some)
-    for (int64_t i = first; i < end; ++i) some += load(x[i]) * load(y[i]);
+    for (int64_t i = first; i < end; ++i) some += product ? load(x[i]) * load(y[i]) : load(x[i]);
     total += some;
   }
   return static_cast<typename Wide<T>::type>(total);
@@ -73,19 +74,46 @@ NF_INLINE void gate_rows(const Maps& maps, const T* __restrict x, const typename
   }
 }
 
+// The merge with the next activation: out = shortcut + gate * branch, next = F(out) of the rounded sum. `gate` null: 1.
+template <class F, class T>
+NF_INLINE void merge_rows(const Maps& maps, const T* __restrict shortcut, const T* __restrict branch,
+                          const typename Wide<T>::type* gate, T* __restrict out, T* __restrict next, int64_t first,
+                          int64_t last) {
+  using W = typename Wide<T>::type;
+  const int64_t count = maps.columns();
+  auto one = [&](int64_t i, W g) {
+    T sum;
+    store(sum, load(shortcut[i]) + g * load(branch[i]));
+    out[i] = sum;
+    store(next[i], F::value(load(sum)));
+  };
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t at = row * count;
+    if (gate && maps.last) {
+      const W* g = gate + row / maps.places * count;
+      for (int64_t c = 0; c < count; ++c) one(at + c, g[c]);
+    } else {
+      const W g = gate ? gate[row] : W(1);
+      for (int64_t i = at; i < at + count; ++i) one(i, g);
+    }
+  }
+}
+
 // Overloads for each type.
 #define NF_MERGE(TYPE)                                                                                               \
-  static void columns_summed(const TYPE* x, const TYPE* y, int64_t places, int64_t stride, int64_t count,  \
-                                       Wide<TYPE>::type* sums) {                                                     \
-    sum_columns<TYPE>(x, y, places, stride, count, sums);                                                            \
+  static void columns_summed(const TYPE* x, const TYPE* y, int64_t places, int64_t stride, int64_t count,            \
+                             Wide<TYPE>::type* sums) {                                                               \
+    if (y)                                                                                                           \
+      sum_columns<true, TYPE>(x, y, places, stride, count, sums);                                                    \
+    else                                                                                                             \
+      sum_columns<false, TYPE>(x, y, places, stride, count, sums);                                                   \
   }                                                                                                                  \
-  static void rows_summed(const TYPE* x, const TYPE* y, int64_t rows, int64_t count,                       \
-                                    Wide<TYPE>::type* sums) {                                                        \
-    for (int64_t row = 0; row < rows; ++row)                                                                         \
-      sums[row] = sum_row<TYPE>(x + row * count, y + row * count, count);                             \
+  static void rows_summed(const TYPE* x, const TYPE* y, int64_t rows, int64_t count, Wide<TYPE>::type* sums) {       \
+    for (int64_t row = 0, at = 0; row < rows; ++row, at += count)                                                    \
+      sums[row] = y ? sum_row<true, TYPE>(x + at, y + at, count) : sum_row<false, TYPE>(x + at, x, count);           \
   }                                                                                                                  \
-  static void rows_gated(const Maps& maps, const TYPE* x, const Wide<TYPE>::type* gate,                    \
-                                   const Wide<TYPE>::type* plus, TYPE* out, int64_t first, int64_t last) {           \
+  static void rows_gated(const Maps& maps, const TYPE* x, const Wide<TYPE>::type* gate,                              \
+                         const Wide<TYPE>::type* plus, TYPE* out, int64_t first, int64_t last) {                     \
     gate_rows<TYPE>(maps, x, gate, plus, out, first, last);                                                          \
   }
 NF_MERGE(float)
@@ -101,16 +129,18 @@ static void sum_places(const Maps& maps, const void* x, const void* y, void* sum
   if (!maps.last) {
     in_rows(maps.rows(), maps.places, threads, [&](int64_t first, int64_t last) {
       const int64_t at = first * maps.places;
-      rows_summed(left + at, right + at, last - first, maps.places, out + first);
+      rows_summed(left + at, right ? right + at : nullptr, last - first, maps.places, out + first);
     });
     return;
   }
-  const int64_t parts = (maps.channels + kChannels - 1) / kChannels;
+  int64_t most = kChannels;  // of a block; fewer where the threads would have none, which does not change a sum
+  while (most > 64 && maps.images * maps.channels < 2 * most * threads) most /= 2;
+  const int64_t parts = (maps.channels + most - 1) / most;
   for_each(maps.images * parts, threads, [&](int64_t block) {
-    const int64_t image = block / parts, c = block % parts * kChannels;
+    const int64_t image = block / parts, c = block % parts * most;
     const int64_t at = image * maps.places * maps.channels + c;
-    const int64_t count = maps.channels - c < kChannels ? maps.channels - c : kChannels;
-    columns_summed(left + at, right + at, maps.places, maps.channels, count,
+    const int64_t count = maps.channels - c < most ? maps.channels - c : most;
+    columns_summed(left + at, right ? right + at : nullptr, maps.places, maps.channels, count,
                    out + image * maps.channels + c);
   });
 }
@@ -121,6 +151,17 @@ static void gated(const Maps& maps, const void* x, const void* gate, const void*
   in_rows(maps.rows(), maps.columns(), threads, [&](int64_t first, int64_t last) {
     rows_gated(maps, static_cast<const T*>(x), static_cast<const W*>(gate), static_cast<const W*>(plus),
                static_cast<T*>(out), first, last);
+  });
+}
+
+template <class F, class T>
+static void merged(const Maps& maps, const void* shortcut, const void* branch, const void* gate, void* out, void* next,
+                   int threads) {
+  using W = typename Wide<T>::type;
+  auto* sum = static_cast<T*>(out);
+  in_rows(maps.rows(), maps.columns(), threads, [&](int64_t first, int64_t last) {
+    merge_rows<F, T>(maps, static_cast<const T*>(shortcut), static_cast<const T*>(branch), static_cast<const W*>(gate),
+                     sum, static_cast<T*>(next), first, last);
   });
 }
 

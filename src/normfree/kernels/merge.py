@@ -103,8 +103,8 @@ def _numbers(x: Tensor, like: Tensor) -> Tensor:
     return x.detach().to(dtype).reshape(like.shape[:2]).contiguous()
 
 
-def _geometry(x: Tensor) -> tuple[int, int, int, int, int]:
-    """Type, images, channels, places, whether channels are last in memory."""
+def geometry(x: Tensor) -> tuple[int, int, int, int, int]:
+    """Of (N, C, H, W) for the kernels: type, images, channels, places, whether channels are last in memory."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not (x.shape[1] == 1 and x.is_contiguous())
     return TYPES[x.dtype], x.shape[0], x.shape[1], x.shape[2] * x.shape[3], int(last)
 
@@ -112,7 +112,7 @@ def _geometry(x: Tensor) -> tuple[int, int, int, int, int]:
 def _summed(x: Tensor, y: Tensor) -> Tensor:
     """Sums over places of ``x * y``: (N, C), in float32 at least."""
     sums = torch.empty(x.shape[:2], dtype=torch.float64 if x.dtype is torch.float64 else torch.float32)
-    library().nf_sum_places(*_geometry(x), x.data_ptr(), y.data_ptr(), sums.data_ptr(), threads(x.numel()))
+    library().nf_sum_places(*geometry(x), x.data_ptr(), y.data_ptr(), sums.data_ptr(), threads(x.numel()))
     return sums
 
 
@@ -120,5 +120,5 @@ def _gated(x: Tensor, gate: Tensor, plus: Tensor) -> Tensor:
     """``plus + gate * x`` with two numbers per image and channel."""
     out = torch.empty_like(x)
     memory = (t.data_ptr() for t in (x, gate, plus, out))
-    library().nf_gated(*_geometry(x), *memory, threads(x.numel()))
+    library().nf_gated(*geometry(x), *memory, threads(x.numel()))
     return out
