@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from foreign_blocks import WIDTH, Dense, Inverted, Net, PostActivation, PreActivation, Split, collect
 from torch import nn
 
@@ -95,3 +96,18 @@ def test_linear_layers_too():
     new = convert(net, x, mode="keep").model
     assert torch.allclose(new(x), net(x), atol=1e-5)
     assert isinstance(new[1], nn.Identity)
+
+
+def test_frozen_gains_and_biases_are_frozen_batch_norm():
+    """Layers have the gradients of a network whose BatchNorm stays in evaluation mode and is not trained."""
+    torch.manual_seed(0)
+    net = collect(torchvision.models.resnet18(num_classes=3)).eval()
+    kept = convert(net, (2, 3, 32, 32), mode="keep").model.eval()
+    normfree.optim.freeze(kept, ["*.gain", "layer*.bias", "conv1.bias"])
+    x, classes = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    for model in (net, kept):
+        nn.functional.cross_entropy(model(x), classes).backward()
+    expected = {name: p.grad for name, p in net.named_parameters() if p.ndim > 1 or name == "fc.bias"}
+    found = {name: p.grad for name, p in kept.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    assert all((found[name] - grad).norm() <= 1e-4 * grad.norm() for name, grad in expected.items())

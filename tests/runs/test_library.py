@@ -132,11 +132,6 @@ def test_messages(photos_folder, tmp_path, capsys):
         train("demo_segmentation", {"model.name": "timm:test_resnet"}, out=tmp_path / "b", progress=False)
     with pytest.raises(UsageError, match="activation_checkpointing must be null for timm:test_resnet"):
         run(photos_folder, tmp_path / "c", **{"train.activation_checkpointing": "all"})
-    run(photos_folder, tmp_path / "run")
-    with pytest.raises(UsageError, match="--init is for normfree's own networks, and timm:test_resnet is"):
-        train("digits", out=tmp_path / "d", init=tmp_path / "run", progress=False)
-    with pytest.raises(UsageError, match="--init is for normfree's own networks"):
-        train("digits", NETWORK, out=tmp_path / "e", init=tmp_path / "run", progress=False)
 
 
 def test_settings_of_a_recipe_for_another_network_are_left_out():

@@ -81,7 +81,8 @@ class OptimConfig:
         sam_fraction: part of each micro-batch that the ascent sees.
         sam_ascent: whose gradient moves the weights for a micro-batch: "same", its own; "next", that of the next
             micro-batch of the step, to see that this is of no use.
-        frozen: modules whose parameters are not trained, for example [stem, stages.0].
+        frozen: modules or parameters that are not trained, for example [stem, stages.0], or patterns: ["layer[12]",
+            "*.gain"].
     """
 
     name: str = field(default="sgd", metadata={"one_of": OPTIMIZERS})

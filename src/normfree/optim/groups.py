@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -210,7 +211,7 @@ def _table(rows: Sequence[_Row], kind: str) -> list[str]:
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Freeze the parameters of modules, for example of ``["stem", "stages.0"]``.
+    """Freeze the parameters of modules, for example of ``["stem", "stages.0"]``, or by patterns such as ``"*.gain"``.
 
     Raises:
         UsageError: a name without parameters, or nothing left to train.
@@ -223,7 +224,7 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
     """
     parameters = dict(model.named_parameters())
     for prefix in prefixes:
-        chosen = [p for name, p in parameters.items() if name == prefix or name.startswith(f"{prefix}.")]
+        chosen = [p for name, p in parameters.items() if fnmatchcase(name, prefix) or fnmatchcase(name, f"{prefix}.*")]
         if not chosen:
             parts = sorted({name.split(".")[0] for name in parameters})
             raise UsageError(

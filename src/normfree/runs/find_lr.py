@@ -21,7 +21,7 @@ from ..training.environment import environment
 from ..training.lr_range import SPAN, RangeStep, RangeTest, suggested
 from ..training.plot import plot_range
 from ..words import counted
-from .initialize import adopt, initialize
+from .initialize import adopt, build_initialized
 from .lock import RunLock
 from .pictures import drawing
 from .prepare import Inputs, open_inputs, say, summary, write_start
@@ -94,7 +94,7 @@ def find_lr(
     with RunLock(say=partial(say, replicas)) as lock:
         if init is not None and "model.name" not in overrides:
             notes += filter(None, [adopt(chosen, init, overrides)])
-        fill = None if init is None else partial(initialize, path=init)
+        fill = None if init is None else partial(build_initialized, path=init)
         as_given = as_asked(chosen)
         inputs = open_inputs(chosen, None, False, fill, replicas)
         test = _range_test(chosen, inputs, rates, steps)

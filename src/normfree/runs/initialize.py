@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..convert.conversion import MODES
 from ..errors import UsageError
 from ..limits import MAX_INPUT_SIDE
 from ..models import ResidualNet
 from ..models.backbone import OnBackbone
 from ..models.config import ModelConfig
 from ..models.library import LIBRARIES, is_library
+from ..models.library import TRAINED as OF_LIBRARY
 from ..models.registry import lookup
 from ..recipes import Recipe
 from ..recipes.decide import without_sizes
+from ..tasks import task_of
 from ..training import load_weights, read_checkpoint
 from ..weights import convert
 from ..weights.carry import carry, fitted, summary
@@ -27,9 +30,21 @@ from ..weights.file import Weights
 from ..weights.state_dict import find_state
 from ..words import tell
 from .foreign import read_named
+from .library import initialized_library
 from .named import PREFIX, TRAINED, Kind, kind_of, other_wanted
 
 TASK_OPTIONS = ("stem", "output_stride")  # options for the task at hand, with which the same weights fit
+
+
+def build_initialized(recipe: Recipe, classes: Sequence[str], path: str) -> tuple[nn.Module, str]:
+    """The network of a recipe with weights of ``path``, and a sentence on what was loaded; see :func:`initialize`.
+
+    A network of torchvision or timm takes its own weights before it is converted.
+    """
+    if recipe.model.is_library:
+        return initialized_library(recipe, len(classes), *_read(path))
+    model = task_of(recipe).build_network(recipe, classes)
+    return model, initialize(model, path)
 
 
 def initialize(model: nn.Module, path: str | Path) -> str:
@@ -78,9 +93,9 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
     """
     weights, described = _read(path)
     before = recipe.model
-    if others := [name for name in (before.name, (described or {}).get("name", "")) if is_library(name)]:
-        raise _of_library(others[0])
     _adopt_sizes(recipe, described)
+    if is_library(before.name) or is_library((described or {}).get("name", "")):
+        return _adopt_library(recipe, path, described)
     if described is None:
         if before.name and _fits(before, weights):
             return None
@@ -104,10 +119,30 @@ def adopt(recipe: Recipe, path: str, overrides: Mapping[str, Any] = MappingProxy
     return f"the network is that of {path}: {name}{shown}; --model NAME builds another"
 
 
+def _adopt_library(recipe: Recipe, path: str, described: Mapping[str, Any] | None) -> str | None:
+    """What :func:`adopt` does where a library has the network of the file or of the recipe; two are refused."""
+    before = recipe.model
+    if described is None:
+        return None
+    if is_library(before.name) and described["name"] != before.name:
+        raise UsageError(
+            f"--init {path} is of {described['name']}, and the recipe trains {before.name}; "
+            f"--model {described['name']} trains the former"
+        )
+    options = {key: value for key, value in described["options"].items() if key not in OF_LIBRARY.values()}
+    convert = described["convert"]
+    if is_library(before.name):
+        options, convert = options | before.options, before.convert
+    if (described["name"], options, convert) == (before.name, before.options, before.convert):
+        return None
+    recipe.model = ModelConfig(described["name"], options=options, convert=convert)
+    shown = f" with model.convert {convert}" if convert else ""
+    return f"the network is that of {path}: {described['name']}{shown}; --model NAME builds another"
+
+
 def _of_library(name: str) -> UsageError:
     return UsageError(
-        f"--init is for normfree's own networks, and {name} is a network of {' or '.join(LIBRARIES)}; its library's "
-        "weights are an option of it: model.options.weights of torchvision, model.options.pretrained of timm"
+        f"these weights are for normfree's own networks, and {name} is a network of {' or '.join(LIBRARIES)}"
     )
 
 
@@ -133,7 +168,14 @@ def _checked(model: Any) -> dict[str, Any] | None:
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         return None
     options = model.get("options", {})
-    return dict(name=model["name"], options=options if isinstance(options, dict) else {})
+    options = options if isinstance(options, dict) else {}
+    convert, constants = model.get("convert"), model.get("constants")
+    known = dict(convert=convert if convert in MODES else None, constants=constants if _is_numbers(constants) else None)
+    return dict(name=model["name"], options=options) | known
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, int | float) for one in value.values())
 
 
 def _adopt_sizes(recipe: Recipe, described: Mapping[str, Any] | None) -> None:

@@ -3,7 +3,7 @@
 import copy
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +52,7 @@ from .started import as_asked, compare_images, describe_images, read_started, wr
 MAX_LETTERS = 40  # of a class in the name of an example
 PROBE = 32  # test images that are shown each time signals are recorded
 T = TypeVar("T")
+Initialize = Callable[[Recipe, Sequence[str]], tuple[nn.Module, str]]  # the network, and what was loaded
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def prepare(
     out: str | None,
     *,
     lock: RunLock,
-    init: Callable[[nn.Module], str] | None = None,
+    init: Initialize | None = None,
     resume: Path | None = None,
     warm_restart: bool = False,
     progress: bool = True,
@@ -94,7 +95,7 @@ def prepare(
 
     Args:
         lock: locks the folder; the caller releases it at the end of the run.
-        init: initializes the network, and returns a sentence that says with what.
+        init: builds the network with other weights, and returns it with a sentence that says with which.
         resume: folder of the run to resume; its recipe is ``recipe``.
         warm_restart: start the learning rate schedule again from the step at which the run is resumed.
         stop, on_evaluation: see :class:`Trainer`.
@@ -136,7 +137,7 @@ def open_inputs(
     recipe: Recipe,
     resume: Path | None,
     warm_restart: bool,
-    init: Callable[[nn.Module], str] | None,
+    init: Initialize | None,
     replicas: Replicas,
 ) -> Inputs:
     """Open the images, compare them and the recipe with those of a resumed run, build the network."""
@@ -205,12 +206,16 @@ def held_out_before(folder: Path, checkpoint: Path) -> HeldOut | None:
 
 
 def network(
-    recipe: Recipe, source: Source[Any], init: Callable[[nn.Module], str] | None, replicas: Replicas
+    recipe: Recipe, source: Source[Any], init: Initialize | None, replicas: Replicas
 ) -> tuple[nn.Module, list[str]]:
     """The initialized network, the same in all processes, and messages for the user."""
     torch.manual_seed(recipe.train.seed)
-    model = on_all(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
-    messages = [] if init is None else [on_all(replicas, lambda: init(model))]
+    messages = list[str]()
+    if init is None:
+        model = on_all(replicas, lambda: task_of(recipe).build_network(recipe, source.classes))
+    else:
+        model, loaded = on_all(replicas, lambda: init(recipe, source.classes))
+        messages.append(loaded)
     replicas.share_weights(model)
     recipe.optim.check_pull(model)
     freeze(model, recipe.optim.frozen)

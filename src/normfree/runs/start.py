@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..recipes import DEFAULT, Recipe, check_import, load_recipe
 from ..training import Replicas, StopRequests, Summary, Trainer, keep_freed_memory, replicas
 from .agreement import compare_processes, on_all, settings
-from .initialize import adopt, initialize
+from .initialize import adopt, build_initialized
 from .lock import RunLock
 from .pictures import draw_curves, draw_film
 from .prepare import on_main, prepare, say
@@ -85,7 +85,7 @@ def train(
         folder, chosen = _folder_to_resume(resume, out, chosen, lock, group)
         if init is not None and folder is None and "model.name" not in overrides:
             say(group, *filter(None, [on_all(group, lambda: adopt(chosen, init, overrides))]))
-        fill = None if init is None or folder is not None else partial(initialize, path=init)
+        fill = None if init is None or folder is not None else partial(build_initialized, path=init)
         how = dict[str, Any](warm_restart=warm_restart, progress=progress, replicas=group, stop=stop)
         how["on_evaluation"] = on_evaluation
         return _fit(*prepare(chosen, Path(name).stem, out, lock=lock, init=fill, resume=folder, **how))

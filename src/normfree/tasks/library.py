@@ -1,5 +1,7 @@
 """The network of torchvision or timm that a recipe names, with or without its normalization."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -9,11 +11,14 @@ from ..models.library import describe
 from ..recipes import Recipe
 
 
-def library_network(recipe: Recipe, outputs: int) -> nn.Module:
+def library_network(recipe: Recipe, outputs: int, *, fill: Callable[[nn.Module], object] | None = None) -> nn.Module:
     """The network of a recipe, converted as ``model.convert`` says: (N, C, H, W) -> (N, outputs).
 
     When it is first built, constants of a rebuilt network are found and written into ``model.constants``, which is
     empty for others. With these, and on the meta device, it gets its structure only: weights are loaded afterwards.
+
+    Args:
+        fill: loads weights into the library's network before it is converted.
 
     Raises:
         UsageError: the library does not have the network, or it cannot be converted; the message says why.
@@ -22,7 +27,9 @@ def library_network(recipe: Recipe, outputs: int) -> nn.Module:
     if recipe.train.activation_checkpointing is not None:
         raise UsageError(f"train.activation_checkpointing must be null for {config.name}: it keeps all activations")
     fresh = config.constants is None and not _nothing_is_computed()
-    model = config.build_library(num_classes=outputs, in_chans=channels, trained=fresh)
+    model = config.build_library(num_classes=outputs, in_chans=channels, trained=fresh and fill is None)
+    if fill is not None:
+        fill(model)
     size = recipe.data.image_size or _size_of(model)
     constants = dict[str, float]()
     if config.convert is not None:
@@ -30,7 +37,7 @@ def library_network(recipe: Recipe, outputs: int) -> nn.Module:
         given = None if fresh else config.constants or {}
         example = shape if fresh else torch.zeros(2, *shape[1:])
         try:
-            conversion = convert(model, example, mode=config.convert, constants=given)
+            conversion = convert(model, example, mode=config.convert, constants=given, init=fill is None)
         except UsageError as error:
             raise UsageError(f"model.convert (={config.convert}): {str(error).partition('; leave=')[0]}") from error
         model, constants = conversion.model, conversion.constants
