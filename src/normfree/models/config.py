@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -13,6 +13,9 @@ from .library import TRAINED, build_library, is_library
 from .options import check_options
 from .registry import build_model, build_unet, list_models, lookup, lookup_unet
 from .unet import UNet
+
+Conversion = Literal["rebuild", "keep", "identity"]
+CONVERSIONS: tuple[Conversion, ...] = get_args(Conversion)
 
 
 @dataclass
@@ -36,7 +39,7 @@ class ModelConfig:
     drop_rate: float | None = None
     stochdepth_rate: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    convert: Literal["rebuild", "keep", "identity"] | None = None
+    convert: Conversion | None = None
     constants: dict[str, float] | None = None
 
     def __post_init__(self) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convert.conversion import MODES
 from ..errors import UsageError
 from ..limits import MAX_INPUT_SIDE
 from ..models import ResidualNet
 from ..models.backbone import OnBackbone
-from ..models.config import ModelConfig
+from ..models.config import CONVERSIONS, ModelConfig
 from ..models.library import LIBRARIES, is_library
 from ..models.library import TRAINED as OF_LIBRARY
 from ..models.registry import lookup
@@ -170,7 +169,9 @@ def _checked(model: Any) -> dict[str, Any] | None:
     options = model.get("options", {})
     options = options if isinstance(options, dict) else {}
     convert, constants = model.get("convert"), model.get("constants")
-    known = dict(convert=convert if convert in MODES else None, constants=constants if _is_numbers(constants) else None)
+    known = dict(
+        convert=convert if convert in CONVERSIONS else None, constants=constants if _is_numbers(constants) else None
+    )
     return dict(name=model["name"], options=options) | known
 
 
