@@ -28,7 +28,7 @@ def options_of(*verb: str) -> frozenset[str]:
 @cache
 def options_of_scripts() -> frozenset[str]:
     files = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]
-    return frozenset(option for file in files for option in re.findall(r'"(--[a-z-]+)"', file.read_text()))
+    return frozenset(option for file in files for option in re.findall(r'"(--[a-z][a-z0-9-]*)"', file.read_text()))
 
 
 def known(option: str, options: frozenset[str]) -> bool:
