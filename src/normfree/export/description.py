@@ -29,7 +29,7 @@ RESIZE = dict(
 # names of the networks' outputs, by task; those of VECTORS are (N, outputs)
 VECTORS = {"classification": "logits", "multi-label": "logits", "regression": "numbers"}
 OUTPUTS = VECTORS | dict(segmentation="logits", depth="metres")
-PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")  # int8: of ONNX files
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError, check_utf8
 from .description import KEY, Deployed, Description, Preprocessing, deployed
+from .int8 import Calibration, on_images, write_int8
 from .protobuf import OnnxFile
-from .seal import seal, sealed
+from .seal import data_file, seal, sealed
 from .write import Job, Written, check_place, prepare, quiet, write_checked
 
 OPSET, OLDEST_OPSET = 20, 18  # the first with Gelu; the oldest that torch's exporter writes
@@ -32,6 +35,7 @@ def to_onnx(
     batch: int | None = None,
     precision: str = "float32",
     opset: int = OPSET,
+    calibration: Calibration | None = None,
 ) -> Written:
     """Write a network, folded, as an ONNX file: ``image`` (batch, C, H, W) -> ``logits`` (batch, outputs).
 
@@ -50,14 +54,17 @@ def to_onnx(
         classes, name: names of the outputs, and of the network; None for ``name`` takes its own.
         task, targets: see :class:`.Description`; "segmentation" and "depth" return (batch, outputs, H, W).
         batch: a fixed number of images per call; None: any number.
-        precision: "float32" or "float16"; input and output are always float32.
+        precision: "float32", "float16" or "int8"; input and output are always float32.
         opset: 18 or newer.
+        calibration: images that an int8 file is calibrated on.
 
     Raises:
         UsageError: an unusable value; onnx, onnxscript or onnxruntime is not installed.
         RunFailed: the file cannot be written or run, or its outputs differ; it is not kept.
     """
     check_onnx(path, precision, opset)
+    if (precision == "int8") != (calibration is not None):
+        raise UsageError(f"precision (={precision!r}) {'needs' if calibration is None else 'takes no'} calibration=")
     job = prepare(
         model,
         preprocessing=preprocessing,
@@ -69,7 +76,18 @@ def to_onnx(
         precision=precision,
         opset=opset,
     )
-    return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
+    if calibration is None:
+        return write_checked(path, job, lambda part: _write(job, part, path), open_onnx)
+    job, kept = on_images(job, calibration), list[str]()
+
+    def write(part: Path) -> None:
+        with TemporaryDirectory() as folder:
+            _write(job, float32 := Path(folder) / "float32.onnx", path)
+            if data_file(float32).exists():
+                raise UsageError(f"{path} would have weights above 1.8 GB in float32; int8 files are for smaller ones")
+            kept.extend(write_int8(float32, part, job.description.batch, calibration))
+
+    return replace(write_checked(path, job, write, open_onnx), kept=tuple(kept))
 
 
 def check_onnx(path: str | os.PathLike[str], precision: str = "float32", opset: int = OPSET) -> None:
