@@ -13,11 +13,12 @@ from ..errors import UsageError
 from ..export import Written, to_archive, to_onnx
 from ..export.description import PRECISIONS
 from ..export.onnx_file import OPSET, check_onnx
-from ..export.write import check_place
+from ..export.write import TOLERANCE, check_place
 from ..limits import MAX_BATCH_SIZE, MAX_INPUT_SIDE
-from ..runs.deployable import open_deployable
+from ..runs.deployable import open_deployable, open_trained
 from ..runs.exported import ARCHIVE, ONNX
 from ..runs.outputs import check_output
+from ..runs.quantized import IMAGES, CalibrationOptions, Quantized
 from ..words import tell
 from .parser import Parser
 
@@ -39,16 +40,22 @@ def run(argv: Sequence[str]) -> int:
     else:
         check_place(path, ARCHIVE)
     check_output("--out", path, SUFFIXES.values(), [options.network])
-    network = open_deployable(options.network, options.checkpoint, random=options.random)
+    int8 = _calibration(options, kind)
+    trained = open_trained(options.network, options.checkpoint)
+    network = open_deployable(options.network, options.checkpoint, random=options.random, trained=trained)
     preprocessing = network.preprocessing
     if options.size is not None:
         depth = None if preprocessing.depth is None else options.size
         preprocessing = replace(preprocessing, size=options.size, width=None, depth=depth)
     settings |= dict(preprocessing=preprocessing, classes=network.classes, name=network.name)
     settings |= dict(task=network.task.kind, targets=network.targets)
+    quantized = None if int8 is None else Quantized(network, trained, int8, options.size, _say)
+    if quantized is not None:
+        settings["calibration"] = quantized.calibration
     tell(f"exporting {network.name} ({network.origin}) ...", file=sys.stderr)
     written = (to_onnx if kind == "onnx" else to_archive)(network.model, path, **settings)
-    tell(*_report(written, "onnxruntime" if kind == "onnx" else "torch.export.load"))
+    lines = _report(written, "onnxruntime" if kind == "onnx" else "torch.export.load")
+    tell(*lines[:-1], *([] if quantized is None else quantized.report(written)), lines[-1])
     return 0
 
 
@@ -78,6 +85,20 @@ def _parser() -> Parser:
         help="images per call: dynamic or a number; default: dynamic",
     )
     add("--precision", choices=PRECISIONS, default="float32", help="of weights and arithmetic; default: float32")
+    add(
+        "--calibrate",
+        metavar="DATA",
+        help="of int8: images that show how large activations are, a source as `normfree train --data` takes, or a "
+        "folder of images; default: the run's training images",
+    )
+    add("--calibrate-images", type=int, metavar="N", help=f"of int8: how many of them, default: {IMAGES}")
+    add(
+        "--keep-within",
+        type=float,
+        metavar="POINTS",
+        help="of int8: percentage points that the accuracy may fall; layers stay in float32 until it holds",
+    )
+    add("--no-bias-correction", action="store_true", help="of int8: leave the biases as they are")
     add("--opset", type=int, metavar="N", help=f"ONNX operator set; default: {OPSET}")
     add("--random", action="store_true", help="a model by name with fresh weights, to measure its speed")
     return parser
@@ -102,6 +123,24 @@ def _place(options: argparse.Namespace) -> tuple[Path, str]:
     return Path((re.sub(r"[^\w.-]+", "-", name).strip("-.") or "network") + SUFFIXES[kind]), kind
 
 
+def _calibration(options: argparse.Namespace, kind: str) -> CalibrationOptions | None:
+    """What is chosen about int8; None for other precisions."""
+    if options.precision == "int8":
+        if kind != "onnx":
+            raise UsageError(f"--precision int8 is for --format onnx, not for {kind}")
+        correction = not options.no_bias_correction
+        return CalibrationOptions(options.calibrate, options.calibrate_images, options.keep_within, correction)
+    for name in ("calibrate", "calibrate_images", "keep_within", "no_bias_correction"):
+        if getattr(options, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is for --precision int8, not for {options.precision}")
+    return None
+
+
+def _say(line: str) -> None:
+    tell(line, file=sys.stderr)
+
+
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
@@ -119,11 +158,17 @@ def _report(written: Written, runtime: str) -> list[str]:
         f"{files}: {about.model}, {about.precision}" + (f", opset {about.opset}" if about.opset else ""),
         f"image {image} -> {about.output} {output}, float32"
         + ("" if about.classes is None else f"; {_named(about.task)} are in the file"),
-        f"checked with {runtime} at batch {images}: largest relative difference {written.difference:.1e}",
+        f"checked with {runtime} at batch {images}: {_difference(written)}",
     ]
     if len(written.files) > 1:
         lines.append(f"too large for one ONNX file: {written.files[1]} holds the weights and must stay beside it")
     return [*lines, f"next: normfree predict {written.path} IMAGE_OR_FOLDER ..."]
+
+
+def _difference(written: Written) -> str:
+    if written.description.precision != "int8":
+        return f"largest relative difference {written.difference:.1e}"
+    return f"relative difference {written.difference:.3f}, allowed are {TOLERANCE['int8']:g}"
 
 
 def _named(task: str) -> str:

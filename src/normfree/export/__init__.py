@@ -3,12 +3,14 @@
 from .archive import open_archive, to_archive
 from .description import Deployed, Description, Preprocessing
 from .fold import fold
+from .int8 import Calibration
 from .onnx_file import open_onnx, operators, to_onnx, weight_arithmetic
 from .prepack import prepack
 from .seal import seal
 from .write import Written
 
 __all__ = [
+    "Calibration",
     "Deployed",
     "Description",
     "Preprocessing",

@@ -51,6 +51,8 @@ def to_archive(
         RunFailed: the file cannot be written, or its outputs differ; it is not kept.
     """
     check_place(path, ".pt2")
+    if precision == "int8":
+        raise UsageError("precision (='int8') is for ONNX files (to_onnx), not for archives")
     job = prepare(
         model,
         preprocessing=preprocessing,

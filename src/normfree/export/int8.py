@@ -176,6 +176,8 @@ class _Quantizable:
                 ]
             )
             graph.output.append(helper.make_tensor_value_info(mean, onnx.TensorProto.FLOAT, None))
+        if not graph.output:  # no layer has a bias
+            return
         sums, images = dict[str, Any](), sum(map(len, self.batches))
         for batch, means in zip(self.batches, self._outputs(found, self.batches), strict=True):
             for value, mean in zip(graph.output, means, strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..export import Deployed, open_archive, open_onnx
+from ..export import Deployed, Description, open_archive, open_onnx
 from ..export.description import VECTORS
 from ..recipes import Recipe
 from ..tasks import task_of
@@ -55,20 +55,22 @@ def run_batches(file: Deployed, images: Tensor) -> Tensor:
     return torch.cat([file.run(part.contiguous()) for part in filled.split(batch)])[: len(images)]
 
 
-def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]:
-    """A recipe with the file's preprocessing; folders and names of its classes.
+def exported_recipe(description: Description, path: str) -> tuple[Recipe, list[str], list[str]]:
+    """A recipe with a file's preprocessing; folders and names of its classes.
+
+    Args:
+        path: of the file, for messages.
 
     Raises:
         UsageError: the file's description is too old, or not valid.
     """
-    description = network.file.description
     images = description.preprocessing
     multi = description.task == "multi-label"
     fields: dict[str, Any] = {"model.name": description.model, "data.crop": "none"}
     fields |= {"task.name": "classification", "task.labels": "multi"} if multi else {"task.name": description.task}
     if unknown := description.targets.keys() - TARGETS.keys():
         raise UsageError(
-            f"{network.path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
+            f"{path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
         )
     fields |= {f"{TARGETS[name]}.{name}": value for name, value in description.targets.items()}
     fields |= {"data.source": UNKNOWN_SOURCE, "data.channels": images.channels, "data.test_size": images.size}
@@ -87,7 +89,7 @@ def exported_recipe(network: ExportedNet) -> tuple[Recipe, list[str], list[str]]
         fields |= {"data.test_depth": images.depth, "data.spacing": images.spacing and list(images.spacing)}
     recipe = recipe_from(fields)
     if description.task == "regression" and recipe.task.target_mean is None:
-        raise UsageError(f"{network.path} does not say mean and std of the training numbers; export the run again")
+        raise UsageError(f"{path} does not say mean and std of the training numbers; export the run again")
     if not task_of(recipe).named_outputs:
         return recipe, [], []
     folders, names = class_names(description.shape[0])

@@ -53,7 +53,7 @@ def load_trained(path: str, which: str | None = None, weights: str | None = None
     check_choice(path, kind, which)
     if kind is Kind.EXPORTED and exported:
         network = ExportedNet(path)
-        recipe, classes, names = exported_recipe(network)
+        recipe, classes, names = exported_recipe(network.file.description, path)
         return Trained(network.eval(), recipe, task_of(recipe), classes, path, names, list(range(1, 1 + len(classes))))
     if kind not in TRAINED:
         raise other_wanted(path, kind)
