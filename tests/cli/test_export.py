@@ -80,7 +80,7 @@ def test_a_model_by_name_with_fresh_weights(normfree, tmp_path, monkeypatch):
         (["--opset", "17"], "opset (=17) must be an integer of at least 18"),
         (["--opset", "20", "--format", "pt2"], "--opset is for --format onnx, not for pt2"),
         (["--precision", "bfloat16"], "precision (='bfloat16')"),
-        (["--precision", "int8"], "argument --precision: invalid choice: 'int8'"),
+        (["--precision", "int4"], "argument --precision: invalid choice: 'int4'"),
         (["--size", "0"], "--size (=0) must be from 1 to 4096"),
         (["--batch", "0"], "--batch (='0') must be dynamic or a number of at least 1"),
         (["--batch", "many"], "--batch (='many') must be dynamic or a number of at least 1"),
@@ -148,3 +148,52 @@ def test_the_description_is_one_line_of_json(normfree, trained, tmp_path):
     torch.export.load(tmp_path / "a.pt2", extra_files=extra)
     assert "\n" not in extra["normfree"]
     assert json.loads(extra["normfree"])["preprocessing"]["mean"] == [0.305]  # the recipe's
+
+
+def test_int8(normfree, trained, tmp_path):
+    """Calibrated on the run's images, its accuracy before and after; eval says the same of the file."""
+    path = tmp_path / "a.onnx"
+    result = normfree("export", trained, "--out", path, "--precision", "int8", "--calibrate-images", 40)
+    assert result.code == 0, result.err
+    assert "int8, opset 20" in result.out
+    assert "calibrated on 40 images of digits, biases corrected\n" in result.out
+    (line,) = (line for line in result.out.splitlines() if line.startswith("test accuracy: "))
+    float32, int8 = (float(part.split()[1]) for part in line.removeprefix("test accuracy: ").split(", "))
+    assert abs(float32 - int8) < 3
+    assert f"{int8:.2f}" in normfree("eval", path, "--data", "digits").out
+
+
+def test_int8_keeps_within(normfree, trained, tmp_path):
+    path = tmp_path / "a.onnx"
+    result = normfree("export", trained, "--out", path, "--precision", "int8", "--keep-within", 100)
+    assert result.code == 0, result.err
+    assert "all layers in int8: test accuracy" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--calibrate", "digits"], "--calibrate is for --precision int8, not for float32"),
+        (["--precision", "int8", "--format", "pt2"], "--precision int8 is for --format onnx, not for pt2"),
+        (["--precision", "int8", "--calibrate-images", 0], "--calibrate-images (=0) must be at least 1"),
+        (["--precision", "int8", "--keep-within", 101], "--keep-within (=101) must be from 0 to 100"),
+        (["--precision", "int8", "--calibrate", "nowhere"], "nowhere"),
+    ],
+)
+def test_int8_refusals(normfree, trained, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = normfree("export", trained, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_of_a_model_needs_images(normfree, tmp_path):
+    arguments = ["nf_resnet26_small", "--random", "--precision", "int8", "--out", tmp_path / "a.onnx"]
+    result = normfree("export", *arguments)
+    assert "nf_resnet26_small does not say where images are; give --calibrate DATA" in result.err
+    (tmp_path / "images").mkdir()
+    result = normfree("export", *arguments, "--calibrate", tmp_path / "images")
+    assert "images holds no image" in result.err
+    assert not (tmp_path / "a.onnx").exists()

@@ -252,7 +252,7 @@ def test_weight_arithmetic_is_found(tmp_path):
     ("options", "said"),
     [
         (dict(precision="bfloat16"), "onnxruntime"),
-        (dict(precision="int8"), "precision (='int8') must be one of float32, float16, bfloat16"),
+        (dict(precision="int4"), "precision (='int4') must be one of float32, float16, bfloat16, int8"),
         (dict(opset=17), "opset (=17) must be an integer of at least 18"),
         (dict(opset=99), "opset (=99) cannot be written by torch"),
         (dict(batch=0), "batch (=0) must be 1 to 4096 for images of 1 x 8 x 8, or None"),

@@ -237,9 +237,15 @@ class _Quantizable:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+        exact_sums(options)
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for batch in batches:
-            yield session.run(None, {self.input: batch})
+            yield [np.asarray(output) for output in session.run(None, {self.input: batch})]
+
+
+def exact_sums(options: Any) -> None:
+    """Make onnxruntime sum products of int8 exactly where its fastest way saturates: on AVX2 without VNNI."""
+    options.add_session_config_entry("session.x64quantprecision", "1")
 
 
 class _Reader:

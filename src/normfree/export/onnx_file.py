@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import RunFailed, UsageError, check_utf8
 from .description import KEY, Deployed, Description, Preprocessing, deployed
-from .int8 import Calibration, on_images, write_int8
+from .int8 import Calibration, exact_sums, on_images, write_int8
 from .protobuf import OnnxFile
 from .seal import data_file, seal, sealed
 from .write import Job, Written, check_place, prepare, quiet, write_checked
@@ -160,6 +160,7 @@ def open_onnx(path: str | os.PathLike[str]) -> Deployed:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # no log: errors are raised, and they quote the file
+    exact_sums(options)
     try:
         session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, one for each of its codes

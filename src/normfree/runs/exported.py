@@ -69,9 +69,7 @@ def exported_recipe(description: Description, path: str) -> tuple[Recipe, list[s
     fields: dict[str, Any] = {"model.name": description.model, "data.crop": "none"}
     fields |= {"task.name": "classification", "task.labels": "multi"} if multi else {"task.name": description.task}
     if unknown := description.targets.keys() - TARGETS.keys():
-        raise UsageError(
-            f"{path} was written by another version of normfree: targets have {min(unknown)!r:.40}"
-        )
+        raise UsageError(f"{path} was written by another version of normfree: targets have {min(unknown)!r:.40}")
     fields |= {f"{TARGETS[name]}.{name}": value for name, value in description.targets.items()}
     fields |= {"data.source": UNKNOWN_SOURCE, "data.channels": images.channels, "data.test_size": images.size}
     fields |= {

@@ -129,7 +129,10 @@ class Quantized:
         """The task's score on the test images."""
         trained = dataclasses.replace(self.network, model=model)
         found = evaluate(trained, self.options.data, size=self.size, say=lambda line: None)
-        return found.measured.scores[self.task.score]
+        score = found.measured.scores[self.task.score]
+        if score is None:
+            raise RunFailed(f"{self.data} gives no {self.task.score_label}")
+        return score
 
     def _shown(self, score: float) -> str:
         return format(score, self.task.score_format).replace("%", " %")
