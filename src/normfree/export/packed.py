@@ -123,13 +123,18 @@ class PackedGate(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the gate (N, C, 1, 1), float32."""
-        mean, first, last = inference.means(x), self.fc0, self.fc1
+        return self.gate_of(inference.means(x))
+
+    def gate_of(self, mean: Tensor, dims: int = 2) -> Tensor:
+        """The gate of (N, C) means over places, for maps of ``dims`` dimensions, float32."""
+        first, last = self.fc0, self.fc1
         if inference.few(mean, first.weight) and self.function is F.relu:
             hidden = inference.linear(mean, first.weight, first.bias, "relu")
             gate = inference.linear(hidden, last.weight, last.bias, "sigmoid", self.factor)
         else:
-            gate = self.factor * torch.sigmoid(last(self.function(first(mean.to(x.dtype)))).float())
-        return gate[:, :, None, None]
+            mean = mean.to(first.weight.dtype)
+            gate = self.factor * torch.sigmoid(last(self.function(first(mean))).float())
+        return gate[(..., *(None,) * dims)]
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x).to(x.dtype)
