@@ -17,6 +17,7 @@ import normfree
 from normfree import UsageError
 from normfree.export import fold, prepack
 from normfree.export.packed import PackedBlock, PackedConv2d, PackedLinear
+from normfree.kernels import library
 from normfree.models import NFBlock
 from normfree.nn import Activation, ScaledActivation, WSConv2d
 
@@ -138,6 +139,20 @@ def test_without_onednn_the_folded_network_is_returned(monkeypatch, operator):
         packed = prepack(model, x.shape)
     assert not any(isinstance(module, PackedConv2d) for module in packed.modules())
     assert torch.equal(packed(x), fold(model)(x))
+
+
+@pytest.mark.parametrize("x", [torch.randn(1, 5), torch.randn(1, 7), torch.randn(1, 6).bfloat16()])
+def test_a_packed_linear_layer_refuses_what_a_linear_layer_refuses(x):
+    linear = nn.Linear(6, 4)
+    for layer in (linear, PackedLinear(linear)):
+        with pytest.raises(RuntimeError):
+            layer(x)
+
+
+def test_a_packed_linear_layer_without_kernels(monkeypatch):
+    linear, x = nn.Linear(6, 4), torch.randn(1, 6)
+    monkeypatch.setattr(library, "_load", lambda: (None, "turned off by a test"))
+    torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
 
 
 def test_refusals():

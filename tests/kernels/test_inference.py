@@ -120,3 +120,14 @@ def test_what_is_left_to_torch(compiled):
     assert not inference.few(torch.randn(5, 4), weight)
     assert not inference.few(torch.randn(1, 2, 4), weight)
     assert not inference.few(torch.randn(1, 4), weight.t().contiguous().t())
+
+
+@pytest.mark.parametrize(
+    ("x", "bias"),
+    [(torch.randn(1, 3), None), (torch.randn(1, 5), None), (torch.randn(1, 4), torch.zeros(2, dtype=torch.bfloat16))],
+)
+def test_operands_that_do_not_fit_are_not_read(compiled, x, bias):
+    weight = torch.randn(2, 4)
+    assert not inference.few(x, weight, bias)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        inference.linear(x, weight, bias)

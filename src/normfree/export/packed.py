@@ -100,17 +100,22 @@ class PackedConv2d(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that reads its weight once, with all threads, for a few rows: a matrix-vector product does not."""
+    """A linear layer that uses all threads for a few rows, too, unlike a matrix-vector product."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight = linear.weight.detach().contiguous()
         self.bias = None if linear.bias is None else linear.bias.detach().contiguous()
+        self.parts = next(n for n in range(torch.get_num_threads(), 0, -1) if linear.out_features % n == 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if inference.few(x, self.weight):
+        if x.dtype is self.weight.dtype and inference.few(x, self.weight, self.bias):
             return inference.linear(x, self.weight, self.bias).to(x.dtype)
-        return F.linear(x, self.weight, self.bias)
+        if x.shape[0] != 1 or x.ndim != 2:
+            return F.linear(x, self.weight, self.bias)
+        rows = self.weight.view(self.parts, -1, self.weight.shape[1])  # without the kernels
+        out = torch.bmm(rows, x.t().expand(self.parts, -1, -1)).view(1, -1)
+        return out if self.bias is None else out + self.bias
 
 
 class PackedGate(nn.Module):
@@ -128,7 +133,7 @@ class PackedGate(nn.Module):
     def gate_of(self, mean: Tensor, dims: int = 2) -> Tensor:
         """The gate of (N, C) means over places, for maps of ``dims`` dimensions, float32."""
         first, last = self.fc0, self.fc1
-        if inference.few(mean, first.weight) and self.function is F.relu:
+        if self.function is F.relu and inference.few(mean, first.weight, first.bias):
             hidden = inference.linear(mean, first.weight, first.bias, "relu")
             gate = inference.linear(hidden, last.weight, last.bias, "sigmoid", self.factor)
         else:

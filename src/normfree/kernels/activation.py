@@ -89,6 +89,11 @@ def _differentiates_once(grad: Tensor, x: Tensor) -> bool:
 def _forward(function: int, x: Tensor) -> Tensor:
     if function == _GELU:  # torch computes channels-last tensors element by element
         return F.gelu(x) if x.is_contiguous() else F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return computed(function, x)
+
+
+def computed(function: int, x: Tensor) -> Tensor:
+    """A function by the compiled kernels, of a tensor that they support."""
     out, count = torch.empty_like(x), x.numel()
     library().nf_activation(function, TYPES[x.dtype], x.data_ptr(), out.data_ptr(), count, threads(count))
     return out

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import merge
-from .activation import FUNCTIONS
+from .activation import FUNCTIONS, computed
 from .library import TYPES, available, dense, eager, library, plain, threads
 from .merge import geometry
 
@@ -49,17 +49,16 @@ def activated(x: Tensor, activation: str) -> Tensor:
         >>> torch.allclose(activated(x, "silu"), x.sigmoid()) if supported(x) else True
         True
     """
-    out = torch.empty_like(x)
-    library().nf_activation(
-        FUNCTIONS[activation], TYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), threads(x.numel())
-    )
-    return out
+    return computed(FUNCTIONS[activation], x)
 
 
-def few(x: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`linear` is for these: a few rows (N, C), and a contiguous weight (K, C)."""
-    rows = x.ndim == 2 and 0 < x.shape[0] <= _FEW and x.shape[1] > 0
-    return rows and _usable(x) and weight.dtype in _TYPES and weight.is_contiguous()
+def few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether :func:`linear` is for these: a few rows (N, C), a weight (K, C), a bias (K,) of its type or None."""
+    if not (x.ndim == 2 and 0 < x.shape[0] <= _FEW and x.shape[1] == weight.shape[1] > 0 and _usable(x)):
+        return False
+    if bias is not None and not (bias.dtype is weight.dtype and bias.is_contiguous()):
+        return False
+    return weight.dtype in _TYPES and weight.is_contiguous()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str | None = None, factor: float = 1.0) -> Tensor:
@@ -68,11 +67,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str | None = No
     Args:
         then: None, "relu", or "sigmoid" times ``factor``.
 
+    Raises:
+        RuntimeError: operands that it does not accept, which it would read beyond their ends.
+
     Example:
         >>> x, weight = torch.ones(1, 3), torch.eye(3)
         >>> linear(x, weight, None, "sigmoid", 2.0) if few(x, weight) else 2 * torch.sigmoid(x)
         tensor([[1.4621, 1.4621, 1.4621]])
     """
+    if not few(x, weight, bias):
+        raise RuntimeError("a linear layer's input, weight and bias do not fit together, or are not for this kernel")
     x = x.float().contiguous()
     out = torch.empty(x.shape[0], weight.shape[0])
     at_bias = None if bias is None else bias.data_ptr()
